@@ -1,0 +1,90 @@
+//! The close-code table: every way in which the server ends a connection.
+
+use crate::message::{Frames, Opcode};
+
+/// Why the server closes a connection. [`Close::row`] is the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Close {
+    /// The server is shutting down.
+    Draining,
+    /// The peer broke RFC 6455.
+    Protocol,
+    /// A text message was no UTF-8 (RFC 6455, section 8.1).
+    InvalidUtf8,
+    /// A message was longer than `client-message-bytes`.
+    TooBig,
+    /// Something on the server's side failed; trying again helps.
+    TryAgain,
+    /// Nothing came from the peer for `idle-timeout`.
+    KeepAlive,
+    /// The peer took no byte for `write-timeout`.
+    Stalled,
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// The code on the wire (RFC 6455, section 7.4; 4000 to 4999 are the application's).
+    pub code: u16,
+    /// The reason on the wire, at most 123 bytes.
+    pub reason: &'static str,
+    /// The reason in logs and metrics.
+    pub label: &'static str,
+    /// Whether a client should come back.
+    pub reconnect: bool,
+}
+
+impl Close {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Draining,
+        Self::Protocol,
+        Self::InvalidUtf8,
+        Self::TooBig,
+        Self::TryAgain,
+        Self::KeepAlive,
+        Self::Stalled,
+    ];
+
+    /// Code, reason, label and whether to reconnect.
+    #[must_use]
+    pub const fn row(self) -> Row {
+        let (code, reason, label, reconnect) = match self {
+            Self::Draining => (1001, "server is shutting down, reconnect", "draining", true),
+            Self::Protocol => (1002, "protocol error", "protocol_error", false),
+            Self::InvalidUtf8 => (1007, "text is not valid UTF-8", "invalid_utf8", false),
+            Self::TooBig => (1009, "message is larger than client-message-bytes", "message_too_big", false),
+            Self::TryAgain => (1013, "try again later", "try_again", true),
+            Self::KeepAlive => (4408, "nothing received within idle-timeout", "keep_alive_timeout", true),
+            // A peer that takes no bytes cannot be told: on the wire this one is a reset.
+            Self::Stalled => (4413, "took no data within write-timeout", "stalled", true),
+        };
+        Row { code, reason, label, reconnect }
+    }
+
+    /// The close frame.
+    #[must_use]
+    pub fn frames(self) -> Frames {
+        let row = self.row();
+        let mut payload = row.code.to_be_bytes().to_vec();
+        payload.extend_from_slice(row.reason.as_bytes());
+        Frames::control(Opcode::Close, &payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_stands_once_and_fits_a_control_frame() {
+        let mut codes: Vec<u16> = Close::ALL.iter().map(|close| close.row().code).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Close::ALL.len());
+        for close in Close::ALL {
+            assert!(close.row().reason.len() <= 123, "{close:?}");
+            assert_eq!(close.frames().websocket()[2..4], close.row().code.to_be_bytes());
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! Every setting: flag, environment variable, unit, bound and default. Checked once; inside, the values are valid.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::topic::Topics;
+use crate::{log, session};
+
+/// Pushes scrape progress and odds changes to browsers over WebSocket and SSE, by topic.
+///
+/// Publishers post messages to topics over HTTP (/api/publish); clients receive them at /api/ws and /api/sse. Every
+/// setting is a flag and an environment variable, named below. Durations are written 250ms, 30s, 1h,
+/// sizes 16KiB, 8MiB.
+#[derive(Debug, Parser)]
+#[command(name = "oddswire", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+pub struct Cli {
+    /// What to do; serves where there is none.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The settings of `serve`.
+    #[command(flatten)]
+    pub config: Config,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve until SIGTERM or SIGINT (what happens without a command)
+    Serve(Box<Config>),
+    /// Ask a running server whether it is alive: exit code 0 if so, 1 if not
+    Health(Health),
+}
+
+/// The settings of `health`.
+#[derive(Debug, Args)]
+pub struct Health {
+    /// Address of the server; an unspecified one (0.0.0.0, [::]) is asked on the loopback interface
+    #[arg(long, env = "ODDSWIRE_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8000",
+          value_parser = address)]
+    pub listen: SocketAddr,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = Between(ms(1), secs(60)))]
+    pub timeout: Duration,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `term` on a terminal, `json` otherwise.
+    Auto,
+    /// Lines for people.
+    Term,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The least severe records that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// Something is lost or broken.
+    Error,
+    /// Something is odd.
+    Warn,
+    /// What happens.
+    Info,
+    /// Why it happens.
+    Debug,
+}
+
+/// The settings of `serve`.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// Address and port to serve on
+    #[arg(long, env = "ODDSWIRE_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8000",
+          value_parser = address)]
+    pub listen: SocketAddr,
+    /// Topics, comma separated: each 1 to 64 bytes of a-z, 0-9 and _
+    #[arg(long, env = "ODDSWIRE_TOPICS", value_name = "NAMES", default_value = "scrape_progress,odds_updates")]
+    pub topics: Topics,
+    /// Token that publishers send as 'Authorization: Bearer TOKEN'; without one nobody can publish
+    #[arg(
+        long,
+        env = "ODDSWIRE_PUBLISH_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        conflicts_with = "publish_token_file"
+    )]
+    pub publish_token: Option<Token>,
+    /// File that holds the token, in place of --publish-token
+    #[arg(long, env = "ODDSWIRE_PUBLISH_TOKEN_FILE", value_name = "FILE")]
+    pub publish_token_file: Option<PathBuf>,
+    /// How logs are written: lines for people on a terminal, JSON otherwise
+    #[arg(long, env = "ODDSWIRE_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
+    pub log_format: LogFormat,
+    /// Least severe records to write
+    #[arg(long, env = "ODDSWIRE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: LogLevel,
+
+    /// Messages kept in each topic's history
+    #[arg(long, env = "ODDSWIRE_HISTORY_MESSAGES", value_name = "COUNT", default_value = "1000",
+          value_parser = count(0, 10_000_000), help_heading = "What is kept")]
+    pub history_messages: usize,
+    /// Bytes kept in each topic's history
+    #[arg(long, env = "ODDSWIRE_HISTORY_BYTES", value_name = "SIZE", default_value = "8MiB",
+          value_parser = Size(0, 64 << 30), help_heading = "What is kept")]
+    pub history_bytes: usize,
+    /// Age of the oldest message in a topic's history
+    #[arg(long, env = "ODDSWIRE_HISTORY_AGE", value_name = "DURATION", default_value = "1h",
+          value_parser = Between(ms(1), secs(YEAR)), help_heading = "What is kept")]
+    pub history_age: Duration,
+    /// Keys in each topic's state; a publish beyond it is refused
+    #[arg(long, env = "ODDSWIRE_STATE_KEYS", value_name = "COUNT", default_value = "100000",
+          value_parser = count(1, 10_000_000), help_heading = "What is kept")]
+    pub state_keys: usize,
+    /// How long the deletion of a key is remembered
+    #[arg(long, env = "ODDSWIRE_TOMBSTONE_AGE", value_name = "DURATION", default_value = "1h",
+          value_parser = Between(ms(1), secs(YEAR)), help_heading = "What is kept")]
+    pub tombstone_age: Duration,
+    /// Confirm a keyed message whose data is unchanged without delivering it again
+    #[arg(long, env = "ODDSWIRE_SUPPRESS_UNCHANGED", value_name = "BOOL", default_value = "true",
+          action = clap::ArgAction::Set, help_heading = "What is kept")]
+    pub suppress_unchanged: bool,
+
+    /// Bytes on their way to one client, above which it is left behind and catches up
+    #[arg(long, env = "ODDSWIRE_OUTBOX_BYTES", value_name = "SIZE", default_value = "1MiB",
+          value_parser = Size(1 << 10, 1 << 30), help_heading = "Clients")]
+    pub outbox_bytes: usize,
+    /// A client that takes no byte for this long is closed
+    #[arg(long, env = "ODDSWIRE_WRITE_TIMEOUT", value_name = "DURATION", default_value = "30s",
+          value_parser = Between(ms(100), secs(3600)), help_heading = "Clients")]
+    pub write_timeout: Duration,
+    /// A WebSocket ping is sent after this long without inbound bytes
+    #[arg(long, env = "ODDSWIRE_PING_INTERVAL", value_name = "DURATION", default_value = "25s",
+          value_parser = Between(ms(100), secs(3600)), help_heading = "Clients")]
+    pub ping_interval: Duration,
+    /// A WebSocket is closed after this long without inbound bytes; longer than the ping interval
+    #[arg(long, env = "ODDSWIRE_IDLE_TIMEOUT", value_name = "DURATION", default_value = "60s",
+          value_parser = Between(ms(100), secs(7200)), help_heading = "Clients")]
+    pub idle_timeout: Duration,
+    /// An SSE comment is sent after this long without data
+    #[arg(long, env = "ODDSWIRE_SSE_COMMENT_INTERVAL", value_name = "DURATION", default_value = "15s",
+          value_parser = Between(ms(100), secs(3600)), help_heading = "Clients")]
+    pub sse_comment_interval: Duration,
+    /// Longest message that a client may send
+    #[arg(long, env = "ODDSWIRE_CLIENT_MESSAGE_BYTES", value_name = "SIZE", default_value = "16KiB",
+          value_parser = Size(125, 16 << 20), help_heading = "Clients")]
+    pub client_message_bytes: usize,
+    /// A request's headers must be complete within this time
+    #[arg(long, env = "ODDSWIRE_HEADER_TIMEOUT", value_name = "DURATION", default_value = "10s",
+          value_parser = Between(ms(100), secs(600)), help_heading = "Clients")]
+    pub header_timeout: Duration,
+
+    /// Longest body of a publish request
+    #[arg(long, env = "ODDSWIRE_PUBLISH_BODY_BYTES", value_name = "SIZE", default_value = "8MiB",
+          value_parser = Size(1 << 10, 1 << 30), help_heading = "Publishers")]
+    pub publish_body_bytes: usize,
+    /// Longest message in a publish request, as it stands in the body
+    #[arg(long, env = "ODDSWIRE_PUBLISH_MESSAGE_BYTES", value_name = "SIZE", default_value = "64KiB",
+          value_parser = Size(64, 1 << 30), help_heading = "Publishers")]
+    pub publish_message_bytes: usize,
+
+    /// How long a shutdown waits for connections and publishes to end
+    #[arg(long, env = "ODDSWIRE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s",
+          value_parser = Between(ms(1), secs(3600)), help_heading = "Operation")]
+    pub drain_timeout: Duration,
+}
+
+/// A secret: shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// The secret itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for Token {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("expected 1 or more visible ASCII characters without spaces".to_owned())
+        }
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// A setting that cannot be used: one line that names it, its value, and what is allowed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl Config {
+    /// The settings of a server with nothing set, not even from the environment.
+    #[must_use]
+    pub fn defaults() -> Self {
+        let without_environment = Cli::command().mut_args(|arg| arg.env(None::<&str>));
+        let matches = without_environment.get_matches_from(["oddswire"]);
+        <Cli as clap::FromArgMatches>::from_arg_matches(&matches).expect("the defaults are valid").config
+    }
+
+    /// Checks what no single setting can tell, and reads the token's file.
+    pub fn check(mut self) -> Result<Self, ConfigError> {
+        let too_small = |small: &str, small_is: String, large: &str, large_is: String| {
+            ConfigError(format!("{small} is {small_is}: it must be more than {large}, which is {large_is}"))
+        };
+        if self.idle_timeout <= self.ping_interval {
+            let [idle, ping] =
+                [self.idle_timeout, self.ping_interval].map(|d| humantime::format_duration(d).to_string());
+            return Err(too_small("idle-timeout", idle, "ping-interval", ping));
+        }
+        if self.publish_body_bytes <= self.publish_message_bytes {
+            let sizes = [self.publish_body_bytes, self.publish_message_bytes];
+            let [body, message] = sizes.map(|size| format!("{size} bytes"));
+            return Err(too_small("publish-body-bytes", body, "publish-message-bytes", message));
+        }
+        if let Some(path) = self.publish_token_file.take() {
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| ConfigError(format!("publish-token-file '{}': {error}", path.display())))?;
+            let read = text.trim().parse();
+            self.publish_token =
+                Some(read.map_err(|error: String| {
+                    ConfigError(format!("publish-token-file '{}': {error}", path.display()))
+                })?);
+        }
+        Ok(self)
+    }
+
+    /// What the log keeps.
+    #[must_use]
+    pub fn log_limits(&self) -> log::Limits {
+        log::Limits {
+            history_messages: self.history_messages,
+            history_bytes: self.history_bytes,
+            history_age: self.history_age,
+            state_keys: self.state_keys,
+            tombstone_age: self.tombstone_age,
+            suppress_unchanged: self.suppress_unchanged,
+        }
+    }
+
+    /// What a WebSocket session is held to.
+    #[must_use]
+    pub fn session_limits(&self) -> session::Limits {
+        session::Limits {
+            client_message_bytes: self.client_message_bytes,
+            ping_interval: self.ping_interval,
+            idle_timeout: self.idle_timeout,
+            write_timeout: self.write_timeout,
+        }
+    }
+}
+
+/// Reads the command line and the environment; what cannot be used is one line on standard error and exit code 2.
+#[must_use]
+pub fn read() -> Cli {
+    let parsed = Cli::try_parse().unwrap_or_else(|error| refuse_usage(&error));
+    let check = |config: Config| config.check().unwrap_or_else(|error| refuse(&error.to_string()));
+    match parsed {
+        Cli { command: None, config } => Cli { command: None, config: check(config) },
+        Cli { command: Some(Command::Serve(config)), .. } => Cli { command: None, config: check(*config) },
+        other => other,
+    }
+}
+
+fn refuse(reason: &str) -> ! {
+    eprintln!("oddswire: {reason}");
+    std::process::exit(2)
+}
+
+/// Help and version are printed as clap has them; of an error, the line that says what is wrong.
+fn refuse_usage(error: &clap::Error) -> ! {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
+    if matches!(error.kind(), DisplayHelp | DisplayVersion) {
+        error.exit()
+    }
+    let text = error.to_string();
+    let lines: Vec<&str> = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim).collect();
+    let known = lines.iter().filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let line = known.copied().collect::<Vec<_>>().join(" ");
+    refuse(line.trim_start_matches("error: "))
+}
+
+/// Variables that look like settings and are none: most likely misspelt.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is where settings are read")]
+pub fn unknown_variables() -> Vec<String> {
+    let command = Cli::command();
+    let of_subcommands = command.get_subcommands().flat_map(clap::Command::get_arguments);
+    let known: BTreeSet<OsString> =
+        command.get_arguments().chain(of_subcommands).filter_map(|arg| arg.get_env().map(OsString::from)).collect();
+    std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| !known.contains(name))
+        .map(|name| name.to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("ODDSWIRE_"))
+        .collect()
+}
+
+const YEAR: u64 = 365 * 24 * 3600;
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an address and a port, such as 127.0.0.1:8000 or [::]:8000".to_owned())
+}
+
+fn count(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let count = text.parse().ok().filter(|count| (least..=most).contains(count));
+        count.ok_or_else(|| format!("expected a number from {least} to {most}"))
+    }
+}
+
+/// Parses a duration between two bounds, both included.
+#[derive(Debug, Clone, Copy)]
+struct Between(Duration, Duration);
+
+impl clap::builder::TypedValueParser for Between {
+    type Value = Duration;
+
+    fn parse_ref(
+        &self,
+        cmd: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<Duration, clap::Error> {
+        let Self(least, most) = *self;
+        let read = move |text: &str| {
+            let duration = humantime::parse_duration(text).ok().filter(|duration| (least..=most).contains(duration));
+            duration.ok_or_else(|| {
+                let [least, most] = [least, most].map(humantime::format_duration);
+                format!("expected a duration from {least} to {most}, such as 250ms, 30s or 1h")
+            })
+        };
+        clap::builder::TypedValueParser::parse_ref(&read, cmd, arg, value)
+    }
+}
+
+/// Parses a size in bytes between two bounds, both included.
+#[derive(Debug, Clone, Copy)]
+struct Size(usize, usize);
+
+impl clap::builder::TypedValueParser for Size {
+    type Value = usize;
+
+    fn parse_ref(
+        &self,
+        cmd: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<usize, clap::Error> {
+        let Self(least, most) = *self;
+        let read = move |text: &str| {
+            let bytes = text.parse::<ByteSize>().ok().and_then(|size| usize::try_from(size.as_u64()).ok());
+            bytes.filter(|bytes| (least..=most).contains(bytes)).ok_or_else(|| {
+                let [least, most] = [least, most].map(|bytes| ByteSize(bytes as u64));
+                format!("expected a size from {least} to {most}, such as 16KiB or 8MiB")
+            })
+        };
+        clap::builder::TypedValueParser::parse_ref(&read, cmd, arg, value)
+    }
+}

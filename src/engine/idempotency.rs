@@ -1,0 +1,125 @@
+//! What was answered to requests with an `Idempotency-Key`, so that a retry gets the same and delivers nothing twice.
+//!
+//! Bounded in time and number: an answer is kept for five minutes, and at most [`MAX_KEYS`] of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::PublishError;
+use crate::manager::Published;
+use crate::message::Timestamp;
+
+/// Longest `Idempotency-Key`, in bytes.
+pub const MAX_KEY_BYTES: usize = 255;
+/// How long an answer is kept.
+const KEPT_FOR: Duration = Duration::from_mins(5);
+/// How many answers are kept; the oldest makes room.
+const MAX_KEYS: usize = 100_000;
+
+/// The key of a request, and a fingerprint of what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    key: String,
+    fingerprint: [u8; 32],
+}
+
+impl IdempotencyKey {
+    /// The key with a SHA-256 of the body.
+    #[must_use]
+    pub fn new(key: String, body: &[u8]) -> Self {
+        Self { key, fingerprint: Sha256::digest(body).into() }
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    fingerprint: [u8; 32],
+    published: Published,
+    at: Timestamp,
+}
+
+/// The answers of the last minutes.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    by_key: HashMap<String, Answer>,
+    oldest_first: VecDeque<String>,
+}
+
+impl Answers {
+    /// The first answer to this request, if it is a retry.
+    pub(super) fn find(&self, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Published>, PublishError> {
+        match self.by_key.get(&key.key) {
+            Some(answer) if answer.at.plus(KEPT_FOR) < now => Ok(None),
+            Some(answer) if answer.fingerprint == key.fingerprint => Ok(Some(answer.published)),
+            Some(_) => Err(PublishError::KeyReused),
+            None => Ok(None),
+        }
+    }
+
+    /// Keeps the answer to a request.
+    pub(super) fn keep(&mut self, key: IdempotencyKey, published: Published, now: Timestamp) {
+        self.drop_old(now);
+        self.oldest_first.push_back(key.key.clone());
+        self.by_key.insert(key.key, Answer { fingerprint: key.fingerprint, published, at: now });
+    }
+
+    fn drop_old(&mut self, now: Timestamp) {
+        while let Some(oldest) = self.oldest_first.front() {
+            let outdated = self.by_key.get(oldest).is_none_or(|answer| answer.at.plus(KEPT_FOR) < now);
+            if !outdated && self.oldest_first.len() < MAX_KEYS {
+                return;
+            }
+            if let Some(oldest) = self.oldest_first.pop_front() {
+                self.by_key.remove(&oldest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manager::Counts;
+    use crate::message::Position;
+
+    fn published(offset: u64) -> Published {
+        Published { counts: Counts { accepted: 1, unchanged: 0 }, position: Position { epoch: 1, offset } }
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1000)
+    }
+
+    #[test]
+    fn a_retry_gets_the_first_answer_for_five_minutes() {
+        let mut answers = Answers::default();
+        let key = IdempotencyKey::new("a".to_owned(), b"body");
+        answers.keep(key.clone(), published(1), at(0));
+        assert_eq!(answers.find(&key, at(300)), Ok(Some(published(1))));
+        assert_eq!(answers.find(&key, at(301)), Ok(None));
+        answers.keep(key.clone(), published(2), at(301));
+        assert_eq!(answers.find(&key, at(302)), Ok(Some(published(2))));
+    }
+
+    #[test]
+    fn another_body_under_the_same_key_is_refused() {
+        let mut answers = Answers::default();
+        answers.keep(IdempotencyKey::new("a".to_owned(), b"body"), published(1), at(0));
+        let other = IdempotencyKey::new("a".to_owned(), b"other");
+        assert_eq!(answers.find(&other, at(1)), Err(PublishError::KeyReused));
+    }
+
+    #[test]
+    fn the_oldest_answer_makes_room() {
+        let mut answers = Answers::default();
+        let key = |number: usize| IdempotencyKey::new(number.to_string(), b"body");
+        for number in 0..=MAX_KEYS {
+            answers.keep(key(number), published(1), at(0));
+        }
+        assert_eq!(answers.find(&key(0), at(0)), Ok(None));
+        assert_eq!(answers.find(&key(1), at(0)), Ok(Some(published(1))));
+        assert_eq!(answers.by_key.len(), MAX_KEYS);
+    }
+}

@@ -1,0 +1,73 @@
+//! The engine of one process: the manager's log is the only copy, and a restart begins a new epoch.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::time::MissedTickBehavior;
+
+use super::idempotency::Answers;
+use super::{Engine, IdempotencyKey, PublishError};
+use crate::manager::{ConnectionManager, Published};
+use crate::message::{Draft, Timestamp};
+
+/// How late the deletion of an expired key may be told.
+const EXPIRY_RESOLUTION: Duration = Duration::from_millis(250);
+
+/// Keeps everything in the manager's log.
+#[derive(Debug)]
+pub struct Memory {
+    manager: ConnectionManager,
+    /// Held while a batch with a key is taken, so that its retry cannot overtake it.
+    answers: Mutex<Answers>,
+}
+
+impl Memory {
+    /// An engine over the manager's log.
+    #[must_use]
+    pub fn new(manager: ConnectionManager) -> Self {
+        Self { manager, answers: Mutex::default() }
+    }
+
+    fn publish_once(&self, batch: &[Draft], key: IdempotencyKey) -> Result<Published, PublishError> {
+        let now = Timestamp::now();
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = answers.find(&key, now)? {
+            return Ok(first);
+        }
+        let published = self.manager.publish(batch)?;
+        answers.keep(key, published, now);
+        Ok(published)
+    }
+}
+
+impl Engine for Memory {
+    fn publish(
+        &self,
+        batch: Vec<Draft>,
+        key: Option<IdempotencyKey>,
+    ) -> BoxFuture<'_, Result<Published, PublishError>> {
+        let published = match key {
+            None => self.manager.publish(&batch).map_err(PublishError::from),
+            Some(key) => self.publish_once(&batch, key),
+        };
+        std::future::ready(published).boxed()
+    }
+
+    fn maintain(&self) -> BoxFuture<'_, ()> {
+        async {
+            let mut ticks = tokio::time::interval(EXPIRY_RESOLUTION);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                self.manager.expire(Timestamp::now());
+            }
+        }
+        .boxed()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+}

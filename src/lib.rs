@@ -1,0 +1,60 @@
+//! oddswire pushes scrape progress and odds changes to browsers over WebSocket and SSE, by topic.
+//!
+//! One sentence to hold on to: a client is always either up to date or told exactly how it is not.
+//!
+//! The modules, in reading order:
+//!
+//! - [`topic`], [`message`], [`close`]: the vocabulary. Valid by type, encoded once.
+//! - [`log`]: history, state and catch-up; pure.
+//! - [`protocol`], [`outbox`]: what is said beside the messages, and the channel to one client.
+//! - [`manager`]: who is connected and to what.
+//! - [`engine`]: who orders and keeps messages.
+//! - [`session`], [`routes`]: WebSocket connections and the HTTP surface.
+//! - [`server`], [`config`], [`telemetry`], [`health`]: the program.
+//!
+//! # Without the server
+//!
+//! The manager works alone: whatever drains an outbox is a client.
+//!
+//! ```
+//! use oddswire::log::{Limits, Log};
+//! use oddswire::manager::{Connect, ConnectionManager};
+//! use oddswire::message::Payload;
+//! use oddswire::topic::Topics;
+//!
+//! let topics: Topics = "scrape_progress,odds_updates".parse()?;
+//! let log = Log::new(1763849000000, &topics, Limits::default());
+//! let logger = slog::Logger::root(slog::Discard, slog::o!());
+//! let manager = ConnectionManager::new(topics.clone(), log, 1 << 20, logger);
+//!
+//! let (connection, mut outbox) = manager.connect(Connect::to(vec!["odds_updates/8301".parse()?]));
+//! let ack = outbox.try_recv().unwrap();
+//! assert!(ack.frames().unwrap().text().starts_with(br#"{"type":"connection_ack""#));
+//!
+//! let price = serde_json::value::to_raw_value(&serde_json::json!({"price": 1.85}))?;
+//! let odds = topics.get("odds_updates").unwrap();
+//! manager.broadcast(Payload::keyed("8301/1x2/betpawa".parse()?, price), odds)?;
+//! let update = outbox.try_recv().unwrap();
+//! assert!(update.frames().unwrap().text().ends_with(br#""data":{"price":1.85}}"#));
+//!
+//! drop(connection);
+//! assert_eq!(manager.active_count(), 0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod close;
+pub mod config;
+mod connection;
+pub mod engine;
+pub mod health;
+mod index;
+pub mod log;
+pub mod manager;
+pub mod message;
+pub mod outbox;
+pub mod protocol;
+pub mod routes;
+pub mod server;
+pub mod session;
+pub mod telemetry;
+pub mod topic;

@@ -1,0 +1,171 @@
+//! The log: recent history and latest state of every topic, and what a cursor that is behind has to be sent.
+//!
+//! Pure: no locks, no async, no clock of its own; whoever owns it says what time it is. Positions are dense: one
+//! sequence for all topics.
+//!
+//! - `topic_log`: one topic's history, state and tombstones, each bounded.
+//! - `catch_up`: from a cursor to the present, in bounded steps.
+
+mod catch_up;
+#[cfg(test)]
+mod model;
+mod topic_log;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+pub use self::catch_up::{Announcement, CatchUp, Mode, Since, SinceError, Step, StepLimits, Style};
+pub use self::topic_log::TopicStats;
+use self::topic_log::{Change, TopicLog};
+use crate::message::{Draft, Message, Payload, Position, Timestamp};
+use crate::topic::{Key, Subscription, Topic, Topics};
+
+/// What the log keeps of each topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Messages in a topic's history.
+    pub history_messages: usize,
+    /// Bytes of a topic's history, counted as encoded.
+    pub history_bytes: usize,
+    /// Age of the oldest message in a topic's history.
+    pub history_age: Duration,
+    /// Keys in a topic's state; as many deletions are remembered beside them.
+    pub state_keys: usize,
+    /// How long a deletion is remembered.
+    pub tombstone_age: Duration,
+    /// Whether a keyed message whose data is that of its key already is confirmed only, and not delivered again.
+    pub suppress_unchanged: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            history_messages: 1000,
+            history_bytes: 8 << 20,
+            history_age: Duration::from_hours(1),
+            state_keys: 100_000,
+            tombstone_age: Duration::from_hours(1),
+            suppress_unchanged: true,
+        }
+    }
+}
+
+/// A batch would bring a topic over its number of keys. Nothing of it was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "topic '{topic}' holds {state_keys} keys, which is the limit (state-keys): delete or expire keys first, or raise it"
+)]
+pub struct StateFull {
+    /// The first message, from 0, that has no room.
+    pub index: usize,
+    /// Its topic.
+    pub topic: Topic,
+    /// The limit.
+    pub state_keys: usize,
+}
+
+/// History and state of all topics of one deployment.
+#[derive(Debug)]
+pub struct Log {
+    epoch: u64,
+    last: u64,
+    limits: Limits,
+    topics: BTreeMap<Topic, TopicLog>,
+}
+
+impl Log {
+    /// An empty log whose first message will get offset 1.
+    #[must_use]
+    pub fn new(epoch: u64, topics: &Topics, limits: Limits) -> Self {
+        let topics = topics.iter().map(|topic| (topic.clone(), TopicLog::default())).collect();
+        Self { epoch, last: 0, limits, topics }
+    }
+
+    /// The position of the newest message.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch, offset: self.last }
+    }
+
+    /// Whether the whole batch fits the state; says which message does not.
+    pub fn check(&self, drafts: &[Draft]) -> Result<(), StateFull> {
+        let roomy = |topic: &TopicLog| topic.live_keys() + drafts.len() <= self.limits.state_keys;
+        if self.topics.values().all(roomy) {
+            return Ok(());
+        }
+        self.check_each(drafts)
+    }
+
+    /// Near the limit: follows the number of keys from message to message.
+    fn check_each(&self, drafts: &[Draft]) -> Result<(), StateFull> {
+        let mut live: BTreeMap<&Topic, usize> = BTreeMap::new();
+        let mut added: HashSet<(&Topic, &Key)> = HashSet::new();
+        let mut deleted: HashSet<(&Topic, &Key)> = HashSet::new();
+        for (index, Draft { topic, payload }) in drafts.iter().enumerate() {
+            let (Some(key), Some(log)) = (&payload.key, self.topics.get(topic)) else { continue };
+            let count = live.entry(topic).or_insert_with(|| log.live_keys());
+            let id = (topic, key);
+            let held = added.contains(&id) || (log.holds(key) && !deleted.contains(&id));
+            match (payload.is_deletion(), held) {
+                (true, true) => {
+                    *count -= 1;
+                    added.remove(&id);
+                    deleted.insert(id);
+                }
+                (false, false) => {
+                    *count += 1;
+                    deleted.remove(&id);
+                    added.insert(id);
+                    if *count > self.limits.state_keys {
+                        return Err(StateFull { index, topic: topic.clone(), state_keys: self.limits.state_keys });
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends a message at the next position; `None` where it says what its key holds already.
+    ///
+    /// The topic must be one of the log's: publishers' topics are checked at the edge.
+    pub fn append(&mut self, draft: &Draft, now: Timestamp) -> Option<Arc<Message>> {
+        let topic = self.topics.get_mut(&draft.topic)?;
+        if self.limits.suppress_unchanged && topic.is_unchanged(&draft.payload) {
+            topic.renew(&draft.payload);
+            return None;
+        }
+        self.last += 1;
+        let message = Message::new(draft, Position { epoch: self.epoch, offset: self.last }, now);
+        let change = Change { message: Arc::clone(&message), expires_at: draft.payload.expires_at };
+        topic.insert(change, &self.limits, now);
+        Some(message)
+    }
+
+    /// Drops what is too old, and returns the deletions of the keys whose time has come, to be published.
+    pub fn tick(&mut self, now: Timestamp) -> Vec<Draft> {
+        let mut expired = Vec::new();
+        for (topic, log) in &mut self.topics {
+            log.prune(&self.limits, now);
+            let keys = log.expired(now);
+            expired.extend(keys.map(|key| Draft { topic: topic.clone(), payload: Payload::deletion(key.clone()) }));
+        }
+        expired
+    }
+
+    /// The latest message of each key within the subscription, in order of offset, with the newest keyless one where
+    /// the subscription is to the whole topic. Keys that have expired by `now` are left out.
+    #[must_use]
+    pub fn state(&self, subscription: &Subscription, now: Timestamp) -> Vec<Arc<Message>> {
+        self.topics.get(subscription.topic()).map(|topic| topic.state(subscription, now)).unwrap_or_default()
+    }
+
+    /// How much is kept of a topic.
+    #[must_use]
+    pub fn stats(&self, topic: &Topic) -> TopicStats {
+        self.topics.get(topic).map(TopicLog::stats).unwrap_or_default()
+    }
+}

@@ -1,0 +1,315 @@
+//! One topic: its recent messages, the latest of each key, and the deletions that are remembered.
+//!
+//! Invariants: `by_offset` holds exactly the messages of `by_key` and the newest keyless one; `tombstones` are the
+//! offsets of the deletions among them; a message is encoded once, both maps and the history share it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::Limits;
+use crate::message::{Message, Payload, Timestamp};
+use crate::topic::{Key, Subscription};
+
+/// Stretches of the sequence that are remembered to count a topic's messages in it. Where topics alternate, a stretch
+/// is a message; 24 bytes each. Before the oldest, the number of skipped messages is unknowable.
+const MAX_RUNS: usize = 16_384;
+
+/// A narrowed subscription with fewer keys is answered by key; one with more by offset, so that a step of its catch-up
+/// need not visit all of them.
+const FEW_KEYS: usize = 1024;
+
+/// How much is kept of a topic.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TopicStats {
+    /// Keys in the state.
+    pub keys: usize,
+    /// Messages in the history.
+    pub history: usize,
+    /// Deletions that are remembered.
+    pub tombstones: usize,
+}
+
+/// A message and what the log has to know of it beside.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) message: Arc<Message>,
+    pub(super) expires_at: Option<Timestamp>,
+}
+
+/// Offsets `start..=end`, all of this topic; `before` of its messages stand earlier in the sequence.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    start: u64,
+    end: u64,
+    before: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct TopicLog {
+    history: VecDeque<Arc<Message>>,
+    history_bytes: usize,
+    /// Keyless messages in the history.
+    history_keyless: usize,
+    /// Offset of the newest message that left the history: it reaches back to cursors from here on.
+    evicted: u64,
+    by_key: BTreeMap<Key, Change>,
+    by_offset: BTreeMap<u64, Arc<Message>>,
+    newest_keyless: Option<u64>,
+    /// Offset of the newest keyless message that is kept nowhere any more.
+    lost_keyless: u64,
+    tombstones: BTreeSet<u64>,
+    /// Offset of the newest deletion that was forgotten: the state answers cursors from here on.
+    forgotten: u64,
+    expiries: BTreeSet<(Timestamp, Key)>,
+    runs: VecDeque<Run>,
+}
+
+impl TopicLog {
+    pub(super) fn stats(&self) -> TopicStats {
+        TopicStats { keys: self.live_keys(), history: self.history.len(), tombstones: self.tombstones.len() }
+    }
+
+    /// Keys that have a value.
+    pub(super) fn live_keys(&self) -> usize {
+        self.by_key.len() - self.tombstones.len()
+    }
+
+    /// Whether the key has a value.
+    pub(super) fn holds(&self, key: &Key) -> bool {
+        self.by_key.get(key).is_some_and(|change| !change.message.is_deletion())
+    }
+
+    /// Whether the payload says what its key holds already. A key without a value needs no deletion.
+    pub(super) fn is_unchanged(&self, payload: &Payload) -> bool {
+        let Some(key) = &payload.key else { return false };
+        match self.by_key.get(key) {
+            Some(change) => change.message.data() == payload.data.get().as_bytes(),
+            None => payload.is_deletion(),
+        }
+    }
+
+    /// An unchanged message still moves its key's expiry: it says how long the value is good.
+    pub(super) fn renew(&mut self, payload: &Payload) {
+        let Some((key, change)) = payload.key.as_ref().and_then(|key| self.by_key.get_key_value(key)) else { return };
+        if change.expires_at == payload.expires_at || change.message.is_deletion() {
+            return;
+        }
+        let renewed = Change { message: Arc::clone(&change.message), expires_at: payload.expires_at };
+        let key = key.clone();
+        self.forget_expiry(&key);
+        self.note_expiry(&key, payload.expires_at);
+        self.by_key.insert(key, renewed);
+    }
+
+    pub(super) fn insert(&mut self, change: Change, limits: &Limits, now: Timestamp) {
+        let message = &change.message;
+        self.note_run(message.offset());
+        self.remember(Arc::clone(message));
+        match message.key() {
+            Some(key) => self.set(key.clone(), change),
+            None => self.set_keyless(message),
+        }
+        self.prune(limits, now);
+    }
+
+    fn remember(&mut self, message: Arc<Message>) {
+        self.history_bytes += message.frames().size();
+        self.history_keyless += usize::from(message.key().is_none());
+        self.history.push_back(message);
+    }
+
+    fn set(&mut self, key: Key, change: Change) {
+        let (offset, deletion) = (change.message.offset(), change.message.is_deletion());
+        self.forget_expiry(&key);
+        if let Some(old) = self.by_key.get(&key) {
+            let old = old.message.offset();
+            self.by_offset.remove(&old);
+            self.tombstones.remove(&old);
+        }
+        self.by_offset.insert(offset, Arc::clone(&change.message));
+        if deletion {
+            self.tombstones.insert(offset);
+        } else {
+            self.note_expiry(&key, change.expires_at);
+        }
+        self.by_key.insert(key, change);
+    }
+
+    fn set_keyless(&mut self, message: &Arc<Message>) {
+        if let Some(old) = self.newest_keyless.replace(message.offset()) {
+            self.by_offset.remove(&old);
+            if old <= self.evicted {
+                self.lost_keyless = old;
+            }
+        }
+        self.by_offset.insert(message.offset(), Arc::clone(message));
+    }
+
+    fn note_expiry(&mut self, key: &Key, expires_at: Option<Timestamp>) {
+        if let Some(at) = expires_at {
+            self.expiries.insert((at, key.clone()));
+        }
+    }
+
+    fn forget_expiry(&mut self, key: &Key) {
+        if let Some(at) = self.by_key.get(key).and_then(|change| change.expires_at) {
+            self.expiries.remove(&(at, key.clone()));
+        }
+    }
+
+    /// Brings history and tombstones within their bounds.
+    pub(super) fn prune(&mut self, limits: &Limits, now: Timestamp) {
+        let too_old = |message: &Message, age| message.timestamp().plus(age) < now;
+        while let Some(oldest) = self.history.front() {
+            let over = self.history.len() > limits.history_messages || self.history_bytes > limits.history_bytes;
+            if !over && !too_old(oldest, limits.history_age) {
+                break;
+            }
+            self.evict_oldest();
+        }
+        while let Some(&oldest) = self.tombstones.first() {
+            let message = &self.by_offset[&oldest];
+            if self.tombstones.len() <= limits.state_keys && !too_old(message, limits.tombstone_age) {
+                break;
+            }
+            self.forget_tombstone(oldest);
+        }
+    }
+
+    fn evict_oldest(&mut self) {
+        let Some(message) = self.history.pop_front() else { return };
+        self.history_bytes -= message.frames().size();
+        self.evicted = message.offset();
+        if message.key().is_none() {
+            self.history_keyless -= 1;
+            if self.newest_keyless != Some(message.offset()) {
+                self.lost_keyless = message.offset();
+            }
+        }
+    }
+
+    fn forget_tombstone(&mut self, offset: u64) {
+        self.tombstones.remove(&offset);
+        let message = self.by_offset.remove(&offset);
+        if let Some(key) = message.as_ref().and_then(|message| message.key()) {
+            self.by_key.remove(key);
+        }
+        self.forgotten = self.forgotten.max(offset);
+    }
+
+    /// The keys whose time has come.
+    pub(super) fn expired(&self, now: Timestamp) -> impl Iterator<Item = &Key> {
+        self.expiries.iter().take_while(move |(at, _)| *at <= now).map(|(_, key)| key)
+    }
+
+    pub(super) fn state(&self, subscription: &Subscription, now: Timestamp) -> Vec<Arc<Message>> {
+        let expired: BTreeSet<&Key> = self.expired(now).collect();
+        let live =
+            |message: &&Arc<Message>| !message.is_deletion() && message.key().is_none_or(|key| !expired.contains(key));
+        self.latest(subscription, 0, u64::MAX, usize::MAX).into_iter().filter(live).cloned().collect()
+    }
+
+    // What catch-up asks.
+
+    /// Whether the history holds every message after the cursor.
+    pub(super) fn history_reaches(&self, cursor: u64) -> bool {
+        cursor >= self.evicted
+    }
+
+    /// Whether every deletion after the cursor is still known.
+    pub(super) fn tombstones_reach(&self, cursor: u64) -> bool {
+        cursor >= self.forgotten
+    }
+
+    /// Whether every keyless message after the cursor is still there.
+    pub(super) fn keyless_reach(&self, cursor: u64) -> bool {
+        cursor >= self.lost_keyless
+    }
+
+    /// Whether all that is known of the topic is keyless: no state can make good what a cursor missed.
+    pub(super) fn is_keyless(&self) -> bool {
+        self.newest_keyless.is_some() && self.by_key.is_empty() && self.forgotten == 0
+    }
+
+    /// The messages of the history after the cursor that belong to the subscription, in order.
+    pub(super) fn replay<'a>(
+        &'a self,
+        subscription: &'a Subscription,
+        cursor: u64,
+    ) -> impl Iterator<Item = &'a Arc<Message>> {
+        let from = self.history.partition_point(|message| message.offset() <= cursor);
+        self.history.range(from..).filter(move |message| subscription.covers(message.key()))
+    }
+
+    /// The first `count` messages after the cursor, in order, that bring a subscription up to date: the latest of every
+    /// key, deletions included, and the keyless ones that are left after `keyless_from` (the newest one in any case).
+    pub(super) fn latest<'a>(
+        &'a self,
+        subscription: &'a Subscription,
+        cursor: u64,
+        keyless_from: u64,
+        count: usize,
+    ) -> Vec<&'a Arc<Message>> {
+        let few = subscription.key().map(|key| self.within(key).take(FEW_KEYS).collect::<Vec<_>>());
+        let mut messages: Vec<&Arc<Message>> = match few {
+            Some(few) if few.len() < FEW_KEYS => few.into_iter().filter(|m| m.offset() > cursor).collect(),
+            _ => {
+                let state =
+                    self.by_offset.range((Bound::Excluded(cursor), Bound::Unbounded)).map(|(_, message)| message);
+                state.filter(|message| subscription.covers(message.key())).take(count).collect()
+            }
+        };
+        if subscription.key().is_none() && self.history_keyless > 0 {
+            let older = self.replay(subscription, cursor.max(keyless_from));
+            let older = older.filter(|m| m.key().is_none() && Some(m.offset()) != self.newest_keyless);
+            messages.extend(older.take(count));
+        }
+        messages.sort_unstable_by_key(|message| message.offset());
+        messages.truncate(count);
+        messages
+    }
+
+    /// The messages of a key and of all keys below it.
+    fn within<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Arc<Message>> {
+        self.by_key
+            .range::<str, _>((Bound::Included(key.as_str()), Bound::Unbounded))
+            .take_while(|(found, _)| found.as_str().starts_with(key.as_str()))
+            .filter(|(found, _)| found.is_within(key))
+            .map(|(_, change)| &change.message)
+    }
+
+    /// How many messages of the subscription stand in `after + 1..=until`; `None` where that is not known any more.
+    pub(super) fn count(&self, subscription: &Subscription, after: u64, until: u64) -> Option<u64> {
+        if subscription.key().is_none() {
+            return self.rank(until)?.checked_sub(self.rank(after)?);
+        }
+        self.history_reaches(after)
+            .then(|| self.replay(subscription, after).take_while(|message| message.offset() <= until).count() as u64)
+    }
+
+    /// How many of the topic's messages stand at or before the offset; `None` where that is forgotten.
+    fn rank(&self, offset: u64) -> Option<u64> {
+        let after = self.runs.partition_point(|run| run.start <= offset);
+        match after.checked_sub(1).map(|at| self.runs[at]) {
+            Some(run) => Some(run.before + offset.min(run.end) - run.start + 1),
+            None => match self.runs.front() {
+                Some(first) if first.before > 0 => None,
+                _ => Some(0),
+            },
+        }
+    }
+
+    fn note_run(&mut self, offset: u64) {
+        match self.runs.back_mut() {
+            Some(run) if run.end + 1 == offset => run.end = offset,
+            last => {
+                let before = last.map_or(0, |run| run.before + run.end - run.start + 1);
+                self.runs.push_back(Run { start: offset, end: offset, before });
+            }
+        }
+        if self.runs.len() > MAX_RUNS {
+            self.runs.pop_front();
+        }
+    }
+}

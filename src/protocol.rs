@@ -1,0 +1,262 @@
+//! The control messages: everything that is said on a connection beside the published messages.
+//!
+//! Both directions stand here, so that this file and the contract can be read side by side.
+
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use crate::log::{Announcement, Since, SinceError};
+use crate::message::{Frames, Position, Timestamp};
+use crate::topic::{ParseError, Subscription, Topics};
+
+/// The types that the server itself gives its messages; a publisher's message cannot pass for one of them.
+pub const RESERVED_TYPES: [&str; 8] =
+    ["connection_ack", "subscription_update", "ping", "pong", "error", "catch_up", "caught_up", "reconnect"];
+
+/// The envelope of a control message. `topics` stands here and in `data`: clients exist that read it in either place.
+#[derive(Serialize)]
+struct Envelope<'a, D> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topics: Option<&'a [Subscription]>,
+    timestamp: String,
+    data: D,
+}
+
+fn envelope<D: Serialize>(kind: &str, topics: Option<&[Subscription]>, data: D, id: Option<Position>) -> Frames {
+    let envelope = Envelope { kind, topics, timestamp: Timestamp::now().to_string(), data };
+    let json = serde_json::to_vec(&envelope).expect("strings, numbers and lists always serialise");
+    Frames::json(&json, id)
+}
+
+/// What a connection was given: the contents of `connection_ack`.
+#[derive(Debug, Serialize)]
+pub struct Acknowledgement<'a> {
+    /// Its subscriptions, sorted.
+    pub topics: &'a [Subscription],
+    /// Its name in logs.
+    pub connection: String,
+    /// Where the log stood when it was registered.
+    pub position: Position,
+    /// Its conflation window; 0 is none.
+    pub conflate_ms: u64,
+}
+
+/// `connection_ack`, always the first message. Its SSE event has an `id` where the client misses nothing by resuming
+/// there: not before a catch-up.
+#[must_use]
+pub fn connection_ack(ack: &Acknowledgement<'_>, resumable: bool) -> Frames {
+    envelope("connection_ack", Some(ack.topics), ack, resumable.then_some(ack.position))
+}
+
+/// `subscription_update`, the answer to `subscribe` and `unsubscribe`: all current subscriptions, sorted.
+#[must_use]
+pub fn subscription_update(topics: &[Subscription], position: Position) -> Frames {
+    #[derive(Serialize)]
+    struct Data<'a> {
+        topics: &'a [Subscription],
+        position: Position,
+    }
+    envelope("subscription_update", Some(topics), Data { topics, position }, None)
+}
+
+/// `pong`, the answer to a `ping` message.
+#[must_use]
+pub fn pong() -> Frames {
+    #[derive(Serialize)]
+    struct Empty {}
+    envelope("pong", None, Empty {}, None)
+}
+
+/// `error`: what was wrong with a client's message, and what would be right. The connection stays open.
+#[must_use]
+pub fn error(code: &str, detail: &str, topics: &[Subscription]) -> Frames {
+    #[derive(Serialize)]
+    struct Data<'a> {
+        code: &'a str,
+        detail: &'a str,
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        topics: &'a [Subscription],
+    }
+    envelope("error", None, Data { code, detail, topics }, None)
+}
+
+/// The `error` for subscriptions to topics that are not configured.
+#[must_use]
+pub fn unknown_topics(unknown: &[Subscription], known: &Topics) -> Frames {
+    let names: Vec<String> = unknown.iter().map(|name| format!("'{name}'")).collect();
+    let detail = format!("no such topic: {}; the topics are: {known}", names.join(", "));
+    error("unknown_topic", &detail, unknown)
+}
+
+/// `catch_up`, before the messages of a catch-up.
+#[must_use]
+pub fn catch_up(announcements: &[Announcement], broadcasts_skipped: u64) -> Frames {
+    #[derive(Serialize)]
+    struct Entry {
+        mode: &'static str,
+        skipped: Option<u64>,
+    }
+    #[derive(Serialize)]
+    struct Data {
+        topics: serde_json::Map<String, Value>,
+        #[serde(skip_serializing_if = "is_zero")]
+        broadcasts_skipped: u64,
+    }
+    let entry = |a: &Announcement| {
+        let entry = Entry { mode: a.mode.as_str(), skipped: a.skipped };
+        (a.subscription.to_string(), serde_json::to_value(entry).expect("a string and a number always serialise"))
+    };
+    envelope("catch_up", None, Data { topics: announcements.iter().map(entry).collect(), broadcasts_skipped }, None)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// `caught_up`, after the messages of a catch-up: live from this position.
+#[must_use]
+pub fn caught_up(position: Position) -> Frames {
+    #[derive(Serialize)]
+    struct Data {
+        position: Position,
+    }
+    envelope("caught_up", None, Data { position }, Some(position))
+}
+
+/// A publisher's broadcast: to every connection, kept nowhere, without a position.
+#[must_use]
+pub fn broadcast(kind: &str, data: &RawValue) -> Frames {
+    envelope(kind, None, data, None)
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientMessage {
+    /// Wants a `pong`.
+    Ping,
+    /// Adds subscriptions.
+    Subscribe {
+        /// What to add.
+        topics: Vec<Subscription>,
+        /// Where to begin with them.
+        since: Since,
+    },
+    /// Drops subscriptions.
+    Unsubscribe {
+        /// What to drop.
+        topics: Vec<Subscription>,
+    },
+}
+
+/// Why a client's message has no effect.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ClientMessageError {
+    /// No JSON object with a `type`: logged and ignored.
+    #[error("{0}")]
+    Malformed(String),
+    /// A type that the server does not know: ignored.
+    #[error("unknown message type '{0}'")]
+    UnknownType(String),
+    /// A known type with contents that don't fit it: answered with `error`.
+    #[error("{0}")]
+    BadRequest(String),
+}
+
+impl From<ParseError> for ClientMessageError {
+    fn from(error: ParseError) -> Self {
+        Self::BadRequest(error.to_string())
+    }
+}
+
+impl From<SinceError> for ClientMessageError {
+    fn from(error: SinceError) -> Self {
+        Self::BadRequest(error.to_string())
+    }
+}
+
+impl ClientMessage {
+    /// Reads a client's text message.
+    pub fn parse(text: &str) -> Result<Self, ClientMessageError> {
+        let value: Value =
+            serde_json::from_str(text).map_err(|error| ClientMessageError::Malformed(format!("not JSON: {error}")))?;
+        let Value::Object(object) = value else {
+            return Err(ClientMessageError::Malformed("not a JSON object".to_owned()));
+        };
+        match object.get("type").and_then(Value::as_str) {
+            Some("ping") => Ok(Self::Ping),
+            Some("subscribe") => {
+                Ok(Self::Subscribe { topics: topics(object.get("topics"))?, since: since(object.get("since"))? })
+            }
+            Some("unsubscribe") => Ok(Self::Unsubscribe { topics: topics(object.get("topics"))? }),
+            Some(other) => Err(ClientMessageError::UnknownType(other.chars().take(64).collect())),
+            None => Err(ClientMessageError::Malformed("no 'type' that is a string".to_owned())),
+        }
+    }
+}
+
+fn topics(value: Option<&Value>) -> Result<Vec<Subscription>, ClientMessageError> {
+    let wrong = || ClientMessageError::BadRequest("'topics' must be a list of strings".to_owned());
+    let list = value.and_then(Value::as_array).ok_or_else(wrong)?;
+    list.iter().map(|entry| Ok(entry.as_str().ok_or_else(wrong)?.parse()?)).collect()
+}
+
+fn since(value: Option<&Value>) -> Result<Since, ClientMessageError> {
+    match value {
+        None | Some(Value::Null) => Ok(Since::Now),
+        Some(Value::String(text)) => Ok(text.parse()?),
+        Some(_) => {
+            Err(ClientMessageError::BadRequest("'since' must be a string: 'now', 'snapshot' or a position".to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_three_client_messages_are_read() {
+        assert_eq!(ClientMessage::parse(r#"{"type":"ping"}"#), Ok(ClientMessage::Ping));
+        let topics = vec!["odds_updates/8301".parse().unwrap()];
+        assert_eq!(
+            ClientMessage::parse(r#"{"type":"subscribe","topics":["odds_updates/8301"],"since":"snapshot"}"#),
+            Ok(ClientMessage::Subscribe { topics: topics.clone(), since: Since::Snapshot })
+        );
+        assert_eq!(
+            ClientMessage::parse(r#"{"topics":["odds_updates/8301"],"type":"unsubscribe"}"#),
+            Ok(ClientMessage::Unsubscribe { topics })
+        );
+    }
+
+    #[test]
+    fn what_is_no_request_is_told_apart_from_a_bad_one() {
+        for text in ["", "[]", "1", "{", r#"{"type":1}"#, "{}"] {
+            assert!(matches!(ClientMessage::parse(text), Err(ClientMessageError::Malformed(_))), "{text}");
+        }
+        assert!(matches!(ClientMessage::parse(r#"{"type":"x"}"#), Err(ClientMessageError::UnknownType(_))));
+        for text in [
+            r#"{"type":"subscribe"}"#,
+            r#"{"type":"subscribe","topics":"odds"}"#,
+            r#"{"type":"subscribe","topics":[1]}"#,
+            r#"{"type":"subscribe","topics":["Odds!"]}"#,
+            r#"{"type":"subscribe","topics":[],"since":"yesterday"}"#,
+            r#"{"type":"subscribe","topics":[],"since":5}"#,
+            r#"{"type":"unsubscribe","topics":null}"#,
+        ] {
+            assert!(matches!(ClientMessage::parse(text), Err(ClientMessageError::BadRequest(_))), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text: String) {
+            let _ = ClientMessage::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The HTTP surface: warp filters, one file an endpoint, and the one place that turns a refusal into JSON.
+
+mod ops;
+mod publish;
+mod query;
+mod sse;
+mod state;
+mod topics;
+mod ws;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName};
+use http::{HeaderValue, Method, StatusCode};
+use serde::Serialize;
+use slog::Logger;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use warp::reject::Reject;
+use warp::reply::Response;
+use warp::{Filter, Rejection};
+
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::manager::ConnectionManager;
+
+/// What the endpoints work with.
+#[derive(Clone)]
+pub struct App {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// Who is connected.
+    pub manager: ConnectionManager,
+    /// Takes what is published.
+    pub engine: Arc<dyn Engine>,
+    /// Cancelled when the server begins to drain.
+    pub draining: CancellationToken,
+    /// Owns the tasks of connections.
+    pub tasks: TaskTracker,
+    /// The server's log.
+    pub logger: Logger,
+}
+
+/// The address of the other side of a connection, put into each request's extensions by the server.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// All endpoints.
+pub fn all(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
+    ws::route(app)
+        .or(sse::route(app))
+        .unify()
+        .or(publish::routes(app))
+        .unify()
+        .or(state::route(app))
+        .unify()
+        .or(topics::route(app))
+        .unify()
+        .or(ops::routes(app))
+        .unify()
+        .boxed()
+        .recover(recover)
+        .unify()
+}
+
+/// A request that is refused: what the client gets is `{"error":{"code","detail","index"}}`.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    index: Option<usize>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Reject for Refusal {}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), index: None, headers: Vec::new() }
+    }
+
+    pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+    }
+
+    fn with_header(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, HeaderValue::from_static(value)));
+        self
+    }
+
+    /// Says which message of a batch is meant, counted from 0.
+    fn at(mut self, index: usize) -> Self {
+        self.index = Some(index);
+        self
+    }
+
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Error<'a> {
+            code: &'a str,
+            detail: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            index: Option<usize>,
+        }
+        #[derive(Serialize)]
+        struct Body<'a> {
+            error: Error<'a>,
+        }
+        let body = Body { error: Error { code: self.code, detail: &self.detail, index: self.index } };
+        let mut response = json(self.status, &body);
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+/// A response with a JSON body.
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(body).expect("strings, numbers and lists always serialise");
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn respond(result: Result<Response, Refusal>) -> Response {
+    result.unwrap_or_else(Refusal::into_response)
+}
+
+/// Passes the given methods; another one is a 405 that says which there are.
+fn method(allowed: &'static [Method], allow: &'static str) -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    warp::method()
+        .and_then(move |method: Method| async move {
+            if allowed.contains(&method) {
+                return Ok(());
+            }
+            let detail = format!("{method} is not possible here: use {allow}");
+            Err(reject(
+                Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).with_header(ALLOW, allow),
+            ))
+        })
+        .untuple_one()
+}
+
+/// GET, and HEAD beside it.
+fn get() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    method(&[Method::GET, Method::HEAD], "GET, HEAD")
+}
+
+fn reject(refusal: Refusal) -> Rejection {
+    warp::reject::custom(refusal)
+}
+
+fn with<T: Clone + Send + Sync + 'static>(
+    value: &T,
+) -> impl Filter<Extract = (T,), Error = Infallible> + Clone + use<T> {
+    let value = value.clone();
+    warp::any().map(move || value.clone())
+}
+
+fn peer() -> impl Filter<Extract = (Option<SocketAddr>,), Error = Infallible> + Clone {
+    warp::ext::optional::<Peer>().map(|peer: Option<Peer>| peer.map(|Peer(address)| address))
+}
+
+/// Turns a rejection into JSON. Filters of this module reject with a [`Refusal`]; no match at all is a 404.
+async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
+    let refusal = match rejection.find::<Refusal>() {
+        Some(refusal) => refusal.clone(),
+        None if rejection.is_not_found() => {
+            let detail = "there is nothing at this path: see /api/ws, /api/sse, /api/publish, /api/broadcast, \
+                          /api/topics, /healthz and /readyz";
+            Refusal::new(StatusCode::NOT_FOUND, "not_found", detail)
+        }
+        None => Refusal::bad_request(format!("the request cannot be understood: {rejection:?}")),
+    };
+    Ok(refusal.into_response())
+}

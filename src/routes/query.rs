@@ -1,0 +1,116 @@
+//! What a subscriber says in its query string: `topics`, `since`, `conflate_ms`.
+
+use std::time::Duration;
+
+use warp::{Filter, Rejection};
+
+use super::{Refusal, reject};
+use crate::log::Since;
+use crate::manager::Connect;
+use crate::topic::{Subscription, Topics};
+
+/// Longest conflation window, in milliseconds.
+const MAX_CONFLATE_MS: u64 = 60_000;
+
+/// A subscriber's query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Query {
+    subscriptions: Option<Vec<Subscription>>,
+    pub(super) since: Option<Since>,
+    conflate: Option<Duration>,
+}
+
+impl Query {
+    /// Reads a query string; parameters that it does not know don't count.
+    fn parse(query: &str) -> Result<Self, String> {
+        let mut subscriptions = Vec::new();
+        let (mut since, mut conflate) = (None, None);
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match name.as_ref() {
+                "topics" => {
+                    for entry in value.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+                        subscriptions.push(entry.parse().map_err(|error| format!("topics: {error}"))?);
+                    }
+                }
+                "since" => since = Some(value.parse::<Since>().map_err(|error| error.to_string())?),
+                "conflate_ms" => conflate = window(&value)?,
+                _ => {}
+            }
+        }
+        let subscriptions = (!subscriptions.is_empty()).then_some(subscriptions);
+        Ok(Self { subscriptions, since, conflate })
+    }
+
+    /// What the manager is asked for, and the subscriptions whose topics are not configured.
+    pub(super) fn connect(self, topics: &Topics) -> (Connect, Vec<Subscription>) {
+        let (known, unknown) = match self.subscriptions {
+            None => (None, Vec::new()),
+            Some(asked) => {
+                let (known, unknown) = topics.partition(asked);
+                (Some(known), unknown)
+            }
+        };
+        let since = self.since.unwrap_or_default();
+        (Connect { subscriptions: known, since, conflate: self.conflate }, unknown)
+    }
+}
+
+fn window(text: &str) -> Result<Option<Duration>, String> {
+    let millis = text.parse::<u64>().ok().filter(|millis| *millis <= MAX_CONFLATE_MS);
+    let wrong = || {
+        let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
+        format!("conflate_ms is '{shown}': expected a number of milliseconds from 0 to {MAX_CONFLATE_MS}")
+    };
+    let millis = millis.ok_or_else(wrong)?;
+    Ok((millis > 0).then(|| Duration::from_millis(millis)))
+}
+
+/// Passes a valid query; another one is a 400 that names the parameter.
+pub(super) fn query() -> impl Filter<Extract = (Query,), Error = Rejection> + Clone {
+    warp::query::raw().or(warp::any().map(String::new)).unify().and_then(|query: String| async move {
+        Query::parse(&query).map_err(|detail| reject(Refusal::bad_request(detail)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topics(query: &str) -> Option<Vec<String>> {
+        let subscriptions = Query::parse(query).unwrap().subscriptions?;
+        Some(subscriptions.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn topics_are_split_at_commas_and_trimmed() {
+        let both = Some(vec!["a".to_owned(), "b/8301".to_owned()]);
+        assert_eq!(topics("topics=a,b/8301"), both);
+        assert_eq!(topics("topics=a%2Cb%2F8301"), both);
+        assert_eq!(topics("topics=+a+,+b/8301+,"), both);
+        assert_eq!(topics("topics=a&topics=b/8301"), both);
+    }
+
+    #[test]
+    fn no_topics_are_all_topics() {
+        for query in ["", "topics=", "topics=,+,", "other=1"] {
+            assert_eq!(topics(query), None, "{query}");
+        }
+    }
+
+    #[test]
+    fn the_window_is_0_to_60000_milliseconds() {
+        let conflate = |query: &str| Query::parse(query).map(|query| query.conflate);
+        assert_eq!(conflate("conflate_ms=0"), Ok(None));
+        assert_eq!(conflate("conflate_ms=60000"), Ok(Some(Duration::from_mins(1))));
+        for bad in ["60001", "-1", "1.5", "", "x"] {
+            let error = conflate(&format!("conflate_ms={bad}")).unwrap_err();
+            assert!(error.contains(&format!("'{bad}'")) && error.contains("from 0 to 60000"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_topic_or_position_names_its_parameter() {
+        assert!(Query::parse("topics=Odds").unwrap_err().starts_with("topics: topic 'Odds'"));
+        assert!(Query::parse("since=yesterday").unwrap_err().starts_with("since: 'yesterday'"));
+    }
+}

@@ -1,0 +1,113 @@
+//! `GET /api/topics/{topic}/state`: the latest message of every key, for those who want no stream.
+
+use std::convert::Infallible;
+use std::io::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderValue, StatusCode};
+use warp::reply::{Reply as _, Response};
+use warp::{Filter, Rejection};
+
+use super::{App, Refusal, get, respond, with};
+use crate::message::{Message, Position, write_string};
+use crate::topic::{Key, Subscription, Topic};
+
+/// Items written into one chunk of the response, about, in bytes.
+const CHUNK_BYTES: usize = 64 << 10;
+
+pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
+    warp::path!("api" / "topics" / String / "state")
+        .and(get())
+        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .and(warp::header::optional::<String>(IF_NONE_MATCH.as_str()))
+        .and(with(app))
+        .map(|topic: String, query: String, none_match: Option<String>, app: App| {
+            respond(read(&topic, &query, none_match.as_deref(), &app))
+        })
+}
+
+fn read(topic: &str, query: &str, none_match: Option<&str>, app: &App) -> Result<Response, Refusal> {
+    let topics = app.manager.topics();
+    let topic = topics.get(topic).cloned().ok_or_else(|| {
+        let shown: String = topic.chars().take(80).flat_map(char::escape_debug).collect();
+        let detail = format!("no such topic: '{shown}'; the topics are: {topics}");
+        Refusal::new(StatusCode::NOT_FOUND, "unknown_topic", detail)
+    })?;
+    let key =
+        form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "key").map(|(_, key)| key.parse::<Key>());
+    let key = key.transpose().map_err(|error| Refusal::bad_request(format!("key: {error}")))?;
+    let (position, messages) = app.manager.snapshot(&Subscription::new(topic.clone(), key));
+
+    let etag = format!("\"{position}\"");
+    let mut response = if none_match.is_some_and(|listed| matches(listed, &etag)) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let mut response = warp::reply::stream(body(&topic, position, messages)).into_response();
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    };
+    let etag = HeaderValue::from_str(&etag).expect("digits, a dash and quotes are a valid header value");
+    response.headers_mut().insert(ETAG, etag);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Ok(response)
+}
+
+/// Weak comparison (RFC 9110, section 13.1.2).
+fn matches(listed: &str, etag: &str) -> bool {
+    listed.split(',').map(str::trim).any(|entry| entry == "*" || entry.strip_prefix("W/").unwrap_or(entry) == etag)
+}
+
+/// Writes the body a chunk at a time: the messages are shared with the log, only a chunk exists twice.
+fn body(
+    topic: &Topic,
+    position: Position,
+    messages: Vec<Arc<Message>>,
+) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+    let start = format!("{{\"topic\":\"{topic}\",\"position\":\"{position}\",\"items\":[").into_bytes();
+    stream::unfold(Some((messages.into_iter(), start)), |state| async move {
+        let (mut messages, mut chunk) = state?;
+        let mut separate = !chunk.ends_with(b"[");
+        while chunk.len() < CHUNK_BYTES {
+            let Some(message) = messages.next() else {
+                chunk.extend_from_slice(b"]}");
+                return Some((Ok(Bytes::from(chunk)), None));
+            };
+            if std::mem::replace(&mut separate, true) {
+                chunk.push(b',');
+            }
+            write_item(&mut chunk, &message);
+        }
+        Some((Ok(Bytes::from(chunk)), Some((messages, Vec::new()))))
+    })
+}
+
+fn write_item(out: &mut Vec<u8>, message: &Message) {
+    out.push(b'{');
+    if let Some(key) = message.key() {
+        out.extend_from_slice(b"\"key\":");
+        write_string(out, key.as_str());
+        out.push(b',');
+    }
+    let (id, timestamp) = (message.position(), message.timestamp());
+    write!(out, "\"id\":\"{id}\",\"timestamp\":\"{timestamp}\",\"data\":").expect("writing to memory does not fail");
+    out.extend_from_slice(message.data());
+    out.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_etag_matches_alone_in_a_list_weak_and_by_star() {
+        let etag = "\"1-2\"";
+        for listed in ["\"1-2\"", "W/\"1-2\"", "\"0-1\", \"1-2\"", "*"] {
+            assert!(matches(listed, etag), "{listed}");
+        }
+        assert!(!matches("\"1-3\"", etag));
+        assert!(!matches("1-2", etag));
+    }
+}

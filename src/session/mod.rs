@@ -1,0 +1,156 @@
+//! One WebSocket connection: a reader that speaks the protocol and a writer that moves bytes.
+//!
+//! The reader's task owns the session: it holds the registration, starts the writer, and waits for it. Each ends the
+//! other through the outbox: when the registration and the reader's clone are gone the writer's channel ends, and when
+//! the writer is gone the reader sees the outbox closed. Every way out ends in one `disconnect`.
+
+mod reader;
+mod writer;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use slog::{Logger, debug, info, o};
+use tokio::net::TcpStream;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::task::TaskTracker;
+
+use self::reader::Reader;
+use self::writer::{Writer, WriterEnd, Written};
+use crate::close::Close;
+use crate::manager::{Connect, Connection, ConnectionManager};
+use crate::protocol;
+use crate::topic::Subscription;
+
+/// How long a peer has to end the connection after the close frames, before the server just drops it.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// A session's bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest message a client may send.
+    pub client_message_bytes: usize,
+    /// A ping is sent after this long without inbound bytes.
+    pub ping_interval: Duration,
+    /// The connection is closed after this long without inbound bytes.
+    pub idle_timeout: Duration,
+    /// The connection is closed when the peer takes no byte for this long.
+    pub write_timeout: Duration,
+}
+
+/// A connection whose upgrade is done.
+#[derive(Debug)]
+pub struct Session {
+    /// The socket.
+    pub stream: TcpStream,
+    /// Bytes that came behind the handshake.
+    pub early: Vec<u8>,
+    /// Who is on the other side.
+    pub peer: Option<SocketAddr>,
+    /// What it wants.
+    pub connect: Connect,
+    /// Subscriptions it asked for whose topics are not configured.
+    pub unknown: Vec<Subscription>,
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+enum End {
+    /// The peer closed, with this code.
+    Peer(Option<u16>),
+    /// The peer went away without a close frame.
+    Eof,
+    /// The connection broke.
+    Broken(std::io::Error),
+    /// The server closed.
+    Closed(Close),
+    /// The writer's task panicked.
+    Panicked,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer(Some(code)) => write!(f, "peer_closed_{code}"),
+            Self::Peer(None) => f.write_str("peer_closed"),
+            Self::Eof => f.write_str("eof"),
+            Self::Broken(_) => f.write_str("reset"),
+            Self::Closed(close) => f.write_str(close.row().label),
+            Self::Panicked => f.write_str("panic"),
+        }
+    }
+}
+
+impl Session {
+    /// Registers the connection and starts its two tasks.
+    pub fn start(self, manager: &ConnectionManager, limits: Limits, tasks: &TaskTracker, logger: &Logger) {
+        let Self { stream, early, peer, connect, unknown } = self;
+        let (read_half, write_half) = stream.into_split();
+        let conflate = connect.conflate;
+        let (connection, receiver) = manager.connect(connect);
+        let logger = logger.new(o!("connection" => connection.id()));
+        info!(logger, "ws.connect"; "total_connections" => connection.total(),
+            "peer" => peer.map(|peer| peer.to_string()));
+        if !unknown.is_empty() {
+            connection.tell(protocol::unknown_topics(&unknown, manager.topics()));
+        }
+        let refills = (manager.clone(), connection.id());
+        let mut writer = Writer::new(write_half, receiver, refills, conflate, limits.write_timeout);
+        // The captures of an async block are kept once; the arguments of an async function would be kept twice.
+        let writer = tasks.spawn(async move {
+            writer.run().await;
+            writer.into_written()
+        });
+        let mut reader = Reader::new(read_half, early, limits, logger);
+        let started = Instant::now();
+        tasks.spawn(async move {
+            let seen = reader.run(&connection).await;
+            // Boxed: it is needed once, at the end, and would make every idle task larger.
+            Box::pin(finish(seen, reader, connection, writer, started)).await;
+        });
+    }
+}
+
+/// Disconnects, lets the writer send what is left, and waits for the peer to end the connection, so that a close frame
+/// is not overtaken by the reset that unread input would cause (RFC 6455, section 7.1.1).
+async fn finish(
+    seen: Option<End>,
+    reader: Reader,
+    connection: Connection,
+    mut writer: JoinHandle<Written>,
+    started: Instant,
+) {
+    let manager = connection.manager().clone();
+    drop(connection);
+    if matches!(seen, Some(End::Eof | End::Broken(_))) {
+        writer.abort();
+    }
+    let (end, written) = outcome(seen, (&mut writer).await);
+    let logger = reader.logger();
+    if let End::Broken(error) = &end {
+        debug!(logger, "ws.broken"; "error" => %error);
+    }
+    info!(logger, "ws.disconnect"; "total_connections" => manager.active_count(), "reason" => %end,
+        "duration_ms" => u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "messages" => written.messages, "bytes" => written.bytes);
+    if matches!(end, End::Peer(_) | End::Closed(_)) && !matches!(written.end, WriterEnd::Stalled) {
+        // Past its time a peer that keeps the connection open is simply dropped.
+        let _ = tokio::time::timeout(CLOSE_GRACE, reader.discard()).await;
+    }
+}
+
+/// Why the session ended, of what both tasks know of it.
+fn outcome(seen: Option<End>, written: Result<Written, JoinError>) -> (End, Written) {
+    let panicked = written.as_ref().is_err_and(JoinError::is_panic);
+    let written = written.unwrap_or_default();
+    let end = match (&written.end, seen) {
+        _ if panicked => End::Panicked,
+        (WriterEnd::Stalled, _) => End::Closed(Close::Stalled),
+        (_, Some(seen)) => seen,
+        (WriterEnd::Closed(close), None) => End::Closed(*close),
+        (WriterEnd::Failed(kind), None) => End::Broken((*kind).into()),
+        (WriterEnd::Drained, None) => End::Eof,
+    };
+    (end, written)
+}

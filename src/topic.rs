@@ -1,0 +1,341 @@
+//! Topics, keys and subscriptions: parsed once at the edge, valid by type everywhere else.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+/// Longest topic name, in bytes.
+pub const MAX_TOPIC_BYTES: usize = 64;
+/// Longest key, in bytes.
+pub const MAX_KEY_BYTES: usize = 256;
+
+/// Why a text is no topic, key or subscription. The message names the text and the rule.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ParseError {
+    /// The topic is empty, too long, or has a character outside `[a-z0-9_]`.
+    #[error("topic '{}' is not valid: a topic is 1 to {MAX_TOPIC_BYTES} bytes of a-z, 0-9 and _", shortened(.0))]
+    Topic(String),
+    /// The key is empty, too long, has an empty segment or a control character.
+    #[error(
+        "key '{}' is not valid: {rule}; a key is 1 to {MAX_KEY_BYTES} bytes, segments joined by '/', \
+         without empty segments and control characters",
+        shortened(.key)
+    )]
+    Key {
+        /// The refused text.
+        key: String,
+        /// The part of the rule that it breaks.
+        rule: &'static str,
+    },
+}
+
+/// Cuts a refused text for an error message, so that a reply is never as large as what caused it.
+fn shortened(text: &str) -> String {
+    const SHOWN: usize = 80;
+    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// A topic's name. Cheap to clone: all copies share one allocation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Topic(Arc<str>);
+
+impl Topic {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Topic {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let valid = (1..=MAX_TOPIC_BYTES).contains(&text.len())
+            && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+        if valid { Ok(Self(text.into())) } else { Err(ParseError::Topic(text.to_owned())) }
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for Topic {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The path of a message inside its topic, such as `8301/1x2/betpawa`. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Arc<str>);
+
+impl Key {
+    /// The path.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Every leading path of this key, the shortest first and the key itself last:
+    /// `8301`, `8301/1x2`, `8301/1x2/betpawa`.
+    pub fn prefixes(&self) -> impl Iterator<Item = &str> {
+        let ends = self.0.match_indices('/').map(|(at, _)| at).chain([self.0.len()]);
+        ends.map(|end| &self.0[..end])
+    }
+
+    /// Whether this key is `other` or begins with all of its segments.
+    #[must_use]
+    pub fn is_within(&self, other: &Key) -> bool {
+        self.0.strip_prefix(other.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl FromStr for Key {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let refuse = |rule| Err(ParseError::Key { key: text.to_owned(), rule });
+        if text.is_empty() {
+            return refuse("it is empty");
+        }
+        if text.len() > MAX_KEY_BYTES {
+            return refuse("it is too long");
+        }
+        if text.chars().any(char::is_control) {
+            return refuse("it has a control character");
+        }
+        if text.split('/').any(str::is_empty) {
+            return refuse("it has an empty segment");
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a connection listens to: a topic, or a topic narrowed by leading key segments.
+///
+/// ```
+/// use oddswire::topic::Subscription;
+///
+/// let narrowed: Subscription = "odds_updates/8301".parse()?;
+/// assert_eq!(narrowed.topic().as_str(), "odds_updates");
+/// assert_eq!(narrowed.key().unwrap().as_str(), "8301");
+/// # Ok::<(), oddswire::topic::ParseError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Subscription {
+    topic: Topic,
+    key: Option<Key>,
+}
+
+impl Subscription {
+    /// A subscription to `topic`, narrowed to `key` and all below it where there is one.
+    #[must_use]
+    pub fn new(topic: Topic, key: Option<Key>) -> Self {
+        Self { topic, key }
+    }
+
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// The leading key segments that narrow it.
+    #[must_use]
+    pub fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
+    }
+
+    /// Whether a message with this key, in the subscription's topic, belongs to it.
+    #[must_use]
+    pub fn covers(&self, key: Option<&Key>) -> bool {
+        match (&self.key, key) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(narrowed), Some(key)) => key.is_within(narrowed),
+        }
+    }
+}
+
+impl From<Topic> for Subscription {
+    fn from(topic: Topic) -> Self {
+        Self::new(topic, None)
+    }
+}
+
+impl FromStr for Subscription {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        match text.split_once('/') {
+            None => Ok(Self::new(text.parse()?, None)),
+            Some((topic, key)) => Ok(Self::new(topic.parse()?, Some(key.parse()?))),
+        }
+    }
+}
+
+impl fmt::Display for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.key {
+            None => write!(f, "{}", self.topic),
+            Some(key) => write!(f, "{}/{key}", self.topic),
+        }
+    }
+}
+
+impl serde::Serialize for Subscription {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The configured topics, in the order of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topics(Arc<[Topic]>);
+
+impl Topics {
+    /// The topics in `names`; a name that stands twice counts once.
+    #[must_use]
+    pub fn new(names: impl IntoIterator<Item = Topic>) -> Self {
+        let mut topics: Vec<Topic> = Vec::new();
+        for name in names {
+            if !topics.contains(&name) {
+                topics.push(name);
+            }
+        }
+        Self(topics.into())
+    }
+
+    /// The configured topic of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Topic> {
+        self.0.iter().find(|topic| topic.as_str() == name)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Topic> {
+        self.0.iter()
+    }
+
+    /// Parts subscriptions into those to configured topics and the others.
+    #[must_use]
+    pub fn partition(&self, asked: impl IntoIterator<Item = Subscription>) -> (Vec<Subscription>, Vec<Subscription>) {
+        asked.into_iter().partition(|subscription| self.get(subscription.topic().as_str()).is_some())
+    }
+}
+
+impl fmt::Display for Topics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, topic) in self.0.iter().enumerate() {
+            let separator = if at == 0 { "" } else { ", " };
+            write!(f, "{separator}{topic}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Topics {
+    type Err = ParseError;
+
+    /// Reads a comma-separated list; spaces around a name don't count.
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let names: Result<Vec<Topic>, _> = text.split(',').map(|name| name.trim().parse()).collect();
+        names.map(Self::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_topic_is_1_to_64_bytes_of_lower_case_digits_and_underscore() {
+        assert!("a".repeat(64).parse::<Topic>().is_ok());
+        assert!("odds_updates_2".parse::<Topic>().is_ok());
+        for bad in ["", "Odds", "odds-updates", "ödds", "a b", &"a".repeat(65)] {
+            let error = bad.parse::<Topic>().unwrap_err().to_string();
+            assert!(error.contains("1 to 64 bytes of a-z, 0-9 and _"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_1_to_256_bytes_without_empty_segments_and_control_characters() {
+        for good in ["8301", "8301/1x2/betpawa", "NCAA Football", &"k".repeat(256), "ü/é"] {
+            assert!(good.parse::<Key>().is_ok(), "{good}");
+        }
+        let too_long = "k".repeat(257);
+        let bad = [
+            ("", "it is empty"),
+            ("/a", "empty segment"),
+            ("a/", "empty segment"),
+            ("a//b", "empty segment"),
+            ("a\nb", "control character"),
+            ("a\u{7f}", "control character"),
+            (&too_long, "too long"),
+        ];
+        for (text, rule) in bad {
+            let error = text.parse::<Key>().unwrap_err().to_string();
+            assert!(error.contains(rule), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_refused_text_is_cut_in_the_message() {
+        let error = "k".repeat(10_000).parse::<Key>().unwrap_err().to_string();
+        assert!(error.len() < 400, "{} bytes", error.len());
+    }
+
+    #[test]
+    fn prefixes_go_from_the_first_segment_to_the_whole_key() {
+        let key: Key = "8301/1x2/betpawa".parse().unwrap();
+        assert_eq!(key.prefixes().collect::<Vec<_>>(), ["8301", "8301/1x2", "8301/1x2/betpawa"]);
+    }
+
+    #[test]
+    fn a_narrowed_subscription_matches_whole_segments_only() {
+        let narrowed: Subscription = "odds/83".parse().unwrap();
+        let key = |text: &str| text.parse::<Key>().unwrap();
+        assert!(narrowed.covers(Some(&key("83"))));
+        assert!(narrowed.covers(Some(&key("83/1x2"))));
+        assert!(!narrowed.covers(Some(&key("8301"))));
+        assert!(!narrowed.covers(None));
+    }
+
+    proptest! {
+        #[test]
+        fn a_subscription_reads_back_as_it_was_written(text in "[a-z0-9_]{1,8}(/[^/\\p{Cc}]{1,5}){0,4}") {
+            let subscription: Subscription = text.parse().unwrap();
+            prop_assert_eq!(subscription.to_string(), text);
+        }
+
+        #[test]
+        fn a_key_is_within_exactly_its_prefixes(a in "[ab]{1,2}(/[ab]{1,2}){0,3}", b in "[ab]{1,2}(/[ab]{1,2}){0,3}") {
+            let (a, b): (Key, Key) = (a.parse().unwrap(), b.parse().unwrap());
+            prop_assert_eq!(a.is_within(&b), a.prefixes().any(|prefix| prefix == b.as_str()));
+        }
+    }
+}

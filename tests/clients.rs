@@ -1,0 +1,178 @@
+//! Clients that people really use, as they are installed: the Python package `websockets`, websocat and curl.
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, Write as _};
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::harness::{App, TOKEN, within};
+
+/// A client that runs, and is killed when the test is over.
+struct Program {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Program {
+    /// `None`, said in one line, where the program is not installed.
+    fn start(program: &str, arguments: &[&str]) -> Option<Self> {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::NotFound => return skip(program),
+            child => child.expect("the program starts"),
+        };
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().unwrap());
+        Some(Self { child, stdin, lines: BufReader::new(stdout).lines() })
+    }
+
+    fn curl(app: &App, path: &str, arguments: &[&str]) -> Option<Self> {
+        let common = ["--silent", "--show-error", "--noproxy", "*", &app.url(path)];
+        Self::start("curl", &[&common, arguments].concat())
+    }
+
+    async fn line(&mut self) -> String {
+        within(self.lines.next_line()).await.unwrap().expect("the program goes on")
+    }
+
+    /// The next line, without what it begins with, as JSON.
+    async fn json(&mut self, prefix: &str) -> Value {
+        let line = self.line().await;
+        let json = line.strip_prefix(prefix).unwrap_or_else(|| panic!("no {prefix:?}: {line}"));
+        serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    async fn send(&mut self, text: &str) {
+        within(self.stdin.as_mut().unwrap().write_all(text.as_bytes())).await.expect("the program reads");
+    }
+
+    /// Ends its input, and waits for its end; its exit code and the rest of its output.
+    async fn end(mut self) -> (Option<i32>, String) {
+        drop(self.stdin.take());
+        let mut rest = String::new();
+        while let Some(line) = within(self.lines.next_line()).await.unwrap() {
+            rest.push_str(&line);
+        }
+        (within(self.child.wait()).await.unwrap().code(), rest)
+    }
+}
+
+/// Passes over a client that is not installed, and says so past the capture of test output. CI has all of them.
+fn skip<T>(client: &str) -> Option<T> {
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{client} is not installed, and CI needs it");
+    let line = format!("skipped: {client} is not installed\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    None
+}
+
+/// The interpreter for the Python client, where it has the package.
+async fn python() -> Option<OsString> {
+    let python = std::env::var_os("TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let mut command = Command::new(&python);
+    command.args(["-c", "import websockets"]).stderr(Stdio::null()).kill_on_drop(true);
+    let has_it = within(command.status()).await.is_ok_and(|status| status.success());
+    if has_it { Some(python) } else { skip("the Python package websockets") }
+}
+
+#[tokio::test]
+async fn the_python_package_websockets_is_served_as_the_contract_says() {
+    let Some(python) = python().await else { return };
+    let app = App::start().await;
+    let mut command = Command::new(python);
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/websockets_client.py"));
+    command.args([&format!("ws://{}/api/ws", app.address), &app.url(""), TOKEN]).kill_on_drop(true);
+    let output = within(command.output()).await.expect("the interpreter starts");
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(output.status.success(), "{stdout}{stderr}");
+    assert_eq!(stdout.lines().last(), Some("ok: a normal close is answered with code 1000"), "{stdout}");
+    app.connections(0).await;
+}
+
+#[tokio::test]
+async fn websocat_prints_the_acknowledgement_and_ends_after_one_message() {
+    let app = App::start().await;
+    let url = format!("ws://{}/api/ws?topics=odds_updates/8301", app.address);
+    let Some(websocat) = Program::start("websocat", &["-U1", &url]) else { return };
+    let (code, ack) = websocat.end().await;
+    let ack: Value = serde_json::from_str(&ack).unwrap();
+    assert_eq!(
+        (code, &ack["type"], &ack["topics"][0]),
+        (Some(0), &"connection_ack".into(), &"odds_updates/8301".into())
+    );
+    app.connections(0).await;
+}
+
+#[tokio::test]
+async fn websocat_sends_lines_and_prints_what_comes() {
+    let app = App::start().await;
+    let url = format!("ws://{}/api/ws", app.address);
+    let Some(mut websocat) = Program::start("websocat", &[&url]) else { return };
+    assert_eq!(websocat.json("").await["type"], "connection_ack");
+    websocat.send("{\"type\":\"ping\"}\n").await;
+    assert_eq!(websocat.json("").await["type"], "pong");
+    websocat.send("{\"type\":\"unsubscribe\",\"topics\":[\"scrape_progress\"]}\n").await;
+    assert_eq!(websocat.json("").await["type"], "subscription_update");
+    let answer = app.odds("8301/1x2/betpawa", 1.5).await;
+    let message = websocat.json("").await;
+    assert_eq!((&message["id"], &message["data"]), (&answer["position"], &1.5.into()));
+    assert_eq!(websocat.end().await, (Some(0), String::new()));
+    app.connections(0).await;
+}
+
+#[tokio::test]
+async fn curl_prints_the_events_as_they_come() {
+    let app = App::start().await;
+    let Some(mut curl) = Program::curl(&app, "/api/sse?topics=odds_updates", &["--no-buffer"]) else { return };
+    assert!(curl.line().await.starts_with("retry: "));
+    assert_eq!(curl.line().await, format!("id: {}", app.manager.position()));
+    assert_eq!(curl.json("data: ").await["type"], "connection_ack");
+    assert_eq!(curl.line().await, "");
+    for data in [1.5, 1.75] {
+        app.odds("8301/1x2/betpawa", data).await;
+        assert_eq!(curl.line().await, format!("id: {}", app.manager.position()));
+        assert_eq!(curl.json("data: ").await["data"], data);
+        assert_eq!(curl.line().await, "");
+    }
+    drop(curl);
+    app.connections(0).await;
+}
+
+#[tokio::test]
+async fn curl_publishes_an_object_and_lines_also_above_the_size_at_which_it_asks_first() {
+    let app = App::start().await;
+    let authorization = format!("Authorization: Bearer {TOKEN}");
+    let with = |content_type: &str| ["-H", &authorization, "-H", content_type].map(str::to_owned);
+    let line = format!("{{\"topic\":\"odds_updates\",\"data\":\"{}\"}}\n", "x".repeat(1000));
+    let cases = [
+        ("Content-Type: application/json", r#"{"topic":"odds_updates","data":{"a":1}}"#.to_owned(), 1),
+        ("Content-Type: application/x-ndjson", line.repeat(3), 3),
+        // Above 1 MiB curl sends `Expect: 100-continue`.
+        ("Content-Type: application/x-ndjson", line.repeat(2000), 2000),
+    ];
+    for (content_type, body, accepted) in cases {
+        let headers = with(content_type);
+        let arguments = [&headers.each_ref().map(String::as_str)[..], &["--data-binary", "@-"]].concat();
+        let Some(mut curl) = Program::curl(&app, "/api/publish", &arguments) else { return };
+        curl.send(&body).await;
+        let (code, answer) = curl.end().await;
+        let answer: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer:?}"));
+        assert_eq!((code, &answer["accepted"]), (Some(0), &accepted.into()), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn curl_is_told_that_a_body_is_too_long() {
+    let app = App::start().await;
+    let authorization = format!("Authorization: Bearer {TOKEN}");
+    let headers = ["-H", &authorization, "-H", "Content-Type: application/x-ndjson"];
+    for more in [&["--data-binary", "@-"][..], &["--data-binary", "@-", "-H", "Expect:"]] {
+        let Some(mut curl) = Program::curl(&app, "/api/publish", &[&headers, more].concat()) else { return };
+        curl.send(&" ".repeat((8 << 20) + 1)).await;
+        let (_, answer) = curl.end().await;
+        assert!(answer.contains("body_too_large") && answer.contains("publish-body-bytes"), "{more:?}: {answer:?}");
+    }
+}

@@ -1,0 +1,294 @@
+//! The opening handshake: what is accepted, what is refused and how, and what never becomes a request.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::harness::raw::{HANDSHAKE, Raw, Response, frame};
+use crate::harness::{Answer, App, within};
+
+/// The handshake with the lines of one header replaced by others, which may be none.
+fn handshake_with(name: &str, lines: &str) -> String {
+    let of_another = |line: &&str| !line.split(':').next().unwrap().eq_ignore_ascii_case(name);
+    let kept: String = HANDSHAKE.trim_end().split_inclusive("\r\n").filter(of_another).collect();
+    format!("{}\r\n{lines}\r\n", kept.trim_end())
+}
+
+/// The handshake with another query string.
+fn handshake_for(query: &str) -> String {
+    HANDSHAKE.replace("/api/ws", &format!("/api/ws?{query}"))
+}
+
+async fn ask(app: &App, request: &str) -> Response {
+    let mut raw = Raw::connect(app.address).await;
+    raw.send(request.as_bytes()).await;
+    raw.response().await
+}
+
+#[tokio::test]
+async fn a_plain_get_is_told_to_upgrade() {
+    let app = App::start().await;
+    let answer = app.get("/api/ws").await;
+    assert_eq!((answer.status, answer.code()), (426, "upgrade_required"));
+    assert_eq!(answer.header("upgrade"), "websocket");
+    assert!(answer.header("connection").eq_ignore_ascii_case("upgrade"), "{answer:?}");
+    assert_eq!(answer.header("content-type"), "application/json");
+    assert!(answer.detail().contains("Upgrade: websocket"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn the_accept_value_is_that_of_the_rfc() {
+    let app = App::start().await;
+    let response = ask(&app, HANDSHAKE).await;
+    assert_eq!(response.status, 101);
+    assert_eq!(response.header("sec-websocket-accept"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    assert_eq!(response.header("upgrade"), "websocket");
+    assert!(response.header("connection").eq_ignore_ascii_case("upgrade"));
+    assert_eq!(response.header("sec-websocket-extensions"), "", "nothing is negotiated");
+}
+
+#[tokio::test]
+async fn connection_and_upgrade_are_lists_in_any_case() {
+    let app = App::start().await;
+    let accepted = [
+        ("Connection", "Connection: keep-alive, Upgrade\r\n"),
+        ("Connection", "connection: UPGRADE\r\n"),
+        ("Connection", "Connection: upgrade ,keep-alive\r\n"),
+        ("Connection", "Connection: keep-alive\r\nConnection: Upgrade\r\n"),
+        ("Upgrade", "Upgrade: WebSocket\r\n"),
+        ("Upgrade", "UPGRADE: WEBSOCKET\r\n"),
+        ("Upgrade", "Upgrade: h2c, websocket\r\n"),
+    ];
+    for (name, lines) in accepted {
+        let mut raw = Raw::connect(app.address).await;
+        raw.send(handshake_with(name, lines).as_bytes()).await;
+        raw.accepted().await;
+    }
+}
+
+#[tokio::test]
+async fn each_missing_or_wrong_header_is_refused_and_the_connection_goes_on() {
+    let app = App::start().await;
+    let refused = [
+        ("Upgrade", "", 426, "Upgrade: websocket"),
+        ("Upgrade", "Upgrade: h2c\r\n", 426, "Upgrade: websocket"),
+        ("Upgrade", "Upgrade: websockets\r\n", 426, "Upgrade: websocket"),
+        ("Connection", "", 426, "Connection: Upgrade"),
+        ("Connection", "Connection: keep-alive\r\n", 426, "Connection: Upgrade"),
+        ("Connection", "Connection: upgraded\r\n", 426, "Connection: Upgrade"),
+        ("Sec-WebSocket-Version", "", 426, "must be 13"),
+        ("Sec-WebSocket-Version", "Sec-WebSocket-Version: 8\r\n", 426, "must be 13"),
+        ("Sec-WebSocket-Version", "Sec-WebSocket-Version: 14\r\n", 426, "must be 13"),
+        ("Sec-WebSocket-Key", "", 400, "16 bytes in base64"),
+        ("Sec-WebSocket-Key", "Sec-WebSocket-Key:\r\n", 400, "16 bytes in base64"),
+        ("Sec-WebSocket-Key", "Sec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1\r\n", 400, "16 bytes in base64"),
+        ("Sec-WebSocket-Key", "Sec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1Njc=\r\n", 400, "16 bytes in base64"),
+        ("Sec-WebSocket-Key", "Sec-WebSocket-Key: !!!! not base64 !!!!!!==\r\n", 400, "16 bytes in base64"),
+    ];
+    let mut raw = Raw::connect(app.address).await;
+    for (name, lines, status, rule) in refused {
+        raw.send(handshake_with(name, lines).as_bytes()).await;
+        let response = raw.response().await;
+        assert_eq!(response.status, status, "{lines:?}: {response:?}");
+        assert!(response.detail().contains(rule), "{lines:?}: {response:?}");
+        if status == 426 {
+            assert_eq!(response.header("upgrade"), "websocket", "{lines:?}");
+        }
+        let supported = if name == "Sec-WebSocket-Version" { "13" } else { "" };
+        assert_eq!(response.header("sec-websocket-version"), supported, "{lines:?}");
+    }
+    assert!(app.manager.is_empty());
+    raw.shake_hands().await;
+}
+
+#[tokio::test]
+async fn another_method_is_refused_with_the_one_that_is_possible() {
+    let app = App::start().await;
+    for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
+        let answer = Answer::of(app.request(method.clone(), "/api/ws")).await;
+        assert_eq!((answer.status, answer.header("allow")), (405, "GET"), "{method}");
+        assert_eq!(answer.code(), "method_not_allowed", "{method}");
+    }
+    let post = ask(&app, &HANDSHAKE.replacen("GET", "POST", 1)).await;
+    assert_eq!((post.status, post.header("allow")), (405, "GET"), "a handshake is a GET");
+}
+
+#[tokio::test]
+async fn a_query_that_breaks_a_rule_is_refused_by_naming_it() {
+    let app = App::start().await;
+    let (topic, key) = ("t".repeat(65), "k".repeat(257));
+    let refused = [
+        ("topics=Odds".to_owned(), "1 to 64 bytes of a-z, 0-9 and _"),
+        ("topics=odds-updates".to_owned(), "1 to 64 bytes of a-z, 0-9 and _"),
+        ("topics=odds_updates,%FF".to_owned(), "1 to 64 bytes of a-z, 0-9 and _"),
+        (format!("topics={topic}"), "1 to 64 bytes of a-z, 0-9 and _"),
+        (format!("topics=odds_updates/{key}"), "1 to 256 bytes"),
+        ("topics=odds_updates/".to_owned(), "it is empty"),
+        ("topics=odds_updates//1x2".to_owned(), "empty segment"),
+        ("topics=odds_updates/8301/".to_owned(), "empty segment"),
+        ("topics=odds_updates/a%0Ab".to_owned(), "control character"),
+        ("since=yesterday".to_owned(), "since: 'yesterday'"),
+        ("since=42".to_owned(), "since: '42'"),
+        ("since=1763849000000-".to_owned(), "since: '1763849000000-'"),
+        ("since=1763849000000--1".to_owned(), "since: '1763849000000--1'"),
+        ("conflate_ms=60001".to_owned(), "from 0 to 60000"),
+        ("conflate_ms=-1".to_owned(), "from 0 to 60000"),
+        ("conflate_ms=soon".to_owned(), "from 0 to 60000"),
+    ];
+    for (query, rule) in refused {
+        let response = ask(&app, &handshake_for(&query)).await;
+        assert_eq!((response.status, &response.body["error"]["code"]), (400, &"bad_request".into()), "{query}");
+        assert!(response.detail().contains(rule), "{query}: {response:?}");
+        assert!(response.detail().len() < 400, "a refusal is short: {response:?}");
+    }
+    assert!(app.manager.is_empty());
+}
+
+#[tokio::test]
+async fn the_longest_topic_and_key_and_window_are_accepted() {
+    let app = App::start().await;
+    let (topic, key) = ("t".repeat(64), "k".repeat(256));
+    let mut client = app.ws(&format!("topics={topic}")).await;
+    assert_eq!(client.expect("error").await["data"]["code"], "unknown_topic");
+    let client = app.ws(&format!("topics=odds_updates/{key}&conflate_ms=60000")).await;
+    assert_eq!(client.ack["topics"][0], format!("odds_updates/{key}"));
+    assert_eq!(client.ack["data"]["conflate_ms"], 60_000);
+}
+
+#[tokio::test]
+async fn what_comes_in_one_segment_behind_the_handshake_is_handled() {
+    let app = App::start().await;
+    let mut raw = Raw::connect(app.address).await;
+    let mut bytes = HANDSHAKE.as_bytes().to_vec();
+    bytes.extend(frame(0x89, b"early"));
+    bytes.extend(frame(0x81, format!(r#"{{"type":"ping"{}}}"#, " ".repeat(2000)).as_bytes()));
+    // The last frame is cut: its rest comes later.
+    let last = frame(0x81, br#"{"type":"subscribe","topics":[]}"#);
+    bytes.extend_from_slice(&last[..9]);
+    raw.send(&bytes).await;
+    raw.accepted().await;
+    let pong = raw.frame().await.unwrap();
+    assert_eq!((pong.opcode, pong.payload.as_slice()), (0xa, &b"early"[..]));
+    assert!(raw.frame().await.unwrap().payload.starts_with(br#"{"type":"pong""#));
+    raw.send(&last[9..]).await;
+    assert!(raw.frame().await.unwrap().payload.starts_with(br#"{"type":"subscription_update""#));
+}
+
+#[tokio::test]
+async fn a_handshake_in_pieces_and_behind_another_request_is_accepted() {
+    let app = App::start().await;
+    let mut other = Raw::websocket(app.address).await;
+    let mut raw = Raw::connect(app.address).await;
+    raw.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(raw.response().await.status, 200);
+    for byte in HANDSHAKE.as_bytes() {
+        raw.send(&[*byte]).await;
+        other.turn().await;
+    }
+    raw.accepted().await;
+}
+
+#[tokio::test]
+async fn http_1_0_is_answered_but_cannot_be_upgraded() {
+    let app = App::start().await;
+    let health = ask(&app, "GET /healthz HTTP/1.0\r\n\r\n").await;
+    assert_eq!((health.status, &health.body["status"]), (200, &"ok".into()));
+    let response = ask(&app, &HANDSHAKE.replace("HTTP/1.1", "HTTP/1.0")).await;
+    assert_eq!(response.status, 400);
+    assert!(response.detail().contains("HTTP/1.1"), "{response:?}");
+    assert!(app.manager.is_empty());
+}
+
+#[tokio::test]
+async fn half_a_handshake_and_silence_is_closed_while_others_are_served() {
+    let app = App::with(|config| config.header_timeout = Duration::from_secs(1)).await;
+    let mut client = app.ws("").await;
+    let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut waiting = Vec::new();
+    for begun in ["", "G", &HANDSHAKE[..60], &HANDSHAKE[..HANDSHAKE.len() - 2], request] {
+        let mut raw = Raw::connect(app.address).await;
+        raw.send(begun.as_bytes()).await;
+        waiting.push((begun, raw));
+        client.nothing_came().await;
+    }
+    for (begun, mut raw) in waiting {
+        if begun == request {
+            assert_eq!(raw.response().await.status, 200, "a whole one is served");
+        }
+        assert_eq!(raw.rest().await, b"", "{begun:?}");
+        client.nothing_came().await;
+    }
+    app.connections(1).await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_trickles_in_is_held_to_the_same_time() {
+    let app = App::with(|config| config.header_timeout = Duration::from_secs(1)).await;
+    let mut client = app.ws("").await;
+    let mut raw = Raw::connect(app.address).await;
+    raw.send(&HANDSHAKE.as_bytes()[..60]).await;
+    let mut moments = tokio::time::interval(Duration::from_millis(20));
+    let ended = async {
+        loop {
+            tokio::select! {
+                read = raw.socket.read_u8() => return read,
+                _ = moments.tick() => {}
+            }
+            // More of a header that never ends. An error here is one of the next read, too.
+            let _ = raw.socket.write_all(b"x").await;
+        }
+    };
+    within(ended).await.expect_err("the connection is closed without an answer");
+    client.nothing_came().await;
+    app.connections(1).await;
+}
+
+#[tokio::test]
+async fn garbage_is_closed_and_disturbs_nobody() {
+    let app = App::start().await;
+    let mut client = app.ws("").await;
+    let tls_hello = [&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03][..], &[0xa5; 505]].concat();
+    let every_byte: Vec<u8> = (0..=255).rev().cycle().take(4096).collect();
+    let frames = frame(0x81, br#"{"type":"ping"}"#);
+    let garbage: [&[u8]; 7] = [
+        &[0; 1000],
+        &every_byte,
+        &tls_hello,
+        &frames,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"hello\r\n\r\n",
+        b"GET /api/ws HTTP/9.9\r\n\r\n",
+    ];
+    for bytes in garbage {
+        let mut raw = Raw::connect(app.address).await;
+        raw.send(bytes).await;
+        let rest = raw.rest().await;
+        assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 400"), "{bytes:?}: {rest:?}");
+        client.nothing_came().await;
+    }
+    app.connections(1).await;
+}
+
+#[tokio::test]
+async fn too_many_and_too_large_headers_are_refused_and_the_connection_closed() {
+    let app = App::start().await;
+    let mut client = app.ws("").await;
+    let mut raw = Raw::connect(app.address).await;
+    raw.send(handshake_with("Host", &"x: y\r\n".repeat(200)).as_bytes()).await;
+    assert!(raw.rest().await.starts_with(b"HTTP/1.1 431"));
+
+    let mut raw = Raw::connect(app.address).await;
+    raw.send(&HANDSHAKE.as_bytes()[..60]).await;
+    let chunk = vec![b'x'; 64 << 10];
+    let endless = async {
+        for _ in 0..1024 {
+            raw.socket.write_all(&chunk).await?;
+        }
+        std::io::Result::Ok(())
+    };
+    within(endless).await.expect_err("a header without an end is not taken for long");
+    let rest = raw.rest().await;
+    assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&rest));
+    client.nothing_came().await;
+}

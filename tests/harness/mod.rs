@@ -1,0 +1,195 @@
+//! Starts exactly what production starts, and speaks the domain to it.
+
+pub mod follower;
+pub mod raw;
+pub mod recording;
+pub mod sse;
+pub mod ws;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use oddswire::config::Config;
+use oddswire::manager::ConnectionManager;
+use oddswire::server::Server;
+use serde_json::{Value, json};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// The token that the tests' servers know.
+pub const TOKEN: &str = "test-token";
+/// No wait of a test is longer. On a machine that is busy with other tests a second can pass without a turn.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A running server.
+pub struct App {
+    pub address: SocketAddr,
+    pub manager: ConnectionManager,
+    http: reqwest::Client,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<bool>,
+}
+
+impl App {
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// Starts a server whose settings are the defaults but for what `change` changes.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::defaults();
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        config.publish_token = Some(TOKEN.parse().unwrap());
+        change(&mut config);
+        let config = config.check().expect("a test's settings are valid");
+        let server = Server::bind(config, logger()).expect("port 0 is always free");
+        let (stop, stopped) = oneshot::channel();
+        let (address, manager) = (server.local_addr(), server.manager().clone());
+        let running = tokio::spawn(server.run(async {
+            // A test that ends without stopping its server drops the sender: that stops it, too.
+            let _ = stopped.await;
+        }));
+        Self { address, manager, http: reqwest::Client::new(), stop: Some(stop), running }
+    }
+
+    /// Begins the drain.
+    pub fn begin_stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop.send(()).expect("the server runs");
+        }
+    }
+
+    /// Drains the server; whether all connections ended in time.
+    pub async fn stop(mut self) -> bool {
+        self.begin_stop();
+        within(self.running).await.expect("the server does not panic")
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, self.url(path)).timeout(PATIENCE)
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(reqwest::Method::GET, path)).await
+    }
+
+    /// Posts a body with the token.
+    pub async fn post(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Answer {
+        let request = self.request(reqwest::Method::POST, path).bearer_auth(TOKEN);
+        Answer::of(request.header("content-type", content_type).body(body)).await
+    }
+
+    /// Publishes a JSON value that has to be taken.
+    pub async fn publish(&self, body: &Value) -> Value {
+        let answer = self.post("/api/publish", "application/json", body.to_string()).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body
+    }
+
+    /// Publishes one keyed message that has to be taken.
+    pub async fn odds(&self, key: &str, data: impl Into<Value>) -> Value {
+        self.publish(&json!({"topic": "odds_updates", "key": key, "data": data.into()})).await
+    }
+
+    pub async fn ws(&self, query: &str) -> ws::Client {
+        ws::Client::connect(self.address, query).await
+    }
+
+    pub async fn sse(&self, query: &str) -> sse::Client {
+        sse::Client::connect(self, query, None).await
+    }
+
+    /// Waits until this many connections are registered.
+    pub async fn connections(&self, count: usize) {
+        eventually(&format!("{count} connections"), || self.manager.active_count() == count).await;
+    }
+}
+
+/// A response.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+    /// The JSON body, or null.
+    pub body: Value,
+}
+
+impl Answer {
+    pub async fn of(request: reqwest::RequestBuilder) -> Self {
+        let response = request.send().await.expect("the server answers");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = response.text().await.expect("the body is whole");
+        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Self { status, headers, text, body }
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub fn code(&self) -> &str {
+        self.body["error"]["code"].as_str().unwrap_or_default()
+    }
+
+    pub fn detail(&self) -> &str {
+        self.body["error"]["detail"].as_str().unwrap_or_default()
+    }
+}
+
+/// Connects with a receive buffer as small as the system allows, so that a client that does not read is soon felt.
+pub async fn narrow_socket(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(1 << 12).expect("a small buffer");
+    within(socket.connect(address)).await.expect("the server accepts")
+}
+
+/// Fails the test when the future takes longer than anything may.
+#[track_caller]
+pub fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let caller = std::panic::Location::caller();
+    async move {
+        match tokio::time::timeout(PATIENCE, future).await {
+            Ok(output) => output,
+            Err(_) => panic!("nothing happened within {PATIENCE:?} at {caller}"),
+        }
+    }
+}
+
+/// Waits until something observable holds.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    // What is observed has no event of its own; the runtime goes on in between.
+    let mut looks = tokio::time::interval(Duration::from_millis(2));
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "never came: {what}");
+        looks.tick().await;
+    }
+}
+
+/// Shown when `ODDSWIRE`'s own log would help: set `TEST_LOG=1`.
+fn logger() -> slog::Logger {
+    use slog::Drain as _;
+    if std::env::var_os("TEST_LOG").is_none() {
+        return slog::Logger::root(slog::Discard, slog::o!());
+    }
+    let plain = slog_term::PlainSyncDecorator::new(slog_term::TestStdoutWriter);
+    slog::Logger::root(slog_term::FullFormat::new(plain).build().fuse(), slog::o!())
+}
+
+/// A file of the recorded data; `None`, said in one line, where the data is absent.
+pub fn recorded(name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: the recorded data {name} is not here");
+    None
+}

@@ -1,0 +1,94 @@
+//! A WebSocket client that nobody here wrote.
+
+use std::net::SocketAddr;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
+use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
+
+use super::within;
+
+pub struct Client {
+    stream: WebSocketStream<TcpStream>,
+    /// The first message.
+    pub ack: Value,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr, query: &str) -> Self {
+        let socket = within(TcpStream::connect(address)).await.expect("the server accepts");
+        Self::over(socket, address, query).await
+    }
+
+    /// Connects over a socket that the test has prepared.
+    pub async fn over(socket: TcpStream, address: SocketAddr, query: &str) -> Self {
+        let url = format!("ws://{address}/api/ws?{query}");
+        let (stream, _) =
+            within(tokio_tungstenite::client_async(url, socket)).await.expect("the handshake is accepted");
+        let mut client = Self { stream, ack: Value::Null };
+        client.ack = client.expect("connection_ack").await;
+        client
+    }
+
+    /// The next text message, as it came.
+    pub async fn text(&mut self) -> Utf8Bytes {
+        loop {
+            match within(self.stream.next()).await {
+                Some(Ok(Message::Text(text))) => return text,
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                other => panic!("expected a text message, got {other:?}"),
+            }
+        }
+    }
+
+    /// The next text message.
+    pub async fn next(&mut self) -> Value {
+        serde_json::from_str(&self.text().await).expect("the server sends JSON")
+    }
+
+    /// The next text message, which has to be of this type.
+    pub async fn expect(&mut self, kind: &str) -> Value {
+        let message = self.next().await;
+        assert_eq!(message["type"], kind, "{message}");
+        message
+    }
+
+    /// The next frame, whatever it is; `None` at the end.
+    pub async fn frame(&mut self) -> Option<Result<Message, Error>> {
+        within(self.stream.next()).await
+    }
+
+    pub async fn send(&mut self, text: impl Into<Utf8Bytes>) {
+        self.send_frame(Message::Text(text.into())).await;
+    }
+
+    pub async fn send_frame(&mut self, message: Message) {
+        within(self.stream.send(message)).await.expect("the connection is open");
+    }
+
+    /// Sends a `ping` and waits for its `pong`: all that was sent before has been handled, and nothing came of it.
+    pub async fn nothing_came(&mut self) {
+        self.send(r#"{"type":"ping"}"#).await;
+        self.expect("pong").await;
+    }
+
+    /// Reads to the end; the close frame of the server.
+    pub async fn closed(&mut self) -> Option<CloseFrame> {
+        loop {
+            match self.frame().await {
+                Some(Ok(Message::Close(frame))) => return frame,
+                Some(Ok(_)) => {}
+                other => panic!("expected a close frame, got {other:?}"),
+            }
+        }
+    }
+
+    /// Closes as a browser does, and waits for the end.
+    pub async fn close(mut self) {
+        within(self.stream.close(None)).await.expect("the connection is open");
+        while let Some(Ok(_)) = self.frame().await {}
+    }
+}

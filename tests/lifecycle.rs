@@ -1,0 +1,498 @@
+//! Every way in which a connection ends, and how a server does.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fastrand::Rng;
+use futures_util::FutureExt as _;
+use oddswire::config::Config;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::protocol::Message;
+
+use crate::harness::raw::{HANDSHAKE, Raw, frame};
+use crate::harness::{App, PATIENCE, TOKEN, eventually, within, ws};
+
+const SSE: &str = "GET /api/sse HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// A server with one client that stays.
+struct Stage {
+    app: App,
+    stays: ws::Client,
+    published: u64,
+}
+
+impl Stage {
+    async fn set(change: impl FnOnce(&mut Config)) -> Self {
+        let app = App::with(change).await;
+        let stays = app.ws("").await;
+        Self { app, stays, published: 0 }
+    }
+
+    /// Publishes a message that the one that stays receives.
+    async fn publish(&mut self, padding: &str) {
+        self.published += 1;
+        let data = format!("{} {padding}", self.published);
+        self.app.publish(&json!({"topic": "scrape_progress", "data": data})).await;
+        assert_eq!(self.stays.next().await["data"], data);
+    }
+
+    /// Waits until only the one that stays is left: once in the registry, once in each index.
+    async fn only_one_stays(&mut self) {
+        self.app.connections(1).await;
+        let body = self.app.get("/api/topics").await.body;
+        assert_eq!(body["connections"], 1);
+        for topic in body["topics"].as_array().unwrap() {
+            assert_eq!(topic["subscribers"], 1, "{body}");
+        }
+        self.publish("").await;
+    }
+
+    /// The last one leaves: nothing is left anywhere.
+    async fn ends(self) {
+        self.stays.close().await;
+        eventually("nothing left of any connection", || self.app.manager.is_empty()).await;
+        assert!(self.app.stop().await, "nothing holds the drain");
+    }
+}
+
+/// Opens an event stream; its head and its first bytes have been read.
+async fn sse(mut raw: Raw) -> Raw {
+    raw.send(SSE.as_bytes()).await;
+    let head = raw.head().await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    within(raw.socket.read_u8()).await.expect("the acknowledgement");
+    raw
+}
+
+/// Begins the drain, and waits until it has begun: no new connection is accepted.
+async fn drains(app: &mut App) {
+    app.begin_stop();
+    within(async { while TcpStream::connect(app.address).await.is_ok() {} }).await;
+}
+
+fn publish_head(length: usize) -> String {
+    // The server asks for the body when it has begun to handle the request.
+    format!(
+        "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+    )
+}
+
+#[tokio::test]
+async fn a_close_frame_ends_in_one_disconnect() {
+    let mut stage = Stage::set(|_| {}).await;
+    for close in [&b""[..], &1000_u16.to_be_bytes(), &4321_u16.to_be_bytes()] {
+        let mut raw = Raw::websocket(stage.app.address).await;
+        raw.send(&frame(0x88, close)).await;
+        assert_eq!(raw.frame().await.expect("the answer").payload, close);
+        stage.only_one_stays().await;
+        assert_eq!(raw.rest().await, b"");
+    }
+    stage.app.ws("topics=odds_updates/1,odds_updates/2,odds_updates").await.close().await;
+    stage.only_one_stays().await;
+    stage.ends().await;
+}
+
+#[tokio::test]
+async fn an_end_without_a_close_frame_ends_in_one_disconnect() {
+    let mut stage = Stage::set(|_| {}).await;
+    let begun = frame(0x81, br#"{"type":"ping"}"#);
+    for sent in [&b""[..], &frame(0x01, b"half a message"), &begun[..1], &begun[..9]] {
+        let mut raw = Raw::websocket(stage.app.address).await;
+        raw.send(sent).await;
+        within(raw.socket.shutdown()).await.unwrap();
+        assert_eq!(raw.rest().await, b"", "the server ends its side, too");
+        stage.only_one_stays().await;
+    }
+    stage.ends().await;
+}
+
+#[tokio::test]
+async fn a_reset_ends_in_one_disconnect() {
+    let mut stage = Stage::set(|_| {}).await;
+    let raw = Raw::websocket(stage.app.address).await;
+    raw.socket.set_zero_linger().unwrap();
+    drop(raw);
+    stage.only_one_stays().await;
+
+    let raw = Raw::websocket(stage.app.address).await;
+    stage.publish("").await;
+    within(raw.socket.readable()).await.unwrap();
+    // It leaves without having read that: the kernel answers with a reset.
+    drop(raw);
+    stage.only_one_stays().await;
+    stage.ends().await;
+}
+
+#[tokio::test]
+async fn a_breach_of_the_protocol_ends_in_one_disconnect() {
+    let mut stage = Stage::set(|_| {}).await;
+    for (breach, code) in
+        [(frame(0xc1, b""), 1002), (frame(0x81, b"\xff"), 1007), (frame(0x82, &vec![0; 20_000]), 1009)]
+    {
+        let mut raw = Raw::websocket(stage.app.address).await;
+        raw.send(&breach).await;
+        assert_eq!(raw.closed().await, code);
+        // The peer has not ended the connection yet: it is out of the registry nevertheless.
+        stage.only_one_stays().await;
+    }
+    stage.ends().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_it_has_the_answer_leaves_nothing() {
+    let mut stage = Stage::set(|_| {}).await;
+    for request in [HANDSHAKE, SSE, &HANDSHAKE[..60]] {
+        for reset in [false, true] {
+            let mut raw = Raw::connect(stage.app.address).await;
+            raw.send(request.as_bytes()).await;
+            if reset {
+                raw.socket.set_zero_linger().unwrap();
+            }
+            drop(raw);
+            // What was sent before is taken before the answer to this.
+            stage.app.get("/healthz").await;
+            stage.only_one_stays().await;
+        }
+    }
+    stage.ends().await;
+}
+
+#[tokio::test]
+async fn an_event_stream_that_its_client_leaves_ends_in_one_disconnect() {
+    let mut stage = Stage::set(|_| {}).await;
+    for reset in [false, true] {
+        let raw = sse(Raw::connect(stage.app.address).await).await;
+        stage.app.connections(2).await;
+        if reset {
+            raw.socket.set_zero_linger().unwrap();
+        }
+        drop(raw);
+        stage.only_one_stays().await;
+    }
+    stage.ends().await;
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_pinged_after_the_ping_interval_and_closed_after_the_idle_timeout() {
+    let app = App::start().await;
+    let Config { ping_interval, idle_timeout, .. } = Config::defaults();
+    let started = Instant::now();
+    let mut raw = Raw::websocket(app.address).await;
+    tokio::time::pause();
+    for pings in 1..=2 {
+        assert_eq!(raw.frame().await.unwrap().opcode, 0x9);
+        assert!(started.elapsed() >= ping_interval * pings, "{:?}", started.elapsed());
+    }
+    assert_eq!(raw.closed().await, 4408);
+    assert!(started.elapsed() >= idle_timeout, "{:?}", started.elapsed());
+    eventually("nothing left of any connection", || app.manager.is_empty()).await;
+}
+
+#[tokio::test]
+async fn what_is_sent_to_a_peer_does_not_keep_it_alive() {
+    let app = App::start().await;
+    let mut raw = Raw::websocket(app.address).await;
+    tokio::time::pause();
+    let started = Instant::now();
+    loop {
+        app.publish(&json!({"topic": "scrape_progress", "data": "x"})).await;
+        let frame = raw.frame().await.expect("a frame");
+        if frame.opcode == 0x8 {
+            assert_eq!(frame.close_code(), 4408);
+            break;
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(started.elapsed() < Config::defaults().idle_timeout * 10, "it is still open");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_pings_or_says_anything_else_stays() {
+    let app = App::with(|config| config.ping_interval = Duration::from_secs(1)).await;
+    let mut answers = app.ws("").await;
+    let mut talks = Raw::websocket(app.address).await;
+    tokio::time::pause();
+    let started = Instant::now();
+    while started.elapsed() < Config::defaults().idle_timeout * 3 {
+        // The library answers when it is read from.
+        assert!(matches!(answers.frame().await, Some(Ok(Message::Ping(_)))));
+        talks.send(&frame(0x82, b"ignored")).await;
+        assert_eq!(talks.frame().await.unwrap().opcode, 0x9);
+    }
+    assert_eq!(app.manager.active_count(), 2);
+}
+
+#[tokio::test]
+async fn a_websocket_that_takes_nothing_is_closed_while_another_receives_all() {
+    let mut stage = Stage::set(|config| config.write_timeout = Duration::from_millis(500)).await;
+    let mut stalled = Raw::narrow(stage.app.address).await;
+    stalled.shake_hands().await;
+    let padding = "x".repeat(60_000);
+    let publishing = async {
+        while stage.app.manager.active_count() > 1 {
+            stage.publish(&padding).await;
+        }
+    };
+    within(publishing).await;
+    let end = within(stalled.socket.read_to_end(&mut Vec::new())).await;
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset, "nothing is held for it any more");
+    stage.only_one_stays().await;
+    stage.ends().await;
+}
+
+#[tokio::test]
+async fn an_event_stream_that_takes_nothing_is_closed_while_others_receive_all() {
+    let mut stage = Stage::set(|config| config.write_timeout = Duration::from_millis(500)).await;
+    let mut stalled = sse(Raw::narrow(stage.app.address).await).await;
+    let mut events = stage.app.sse("").await;
+    let padding = "x".repeat(60_000);
+    let publishing = async {
+        while stage.app.manager.active_count() > 2 {
+            stage.publish(&padding).await;
+            assert_eq!(events.next().await["data"], format!("{} {padding}", stage.published));
+        }
+    };
+    within(publishing).await;
+    let end = within(stalled.socket.read_to_end(&mut Vec::new())).await;
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset, "nothing is held for it any more");
+    drop(events);
+    stage.only_one_stays().await;
+    stage.ends().await;
+}
+
+/// Takes what there is until it is this much. Nothing is awaited that would let a paused clock run.
+async fn take(raw: &Raw, length: usize) {
+    let (mut taken, mut buffer, begun) = (0, vec![0; length], std::time::Instant::now());
+    while taken < length {
+        assert!(begun.elapsed() < PATIENCE, "nothing to take");
+        match raw.socket.try_read(&mut buffer) {
+            Ok(read @ 1..) => taken += read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => tokio::task::yield_now().await,
+            ended => panic!("the server ended the connection: {ended:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_a_little_at_a_time_stays() {
+    let mut stage = Stage::set(|config| config.idle_timeout *= 100).await;
+    let mut slow = [Raw::websocket(stage.app.address).await, sse(Raw::connect(stage.app.address).await).await];
+    let padding = "x".repeat(60_000);
+    for _ in 0..200 {
+        stage.publish(&padding).await;
+    }
+    tokio::time::pause();
+    for _ in 0..10 {
+        for raw in &mut slow {
+            take(raw, 64 << 10).await;
+        }
+        tokio::time::advance(Config::defaults().write_timeout / 2).await;
+    }
+    assert_eq!(stage.app.manager.active_count(), 3);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_and_never_reads_is_soon_not_read_from_and_then_closed() {
+    let mut stage = Stage::set(|config| config.outbox_bytes = 64 << 10).await;
+    let mut floods = Raw::narrow(stage.app.address).await;
+    floods.shake_hands().await;
+    let pings = frame(0x89, &[0; 125]).repeat(500);
+    // The write timeout passes once both sides wait for each other, not before.
+    tokio::time::pause();
+    for sent in 0.. {
+        assert!(sent < 2000, "131 MB were taken, and their answers are kept");
+        if within(floods.socket.write_all(&pings)).await.is_err() {
+            break;
+        }
+    }
+    tokio::time::resume();
+    stage.only_one_stays().await;
+    stage.ends().await;
+}
+
+#[tokio::test]
+async fn a_drain_tells_websockets_to_reconnect_and_ends_event_streams() {
+    let mut app = App::start().await;
+    let mut clients = [app.ws("").await, app.ws("topics=odds_updates/1&conflate_ms=60000").await];
+    let mut raw = sse(Raw::connect(app.address).await).await;
+    let mut kept = Raw::connect(app.address).await;
+    kept.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(kept.response().await.status, 200);
+    app.odds("1", "last").await;
+    drains(&mut app).await;
+
+    clients[0].expect("odds_updates").await;
+    for client in &mut clients {
+        let close = client.closed().await.expect("a code");
+        assert_eq!(u16::from(close.code), 1001);
+        assert!(client.frame().await.is_none());
+    }
+    let events = String::from_utf8(raw.rest().await).unwrap();
+    assert!(events.contains(r#""data":"last""#) && events.ends_with("\r\n0\r\n\r\n"), "{events}");
+    assert_eq!(kept.rest().await, b"", "a connection without a request ends, too");
+    assert!(app.manager.is_empty());
+    assert!(app.stop().await);
+}
+
+#[tokio::test]
+async fn a_drain_finishes_the_publish_whose_body_is_still_coming() {
+    let mut app = App::start().await;
+    let manager = app.manager.clone();
+    let body = r#"{"topic":"odds_updates","key":"1","data":1}"#;
+    let mut raw = Raw::connect(app.address).await;
+    raw.send(publish_head(body.len()).as_bytes()).await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 100"));
+    raw.send(&body.as_bytes()[..10]).await;
+    drains(&mut app).await;
+
+    raw.send(&body.as_bytes()[10..]).await;
+    let response = raw.response().await;
+    assert_eq!((response.status, &response.body["accepted"]), (200, &json!(1)));
+    assert_eq!(response.header("connection"), "close");
+    assert_eq!(raw.rest().await, b"");
+    assert_eq!(manager.position().offset, 1);
+    assert!(app.stop().await);
+}
+
+#[tokio::test]
+async fn a_request_that_began_before_the_drain_hears_of_it() {
+    let mut app = App::start().await;
+    let (begun, rest) = SSE.split_at(30);
+    let mut ready = Raw::connect(app.address).await;
+    ready.send(b"GET /readyz HTTP/1.1\r\nHost: loc").await;
+    let mut handshake = Raw::connect(app.address).await;
+    handshake.send(&HANDSHAKE.as_bytes()[..60]).await;
+    let mut events = Raw::connect(app.address).await;
+    events.send(begun.as_bytes()).await;
+    // The server has read that before it answers this.
+    assert_eq!(app.get("/healthz").await.status, 200);
+    drains(&mut app).await;
+
+    ready.send(b"alhost\r\n\r\n").await;
+    let response = ready.response().await;
+    assert_eq!(response.status, 503);
+    assert_eq!((&response.body["ready"], &response.body["draining"]), (&json!(false), &json!(true)));
+    handshake.send(&HANDSHAKE.as_bytes()[60..]).await;
+    handshake.accepted().await;
+    assert_eq!(handshake.closed().await, 1001);
+    drop(handshake);
+    events.send(rest.as_bytes()).await;
+    let events = String::from_utf8(events.rest().await).unwrap();
+    assert!(events.ends_with("\r\n0\r\n\r\n"), "{events}");
+    assert!(app.stop().await);
+}
+
+#[tokio::test]
+async fn half_a_request_holds_the_drain_for_the_header_timeout_only() {
+    let mut app = App::with(|config| config.header_timeout = Duration::from_secs(1)).await;
+    let mut raw = Raw::connect(app.address).await;
+    raw.send(&HANDSHAKE.as_bytes()[..60]).await;
+    drains(&mut app).await;
+    assert!(app.stop().await);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_answer_the_close_holds_the_drain_for_the_grace_only() {
+    let mut app = App::start().await;
+    let mut silent = Raw::websocket(app.address).await;
+    let floods = Raw::websocket(app.address).await;
+    tokio::time::pause();
+    let started = Instant::now();
+    app.begin_stop();
+    assert_eq!(silent.closed().await, 1001);
+    let mut stopping = std::pin::pin!(app.stop());
+    // One goes on sending all the while.
+    let drained = loop {
+        let _ = floods.socket.try_write(&frame(0x89, b"still here"));
+        if let Some(drained) = stopping.as_mut().now_or_never() {
+            break drained;
+        }
+        tokio::time::advance(Duration::from_millis(1)).await;
+    };
+    assert!(drained);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_cut_by_the_drain_timeout() {
+    let mut app = App::with(|config| config.drain_timeout = Duration::from_millis(300)).await;
+    let mut raw = Raw::connect(app.address).await;
+    raw.send(publish_head(1000).as_bytes()).await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 100"));
+    drains(&mut app).await;
+    assert!(!app.stop().await);
+}
+
+/// Connects and leaves in some way.
+async fn visit(address: SocketAddr, mut random: Rng) {
+    let key = random.u8(..4);
+    let begun = random.usize(1..HANDSHAKE.len());
+    match random.u8(..8) {
+        0 => ws::Client::connect(address, &format!("topics=odds_updates/{key}")).await.close().await,
+        1 => drop(ws::Client::connect(address, "").await),
+        2 => {
+            let mut client = ws::Client::connect(address, "topics=odds_updates").await;
+            client.send(format!(r#"{{"type":"subscribe","topics":["odds_updates/{key}","scrape_progress"]}}"#)).await;
+            client.send(r#"{"type":"unsubscribe","topics":["odds_updates"]}"#).await;
+            while client.next().await["type"] != "odds_update" {}
+        }
+        3 => Raw::websocket(address).await.socket.set_zero_linger().unwrap(),
+        4 => Raw::websocket(address).await.send(&frame(0xc1, b"")).await,
+        5 => {
+            let mut raw = Raw::websocket(address).await;
+            raw.send(&frame(0x88, &1000_u16.to_be_bytes())).await;
+            while raw.frame().await.expect("the answer").opcode != 0x8 {}
+        }
+        6 => drop(sse(Raw::connect(address).await).await),
+        _ => Raw::connect(address).await.send(&HANDSHAKE.as_bytes()[..begun]).await,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn clients_that_come_and_go_at_random_leave_nothing_and_disturb_nobody() {
+    let app = App::with(|config| config.outbox_bytes = 64 << 20).await;
+    let mut stays = app.ws("topics=odds_updates").await;
+    let stays = tokio::spawn(async move {
+        let mut received = Vec::new();
+        loop {
+            match stays.next().await["data"].clone() {
+                Value::Null => return (stays, received),
+                data => received.push(data),
+            }
+        }
+    });
+    let mut visitors = JoinSet::new();
+    for seed in 0..200 {
+        let (address, mut random) = (app.address, Rng::with_seed(seed));
+        visitors.spawn(async move {
+            for _ in 0..3 {
+                visit(address, random.fork()).await;
+            }
+        });
+    }
+    let mut sent = Vec::new();
+    while !visitors.is_empty() {
+        let number = sent.len();
+        app.publish(&json!({"topic": "odds_updates", "key": format!("{}/x", number % 4), "type": "odds_update", "data": number}))
+            .await;
+        sent.push(json!(number));
+        while let Some(visitor) = visitors.try_join_next() {
+            visitor.expect("every visit goes as it should");
+        }
+    }
+    app.connections(1).await;
+    let counts = app.manager.topic_counts().into_values().map(|count| count.subscribers);
+    assert_eq!(counts.collect::<Vec<_>>(), [1, 0]);
+    app.publish(&json!({"topic": "odds_updates", "key": "0/x", "data": null})).await;
+    let (stays, received) = within(stays).await.unwrap();
+    assert!(received == sent, "{} of {} messages, in order", received.len(), sent.len());
+    stays.close().await;
+    eventually("nothing left of any connection", || app.manager.is_empty()).await;
+    assert!(app.stop().await);
+}

@@ -1,0 +1,21 @@
+//! One binary: the real server on port 0, real clients. One file a behaviour.
+
+// A test binary has no outside: everything in it may be `pub`.
+#![allow(unreachable_pub, missing_docs, clippy::unwrap_used)]
+#![expect(clippy::disallowed_methods, reason = "a test owns the tasks that it spawns, and reads its environment")]
+
+mod harness;
+
+mod catch_up;
+mod clients;
+mod handshake;
+mod interleavings;
+mod lifecycle;
+mod process;
+mod publishing;
+mod reads;
+mod replay;
+mod rfc6455;
+mod slow;
+mod sse;
+mod websocket;

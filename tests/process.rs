@@ -1,0 +1,503 @@
+//! The program itself: how it starts, what it logs, how it ends, and what it says to settings that it cannot use.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use clap::CommandFactory as _;
+use oddswire::config::Cli;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::TcpSocket;
+use tokio::process::{Child, ChildStderr, Command};
+use tokio_tungstenite::tungstenite::protocol::Message;
+
+use crate::harness::{Answer, within, ws};
+
+type Environment<'a> = &'a [(&'a str, &'a str)];
+
+const TOKEN: &str = "sesame-4711";
+
+/// The program with exactly these arguments and variables.
+fn program(arguments: &[&str], environment: Environment<'_>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oddswire"));
+    command.args(arguments).env_clear().envs(environment.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// What a program that ended left behind.
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+/// Runs the program to its end.
+async fn run(arguments: &[&str], environment: Environment<'_>) -> Ended {
+    let output = within(program(arguments, environment).output()).await.expect("the program starts");
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    Ended { code: output.status.code(), stdout, stderr }
+}
+
+/// A running server.
+pub struct Process {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    pub address: SocketAddr,
+    /// Its whole log so far.
+    text: String,
+}
+
+impl Process {
+    /// Starts the program and waits until it listens.
+    async fn start(arguments: &[&str], environment: Environment<'_>) -> Self {
+        let mut child = program(arguments, environment).spawn().expect("the program starts");
+        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut process = Self { child, log, address: ([0; 4], 0).into(), text: String::new() };
+        let listening = process.event("server.listening").await;
+        process.address = listening["address"].as_str().expect("an address").parse().unwrap();
+        process
+    }
+
+    /// On a port that the system chooses, with a token.
+    async fn serve(environment: Environment<'_>) -> Self {
+        let common = [("ODDSWIRE_LISTEN", "127.0.0.1:0"), ("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
+        Self::start(&[], &[&common, environment].concat()).await
+    }
+
+    /// The next record with this event, past all others.
+    async fn event(&mut self, event: &str) -> Value {
+        loop {
+            let line = within(self.log.next_line()).await.unwrap();
+            let line = line.unwrap_or_else(|| panic!("no {event} in the log:\n{}", self.text));
+            self.text.push_str(&line);
+            self.text.push('\n');
+            let record: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+            if record["event"] == event {
+                return record;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().expect("it runs").to_string();
+        let sent = std::process::Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.expect("kill is there").success());
+    }
+
+    /// Waits for its end.
+    async fn end(mut self) -> Ended {
+        while let Some(line) = within(self.log.next_line()).await.unwrap() {
+            self.text.push_str(&line);
+            self.text.push('\n');
+        }
+        let mut stdout = String::new();
+        within(self.child.stdout.take().unwrap().read_to_string(&mut stdout)).await.unwrap();
+        let code = within(self.child.wait()).await.unwrap().code();
+        Ended { code, stdout, stderr: self.text }
+    }
+
+    async fn post(&self, path: &str, token: &str, body: &str) -> Answer {
+        let request = reqwest::Client::new().post(format!("http://{}{path}", self.address)).bearer_auth(token);
+        Answer::of(request.header("content-type", "application/json").body(body.to_owned())).await
+    }
+
+    /// Publishes with this token; the status.
+    async fn publish(&self, token: &str) -> u16 {
+        self.post("/api/publish", token, r#"{"topic":"odds_updates","data":1}"#).await.status
+    }
+}
+
+// Start and end.
+
+#[tokio::test]
+async fn sigterm_and_sigint_drain_and_end_with_0() {
+    for signal in ["TERM", "INT"] {
+        let mut process = Process::serve(&[]).await;
+        let mut client = ws::Client::connect(process.address, "").await;
+        process.signal(signal);
+        assert_eq!(u16::from(client.closed().await.expect("a close frame with a code").code), 1001, "{signal}");
+        assert_eq!(process.event("server.draining").await["connections"], 1);
+        drop(client);
+        let ended = process.end().await;
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{}", ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn serve_is_what_happens_without_a_command() {
+    let process = Process::start(&["serve", "--listen=127.0.0.1:0", "--publish-token=flag"], &[]).await;
+    assert_eq!(process.publish("flag").await, 200);
+    let environment = [("ODDSWIRE_LISTEN", "127.0.0.1:0"), ("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
+    for arguments in [&["serve"][..], &[]] {
+        let process = Process::start(arguments, &environment).await;
+        assert_eq!(process.publish(TOKEN).await, 200, "{arguments:?}");
+        process.signal("TERM");
+        assert_eq!(process.end().await.code, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_flag_counts_more_than_its_variable() {
+    let environment = [("ODDSWIRE_LISTEN", "no address"), ("ODDSWIRE_PUBLISH_TOKEN", "variable")];
+    for command in [&[][..], &["serve"]] {
+        let arguments = [command, &["--listen=127.0.0.1:0", "--publish-token=flag"]].concat();
+        let process = Process::start(&arguments, &environment).await;
+        assert_eq!((process.publish("variable").await, process.publish("flag").await), (401, 200), "{command:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_use_ends_the_start_with_1_and_names_it() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ended = run(&["--listen", &address], &[]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
+    let failed: Value = serde_json::from_str(ended.stderr.lines().last().unwrap()).unwrap();
+    assert_eq!((&failed["event"], &failed["level"]), (&json!("server.failed"), &json!("ERROR")));
+    assert!(ended.stderr.contains(&address) && ended.stderr.contains("in use"), "{}", ended.stderr);
+}
+
+// The log.
+
+#[tokio::test]
+async fn every_log_line_is_an_object_with_time_level_and_event_first() {
+    let mut process = Process::serve(&[("ODDSWIRE_LOG_LEVEL", "debug")]).await;
+    let client = ws::Client::connect(process.address, "topics=odds_updates/8301,scrape_progress").await;
+    let connected = process.event("ws.connect").await;
+    assert_eq!(connected["connection"], client.ack["data"]["connection"]);
+    client.close().await;
+    assert_eq!(process.event("ws.disconnect").await["connection"], connected["connection"]);
+    assert_eq!(process.publish("wrong").await, 401);
+    assert_eq!(process.event("publish.rejected").await["code"], "unauthorized");
+    process.signal("TERM");
+    let log = process.end().await.stderr;
+    for line in log.lines() {
+        let record: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+        assert!(line.starts_with(r#"{"ts":"#), "{line}");
+        let ts = record["ts"].as_str().expect("a time");
+        assert!(ts.len() == "2026-02-06T12:00:00.123Z".len() && ts.ends_with('Z'), "{line}");
+        assert!(["ERROR", "WARNING", "INFO", "DEBUG"].contains(&record["level"].as_str().expect("a level")), "{line}");
+        assert!(!record["event"].as_str().expect("an event").contains(' '), "{line}");
+    }
+    for event in ["ws_manager_ready", "server.listening", "server.draining"] {
+        assert!(log.contains(&format!(r#""event":"{event}""#)), "{event}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn connecting_and_disconnecting_are_logged_with_what_an_operator_asks_for() {
+    let mut process = Process::serve(&[]).await;
+    let client = ws::Client::connect(process.address, "topics=odds_updates/8301,scrape_progress").await;
+    let connected = process.event("ws.connect").await;
+    assert_eq!(connected["total_connections"], 1);
+    assert!(connected["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{connected}");
+    client.close().await;
+    let gone = process.event("ws.disconnect").await;
+    assert_eq!((&gone["total_connections"], &gone["messages"]), (&json!(0), &json!(0)), "{gone}");
+    assert!(gone["reason"].is_string() && gone["duration_ms"].is_u64(), "{gone}");
+    assert!(gone["bytes"].as_u64().unwrap() > 100, "the acknowledgement: {gone}");
+    for topic in ["odds_updates/8301", "scrape_progress"] {
+        assert!(connected["topics"].to_string().contains(topic), "ws.connect says the topics: {connected}");
+    }
+}
+
+#[tokio::test]
+async fn tokens_and_data_stand_nowhere_in_the_log() {
+    const DATA: &str = "marmalade";
+    let mut process = Process::serve(&[("ODDSWIRE_LOG_LEVEL", "debug")]).await;
+    let mut client = ws::Client::connect(process.address, &format!("token={TOKEN}")).await;
+    let sent = [
+        (200, "/api/publish", TOKEN, r#"{"topic":"odds_updates","key":"a","data":"marmalade"}"#),
+        (200, "/api/broadcast", TOKEN, r#"{"type":"notice","data":"marmalade"}"#),
+        (401, "/api/publish", "wrong-secret", r#"{"topic":"odds_updates","data":"marmalade"}"#),
+        (400, "/api/publish", TOKEN, r#"{"topic":"foo","data":"marmalade"}"#),
+        (400, "/api/publish", TOKEN, r#"{"topic":"odds_updates","data":"marmalade","more":1}"#),
+        (400, "/api/publish", TOKEN, r#"{"topic":"odds_updates","data":"marmalade"#),
+        (400, "/api/publish", TOKEN, r#"{"data":"marmalade"}"#),
+        (400, "/api/broadcast", TOKEN, r#"{"data":"marmalade"}"#),
+    ];
+    for (status, path, token, body) in sent {
+        assert_eq!(process.post(path, token, body).await.status, status, "{body}");
+    }
+    client.send(DATA).await;
+    client.send(r#"{"type":"dance","data":"marmalade"}"#).await;
+    client.send(r#"{"type":"subscribe","topics":["odds_updates"],"data":"marmalade","since":7}"#).await;
+    client.send_frame(Message::Binary(DATA.as_bytes().to_vec().into())).await;
+    client.close().await;
+    for event in ["publish.rejected", "ws.malformed_message", "ws.unknown_message_type", "ws.disconnect"] {
+        process.event(event).await;
+    }
+    process.signal("TERM");
+    let log = process.end().await.stderr;
+    for secret in [TOKEN, "wrong-secret", DATA] {
+        assert!(!log.contains(secret), "{secret}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_only_a_string_is_not_quoted_in_the_log() {
+    let process = Process::serve(&[]).await;
+    for body in [r#""marmalade""#, r#"["marmalade"]"#] {
+        assert_eq!(process.post("/api/publish", TOKEN, body).await.status, 400);
+    }
+    assert_eq!(process.post("/api/broadcast", TOKEN, r#""marmalade""#).await.status, 400);
+    process.signal("TERM");
+    let log = process.end().await.stderr;
+    assert!(log.contains("publish.rejected") && !log.contains("marmalade"), "{log}");
+}
+
+#[tokio::test]
+async fn the_log_level_and_format_are_those_of_the_settings() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let events = async |arguments: &[&str]| {
+        let ended = run(&[arguments, &["--listen", &address]].concat(), &[("ODDSWIRE_LISTN", "7")]).await;
+        ended.stderr
+    };
+    let lines = |log: &str| log.lines().count();
+    assert_eq!(lines(&events(&["--log-level=error"]).await), 1);
+    assert_eq!(lines(&events(&["--log-level=warn"]).await), 2);
+    let term = events(&["--log-level=error", "--log-format=term"]).await;
+    assert!(serde_json::from_str::<Value>(&term).is_err() && term.contains("server.failed"), "{term}");
+    let json = events(&["--log-level=error", "--log-format=json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["event"], "server.failed");
+}
+
+#[tokio::test]
+async fn a_variable_that_is_no_setting_is_a_warning_that_names_it() {
+    let environment =
+        [("ODDSWIRE_LISTEN", "127.0.0.1:0"), ("ODDSWIRE_LISTN", "marmalade"), ("ODDSWIRE_", "1"), ("ODDS", "1")];
+    let mut process = Process::start(&[], &environment).await;
+    process.signal("TERM");
+    process.event("server.draining").await;
+    let log = process.end().await.stderr;
+    let records = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let warnings: Vec<Value> = records.filter(|record| record["event"] == "config.unknown_variable").collect();
+    let mut names: Vec<&str> = warnings.iter().map(|record| record["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["ODDSWIRE_", "ODDSWIRE_LISTN"]);
+    assert!(warnings.iter().all(|record| record["level"] == "WARNING"), "{log}");
+    assert!(!log.contains("marmalade"), "what it holds may be a secret: {log}");
+}
+
+// Settings.
+
+/// What is refused: one line on standard error that says all of these, and exit code 2.
+#[track_caller]
+fn refused(ended: &Ended, says: &[&str]) {
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{}", ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 1, "one line: {}", ended.stderr);
+    for part in says {
+        assert!(ended.stderr.contains(part), "the line does not say {part:?}: {}", ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_value_ends_the_start_with_2_and_one_line_that_says_what_is_allowed() {
+    let long_topic = "t".repeat(65);
+    let cases = [
+        ("listen", "8000", "an address and a port"),
+        ("listen", "localhost:8000", "127.0.0.1:8000"),
+        ("listen", "127.0.0.1:65536", "an address and a port"),
+        ("topics", "odds,Odds", "1 to 64 bytes of a-z, 0-9 and _"),
+        ("topics", "odds,,progress", "1 to 64 bytes"),
+        ("topics", &long_topic, "1 to 64 bytes"),
+        ("topics", "a\nb", "1 to 64 bytes"),
+        ("log-format", "xml", "auto, term, json"),
+        ("log-level", "loud", "error, warn, info, debug"),
+        ("history-messages", "10000001", "from 0 to 10000000"),
+        ("history-messages", "many", "from 0 to 10000000"),
+        ("state-keys", "0", "from 1 to 10000000"),
+        ("state-keys", "-1", "from 1 to 10000000"),
+        ("history-bytes", "8 apples", "such as 16KiB or 8MiB"),
+        ("outbox-bytes", "1023", "from 1.0 KiB to 1.0 GiB"),
+        ("publish-message-bytes", "63", "from 64 B to 1.0 GiB"),
+        ("client-message-bytes", "17MiB", "from 125 B to 16.0 MiB"),
+        ("history-age", "1", "such as 250ms, 30s or 1h"),
+        ("write-timeout", "99ms", "from 100ms to 1h"),
+        ("write-timeout", "3601s", "from 100ms to 1h"),
+        ("drain-timeout", "soon", "from 1ms to 1h"),
+        ("suppress-unchanged", "perhaps", "true, false"),
+        ("idle-timeout", "25s", "more than ping-interval, which is 25s"),
+        ("publish-body-bytes", "64KiB", "more than publish-message-bytes, which is 65536 bytes"),
+        ("publish-token-file", "/nowhere/token", "No such file"),
+    ];
+    for (setting, value, allowed) in cases {
+        let shown = value.lines().next().unwrap();
+        let shown = if setting == "publish-body-bytes" { "65536" } else { shown };
+        let says = [setting, shown, allowed];
+        refused(&run(&[&format!("--{setting}={value}")], &[]).await, &says);
+        let variable = format!("ODDSWIRE_{}", setting.to_uppercase().replace('-', "_"));
+        refused(&run(&[], &[(&variable, value)]).await, &says);
+        refused(&run(&["serve"], &[(&variable, value)]).await, &says);
+    }
+}
+
+#[tokio::test]
+async fn the_last_allowed_values_are_allowed() {
+    let arguments = [
+        "--listen=127.0.0.1:0",
+        "--state-keys=1",
+        "--history-messages=0",
+        "--history-bytes=0",
+        "--outbox-bytes=1024",
+        "--client-message-bytes=125B",
+        "--publish-message-bytes=64",
+        "--publish-body-bytes=1KiB",
+        "--write-timeout=1h",
+        "--ping-interval=100ms",
+        "--idle-timeout=101ms",
+        "--history-age=365days",
+        "--drain-timeout=1ms",
+        "--sse-comment-interval=3600s",
+        "--suppress-unchanged=false",
+        "--topics= odds , progress ",
+    ];
+    let process = Process::start(&arguments, &[]).await;
+    process.signal("TERM");
+    assert_eq!(process.end().await.code, Some(0));
+}
+
+#[tokio::test]
+async fn an_empty_value_or_an_unknown_flag_is_refused_in_one_line() {
+    for name in ["LISTEN", "TOPICS", "PUBLISH_TOKEN", "HISTORY_MESSAGES", "OUTBOX_BYTES", "WRITE_TIMEOUT", "LOG_LEVEL"]
+    {
+        let variable = format!("ODDSWIRE_{name}");
+        let flag = name.to_lowercase().replace('_', "-");
+        refused(&run(&[], &[(&variable, "")]).await, &[&flag]);
+        refused(&run(&[&format!("--{flag}=")], &[]).await, &[&flag]);
+    }
+    refused(&run(&["--lissten=127.0.0.1:0"], &[]).await, &["'--lissten'", "--listen"]);
+    refused(&run(&["servee"], &[]).await, &["'servee'", "serve"]);
+    refused(&run(&["health", "--timeout=0s"], &[]).await, &["timeout", "0s", "from 1ms to 1m"]);
+}
+
+#[tokio::test]
+async fn a_token_is_refused_without_being_shown() {
+    for secret in ["mar malade", "märmalade", "mar\nmalade"] {
+        for ended in [
+            run(&["--publish-token", secret], &[]).await,
+            run(&[], &[("ODDSWIRE_PUBLISH_TOKEN", secret)]).await,
+            run(&["serve"], &[("ODDSWIRE_PUBLISH_TOKEN", secret)]).await,
+        ] {
+            refused(&ended, &["publish-token", "visible ASCII characters without spaces"]);
+            assert!(!ended.stderr.contains("malade"), "{}", ended.stderr);
+        }
+    }
+}
+
+fn temporary(name: &str, contents: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    std::fs::write(&path, contents).unwrap();
+    path.into_os_string().into_string().unwrap()
+}
+
+#[tokio::test]
+async fn the_token_can_stand_in_a_file() {
+    let file = temporary("token", "  sesame-4711\r\n");
+    let process = Process::start(&["--listen=127.0.0.1:0", "--publish-token-file", &file], &[]).await;
+    assert_eq!((process.publish(TOKEN).await, process.publish("wrong").await), (200, 401));
+
+    let both = [("ODDSWIRE_PUBLISH_TOKEN_FILE", file.as_str()), ("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
+    let ended = run(&[], &both).await;
+    refused(&ended, &["publish-token", "publish-token-file"]);
+    assert!(!ended.stderr.contains(TOKEN), "{}", ended.stderr);
+    std::fs::remove_file(&file).unwrap();
+    refused(&run(&[], &both[..1]).await, &["publish-token-file", &file, "No such file"]);
+}
+
+#[tokio::test]
+async fn a_file_that_holds_no_token_is_refused_without_being_shown() {
+    for (name, contents) in [("empty", "\n"), ("two", "marmalade\nsecond\n"), ("spaces", "mar malade")] {
+        let file = temporary(name, contents);
+        let ended = run(&["--publish-token-file", &file], &[]).await;
+        refused(&ended, &["publish-token-file", &file, "visible ASCII characters without spaces"]);
+        assert!(!ended.stderr.contains("malade"), "{}", ended.stderr);
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn help_names_every_setting_with_its_variable_and_shows_no_secret() {
+    let secret = [("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
+    for arguments in [&["--help"][..], &["-h"], &["serve", "--help"]] {
+        let ended = run(arguments, &secret).await;
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+        assert!(!ended.stdout.contains(TOKEN));
+        let text = ended.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        let command = Cli::command();
+        let settings: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+        assert!(settings.contains(&"listen") && settings.len() > 15);
+        for setting in settings.into_iter().filter(|name| !["help", "version"].contains(name)) {
+            let variable = format!("[env: ODDSWIRE_{}", setting.to_uppercase().replace('-', "_"));
+            assert!(text.contains(&format!("--{setting} <")), "{setting}: {text}");
+            assert!(text.contains(&variable), "{variable}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn version_names_the_program_and_its_version() {
+    for flag in ["--version", "-V"] {
+        let ended = run(&[flag], &[]).await;
+        let expected = format!("oddswire {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!((ended.code, ended.stdout, ended.stderr), (Some(0), expected, String::new()));
+    }
+}
+
+// Health.
+
+#[tokio::test]
+async fn health_is_0_where_a_server_runs() {
+    let process = Process::serve(&[]).await;
+    let address = process.address.to_string();
+    let everywhere = format!("0.0.0.0:{}", process.address.port());
+    for ended in [
+        run(&["health", "--timeout=60s", "--listen", &address], &[]).await,
+        run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &address)]).await,
+        run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &everywhere)]).await,
+        run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &address), ("ODDSWIRE_PUBLISH_TOKEN", TOKEN)]).await,
+    ] {
+        assert_eq!((ended.code, ended.stdout, ended.stderr), (Some(0), String::new(), String::new()));
+    }
+}
+
+#[tokio::test]
+async fn health_is_1_and_one_line_where_no_server_runs() {
+    // Bound and not listening: nobody else gets the port, and nobody answers.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    let nobody = run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &address)]).await;
+    assert!(nobody.stderr.contains(&format!("cannot connect to {address}")), "{}", nobody.stderr);
+
+    // Connects, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let silence = run(&["health", "--timeout=100ms", "--listen", &address], &[]).await;
+    assert!(silence.stderr.contains(&format!("{address} did not answer within 100ms")), "{}", silence.stderr);
+    for ended in [nobody, silence] {
+        assert_eq!((ended.code, ended.stderr.lines().count(), ended.stdout.as_str()), (Some(1), 1, ""));
+    }
+}
+
+#[tokio::test]
+async fn health_is_1_where_the_answer_is_not_200_or_no_http() {
+    for (answer, says) in [("HTTP/1.1 503 Sorry\r\ncontent-length: 0\r\n\r\n", "503"), ("220 smtp\r\n", "not answer")] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let arguments = ["health", "--timeout=60s", "--listen", &address];
+        let serving = async {
+            let (mut stream, _) = within(listener.accept()).await.unwrap();
+            let mut request = [0; 1024];
+            assert!(within(stream.read(&mut request)).await.unwrap() > 0);
+            within(stream.write_all(answer.as_bytes())).await.unwrap();
+            stream
+        };
+        let (_open, ended) = tokio::join!(serving, run(&arguments, &[]));
+        assert_eq!((ended.code, ended.stderr.lines().count()), (Some(1), 1), "{}", ended.stderr);
+        assert!(ended.stderr.contains(says) && ended.stderr.contains(&address), "{}", ended.stderr);
+    }
+}

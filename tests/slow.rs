@@ -1,0 +1,128 @@
+//! Clients that do not read: bounded, told, and nobody else's business.
+
+use serde_json::{Value, json};
+
+use crate::harness::follower::Follower;
+use crate::harness::{App, narrow_socket, sse, ws};
+
+/// Data that no kernel buffer hides for long.
+fn large(number: usize) -> Value {
+    json!([number, "x".repeat(8000)])
+}
+
+/// Publishes on 10 keys until the connection has been left behind, and then some.
+async fn publish_until_behind(app: &App) -> usize {
+    let mut number = 0;
+    while number < 3000 {
+        let batch: Vec<Value> = (number..number + 100)
+            .map(|number| json!({"topic": "odds_updates", "key": (number % 10).to_string(), "data": large(number)}))
+            .collect();
+        app.publish(&json!(batch)).await;
+        number += 100;
+    }
+    number
+}
+
+#[tokio::test]
+async fn a_slow_websocket_client_is_told_what_it_missed_and_gets_the_newest_of_each_key() {
+    let app = App::with(|config| config.outbox_bytes = 64 << 10).await;
+    let mut follower = Follower::default();
+    let mut slow = ws::Client::over(narrow_socket(app.address).await, app.address, &follower.resume()).await;
+    follower.take(&slow.ack.to_string());
+    let published = publish_until_behind(&app).await;
+    app.publish(&json!({"topic": "scrape_progress", "data": "end"})).await;
+    while follower.keyless.is_none() || !follower.is_live() {
+        follower.take(&slow.text().await);
+    }
+    assert!(follower.modes["conflated"] >= 1, "{:?}", follower.modes);
+    assert!(follower.messages < published / 2, "{} of {published} came", follower.messages);
+    assert_eq!(follower.state.len(), 10);
+    for (key, data) in &follower.state {
+        let number = 2990 + key.parse::<usize>().unwrap();
+        assert!(data.starts_with(&format!("[{number},")), "{key}: {}", &data[..20]);
+    }
+    app.odds("live", 1).await;
+    assert_eq!(slow.next().await["data"], 1);
+}
+
+#[tokio::test]
+async fn a_slow_event_stream_is_treated_alike() {
+    let app = App::with(|config| config.outbox_bytes = 64 << 10).await;
+    let mut follower = Follower::default();
+    let mut slow = sse::Client::over(narrow_socket(app.address).await, "").await;
+    follower.resume();
+    follower.take(&slow.ack.to_string());
+    let published = publish_until_behind(&app).await;
+    app.publish(&json!({"topic": "scrape_progress", "data": "end"})).await;
+    while follower.keyless.is_none() || !follower.is_live() {
+        follower.take(&slow.text().await);
+    }
+    assert!(follower.modes["conflated"] >= 1 && follower.messages < published / 2, "{:?}", follower.modes);
+    assert_eq!(follower.state.len(), 10);
+}
+
+#[tokio::test]
+async fn a_slow_client_does_not_hold_up_the_others() {
+    let app = App::with(|config| config.outbox_bytes = 1 << 20).await;
+    let _slow = ws::Client::over(narrow_socket(app.address).await, app.address, "").await;
+    let mut other = app.ws("").await;
+    let reader = tokio::spawn(async move {
+        let mut follower = Follower::default();
+        follower.resume();
+        follower.take(&other.ack.to_string());
+        while follower.keyless.is_none() || !follower.is_live() {
+            follower.take(&other.text().await);
+        }
+        follower
+    });
+    publish_until_behind(&app).await;
+    app.publish(&json!({"topic": "scrape_progress", "data": "end"})).await;
+    let follower = crate::harness::within(reader).await.unwrap();
+    assert_eq!(follower.state.len(), 10);
+}
+
+#[tokio::test]
+async fn a_broadcast_that_a_slow_client_has_no_room_for_is_told() {
+    let app = App::with(|config| config.outbox_bytes = 64 << 10).await;
+    let mut slow = ws::Client::over(narrow_socket(app.address).await, app.address, "topics=odds_updates").await;
+    publish_until_behind(&app).await;
+    let large = "x".repeat(60_000);
+    let mut reached = 1;
+    while reached == 1 {
+        let body = json!({"type": "notice", "data": large}).to_string();
+        reached = app.post("/api/broadcast", "application/json", body).await.body["connections"].as_u64().unwrap();
+    }
+    app.odds("end", "end").await;
+    let mut told = 0;
+    loop {
+        let message = slow.next().await;
+        told += message["data"]["broadcasts_skipped"].as_u64().unwrap_or_default();
+        if message["type"] == "caught_up" && told > 0 {
+            break;
+        }
+    }
+    assert_eq!(told, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_without_reading_is_not_read_from_and_costs_no_memory() {
+    let app = App::with(|config| config.outbox_bytes = 32 << 10).await;
+    let mut socket = narrow_socket(app.address).await;
+    let request = crate::harness::raw::frame(0x81, br#"{"type":"subscribe","topics":[]}"#);
+    let handshake = crate::harness::raw::HANDSHAKE.as_bytes();
+    use tokio::io::AsyncWriteExt as _;
+    socket.write_all(handshake).await.unwrap();
+    let burst: Vec<u8> = request.repeat(1000);
+    // The server stops reading, so the kernel's buffers fill and writing stops. Each request is answered with about 150
+    // bytes: without the stop 600,000 of them would be 90 MB in the outbox.
+    let mut sent = 0;
+    while sent < 600 {
+        let wrote = tokio::time::timeout(std::time::Duration::from_secs(2), socket.write_all(&burst)).await;
+        match wrote {
+            Ok(wrote) => wrote.expect("the connection is open"),
+            Err(_) => break,
+        }
+        sent += 1;
+    }
+    assert!(sent < 600, "the server went on reading");
+}
