@@ -1,7 +1,5 @@
 //! The close-code table: every way in which the server ends a connection.
 
-use crate::message::{Frames, Opcode};
-
 /// Why the server closes a connection. [`Close::row`] is the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Close {
@@ -15,6 +13,12 @@ pub enum Close {
     TooBig,
     /// Something on the server's side failed; trying again helps.
     TryAgain,
+    /// The subscriber's token has expired.
+    TokenExpired,
+    /// The subscriber's token no longer allows what it is subscribed to.
+    Forbidden,
+    /// The client sends more messages than `client-messages-per-second`.
+    TooManyMessages,
     /// Nothing came from the peer for `idle-timeout`.
     KeepAlive,
     /// The peer took no byte for `write-timeout`.
@@ -36,12 +40,15 @@ pub struct Row {
 
 impl Close {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Draining,
         Self::Protocol,
         Self::InvalidUtf8,
         Self::TooBig,
         Self::TryAgain,
+        Self::TokenExpired,
+        Self::Forbidden,
+        Self::TooManyMessages,
         Self::KeepAlive,
         Self::Stalled,
     ];
@@ -55,20 +62,16 @@ impl Close {
             Self::InvalidUtf8 => (1007, "text is not valid UTF-8", "invalid_utf8", false),
             Self::TooBig => (1009, "message is larger than client-message-bytes", "message_too_big", false),
             Self::TryAgain => (1013, "try again later", "try_again", true),
+            Self::TokenExpired => (4401, "token has expired, reconnect with a new one", "token_expired", true),
+            Self::Forbidden => (4403, "token does not allow these subscriptions", "forbidden", false),
+            Self::TooManyMessages => {
+                (4429, "more messages than client-messages-per-second", "too_many_messages", false)
+            }
             Self::KeepAlive => (4408, "nothing received within idle-timeout", "keep_alive_timeout", true),
             // A peer that takes no bytes cannot be told: on the wire this one is a reset.
             Self::Stalled => (4413, "took no data within write-timeout", "stalled", true),
         };
         Row { code, reason, label, reconnect }
-    }
-
-    /// The close frame.
-    #[must_use]
-    pub fn frames(self) -> Frames {
-        let row = self.row();
-        let mut payload = row.code.to_be_bytes().to_vec();
-        payload.extend_from_slice(row.reason.as_bytes());
-        Frames::control(Opcode::Close, &payload)
     }
 }
 
@@ -84,7 +87,6 @@ mod tests {
         assert_eq!(codes.len(), Close::ALL.len());
         for close in Close::ALL {
             assert!(close.row().reason.len() <= 123, "{close:?}");
-            assert_eq!(close.frames().websocket()[2..4], close.row().code.to_be_bytes());
         }
     }
 }

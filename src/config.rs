@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
+use crate::admission::TrustedProxies;
+use crate::auth::{self, Origins, Publishers, Token, Verifier};
 use crate::topic::Topics;
-use crate::{log, session};
 
 /// Pushes scrape progress and odds changes to browsers over WebSocket and SSE, by topic.
 ///
@@ -89,11 +90,11 @@ pub struct Config {
         env = "ODDSWIRE_PUBLISH_TOKEN",
         value_name = "TOKEN",
         hide_env_values = true,
-        conflicts_with = "publish_token_file"
+        help_heading = "Publishers"
     )]
     pub publish_token: Option<Token>,
-    /// File that holds the token, in place of --publish-token
-    #[arg(long, env = "ODDSWIRE_PUBLISH_TOKEN_FILE", value_name = "FILE")]
+    /// File of publishers, one 'name:token' or 'name:token:topics' a line; read again on SIGHUP
+    #[arg(long, env = "ODDSWIRE_PUBLISH_TOKEN_FILE", value_name = "FILE", help_heading = "Publishers")]
     pub publish_token_file: Option<PathBuf>,
     /// How logs are written: lines for people on a terminal, JSON otherwise
     #[arg(long, env = "ODDSWIRE_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
@@ -156,6 +157,48 @@ pub struct Config {
           value_parser = Between(ms(100), secs(600)), help_heading = "Clients")]
     pub header_timeout: Duration,
 
+    /// Connections in all; a further one is answered 503
+    #[arg(long, env = "ODDSWIRE_MAX_CONNECTIONS", value_name = "COUNT", default_value = "100000",
+          value_parser = count(1, 10_000_000), help_heading = "Clients")]
+    pub max_connections: usize,
+    /// Connections from one address (IPv6: from one /64); 0 is no limit
+    #[arg(long, env = "ODDSWIRE_MAX_CONNECTIONS_PER_IP", value_name = "COUNT", default_value = "0",
+          value_parser = count(0, 10_000_000), help_heading = "Clients")]
+    pub max_connections_per_ip: usize,
+    /// Networks of proxies, comma separated, whose Forwarded and X-Forwarded-For tell the client's address
+    #[arg(long, env = "ODDSWIRE_TRUSTED_PROXIES", value_name = "CIDRS", default_value = "", help_heading = "Clients")]
+    pub trusted_proxies: TrustedProxies,
+    /// Messages a second that a client may send, with bursts of twice as many
+    #[arg(long, env = "ODDSWIRE_CLIENT_MESSAGES_PER_SECOND", value_name = "COUNT", default_value = "20",
+          value_parser = count(1, 1_000_000), help_heading = "Clients")]
+    pub client_messages_per_second: usize,
+    /// Subscriptions that one connection may have
+    #[arg(long, env = "ODDSWIRE_SUBSCRIPTIONS_PER_CONNECTION", value_name = "COUNT", default_value = "100",
+          value_parser = count(1, 100_000), help_heading = "Clients")]
+    pub subscriptions_per_connection: usize,
+    /// Origins whose pages may connect, comma separated: exact, https://*.example.com, or * [default: the same host]
+    #[arg(long, env = "ODDSWIRE_ALLOWED_ORIGINS", value_name = "ORIGINS", help_heading = "Clients")]
+    pub allowed_origins: Option<Origins>,
+    /// Shared secret (HS256) of subscribers' tokens; with it subscribers need one
+    #[arg(long, env = "ODDSWIRE_SUBSCRIBER_JWT_SECRET", value_name = "SECRET", hide_env_values = true,
+          conflicts_with_all = ["subscriber_jwt_secret_file", "subscriber_jwks_file"], help_heading = "Clients")]
+    pub subscriber_jwt_secret: Option<Token>,
+    /// File that holds the secret, in place of --subscriber-jwt-secret
+    #[arg(
+        long,
+        env = "ODDSWIRE_SUBSCRIBER_JWT_SECRET_FILE",
+        value_name = "FILE",
+        conflicts_with = "subscriber_jwks_file",
+        help_heading = "Clients"
+    )]
+    pub subscriber_jwt_secret_file: Option<PathBuf>,
+    /// File with the JSON Web Key Set (RS256, ES256, EdDSA) of subscribers' tokens; with it subscribers need one
+    #[arg(long, env = "ODDSWIRE_SUBSCRIBER_JWKS_FILE", value_name = "FILE", help_heading = "Clients")]
+    pub subscriber_jwks_file: Option<PathBuf>,
+    /// Cookie that may carry a subscriber's token
+    #[arg(long, env = "ODDSWIRE_SUBSCRIBER_COOKIE", value_name = "NAME", help_heading = "Clients")]
+    pub subscriber_cookie: Option<String>,
+
     /// Longest body of a publish request
     #[arg(long, env = "ODDSWIRE_PUBLISH_BODY_BYTES", value_name = "SIZE", default_value = "8MiB",
           value_parser = Size(1 << 10, 1 << 30), help_heading = "Publishers")]
@@ -165,40 +208,28 @@ pub struct Config {
           value_parser = Size(64, 1 << 30), help_heading = "Publishers")]
     pub publish_message_bytes: usize,
 
+    /// The body of a publish request must be complete within this time
+    #[arg(long, env = "ODDSWIRE_PUBLISH_BODY_TIMEOUT", value_name = "DURATION", default_value = "30s",
+          value_parser = Between(ms(100), secs(3600)), help_heading = "Publishers")]
+    pub publish_body_timeout: Duration,
+    /// Publish requests a second of each token, with bursts of twice as many; 0 is no limit
+    #[arg(long, env = "ODDSWIRE_PUBLISHES_PER_SECOND", value_name = "COUNT", default_value = "0",
+          value_parser = count(0, 1_000_000), help_heading = "Publishers")]
+    pub publishes_per_second: usize,
+
+    /// Longest head of a request, in bytes
+    #[arg(long, env = "ODDSWIRE_HEADER_BYTES", value_name = "SIZE", default_value = "16KiB",
+          value_parser = Size(8 << 10, 1 << 20), help_heading = "Operation")]
+    pub header_bytes: usize,
+    /// A shutdown closes connections spread over this time (half the drain timeout at most), so that they do not come
+    /// back all at once
+    #[arg(long, env = "ODDSWIRE_DRAIN_SPREAD", value_name = "DURATION", default_value = "10s",
+          value_parser = Between(ms(0), secs(3600)), help_heading = "Operation")]
+    pub drain_spread: Duration,
     /// How long a shutdown waits for connections and publishes to end
     #[arg(long, env = "ODDSWIRE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s",
           value_parser = Between(ms(1), secs(3600)), help_heading = "Operation")]
     pub drain_timeout: Duration,
-}
-
-/// A secret: shown nowhere.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    /// The secret itself.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::str::FromStr for Token {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err("expected 1 or more visible ASCII characters without spaces".to_owned())
-        }
-    }
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Token(…)")
-    }
 }
 
 /// A setting that cannot be used: one line that names it, its value, and what is allowed.
@@ -230,47 +261,62 @@ impl Config {
             let [body, message] = sizes.map(|size| format!("{size} bytes"));
             return Err(too_small("publish-body-bytes", body, "publish-message-bytes", message));
         }
-        if let Some(path) = self.publish_token_file.take() {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| ConfigError(format!("publish-token-file '{}': {error}", path.display())))?;
-            let read = text.trim().parse();
-            self.publish_token =
-                Some(read.map_err(|error: String| {
-                    ConfigError(format!("publish-token-file '{}': {error}", path.display()))
-                })?);
+        if let Some(path) = self.subscriber_jwt_secret_file.take() {
+            let text = auth::read_secret_file("subscriber-jwt-secret-file", &path).map_err(ConfigError)?;
+            let secret = text.trim().parse();
+            self.subscriber_jwt_secret = Some(secret.map_err(|error: String| {
+                ConfigError(format!("subscriber-jwt-secret-file '{}': {error}", path.display()))
+            })?);
         }
+        if let Some(secret) = &self.subscriber_jwt_secret
+            && secret.expose().len() < MIN_SECRET_BYTES
+        {
+            return Err(ConfigError(format!(
+                "subscriber-jwt-secret has {} bytes: HS256 needs {MIN_SECRET_BYTES} or more (RFC 7518, section 3.2)",
+                secret.expose().len()
+            )));
+        }
+        self.publishers()?;
+        self.verifier()?;
         Ok(self)
     }
 
-    /// What the log keeps.
-    #[must_use]
-    pub fn log_limits(&self) -> log::Limits {
-        log::Limits {
-            history_messages: self.history_messages,
-            history_bytes: self.history_bytes,
-            history_age: self.history_age,
-            state_keys: self.state_keys,
-            tombstone_age: self.tombstone_age,
-            suppress_unchanged: self.suppress_unchanged,
-        }
+    /// Everybody who may publish, as the setting and the file say now.
+    pub fn publishers(&self) -> Result<Publishers, ConfigError> {
+        let path = self.publish_token_file.as_deref();
+        let named = |error: String| match path {
+            Some(path) => format!("publish-token-file '{}': {error}", path.display()),
+            None => error,
+        };
+        let file =
+            path.map(|path| auth::read_secret_file("publish-token-file", path)).transpose().map_err(ConfigError)?;
+        let publishers = Publishers::new(self.publish_token.as_ref(), file.as_deref(), &self.topics);
+        publishers.map_err(|error| ConfigError(named(error)))
     }
 
-    /// What a WebSocket session is held to.
-    #[must_use]
-    pub fn session_limits(&self) -> session::Limits {
-        session::Limits {
-            client_message_bytes: self.client_message_bytes,
-            ping_interval: self.ping_interval,
-            idle_timeout: self.idle_timeout,
-            write_timeout: self.write_timeout,
+    /// What checks subscribers' tokens; `None` where they need none.
+    pub fn verifier(&self) -> Result<Option<Verifier>, ConfigError> {
+        if let Some(secret) = &self.subscriber_jwt_secret {
+            return Ok(Some(Verifier::with_secret(secret)));
         }
+        let Some(path) = &self.subscriber_jwks_file else { return Ok(None) };
+        let text = auth::read_secret_file("subscriber-jwks-file", path).map_err(ConfigError)?;
+        let verifier = Verifier::with_jwks(&text);
+        verifier.map(Some).map_err(|error| ConfigError(format!("subscriber-jwks-file '{}': {error}", path.display())))
     }
 }
 
 /// Reads the command line and the environment; what cannot be used is one line on standard error and exit code 2.
 #[must_use]
 pub fn read() -> Cli {
-    let parsed = Cli::try_parse().unwrap_or_else(|error| refuse_usage(&error));
+    let mut command = Cli::command();
+    // A command has settings of its own: those beside it are not asked of the environment a second time.
+    if std::env::args_os().nth(1).is_some_and(|first| command.find_subcommand(first).is_some()) {
+        command = command.mut_args(|arg| arg.env(None::<&str>));
+    }
+    let parsed = command.try_get_matches_from_mut(std::env::args_os());
+    let parsed = parsed.and_then(|matches| Cli::from_arg_matches(&matches));
+    let parsed = parsed.unwrap_or_else(|error| refuse_usage(&error));
     let check = |config: Config| config.check().unwrap_or_else(|error| refuse(&error.to_string()));
     match parsed {
         Cli { command: None, config } => Cli { command: None, config: check(config) },
@@ -290,11 +336,26 @@ fn refuse_usage(error: &clap::Error) -> ! {
     if matches!(error.kind(), DisplayHelp | DisplayVersion) {
         error.exit()
     }
-    let text = error.to_string();
+    let text = without_secret(error);
     let lines: Vec<&str> = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim).collect();
     let known = lines.iter().filter(|line| !line.is_empty() && !line.starts_with("For more information"));
     let line = known.copied().collect::<Vec<_>>().join(" ");
     refuse(line.trim_start_matches("error: "))
+}
+
+/// The text of an error; a secret that is refused is not shown.
+fn without_secret(error: &clap::Error) -> String {
+    use clap::error::{ContextKind, ContextValue};
+    const SECRETS: [&str; 2] = ["--publish-token ", "--subscriber-jwt-secret "];
+    let text = error.to_string();
+    match (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue)) {
+        (Some(ContextValue::String(arg)), Some(ContextValue::String(value)))
+            if SECRETS.iter().any(|secret| arg.starts_with(secret)) =>
+        {
+            text.replace(&format!("'{value}'"), "(not shown)")
+        }
+        _ => text,
+    }
 }
 
 /// Variables that look like settings and are none: most likely misspelt.
@@ -313,6 +374,8 @@ pub fn unknown_variables() -> Vec<String> {
         .collect()
 }
 
+/// A key for HS256 must be as long as the hash.
+const MIN_SECRET_BYTES: usize = 32;
 const YEAR: u64 = 365 * 24 * 3600;
 
 const fn ms(millis: u64) -> Duration {

@@ -1,7 +1,9 @@
 //! One accepted TCP connection: hyper's HTTP/1.1 over it, until it ends or a WebSocket takes it over.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -15,20 +17,23 @@ use hyper_util::service::TowerToHyperService;
 use slog::{Logger, debug};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use warp::Filter;
 use warp::reply::Response;
 
-use crate::routes::Peer;
-
 /// What hyper reads from and writes to: what an upgrade gives back.
 pub(crate) type Io = TokioIo<WriteDeadline>;
+
+/// The address of the other side of a connection, in the extensions of each of its requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
 
 /// What holds for every connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) header_timeout: Duration,
+    pub(crate) header_bytes: usize,
     pub(crate) write_timeout: Duration,
 }
 
@@ -49,16 +54,20 @@ pub(crate) async fn serve<F>(
         request.extensions_mut().insert(Peer(peer));
         routes.call(request)
     });
+    // Who comes while the server drains is told so, and then to go.
+    let late = draining.is_cancelled();
     let io = TokioIo::new(WriteDeadline::new(stream, options.write_timeout));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(!late)
         .header_read_timeout(options.header_timeout)
+        .max_buf_size(options.header_bytes)
         .serve_connection(io, service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,
-        () = draining.cancelled() => {
+        () = draining.cancelled(), if !late => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -68,6 +77,13 @@ pub(crate) async fn serve<F>(
     }
 }
 
+/// How long a connection is kept after the last response, for a peer that still sends.
+const LINGER: Duration = Duration::from_secs(5);
+/// How much it may send then: more than a publish body of the default limit, less than a flood.
+const LINGER_BYTES: usize = 32 << 20;
+/// What it sends then is dropped in pieces of this size.
+const LINGER_BUFFER: usize = 8 << 10;
+
 /// A TCP stream that fails when the peer takes no byte for the timeout. hyper has no such bound, and a response, or an
 /// event stream, to a client that does not read would be held for ever.
 #[derive(Debug)]
@@ -76,11 +92,15 @@ pub(crate) struct WriteDeadline {
     timeout: Duration,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// Runs once the last response is out.
+    lingering: Option<Pin<Box<Sleep>>>,
+    /// What has been dropped since.
+    dropped: usize,
 }
 
 impl WriteDeadline {
     fn new(stream: TcpStream, timeout: Duration) -> Self {
-        Self { stream, timeout, waiting: None }
+        Self { stream, timeout, waiting: None, lingering: None, dropped: 0 }
     }
 
     /// The stream, for a WebSocket session that has a deadline of its own.
@@ -88,20 +108,59 @@ impl WriteDeadline {
         self.stream
     }
 
-    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Bounds how long a write waits; past that it is tried once more, announced or not.
+    fn watch(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.waiting = None;
             return written;
         }
         let timeout = self.timeout;
-        let waiting = self
-            .waiting
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(tokio::time::Instant::now() + timeout)));
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + timeout)));
         ready!(waiting.as_mut().poll(cx));
-        // A reset frees what the kernel holds for the peer; where even that fails the socket is gone already.
-        let _ = self.stream.set_zero_linger();
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer took no data within write-timeout")))
+        self.waiting = None;
+        match write_unannounced(&self.stream, buffers) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // A reset frees what the kernel holds for the peer; where even that fails the socket is gone already.
+                let _ = self.stream.set_zero_linger();
+                let stalled = "the peer took no data within write-timeout";
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, stalled)))
+            }
+            written => Poll::Ready(written),
+        }
     }
+}
+
+impl WriteDeadline {
+    /// Drops what still comes until the peer ends the connection. A refusal is sent before the request has been read
+    /// whole; closing then would be a reset, which overtakes it (RFC 9112, section 9.6).
+    fn linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let end = self.lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + LINGER)));
+        while Instant::now() < end.deadline() && self.dropped < LINGER_BYTES {
+            let mut scratch = [MaybeUninit::uninit(); LINGER_BUFFER];
+            let mut read = ReadBuf::uninit(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => self.dropped += read.filled().len(),
+                // The end; where it is an error, there is nobody left to tell.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return end.as_mut().poll(cx).map(Ok),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Writes although the socket was not announced as writable. Linux announces a socket that was full only once a third
+/// of what it queues is gone (`sk_stream_is_writeable`), a megabyte and more on a fast path: a peer that takes a little
+/// at a time does not get there within `write-timeout`. The kernel itself takes bytes as soon as some are gone.
+pub(crate) fn write_unannounced(stream: &TcpStream, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    // A second descriptor of the same socket, non-blocking like the first: tokio's own would not even ask the kernel.
+    let socket = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?);
+    io::Write::write_vectored(&mut &socket, buffers)
 }
 
 impl AsyncRead for WriteDeadline {
@@ -113,7 +172,7 @@ impl AsyncRead for WriteDeadline {
 impl AsyncWrite for WriteDeadline {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buffer);
-        self.watch(cx, written)
+        self.watch(cx, written, &[io::IoSlice::new(buffer)])
     }
 
     fn poll_write_vectored(
@@ -122,7 +181,7 @@ impl AsyncWrite for WriteDeadline {
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
-        self.watch(cx, written)
+        self.watch(cx, written, buffers)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -134,6 +193,7 @@ impl AsyncWrite for WriteDeadline {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        self.linger(cx)
     }
 }

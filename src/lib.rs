@@ -17,15 +17,15 @@
 //! The manager works alone: whatever drains an outbox is a client.
 //!
 //! ```
-//! use oddswire::log::{Limits, Log};
-//! use oddswire::manager::{Connect, ConnectionManager};
+//! use oddswire::log::Log;
+//! use oddswire::manager::{Connect, ConnectionManager, Limits};
 //! use oddswire::message::Payload;
 //! use oddswire::topic::Topics;
 //!
 //! let topics: Topics = "scrape_progress,odds_updates".parse()?;
-//! let log = Log::new(1763849000000, &topics, Limits::default());
+//! let log = Log::new(1763849000000, &topics, oddswire::log::Limits::default());
 //! let logger = slog::Logger::root(slog::Discard, slog::o!());
-//! let manager = ConnectionManager::new(topics.clone(), log, 1 << 20, logger);
+//! let manager = ConnectionManager::new(topics.clone(), log, Limits::default(), logger);
 //!
 //! let (connection, mut outbox) = manager.connect(Connect::to(vec!["odds_updates/8301".parse()?]));
 //! let ack = outbox.try_recv().unwrap();
@@ -42,6 +42,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod admission;
+pub mod auth;
 pub mod close;
 pub mod config;
 mod connection;
@@ -53,6 +55,7 @@ pub mod manager;
 pub mod message;
 pub mod outbox;
 pub mod protocol;
+mod rate;
 pub mod routes;
 pub mod server;
 pub mod session;

@@ -8,6 +8,7 @@ use oddswire::{health, telemetry};
 use slog::{Logger, error, warn};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 fn main() -> ExitCode {
     match config::read() {
@@ -27,26 +28,69 @@ fn serve(config: Config) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&logger, "the runtime cannot start", &error),
     };
-    runtime.block_on(async {
-        let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-        let (Ok(terminate), Ok(interrupt)) = signals else {
-            return fail(&logger, "signals cannot be received", &"the system refused");
+    let code = runtime.block_on(async {
+        let signals = match Signals::new() {
+            Ok(signals) => signals,
+            Err(error) => return fail(&logger, "signals cannot be received", &error),
         };
         let listen = config.listen;
         match Server::bind(config, logger.clone()) {
-            Ok(server) => {
-                server.run(asked_to_stop(terminate, interrupt)).await;
-                ExitCode::SUCCESS
-            }
+            Ok(server) => run(server, signals, &logger).await,
             Err(error) => fail(&logger, &format!("cannot listen on {listen}"), &error),
         }
-    })
+    });
+    // A second signal ends at once: whatever is still under way is not waited for.
+    runtime.shutdown_background();
+    code
 }
 
-async fn asked_to_stop(mut terminate: Signal, mut interrupt: Signal) {
+/// Serves until the first signal to stop, and drains until the second.
+async fn run(server: Server, mut signals: Signals, logger: &Logger) -> ExitCode {
+    let reload = server.reloader();
+    let (stop, stopping) = oneshot::channel();
+    let serving = server.run(async {
+        // An error is a sender that is gone, which is a reason to stop, too.
+        let _: Result<(), _> = stopping.await;
+    });
+    let mut serving = std::pin::pin!(serving);
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = serving.as_mut() => return ExitCode::SUCCESS,
+        () = signals.stop(&reload) => drop(stop),
+    }
+    tokio::select! {
+        _ = serving => ExitCode::SUCCESS,
+        () = signals.stop(&reload) => {
+            warn!(logger, "server.stopped"; "reason" => "a second signal");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The signals that the program knows.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for a signal to stop; SIGHUP on the way reloads.
+    async fn stop(&mut self, reload: &impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => reload(),
+            }
+        }
     }
 }
 

@@ -5,10 +5,11 @@
 //! a connection and knows nothing of sockets.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use slog::{Logger, info};
+use slog::{Logger, error, info};
+use thiserror::Error;
 
 use crate::close::Close;
 pub use crate::index::ConnectionId;
@@ -19,10 +20,35 @@ use crate::outbox::{self, Full, Outbox, Outgoing, Receiver};
 use crate::protocol::{self, Acknowledgement};
 use crate::topic::{Subscription, Topic, Topics};
 
-/// Messages handed out in one step of a catch-up: the most that the manager's lock is held for on one session's behalf.
+/// Messages handed out in one step of a catch-up.
 const STEP_MESSAGES: usize = 256;
 /// Bytes after which a step ends, at most: what a session holds of a catch-up beside its outbox.
 const STEP_BYTES: usize = 128 << 10;
+
+/// What holds for every connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes on their way to one client.
+    pub outbox_bytes: usize,
+    /// Subscriptions of one connection.
+    pub subscriptions: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { outbox_bytes: 1 << 20, subscriptions: 100 }
+    }
+}
+
+/// A connection would have more subscriptions than it may. Nothing of what it asked for took effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("that would be {asked} subscriptions, the limit is {limit} (subscriptions-per-connection): use wider ones")]
+pub struct TooManySubscriptions {
+    /// How many it would be.
+    pub asked: usize,
+    /// How many it may have.
+    pub limit: usize,
+}
 
 /// What a new connection wants.
 #[derive(Debug, Clone)]
@@ -36,6 +62,12 @@ pub struct Connect {
 }
 
 impl Connect {
+    /// Its subscriptions, for the log.
+    pub(crate) fn shown(&self, all: &Topics) -> String {
+        let Some(subscriptions) = &self.subscriptions else { return all.to_string() };
+        subscriptions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
     /// Every topic, from here on.
     #[must_use]
     pub fn all() -> Self {
@@ -77,6 +109,17 @@ pub struct TopicCount {
     pub kept: TopicStats,
 }
 
+/// Connections, topics and position at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overview {
+    /// Connections.
+    pub connections: usize,
+    /// What is known of each topic.
+    pub topics: BTreeMap<Topic, TopicCount>,
+    /// The position of the newest message.
+    pub position: Position,
+}
+
 #[derive(Debug)]
 struct Entry {
     outbox: Outbox,
@@ -112,7 +155,7 @@ struct Shared {
     /// Registry, index and log: one lock, so that a position means the same to all of them.
     state: Mutex<State>,
     topics: Topics,
-    outbox_bytes: usize,
+    limits: Limits,
     logger: Logger,
 }
 
@@ -123,17 +166,26 @@ pub struct ConnectionManager {
 }
 
 impl ConnectionManager {
-    /// A manager without connections over the given log. An outbox holds at most `outbox_bytes`.
+    /// A manager without connections over the given log.
     #[must_use]
-    pub fn new(topics: Topics, log: Log, outbox_bytes: usize, logger: Logger) -> Self {
+    pub fn new(topics: Topics, log: Log, limits: Limits, logger: Logger) -> Self {
         info!(logger, "ws_manager_ready"; "topics" => %topics);
         let state = State { connections: HashMap::new(), index: Index::default(), log, closing: None };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), topics, outbox_bytes, logger }) }
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), topics, limits, logger }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic while the lock was held is a bug in one call; refusing all later ones would take everybody down.
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(|poisoned| {
+            // A panic while the lock was held is a bug, and some may lack what it was about to deliver. The log has it:
+            // they come back for it.
+            let state = poisoned.into_inner();
+            self.shared.state.clear_poison();
+            error!(self.shared.logger, "ws_manager.recovered"; "connections" => state.connections.len());
+            for entry in state.connections.values() {
+                entry.outbox.close(Close::TryAgain);
+            }
+            state
+        })
     }
 
     /// The configured topics.
@@ -149,7 +201,7 @@ impl ConnectionManager {
         let all = || self.topics().iter().cloned().map(Subscription::from).collect();
         let (subscriptions, _) = self.topics().partition(wanted.subscriptions.unwrap_or_else(all));
         let subscriptions: Vec<Subscription> = BTreeSet::from_iter(subscriptions).into_iter().collect();
-        let (outbox, receiver) = outbox::channel(self.shared.outbox_bytes);
+        let (outbox, receiver) = outbox::channel(self.shared.limits.outbox_bytes);
 
         let mut state = self.state();
         let mut id = ConnectionId::random();
@@ -179,9 +231,57 @@ impl ConnectionManager {
     }
 
     /// Adds subscriptions that begin at `since`; returns all current ones, sorted. The client is told them, too.
-    pub fn subscribe(&self, id: ConnectionId, add: Vec<Subscription>, since: Since) -> Vec<Subscription> {
+    pub fn subscribe(
+        &self,
+        id: ConnectionId,
+        add: Vec<Subscription>,
+        since: Since,
+    ) -> Result<Vec<Subscription>, TooManySubscriptions> {
         let (add, _) = self.topics().partition(add);
-        self.state().subscribe(id, add, since)
+        let mut state = self.state();
+        let held = state.connections.get(&id).map(|entry| &entry.subscriptions);
+        let new: BTreeSet<&Subscription> =
+            add.iter().filter(|new| held.is_some_and(|held| held.binary_search(new).is_err())).collect();
+        let (asked, limit) = (held.map_or(0, Vec::len) + new.len(), self.shared.limits.subscriptions);
+        if asked > limit {
+            return Err(TooManySubscriptions { asked, limit });
+        }
+        Ok(state.subscribe(id, add, since))
+    }
+
+    /// A connection's subscriptions, sorted.
+    #[must_use]
+    pub fn subscriptions(&self, id: ConnectionId) -> Vec<Subscription> {
+        self.state().connections.get(&id).map(|entry| entry.subscriptions.clone()).unwrap_or_default()
+    }
+
+    /// The most subscriptions that a connection may have.
+    #[must_use]
+    pub fn subscriptions_limit(&self) -> usize {
+        self.shared.limits.subscriptions
+    }
+
+    /// Closes one connection: it gets what is in its outbox, then the close.
+    pub fn close(&self, id: ConnectionId, close: Close) {
+        if let Some(entry) = self.state().connections.get(&id) {
+            entry.outbox.close(close);
+        }
+    }
+
+    /// Tells every connection that the server shuts down, and when its own turn to go is: spread evenly over `spread`,
+    /// so that the clients do not come back elsewhere all at once. Returns the turns in order; the caller keeps them.
+    pub fn announce_drain(&self, spread: Duration) -> Vec<(Duration, ConnectionId)> {
+        let state = self.state();
+        let mut ids: Vec<ConnectionId> = state.connections.keys().copied().collect();
+        fastrand::shuffle(&mut ids);
+        let count = u32::try_from(ids.len().max(1)).unwrap_or(u32::MAX);
+        let turn = |at: usize| spread * u32::try_from(at).unwrap_or(u32::MAX) / count;
+        let turns: Vec<_> = ids.into_iter().enumerate().map(|(at, id)| (turn(at), id)).collect();
+        for (after, id) in &turns {
+            let frames = protocol::reconnect(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+            state.connections[id].outbox.push(Outgoing::Control(Arc::new(frames)));
+        }
+        turns
     }
 
     /// Drops subscriptions; returns all current ones, sorted. The client is told them, too.
@@ -222,7 +322,7 @@ impl ConnectionManager {
                 Ok(()) => sent += 1,
                 Err(full) => {
                     entry.broadcasts_skipped += 1;
-                    self.fall_behind(*id, entry, log.position().offset, full);
+                    self.fall_behind(*id, entry, log, log.position().offset, full);
                 }
             }
         }
@@ -231,7 +331,7 @@ impl ConnectionManager {
 
     /// Puts a message into every matching outbox. A connection whose outbox is full is left behind, nobody else notices.
     fn deliver(&self, state: &mut State, message: &Arc<Message>) {
-        let State { connections, index, .. } = state;
+        let State { connections, index, log, .. } = state;
         index.matching(message, |id, outbox| {
             if !outbox.is_fed() {
                 return;
@@ -239,20 +339,20 @@ impl ConnectionManager {
             if let Err(full) = outbox.offer(Outgoing::Message(Arc::clone(message)))
                 && let Some(entry) = connections.get_mut(&id)
             {
-                self.fall_behind(id, entry, message.offset() - 1, full);
+                self.fall_behind(id, entry, log, message.offset() - 1, full);
             }
         });
     }
 
     /// Stops feeding a connection that has everything up to the offset; its writer will ask for the rest.
-    fn fall_behind(&self, id: ConnectionId, entry: &mut Entry, offset: u64, full: Full) {
+    fn fall_behind(&self, id: ConnectionId, entry: &mut Entry, log: &Log, offset: u64, full: Full) {
         if !matches!(entry.feed, Feed::Live) {
             return;
         }
         info!(self.shared.logger, "ws.slow"; "connection" => %id, "outbox_bytes" => full.queued, "offset" => offset);
         let mut catch_up = CatchUp::new(Style::Slow);
         for subscription in &entry.subscriptions {
-            catch_up.add_after(subscription.clone(), offset, true);
+            catch_up.add_after(subscription.clone(), offset, true, log);
         }
         entry.leave_behind(catch_up);
     }
@@ -267,7 +367,7 @@ impl ConnectionManager {
         entry.refill_due = false;
         let Feed::Behind(catch_up) = &mut entry.feed else { return };
 
-        let bytes = STEP_BYTES.min(self.shared.outbox_bytes);
+        let bytes = STEP_BYTES.min(self.shared.limits.outbox_bytes);
         let step = log.step(catch_up, StepLimits { messages: STEP_MESSAGES, bytes });
         let skipped = std::mem::take(&mut entry.broadcasts_skipped);
         if !step.announcements.is_empty() || skipped > 0 {
@@ -293,16 +393,21 @@ impl ConnectionManager {
         }
     }
 
-    /// Publishes the deletions of keys whose time has come and drops what is too old. Returns how many expired.
-    pub fn expire(&self, now: Timestamp) -> usize {
-        let mut state = self.state();
-        let expired = state.log.tick(now);
-        for draft in &expired {
-            if let Some(message) = state.log.append(draft, now) {
-                self.deliver(&mut state, &message);
+    /// Publishes the deletions of keys whose time has come, and drops what is too old. The lock is held for a bounded
+    /// number of keys at a time.
+    pub fn expire(&self, now: Timestamp) {
+        loop {
+            let mut state = self.state();
+            let expired = state.log.tick(now, STEP_MESSAGES);
+            for draft in &expired {
+                if let Some(message) = state.log.append(draft, now) {
+                    self.deliver(&mut state, &message);
+                }
+            }
+            if expired.len() < STEP_MESSAGES {
+                return;
             }
         }
-        expired.len()
     }
 
     /// Closes every connection, now and from here on: each gets what is in its outbox, then the close.
@@ -323,10 +428,20 @@ impl ConnectionManager {
     /// Subscribers of each topic, and what is kept of it.
     #[must_use]
     pub fn topic_counts(&self) -> BTreeMap<Topic, TopicCount> {
+        self.overview().topics
+    }
+
+    /// Connections, topics and position, all of the same moment.
+    #[must_use]
+    pub fn overview(&self) -> Overview {
         let state = self.state();
         let count =
             |topic: &Topic| TopicCount { subscribers: state.index.subscribers(topic), kept: state.log.stats(topic) };
-        self.topics().iter().map(|topic| (topic.clone(), count(topic))).collect()
+        Overview {
+            connections: state.connections.len(),
+            topics: self.topics().iter().map(|topic| (topic.clone(), count(topic))).collect(),
+            position: state.log.position(),
+        }
     }
 
     /// Whether nothing is left of any connection, in the registry and in every index.
@@ -346,7 +461,7 @@ impl ConnectionManager {
     #[must_use]
     pub fn snapshot(&self, subscription: &Subscription) -> (Position, Vec<Arc<Message>>) {
         let state = self.state();
-        (state.log.position(), state.log.state(subscription, Timestamp::now()))
+        (state.log.position(), state.log.state(subscription))
     }
 }
 
@@ -362,10 +477,8 @@ impl State {
         for topic in topics_of(&subscriptions) {
             self.index.first(topic);
         }
-        let mut catch_up = CatchUp::new(if conflate { Style::Window } else { Style::Resume });
         for subscription in &subscriptions {
             self.index.add(id, outbox, subscription);
-            catch_up.add(subscription.clone(), since, &self.log);
         }
         let mut entry = Entry {
             outbox: outbox.clone(),
@@ -377,6 +490,10 @@ impl State {
             broadcasts_skipped: 0,
         };
         if conflate || since != Since::Now {
+            let mut catch_up = CatchUp::new(if conflate { Style::Window } else { Style::Resume });
+            for subscription in &entry.subscriptions {
+                catch_up.add(subscription.clone(), since, &self.log);
+            }
             entry.leave_behind(catch_up);
         }
         self.connections.insert(id, entry);
@@ -408,12 +525,12 @@ impl State {
         }
         let current = entry.tell_subscriptions(self.log.position());
         // What is held already goes on as it was, unless a beginning is asked for.
-        let begins = add.into_iter().filter(|new| since != Since::Now || !before.contains(new));
+        let begins = add.into_iter().filter(|new| since != Since::Now || before.binary_search(new).is_err());
         let begins: Vec<Subscription> = begins.collect();
         if matches!(entry.feed, Feed::Live) && since != Since::Now {
             let mut catch_up = CatchUp::new(Style::Resume);
             for held in before {
-                catch_up.add_after(held, self.log.position().offset, false);
+                catch_up.add_after(held, self.log.position().offset, false, &self.log);
             }
             entry.leave_behind(catch_up);
         }
@@ -432,7 +549,7 @@ impl State {
             let Ok(at) = entry.subscriptions.binary_search(subscription) else { continue };
             entry.subscriptions.remove(at);
             if let Feed::Behind(catch_up) = &mut entry.feed {
-                catch_up.remove(subscription);
+                catch_up.remove(subscription, &self.log);
             }
             if !entry.subscriptions.iter().any(|held| held.topic() == subscription.topic()) {
                 self.index.last(subscription.topic());
@@ -503,8 +620,14 @@ impl Connection {
     }
 
     /// Adds subscriptions; see [`ConnectionManager::subscribe`].
-    pub fn subscribe(&self, add: Vec<Subscription>, since: Since) -> Vec<Subscription> {
+    pub fn subscribe(&self, add: Vec<Subscription>, since: Since) -> Result<Vec<Subscription>, TooManySubscriptions> {
         self.manager.subscribe(self.id, add, since)
+    }
+
+    /// Its subscriptions, sorted.
+    #[must_use]
+    pub fn subscriptions(&self) -> Vec<Subscription> {
+        self.manager.subscriptions(self.id)
     }
 
     /// Drops subscriptions; see [`ConnectionManager::unsubscribe`].

@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
+use crate::close::Close;
 use crate::topic::{Key, Topic};
 
 /// A moment, in milliseconds since the Unix epoch: the resolution that the protocol shows.
@@ -193,6 +194,15 @@ impl Frames {
         websocket_header(&mut bytes, opcode, payload.len());
         bytes.extend_from_slice(payload);
         Self::raw(bytes)
+    }
+
+    /// The close frame that ends a connection for this reason.
+    #[must_use]
+    pub fn close(close: Close) -> Self {
+        let row = close.row();
+        let mut payload = row.code.to_be_bytes().to_vec();
+        payload.extend_from_slice(row.reason.as_bytes());
+        Self::control(Opcode::Close, &payload)
     }
 
     /// WebSocket frames that are complete already. Over SSE they are nothing.
@@ -423,6 +433,13 @@ mod tests {
         for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
             let frame = Frames::json(&vec![b'1'; length], None);
             assert_eq!(frame.websocket().len() - length, header, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_close_frame_begins_with_its_code() {
+        for close in Close::ALL {
+            assert_eq!(Frames::close(close).websocket()[2..4], close.row().code.to_be_bytes());
         }
     }
 

@@ -120,22 +120,22 @@ impl Outbox {
         if queue.bytes + size(&item) > self.shared.limit {
             return Err(Full { queued: queue.bytes });
         }
-        self.put(queue, item);
+        self.put(queue, item, false);
         Ok(())
     }
 
     /// Puts in what must not be lost: answers to the client and the steps of a catch-up. Who does so bounds them:
     /// the reader waits for [`Self::room`] before each answer, and a step is bounded and follows a drained outbox.
     pub fn push(&self, item: Outgoing) {
-        self.put(self.shared.queue(), item);
+        self.put(self.shared.queue(), item, false);
     }
 
-    fn put(&self, mut queue: MutexGuard<'_, Queue>, item: Outgoing) {
+    fn put(&self, mut queue: MutexGuard<'_, Queue>, item: Outgoing, last: bool) {
         if queue.closed || queue.ended || queue.dropped {
             return;
         }
         queue.bytes += size(&item);
-        queue.closed = matches!(item, Outgoing::Close(_));
+        queue.closed = last;
         queue.items.push_back(item);
         let was_empty = queue.items.len() == 1;
         drop(queue);
@@ -146,7 +146,13 @@ impl Outbox {
 
     /// Puts the close frame in. Whatever comes after it is dropped: the protocol allows nothing behind it.
     pub fn close(&self, close: Close) {
-        self.push(Outgoing::Close(close));
+        self.put(self.shared.queue(), Outgoing::Close(close), true);
+    }
+
+    /// Puts in the answer to the peer's close frame, behind which the protocol allows nothing either (RFC 6455,
+    /// section 5.5.1): until the connection is out of the registry, messages are still offered.
+    pub fn answer_close(&self, frames: Frames) {
+        self.put(self.shared.queue(), Outgoing::Control(Arc::new(frames)), true);
     }
 
     /// Ends the channel: the receiver gets what is there, and then the end.
@@ -206,12 +212,15 @@ impl Receiver {
             return Poll::Ready(Some(item));
         }
         self.shared.receiver.register(cx.waker());
-        // Again: an item may have come before the waker was there.
-        match self.try_recv() {
-            Some(item) => Poll::Ready(Some(item)),
-            None if self.shared.queue().ended => Poll::Ready(None),
-            None => Poll::Pending,
+        // Again: an item may have come before the waker was there. One look at both, under one lock: the last item may
+        // come together with the end.
+        let mut queue = self.shared.queue();
+        if queue.items.is_empty() {
+            return if queue.ended { Poll::Ready(None) } else { Poll::Pending };
         }
+        std::mem::swap(&mut self.taken, &mut queue.items);
+        drop(queue);
+        Poll::Ready(self.taken.pop_front())
     }
 
     /// The next item, if there is one already.
@@ -312,8 +321,8 @@ mod tests {
             outbox.end();
         });
         for length in 0..5000 {
-            let received = receiver.recv().await.expect("it has not ended");
-            assert_eq!(size(&received), length % 200);
+            let next = receiver.recv().await.expect("it has not ended");
+            assert_eq!(size(&next), length % 200);
             receiver.settle(length % 200);
         }
         assert!(receiver.recv().await.is_none());

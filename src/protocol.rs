@@ -7,13 +7,24 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use crate::auth::Token;
 use crate::log::{Announcement, Since, SinceError};
 use crate::message::{Frames, Position, Timestamp};
 use crate::topic::{ParseError, Subscription, Topics};
 
 /// The types that the server itself gives its messages; a publisher's message cannot pass for one of them.
-pub const RESERVED_TYPES: [&str; 8] =
-    ["connection_ack", "subscription_update", "ping", "pong", "error", "catch_up", "caught_up", "reconnect"];
+pub const RESERVED_TYPES: [&str; 10] = [
+    "auth",
+    "auth_ack",
+    "connection_ack",
+    "subscription_update",
+    "ping",
+    "pong",
+    "error",
+    "catch_up",
+    "caught_up",
+    "reconnect",
+];
 
 /// The envelope of a control message. `topics` stands here and in `data`: clients exist that read it in either place.
 #[derive(Serialize)]
@@ -128,6 +139,26 @@ pub fn caught_up(position: Position) -> Frames {
     envelope("caught_up", None, Data { position }, Some(position))
 }
 
+/// `auth_ack`: a new token was taken, and is good until then.
+#[must_use]
+pub fn auth_ack(expires: Option<Timestamp>) -> Frames {
+    #[derive(Serialize)]
+    struct Data {
+        expires_at: Option<String>,
+    }
+    envelope("auth_ack", None, Data { expires_at: expires.map(|at| at.to_string()) }, None)
+}
+
+/// `reconnect`: the server shuts down, and closes this connection after so many milliseconds.
+#[must_use]
+pub fn reconnect(after_ms: u64) -> Frames {
+    #[derive(Serialize)]
+    struct Data {
+        after_ms: u64,
+    }
+    envelope("reconnect", None, Data { after_ms }, None)
+}
+
 /// A publisher's broadcast: to every connection, kept nowhere, without a position.
 #[must_use]
 pub fn broadcast(kind: &str, data: &RawValue) -> Frames {
@@ -145,6 +176,11 @@ pub enum ClientMessage {
         topics: Vec<Subscription>,
         /// Where to begin with them.
         since: Since,
+    },
+    /// Shows a new token before the old one expires.
+    Auth {
+        /// The new token.
+        token: Token,
     },
     /// Drops subscriptions.
     Unsubscribe {
@@ -191,6 +227,11 @@ impl ClientMessage {
             Some("ping") => Ok(Self::Ping),
             Some("subscribe") => {
                 Ok(Self::Subscribe { topics: topics(object.get("topics"))?, since: since(object.get("since"))? })
+            }
+            Some("auth") => {
+                let token = object.get("token").and_then(Value::as_str).and_then(|token| token.parse().ok());
+                let wrong = || ClientMessageError::BadRequest("'token' must be a JSON Web Token".to_owned());
+                Ok(Self::Auth { token: token.ok_or_else(wrong)? })
             }
             Some("unsubscribe") => Ok(Self::Unsubscribe { topics: topics(object.get("topics"))? }),
             Some(other) => Err(ClientMessageError::UnknownType(other.chars().take(64).collect())),

@@ -3,25 +3,31 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use slog::{Logger, info, warn};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::Admission;
 use crate::close::Close;
 use crate::config::Config;
 use crate::connection::{self, Options};
 use crate::engine::{Engine, Memory};
-use crate::log::Log;
-use crate::manager::ConnectionManager;
-use crate::routes::{self, App};
+use crate::log::{self, Log};
+use crate::manager::{self, ConnectionManager};
+use crate::routes::{self, App, PublishRates};
 
 /// Connections that the kernel may hold for us: with the usual 128, a burst of 200 concurrent connects overflowed the
 /// queue, and each connect that was dropped cost a retransmit of a second (measured: 4.6k instead of 17k and more a second).
 const LISTEN_BACKLOG: u32 = 4096;
+/// What the kernel queues for one client, which it counts twice over for its own needs. Left to itself it queues up to
+/// 4 MB for one that is slow: memory that no account of ours would know, and a quarter of a minute's delay for a ping.
+const SEND_BUFFER: u32 = 128 << 10;
 /// How long accepting waits after an error that only time heals, such as too many open files.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -37,14 +43,22 @@ impl Server {
     pub fn bind(config: Config, logger: Logger) -> io::Result<Self> {
         let socket = if config.listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
+        // Accepted sockets inherit it.
+        socket.set_send_buffer_size(SEND_BUFFER)?;
         socket.bind(config.listen)?;
         let listener = socket.listen(LISTEN_BACKLOG)?;
         let address = listener.local_addr()?;
 
-        let log = Log::new(new_epoch(), &config.topics, config.log_limits());
-        let manager = ConnectionManager::new(config.topics.clone(), log, config.outbox_bytes, logger.clone());
+        let log = Log::new(new_epoch(), &config.topics, log_limits(&config));
+        let manager = ConnectionManager::new(config.topics.clone(), log, manager_limits(&config), logger.clone());
         let engine: Arc<dyn Engine> = Arc::new(Memory::new(manager.clone()));
+        let publishers = config.publishers().map_err(io::Error::other)?;
+        let verifier = config.verifier().map_err(io::Error::other)?;
         let app = App {
+            publishers: Arc::new(RwLock::new(Arc::new(publishers))),
+            publish_rates: PublishRates::default(),
+            verifier: verifier.map(Arc::new),
+            admission: Admission::new(config.max_connections, config.max_connections_per_ip),
             config: Arc::new(config),
             manager,
             engine,
@@ -72,16 +86,25 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> bool {
         let Self { listener, address, app } = self;
         info!(app.logger, "server.listening"; "address" => %address, "version" => env!("CARGO_PKG_VERSION"),
-            "publishing" => app.config.publish_token.is_some());
+            "publishing" => !app.publishers().is_empty());
         let maintenance = app.tasks.spawn(maintain(app.clone()));
-        tokio::select! {
-            () = accept(&listener, &app) => {}
-            () = shutdown => {}
-        }
-        drop(listener);
-        let drained = drain(&app).await;
+        let accepting = app.tasks.spawn(accept(listener, app.clone()));
+        shutdown.await;
+        let drained = drain(&app, accepting).await;
         maintenance.abort();
         drained
+    }
+
+    /// Reads the publishers' tokens again: what SIGHUP asks for. Where they cannot be read, those that were stay.
+    pub fn reloader(&self) -> impl Fn() + Send + use<> {
+        let app = self.app.clone();
+        move || match app.config.publishers() {
+            Ok(publishers) => {
+                *app.publishers.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(publishers);
+                info!(app.logger, "config.reloaded");
+            }
+            Err(error) => warn!(app.logger, "config.reload_failed"; "error" => %error),
+        }
     }
 }
 
@@ -93,9 +116,13 @@ async fn maintain(app: App) {
     }
 }
 
-async fn accept(listener: &TcpListener, app: &App) {
-    let routes = routes::all(app);
-    let options = Options { header_timeout: app.config.header_timeout, write_timeout: app.config.write_timeout };
+async fn accept(listener: TcpListener, app: App) {
+    let routes = routes::all(&app);
+    let options = Options {
+        header_timeout: app.config.header_timeout,
+        header_bytes: app.config.header_bytes,
+        write_timeout: app.config.write_timeout,
+    };
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -112,7 +139,7 @@ async fn accept(listener: &TcpListener, app: &App) {
             Err(error) => {
                 warn!(app.logger, "server.accept_failed"; "error" => %error);
                 // Nothing announces that a file descriptor is free again, and asking at once would spin.
-                let _ = tokio::time::timeout(ACCEPT_RETRY, std::future::pending::<TcpStream>()).await;
+                let _ = tokio::time::timeout(ACCEPT_RETRY, app.draining.cancelled()).await;
             }
         }
     }
@@ -124,12 +151,21 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn drain(app: &App) -> bool {
+/// Lets the clients go, each at its moment, while new ones are told to go elsewhere; then waits for what is left.
+async fn drain(app: &App, accepting: JoinHandle<()>) -> bool {
+    let deadline = Instant::now() + app.config.drain_timeout;
     app.draining.cancel();
-    info!(app.logger, "server.draining"; "connections" => app.manager.active_count());
+    let turns = app.manager.announce_drain(app.config.drain_spread.min(app.config.drain_timeout / 2));
+    info!(app.logger, "server.draining"; "connections" => turns.len());
+    let began = Instant::now();
+    for (after, connection) in turns {
+        tokio::time::sleep_until(began + after).await;
+        app.manager.close(connection, Close::Draining);
+    }
     app.manager.close_all(Close::Draining);
+    accepting.abort();
     app.tasks.close();
-    let drained = tokio::time::timeout(app.config.drain_timeout, app.tasks.wait()).await.is_ok();
+    let drained = tokio::time::timeout_at(deadline, app.tasks.wait()).await.is_ok();
     if drained {
         info!(app.logger, "server.stopped");
     } else {
@@ -142,4 +178,19 @@ async fn drain(app: &App) -> bool {
 fn new_epoch() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn log_limits(config: &Config) -> log::Limits {
+    log::Limits {
+        history_messages: config.history_messages,
+        history_bytes: config.history_bytes,
+        history_age: config.history_age,
+        state_keys: config.state_keys,
+        tombstone_age: config.tombstone_age,
+        suppress_unchanged: config.suppress_unchanged,
+    }
+}
+
+fn manager_limits(config: &Config) -> manager::Limits {
+    manager::Limits { outbox_bytes: config.outbox_bytes, subscriptions: config.subscriptions_per_connection }
 }

@@ -169,6 +169,16 @@ impl Subscription {
         self.key.as_ref()
     }
 
+    /// Whether a message can belong to both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let keys = match (&self.key, &other.key) {
+            (Some(one), Some(another)) => one.is_within(another) || another.is_within(one),
+            _ => true,
+        };
+        keys && self.topic == other.topic
+    }
+
     /// Whether a message with this key, in the subscription's topic, belongs to it.
     #[must_use]
     pub fn covers(&self, key: Option<&Key>) -> bool {

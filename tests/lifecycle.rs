@@ -379,12 +379,11 @@ async fn a_request_that_began_before_the_drain_hears_of_it() {
     assert_eq!(response.status, 503);
     assert_eq!((&response.body["ready"], &response.body["draining"]), (&json!(false), &json!(true)));
     handshake.send(&HANDSHAKE.as_bytes()[60..]).await;
-    handshake.accepted().await;
-    assert_eq!(handshake.closed().await, 1001);
-    drop(handshake);
     events.send(rest.as_bytes()).await;
-    let events = String::from_utf8(events.rest().await).unwrap();
-    assert!(events.ends_with("\r\n0\r\n\r\n"), "{events}");
+    for mut late in [handshake, events] {
+        let response = late.response().await;
+        assert_eq!((response.status, &response.body["error"]["code"]), (503, &json!("draining")));
+    }
     assert!(app.stop().await);
 }
 
@@ -405,6 +404,7 @@ async fn a_client_that_does_not_answer_the_close_holds_the_drain_for_the_grace_o
     tokio::time::pause();
     let started = Instant::now();
     app.begin_stop();
+    assert_eq!(silent.frame().await.expect("the notice").opcode, 0x1);
     assert_eq!(silent.closed().await, 1001);
     let mut stopping = std::pin::pin!(app.stop());
     // One goes on sending all the while.

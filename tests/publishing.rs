@@ -309,6 +309,7 @@ async fn data_reaches_websocket_clients_byte_for_byte_and_event_streams_in_value
         "[1 ,\t2,  3]",
         "{\n  \"price\": 1.50,\n  \"of\": [1,\n 2]\n}",
         "{\r\n\"price\":\r\n1.50}",
+        "{\n \"home team\": \"Beşiktaş  J K\"\r\n}",
         "[1,\r2,\n\r3]",
     ];
     for data in cases {
@@ -470,10 +471,10 @@ async fn publishing_takes_the_token_and_nothing_else() {
         (Some("Basic dXNlcjpwYXNz"), 401, needed),
         (Some("test-token"), 401, needed),
         (Some("Bearertest-token"), 401, needed),
-        (Some("Bearer wrong"), 401, "not the one of publish-token"),
-        (Some("Bearer test-toke"), 401, "not the one of publish-token"),
-        (Some("Bearer test-tokens"), 401, "not the one of publish-token"),
-        (Some("Bearer Test-Token"), 401, "not the one of publish-token"),
+        (Some("Bearer wrong"), 401, "that of no publisher"),
+        (Some("Bearer test-toke"), 401, "that of no publisher"),
+        (Some("Bearer test-tokens"), 401, "that of no publisher"),
+        (Some("Bearer Test-Token"), 401, "that of no publisher"),
         (Some("Bearer test-token"), 200, ""),
         (Some("bearer test-token"), 200, ""),
         (Some("BEARER  test-token"), 200, ""),
@@ -553,6 +554,30 @@ async fn a_body_that_announces_itself_as_too_long_is_refused_before_it_is_sent()
 }
 
 #[tokio::test]
+async fn a_refusal_reaches_a_publisher_that_sends_its_whole_body_before_it_reads() {
+    // More than the socket buffers of both sides hold.
+    let body = vec![b' '; 16 << 20];
+    let app = App::start().await;
+    let token = format!("Authorization: Bearer {TOKEN}\r\n");
+    let cases = [
+        ("POST /api/publish", format!("{token}Content-Type: {JSON}\r\n"), "413"),
+        ("POST /api/publish", format!("{token}Content-Type: text/plain\r\n"), "415"),
+        ("POST /api/publish", format!("Authorization: Bearer wrong\r\nContent-Type: {JSON}\r\n"), "401"),
+        ("POST /api/broadcast", format!("{token}Content-Type: {JSON}\r\n"), "413"),
+        ("PUT /api/publish", token.clone(), "405"),
+        ("POST /api/publications", token.clone(), "404"),
+    ];
+    for (request, headers, status) in cases {
+        let mut publisher = Raw::connect(app.address).await;
+        let head = format!("{request} HTTP/1.1\r\nHost: a\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+        publisher.send(head.as_bytes()).await;
+        publisher.send(&body).await;
+        let answer = publisher.head().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_message_of_publish_message_bytes_is_taken_and_one_byte_more_is_not() {
     let mut hub = Hub::with(|config| config.publish_message_bytes = 1024).await;
     let [exact, over] = [1024, 1025].map(message_of);
@@ -570,7 +595,9 @@ async fn a_message_of_publish_message_bytes_is_taken_and_one_byte_more_is_not() 
 async fn a_topic_takes_keys_up_to_state_keys_and_refuses_the_batch_with_one_more() {
     let mut hub = Hub::with(|config| config.state_keys = 2).await;
     let set = |key: &str, data: Value| json!({"topic": "odds_updates", "key": key, "data": data});
-    let full = |index| (400, "state_full", Some(index), &["'odds_updates' holds 2 keys", "state-keys", "delete"][..]);
+    let full = |index| {
+        (400, "state_full", Some(index), &["'odds_updates' would hold more than 2 keys", "state-keys", "delete"][..])
+    };
     hub.takes(JSON, json!([set("a", json!(1)), set("b", json!(1))]).to_string()).await;
     hub.refuses(JSON, set("c", json!(1)).to_string(), full(0)).await;
     hub.refuses(JSON, json!([set("a", json!(2)), set("b", json!(2)), set("c", json!(1))]).to_string(), full(2)).await;

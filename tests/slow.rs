@@ -1,6 +1,7 @@
 //! Clients that do not read: bounded, told, and nobody else's business.
 
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::follower::Follower;
 use crate::harness::{App, narrow_socket, sse, ws};
@@ -106,11 +107,14 @@ async fn a_broadcast_that_a_slow_client_has_no_room_for_is_told() {
 
 #[tokio::test]
 async fn a_client_that_asks_without_reading_is_not_read_from_and_costs_no_memory() {
-    let app = App::with(|config| config.outbox_bytes = 32 << 10).await;
+    let app = App::with(|config| {
+        config.outbox_bytes = 32 << 10;
+        config.client_messages_per_second = 1_000_000;
+    })
+    .await;
     let mut socket = narrow_socket(app.address).await;
     let request = crate::harness::raw::frame(0x81, br#"{"type":"subscribe","topics":[]}"#);
     let handshake = crate::harness::raw::HANDSHAKE.as_bytes();
-    use tokio::io::AsyncWriteExt as _;
     socket.write_all(handshake).await.unwrap();
     let burst: Vec<u8> = request.repeat(1000);
     // The server stops reading, so the kernel's buffers fill and writing stops. Each request is answered with about 150

@@ -187,7 +187,11 @@ async fn a_broadcast_reaches_every_client_whatever_its_topics() {
 
 #[tokio::test]
 async fn a_burst_of_a_thousand_requests_is_answered_in_order() {
-    let app = App::start().await;
+    let app = App::with(|config| {
+        config.client_messages_per_second = 1000;
+        config.subscriptions_per_connection = 1000;
+    })
+    .await;
     let mut client = app.ws("topics=").await;
     let mut other = app.ws("").await;
     for at in 0..1000 {

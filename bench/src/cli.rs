@@ -1,16 +1,19 @@
 //! The command line.
 
 use std::collections::HashSet;
-use std::str::FromStr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, ensure};
-use clap::{Args, Parser, Subcommand, value_parser};
+use anyhow::{Result, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum as _, value_parser};
 
-/// What stands for the port number in the command line of a server.
-const PORT_PLACEHOLDER: &str = "{port}";
+use crate::dialect::Transport;
+use crate::recording::Change;
+use crate::scenario::{Scale, Scenario};
+use crate::servers::{Places, ServerSpec};
 
-/// Compares WebSocket servers under load from this machine.
+/// Puts oddswire and other push servers under the same load, in turn, and compares them.
 #[derive(Parser)]
 #[command(version)]
 pub struct Cli {
@@ -20,66 +23,123 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Measures the resident memory that each idle connection costs.
-    Idle(IdleArgs),
-    /// Measures how many handshakes per second a server completes.
-    Connect(ConnectArgs),
+    /// Measures scenarios and prints the medians.
+    Run(RunArgs),
+    /// Writes RESULTS.md and the plots from what `run --record` kept.
+    Report(ReportArgs),
+    /// Fails where oddswire has lost ground against stock-warp, compared with a stored baseline.
+    Gate(GateArgs),
 }
 
 #[derive(Args)]
-pub struct IdleArgs {
-    /// How many connections to hold open.
-    #[arg(long, default_value_t = 10_000, value_parser = value_parser!(u32).range(1..))]
-    pub connections: u32,
+pub struct RunArgs {
+    /// What to measure; everything if nothing is named.
+    #[arg(value_enum)]
+    scenarios: Vec<Scenario>,
 
-    /// How many times to measure each server.
-    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
-    pub runs: u32,
+    /// How many times to measure each server in each case; 5, or 2 if it is to be quick.
+    #[arg(long, value_parser = value_parser!(u32).range(1..))]
+    runs: Option<u32>,
 
-    #[command(flatten)]
-    pub common: CommonArgs,
-}
+    /// How long messages are published in one measurement; 10, or 2 if it is to be quick.
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..=3_600))]
+    seconds: Option<u64>,
 
-#[derive(Args)]
-pub struct ConnectArgs {
-    /// How many handshakes to keep in flight.
-    #[arg(long, default_value_t = 200, value_parser = value_parser!(u32).range(1..))]
-    pub concurrent: u32,
+    /// How the subscribers are served; both, or WebSocket if it is to be quick.
+    #[arg(long, value_enum)]
+    transport: Option<Transport>,
 
-    /// How many handshakes to complete in one run.
-    #[arg(long, default_value_t = 20_000, value_parser = value_parser!(u32).range(1..))]
-    pub total: u32,
+    /// A tenth of the connections, and only what takes less than three minutes: some of the scenarios, oddswire and
+    /// stock-warp.
+    #[arg(long)]
+    pub quick: bool,
 
-    /// How many times to measure each server.
-    #[arg(long, default_value_t = 5, value_parser = value_parser!(u32).range(1..))]
-    pub runs: u32,
+    /// Another number of subscribers, in the scenarios for which that makes sense.
+    #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..=19_000))]
+    pub subscribers: Option<u32>,
 
-    #[command(flatten)]
-    pub common: CommonArgs,
-}
+    /// Another number of messages a second in light, gentle and wide.
+    #[arg(long, value_name = "PER-SECOND", value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub rate: Option<u32>,
 
-#[derive(Args)]
-pub struct CommonArgs {
-    /// A server to measure; the first one given is what the others are compared
-    /// with. The command is split on white space, and {port} in it is replaced
-    /// by a free port of 127.0.0.1.
-    #[arg(long = "server", value_name = "NAME=PROGRAM-WITH-ARGS", required = true)]
+    /// The connections that publish in hot; each sends its next message when the one before has been answered.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = value_parser!(u32).range(1..=64))]
+    pub publishers: u32,
+
+    /// A file to which each measurement is added, as one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+
+    /// A server to measure, in place of oddswire and all peers that are installed. The command is split on white space,
+    /// and {port} in it is replaced by a free port of 127.0.0.1. stock-warp, fastapi and nchan are spoken to
+    /// in their way; any other name is an oddswire, which must take publishes with the token "bench".
+    #[arg(long = "server", value_name = "NAME=PROGRAM-WITH-ARGS")]
     pub servers: Vec<ServerSpec>,
 
-    /// How long each phase of a run may take: starting the server, opening the
-    /// connections, and waiting for its memory use to settle.
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 120,
-        value_parser = value_parser!(u64).range(1..=86_400)
-    )]
+    /// Measures only these of oddswire and the peers.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "servers")]
+    only: Vec<String>,
+
+    #[command(flatten)]
+    pub peers: PeerArgs,
+
+    /// The recorded odds; without them their scenario is skipped, and others use synthetic data.
+    #[arg(long, value_name = "FILE", default_value = "../shared/data/odds_updates.ndjson.gz")]
+    pub recording: PathBuf,
+
+    /// The outbox of a connection in the scenario slow, small enough for the slow ones to exceed it.
+    #[arg(long, value_name = "BYTES", default_value_t = 65_536, value_parser = value_parser!(u32).range(1_024..))]
+    outbox_bytes: u32,
+
+    /// How long each phase of a measurement may take beyond its planned time: starting the server, opening the
+    /// connections, waiting for the last messages or for the memory to settle.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = value_parser!(u64).range(1..=86_400))]
     deadline: u64,
 }
 
-impl CommonArgs {
+impl RunArgs {
     pub fn deadline(&self) -> Duration {
         Duration::from_secs(self.deadline)
+    }
+
+    pub fn runs(&self) -> u32 {
+        self.runs.unwrap_or(if self.quick { 2 } else { 5 })
+    }
+
+    pub fn transports(&self) -> Vec<Transport> {
+        match self.transport {
+            Some(transport) => vec![transport],
+            None if self.quick => vec![Transport::Ws],
+            None => vec![Transport::Ws, Transport::Sse],
+        }
+    }
+
+    pub fn scenarios(&self) -> &[Scenario] {
+        match self.scenarios.as_slice() {
+            [] if self.quick => Scenario::QUICK,
+            [] => Scenario::value_variants(),
+            named => named,
+        }
+    }
+
+    /// Whether a server takes part.
+    pub fn wants(&self, name: &str) -> bool {
+        match self.only.as_slice() {
+            [] => !self.quick || ["oddswire", "stock-warp"].contains(&name),
+            only => only.iter().any(|wanted| wanted == name),
+        }
+    }
+
+    pub fn scale(&self, recording: Option<Arc<Vec<Change>>>) -> Scale {
+        Scale {
+            quick: self.quick,
+            lasts: Duration::from_secs(self.seconds.unwrap_or(if self.quick { 2 } else { 10 })),
+            subscribers: self.subscribers,
+            rate: self.rate,
+            publishers: self.publishers,
+            outbox: self.outbox_bytes,
+            recording,
+        }
     }
 
     /// Refuses two servers of one name, whose rows could not be told apart.
@@ -92,37 +152,55 @@ impl CommonArgs {
     }
 }
 
-/// A server to measure: its name in the report and how to start it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ServerSpec {
-    pub name: String,
-    program: String,
-    arguments: Vec<String>,
+/// Where the peers are.
+#[derive(Args)]
+pub struct PeerArgs {
+    /// An interpreter that has fastapi, uvicorn and websockets.
+    #[arg(long, env = "ODDSWIRE_BENCH_PYTHON")]
+    python: Option<String>,
+
+    /// The nginx that nchan is a module of.
+    #[arg(long, default_value = "nginx")]
+    nginx: String,
+
+    /// The directory of this program's sources, which has the peers and their configuration.
+    #[arg(long, value_name = "DIRECTORY", default_value = "bench")]
+    bench: PathBuf,
 }
 
-impl ServerSpec {
-    /// Returns the program and its arguments with the port filled in.
-    pub fn command_line(&self, port: u16) -> (String, Vec<String>) {
-        let port = port.to_string();
-        let fill = |word: &String| word.replace(PORT_PLACEHOLDER, &port);
-        (fill(&self.program), self.arguments.iter().map(fill).collect())
+impl PeerArgs {
+    pub fn places(&self) -> Places<'_> {
+        Places { bench: &self.bench, python: self.python.as_deref(), nginx: &self.nginx }
     }
 }
 
-impl FromStr for ServerSpec {
-    type Err = Error;
+#[derive(Args)]
+pub struct ReportArgs {
+    /// What `run --record` kept.
+    #[arg(long, value_name = "FILE")]
+    pub from: PathBuf,
 
-    fn from_str(text: &str) -> Result<Self> {
-        let (name, command) = text.split_once('=').context("expected NAME=PROGRAM-WITH-ARGS")?;
-        ensure!(!name.trim().is_empty(), "the name of the server is empty");
-        ensure!(command.contains(PORT_PLACEHOLDER), "the command line does not contain {PORT_PLACEHOLDER}");
-        let mut words = command.split_whitespace().map(str::to_owned);
-        Ok(Self {
-            name: name.trim().to_owned(),
-            program: words.next().context("the command line is empty")?,
-            arguments: words.collect(),
-        })
-    }
+    /// The directory that gets RESULTS.md and plots/.
+    #[arg(long, value_name = "DIRECTORY", default_value = "bench")]
+    pub to: PathBuf,
+
+    #[command(flatten)]
+    pub peers: PeerArgs,
+}
+
+#[derive(Args)]
+pub struct GateArgs {
+    /// What `run --record` kept.
+    #[arg(long, value_name = "FILE")]
+    pub from: PathBuf,
+
+    /// The ratios to compare with.
+    #[arg(long, value_name = "FILE", default_value = "bench/baseline.json")]
+    pub baseline: PathBuf,
+
+    /// Makes what was measured the new baseline.
+    #[arg(long)]
+    pub update: bool,
 }
 
 #[cfg(test)]
@@ -130,28 +208,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_port_is_filled_in_wherever_it_is_named() {
-        let spec: ServerSpec =
-            "a=prog --listen 127.0.0.1:{port} -p {port} x=y".parse().expect("the specification is valid");
-        assert_eq!(spec.name, "a");
-        let (program, arguments) = spec.command_line(81);
-        assert_eq!(program, "prog");
-        assert_eq!(arguments, ["--listen", "127.0.0.1:81", "-p", "81", "x=y"]);
-    }
-
-    #[test]
-    fn incomplete_specifications_are_refused() {
-        for text in ["prog {port}", "=prog {port}", "a=prog", "a="] {
-            assert!(text.parse::<ServerSpec>().is_err(), "{text}");
-        }
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
     }
 
     #[test]
     fn a_name_may_be_given_only_once() {
-        let line = ["b", "idle", "--server", "a=p {port}", "--server", "a=q {port}"];
-        let Command::Idle(args) = Cli::parse_from(line).command else {
-            panic!("the line names the subcommand idle");
+        let line = ["b", "run", "idle", "--server", "a=p {port}", "--server", "a=q {port}"];
+        let Command::Run(args) = Cli::parse_from(line).command else {
+            panic!("the line names the subcommand run");
         };
-        assert!(args.common.check().is_err());
+        assert!(args.check().is_err());
     }
 }

@@ -1,52 +1,39 @@
 //! The measurement of the rate of handshakes.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::cli::ConnectArgs;
-use crate::files;
-use crate::load::{Afterwards, Load, Plan};
+use crate::fanout::to_f64;
+use crate::idle::everything;
 use crate::overflow;
 use crate::progress;
-use crate::report;
-use crate::rounds::{self, Round};
+use crate::record::Figures;
+use crate::rounds::{Round, Setup};
 use crate::server::Server;
+use crate::swarm::{Afterwards, Plan, Swarm};
+use crate::tally::Tally;
 
-/// Measures all servers and prints the report.
-pub fn run(args: &ConnectArgs) -> Result<()> {
-    files::allow_connections(args.concurrent)?;
-    let mut overflows = BTreeMap::new();
-    let series = rounds::measure(&args.common, args.runs, |round, server| {
-        let before = overflow::total()?;
-        let rate = handshakes_per_second(args, round, server)?;
-        let during = overflow::total()?.saturating_sub(before);
-        *overflows.entry(round.spec.name.clone()).or_insert(0) += during;
-        Ok(rate)
-    })?;
-    println!(
-        "connect: handshakes per second, {} in total, {} in flight, {} runs",
-        args.total, args.concurrent, args.runs
-    );
-    report::print(&series);
-    for (name, count) in overflows.into_iter().filter(|&(_, count)| count > 0) {
-        println!(
-            "note: {count} connection requests to {name} found its listen queue full; \
-             each costs a second, so the rate depends on --concurrent"
-        );
-    }
-    Ok(())
-}
-
-/// A handshake counts from the TCP connect to the first text message.
-fn handshakes_per_second(args: &ConnectArgs, round: &Round, server: &Server) -> Result<f64> {
-    let mut load = Load::new(server.address, args.concurrent)?;
-    let plan = Plan { total: args.total, concurrent: args.concurrent, afterwards: Afterwards::Close };
+/// Measures one server. A handshake counts from the TCP connect to the first message, where the server sends one by
+/// itself, otherwise to the response.
+pub fn measure(total: u32, concurrent: u32, setup: &Setup, round: &Round, server: &Server) -> Result<Figures> {
+    let mut tally = Tally::new(setup.clock)?;
+    let mut swarm = Swarm::new(everything(round, server, "now"), concurrent)?;
+    let plan = Plan { total, concurrent, afterwards: Afterwards::Close };
     let progress = progress::line(round, plan.total)?;
+    let overflows = overflow::total()?;
+    let before = server.cpu()?;
     let start = Instant::now();
-    load.complete(&plan, args.common.deadline(), &progress)?;
-    let elapsed = start.elapsed();
+    swarm.complete(&plan, setup.limit, &progress, &mut tally)?;
+    let elapsed = start.elapsed().as_secs_f64();
+    let cpu = server.cpu()? - before;
     progress.finish_and_clear();
-    Ok(f64::from(plan.total) / elapsed.as_secs_f64())
+    let total = f64::from(plan.total);
+    let mut figures = Figures::default();
+    figures.set("handshakes_per_s", total / elapsed);
+    figures.set("cpu_us_per_handshake", cpu.total() / total);
+    figures.set("cpu_user_us_per_handshake", cpu.user / total);
+    // Each costs the client a second, so that the rate tells more about the length of the listen queue.
+    figures.set("listen_overflows", to_f64(overflow::total()?.saturating_sub(overflows)));
+    Ok(figures)
 }

@@ -1,60 +1,64 @@
 //! The measurement of the memory that idle connections cost.
 //!
-//! Only the memory of the process is counted. The socket buffers are memory of
-//! the kernel and the same for every server.
+//! Only the memory of the process is counted. The socket buffers are memory of the kernel and the same for every
+//! server.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::cli::IdleArgs;
 use crate::deadline::Deadline;
-use crate::files;
-use crate::load::{Afterwards, Load, Plan};
+use crate::dialect::subscribe_path;
+use crate::fanout::{CONCURRENT, to_f64};
 use crate::progress;
-use crate::report;
-use crate::rounds::{self, Round};
+use crate::record::Figures;
+use crate::rounds::{Round, Setup};
 use crate::server::Server;
-
-/// How many handshakes to keep in flight while opening the connections. It is
-/// less than 128, the length of the queue of a listener unless set otherwise.
-const CONCURRENT: u32 = 100;
+use crate::swarm::{Afterwards, Plan, Swarm, Target};
+use crate::tally::Tally;
 
 /// The size counts as settled when this many readings differ by at most 1 %.
 const READINGS: usize = 5;
 
 const READING_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Measures all servers and prints the report.
-pub fn run(args: &IdleArgs) -> Result<()> {
-    files::allow_connections(args.connections)?;
-    let series = rounds::measure(&args.common, args.runs, |round, server| bytes_per_connection(args, round, server))?;
-    println!("idle: resident bytes per connection, {} connections, {} runs", args.connections, args.runs);
-    report::print(&series);
-    Ok(())
-}
-
-fn bytes_per_connection(args: &IdleArgs, round: &Round, server: &Server) -> Result<f64> {
-    let limit = args.common.deadline();
-    let mut load = Load::new(server.address, args.connections)?;
-    let before = settled_kib(server, &mut load, limit)?;
-    let plan = Plan { total: args.connections, concurrent: CONCURRENT, afterwards: Afterwards::Keep };
+/// Measures one server.
+pub fn measure(connections: u32, setup: &Setup, round: &Round, server: &Server) -> Result<Figures> {
+    let mut tally = Tally::new(setup.clock)?;
+    let mut swarm = Swarm::new(everything(round, server, "now"), connections)?;
+    let before = settled_kib(server, setup.limit, |period| swarm.hold(period, &mut tally))?;
+    let plan = Plan { total: connections, concurrent: CONCURRENT, afterwards: Afterwards::Keep };
     let progress = progress::line(round, plan.total)?;
-    load.complete(&plan, limit, &progress)?;
-    let after = settled_kib(server, &mut load, limit)?;
+    swarm.complete(&plan, setup.limit, &progress, &mut tally)?;
+    let after = settled_kib(server, setup.limit, |period| swarm.hold(period, &mut tally))?;
     progress.finish_and_clear();
-    let growth = f64::from(after) - f64::from(before);
-    Ok(growth * 1024.0 / f64::from(args.connections))
+    let mut figures = Figures::default();
+    figures.set("bytes_per_connection", (to_f64(after) - to_f64(before)) * 1024.0 / f64::from(connections));
+    figures.set("rss_idle_kib", to_f64(after));
+    figures.set("rss_peak_kib", to_f64(server.resident()?.peak));
+    Ok(figures)
 }
 
-/// Waits until the resident size stays the same. The time between the readings
-/// is spent on the connections, so that a lost one does not go unnoticed.
-fn settled_kib(server: &Server, load: &mut Load, limit: Duration) -> Result<u32> {
+/// Subscribers to everything that is published.
+pub fn everything(round: &Round, server: &Server, since: &'static str) -> Target {
+    let transport = round.case.transport;
+    Target {
+        address: server.address,
+        transport,
+        greets: server.dialect.greets(),
+        path: Box::new(move |_| subscribe_path(transport, None, since)),
+        deaf_from: usize::MAX,
+    }
+}
+
+/// Waits until the resident size stays the same. `hold` spends the time between the readings, on the connections where
+/// there are any, so that a lost one does not go unnoticed.
+pub fn settled_kib(server: &Server, limit: Duration, mut hold: impl FnMut(Duration) -> Result<()>) -> Result<u64> {
     let deadline = Deadline::after(limit, "waiting for the resident size to settle");
     let mut readings = VecDeque::new();
     loop {
-        let reading = server.resident_kib()?;
+        let reading = server.resident()?.now;
         readings.push_back(reading);
         if readings.len() > READINGS {
             readings.pop_front();
@@ -62,11 +66,11 @@ fn settled_kib(server: &Server, load: &mut Load, limit: Duration) -> Result<u32>
         if is_settled(&readings) {
             return Ok(reading);
         }
-        load.hold(deadline.remaining()?.min(READING_INTERVAL))?;
+        hold(deadline.remaining()?.min(READING_INTERVAL))?;
     }
 }
 
-fn is_settled(readings: &VecDeque<u32>) -> bool {
+fn is_settled(readings: &VecDeque<u64>) -> bool {
     let (Some(&least), Some(&most)) = (readings.iter().min(), readings.iter().max()) else {
         return false;
     };

@@ -1,97 +1,119 @@
-//! The table of results.
+//! `RESULTS.md` and the plots.
 
-use crate::cli::ServerSpec;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 
-const HEADINGS: [&str; 4] = ["server", "median", "min..max", "ratio"];
+use anyhow::{Context, Result, ensure};
 
-/// The figures measured for one server, one for each run.
-pub struct Series {
-    name: String,
-    pub values: Vec<f64>,
+use crate::aims::AIMS;
+use crate::machine;
+use crate::plot;
+use crate::record::{self, Record};
+use crate::servers::Places;
+use crate::table;
+
+const INTRODUCTION: &str = "\
+# Measurements
+
+Written by `make bench` from the figures that it recorded; do not edit. Servers and load generator share one machine, so
+only comparisons within this page mean anything. Cases and servers took turns, each in a new process. Figures are medians,
+with the least and the most of all runs in parentheses.
+
+- Latency is from the moment a publish was due to its receipt, by the load generator's clock, over all subscribers. Where
+  messages are published as fast as they are taken (hot, ingest) there is no such moment, and it counts from the send.
+- CPU is the processor time of the server and its worker processes while messages were published and delivered, and
+  memory is their resident memory, without the kernel's socket buffers.
+- `skipped` is what the server told its subscribers that they would not get, `lost` what they missed without being told.
+- Cores is the processor time of a server, and of the load generator, for each second.
+";
+
+/// Writes everything into a directory.
+pub fn write(from: &Path, to: &Path, places: &Places) -> Result<()> {
+    let records = record::read(from)?;
+    ensure!(!records.is_empty(), "{} has no measurements", from.display());
+    let plots = to.join("plots");
+    fs::create_dir_all(&plots).context("could not make the directory of the plots")?;
+    let mut text = INTRODUCTION.to_owned();
+    let _ = writeln!(text, "\n## The machine\n\n{}", machine::description(places)?);
+    let _ = writeln!(text, "## Aims\n\n{}", aims(&records));
+    for scenario in scenarios(&records) {
+        let of_scenario: Vec<Record> =
+            records.iter().filter(|record| scenario_of(record) == scenario).cloned().collect();
+        let drawing = plot::svg(&scenario, &of_scenario);
+        fs::write(plots.join(format!("{scenario}.svg")), drawing)?;
+        let _ = writeln!(text, "## {scenario}\n\n![{scenario}](plots/{scenario}.svg)\n\n{}", figures(&of_scenario));
+    }
+    fs::write(to.join("RESULTS.md"), text.trim_end().to_owned() + "\n").context("could not write RESULTS.md")
 }
 
-impl Series {
-    /// Makes an empty series for each server.
-    pub fn for_servers(servers: &[ServerSpec]) -> Vec<Self> {
-        let empty = |spec: &ServerSpec| Self { name: spec.name.clone(), values: Vec::new() };
-        servers.iter().map(empty).collect()
-    }
-
-    fn sorted(&self) -> Vec<f64> {
-        let mut sorted = self.values.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted
-    }
-
-    /// Of an even number of figures it is the mean of the middle two.
-    fn median(&self) -> f64 {
-        let sorted = self.sorted();
-        let middle = sorted.len() / 2;
-        match sorted.get(middle.saturating_sub(1)..=middle) {
-            Some(&[lower, upper]) if sorted.len().is_multiple_of(2) => f64::midpoint(lower, upper),
-            _ => sorted.get(middle).copied().unwrap_or(f64::NAN),
+/// The scenarios in the order of their first record.
+fn scenarios(records: &[Record]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for record in records {
+        let name = scenario_of(record);
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
         }
     }
+    names
+}
 
-    fn range(&self) -> String {
-        match self.sorted().as_slice() {
-            [only] => format!("{only:.0}..{only:.0}"),
-            [least, .., most] => format!("{least:.0}..{most:.0}"),
-            [] => "-".to_owned(),
-        }
+/// The names of cases begin with the name of their scenario, which has no hyphen.
+fn scenario_of(record: &Record) -> &str {
+    record.case.split('-').next().unwrap_or_default()
+}
+
+fn aims(records: &[Record]) -> String {
+    let mut lines = vec!["| figure of oddswire | against | aim | measured | met |".to_owned()];
+    lines.push("|---|---|---|---|---|".to_owned());
+    for aim in AIMS {
+        let (figure, against, limit) = aim.question();
+        let outcome = aim.outcome(records);
+        let measured = outcome.map_or_else(|| "not measured".to_owned(), table::shown);
+        let met = outcome.map_or("", |outcome| if aim.is_met(&outcome) { "yes" } else { "no" });
+        lines.push(format!("| {figure} | {against} | {limit} | {measured} | {met} |"));
     }
+    lines.join("\n") + "\n"
 }
 
-/// Prints one row for each server, with its ratio to the first one.
-pub fn print(series: &[Series]) {
-    for line in table(series) {
-        println!("{line}");
+/// One line for each case and server.
+fn figures(records: &[Record]) -> String {
+    let columns = table::columns(records);
+    let mut headings = vec!["case".to_owned(), "server".to_owned(), "runs".to_owned()];
+    headings.extend(columns.iter().map(|column| column.heading.to_owned()));
+    let mut lines = vec![format!("| {} |", headings.join(" | "))];
+    lines.push(format!("|---|---|{}", "--:|".repeat(columns.len() + 1)));
+    for row in table::rows(records, &columns) {
+        let runs = row.cells.iter().flatten().map(|cell| cell.runs).max().unwrap_or_default();
+        let cells = row.cells.into_iter().map(|cell| cell.map_or_else(String::new, table::shown));
+        let cells: Vec<String> = cells.collect();
+        lines.push(format!("| {} | {} | {} | {} |", row.case, row.server, runs, cells.join(" | ")));
     }
-}
-
-fn table(series: &[Series]) -> Vec<String> {
-    let reference = series.first().map_or(f64::NAN, Series::median);
-    let mut rows = vec![HEADINGS.map(str::to_owned)];
-    rows.extend(series.iter().map(|series| {
-        [series.name.clone(), format!("{:.0}", series.median()), series.range(), ratio(series.median(), reference)]
-    }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths = std::array::from_fn::<_, 4, _>(|column| width(column).unwrap_or(0));
-    rows.iter().map(|row| align(row, widths)).collect()
-}
-
-/// Names are aligned to the left, figures to the right.
-fn align([name, median, range, ratio]: &[String; 4], widths: [usize; 4]) -> String {
-    let [first, second, third, fourth] = widths;
-    format!("{name:<first$}  {median:>second$}  {range:>third$}  {ratio:>fourth$}")
-}
-
-/// A reference that is not positive, which happens if the memory of a server
-/// did not grow, allows no ratio.
-fn ratio(value: f64, reference: f64) -> String {
-    if reference > 0.0 { format!("{:.2}", value / reference) } else { "-".to_owned() }
+    lines.join("\n") + "\n"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn series(name: &str, values: &[f64]) -> Series {
-        Series { name: name.to_owned(), values: values.to_vec() }
-    }
+    use crate::record::Figures;
 
     #[test]
-    fn the_table_is_aligned_and_relates_to_the_first_server() {
-        let lines = table(&[series("base", &[300.0, 100.0, 200.0]), series("x", &[50.0, 30.0])]);
-        assert_eq!(
-            lines,
-            ["server  median  min..max  ratio", "base       200  100..300   1.00", "x           40    30..50   0.20",]
-        );
-    }
-
-    #[test]
-    fn a_single_run_is_its_own_range_and_no_growth_has_no_ratio() {
-        let lines = table(&[series("base", &[0.0])]);
-        assert_eq!(lines[1], "base         0      0..0      -");
+    fn a_scenario_gets_a_section_with_a_line_for_each_server() -> Result<()> {
+        let directory = tempfile::tempdir()?;
+        let from = directory.path().join("records");
+        for (server, value) in [("oddswire", 1000.0), ("nchan", 2000.0)] {
+            let mut figures = Figures::default();
+            figures.set("p99_us", value);
+            let record = Record { case: "light-ws".to_owned(), server: server.to_owned(), run: 1, figures };
+            record::append(&from, &record)?;
+        }
+        let places = Places { bench: Path::new("nowhere"), python: None, nginx: "no-such-program" };
+        write(&from, directory.path(), &places)?;
+        let text = fs::read_to_string(directory.path().join("RESULTS.md"))?;
+        assert!(text.contains("| light-ws | nchan | 1 | 2.00 |"), "{text}");
+        assert!(text.contains("| light-ws: p99_us | the better of nchan and stock-warp | at most 1 | 0.50 | yes |"));
+        assert!(directory.path().join("plots/light.svg").exists());
+        Ok(())
     }
 }

@@ -1,33 +1,73 @@
-//! The order in which the servers are measured.
+//! The order in which cases and servers are measured.
+
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::cli::{CommonArgs, ServerSpec};
-use crate::report::Series;
+use crate::message::Clock;
+use crate::record::{self, Figures, Record};
+use crate::scenario::{Case, Kind};
 use crate::server::Server;
+use crate::servers::ServerSpec;
+use crate::{connect, fanout, idle, image};
 
-/// One measurement: which server, and which of the runs.
+/// What all measurements share.
+pub struct Setup {
+    pub clock: Clock,
+    /// How long each phase of a run may take beyond its planned time.
+    pub limit: Duration,
+}
+
+/// One measurement: which case, which server, and which of the runs.
 pub struct Round<'a> {
+    pub case: &'a Case,
     pub spec: &'a ServerSpec,
     pub run: u32,
     pub runs: u32,
 }
 
-/// Measures all servers in turn, `runs` times, each time in a new process.
-/// Taking turns spreads what else happens on the machine over all servers.
+/// Measures the cases of a scenario with all servers that take part, `runs` times, each time in a new process. Taking
+/// turns spreads what else happens on the machine over all of them. A measurement that fails is said and left out.
+/// Returns the records, and how many measurements failed.
 pub fn measure(
-    args: &CommonArgs,
+    cases: &[Case],
+    servers: &[ServerSpec],
     runs: u32,
-    mut figure: impl FnMut(&Round, &Server) -> Result<f64>,
-) -> Result<Vec<Series>> {
-    args.check()?;
-    let mut series = Series::for_servers(&args.servers);
+    setup: &Setup,
+    file: Option<&Path>,
+) -> Result<(Vec<Record>, u32)> {
+    let mut records = Vec::new();
+    let mut failed = 0;
     for run in 1..=runs {
-        for (spec, series) in args.servers.iter().zip(&mut series) {
-            let mut server = Server::start(spec, args.deadline())?;
-            let result = figure(&Round { spec, run, runs }, &server);
-            series.values.push(result.map_err(|error| server.explain(error))?);
+        for case in cases {
+            for spec in servers.iter().filter(|spec| case.concerns(spec.dialect)) {
+                let round = Round { case, spec, run, runs };
+                match one(setup, &round) {
+                    Ok(figures) => {
+                        let record = Record { case: case.name.clone(), server: spec.name.clone(), run, figures };
+                        file.map_or(Ok(()), |file| record::append(file, &record))?;
+                        records.push(record);
+                    }
+                    Err(error) => {
+                        eprintln!("{}, {}, run {run}: {error:#}", case.name, spec.name);
+                        failed += 1;
+                    }
+                }
+            }
         }
     }
-    Ok(series)
+    Ok((records, failed))
+}
+
+fn one(setup: &Setup, round: &Round) -> Result<Figures> {
+    let mut server = Server::start(round.spec, round.case.arguments(round.spec.dialect), setup.limit)?;
+    let result = match &round.case.kind {
+        Kind::Idle { connections } => idle::measure(*connections, setup, round, &server),
+        Kind::Connect { total, concurrent } => connect::measure(*total, *concurrent, setup, round, &server),
+        Kind::Image { clients, state } => image::measure(*clients, state, setup, round, &server),
+        Kind::Retained { keys } => image::retained(keys, setup, round, &server),
+        Kind::Fanout(fanout) => fanout.check().and_then(|()| fanout::measure(fanout, setup, round, &server)),
+    };
+    result.map_err(|error| server.explain(error))
 }

@@ -43,6 +43,11 @@ impl Memory {
 }
 
 impl Engine for Memory {
+    fn answered(&self, key: &IdempotencyKey) -> BoxFuture<'_, Result<Option<Published>, PublishError>> {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        std::future::ready(answers.find(key, Timestamp::now())).boxed()
+    }
+
     fn publish(
         &self,
         batch: Vec<Draft>,

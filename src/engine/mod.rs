@@ -27,6 +27,9 @@ pub enum PublishError {
 
 /// Orders batches, keeps them, and delivers them through the manager in that order.
 pub trait Engine: Send + Sync {
+    /// The answer that a request with this key got already: a retry gets it, whatever has become of its contents since.
+    fn answered(&self, key: &IdempotencyKey) -> BoxFuture<'_, Result<Option<Published>, PublishError>>;
+
     /// Takes a batch whole or refuses it whole. With a key, a repeated batch gets the first answer and is not taken again.
     fn publish(&self, batch: Vec<Draft>, key: Option<IdempotencyKey>)
     -> BoxFuture<'_, Result<Published, PublishError>>;

@@ -180,12 +180,6 @@ impl CatchUp {
         Self { style, spans: Vec::new() }
     }
 
-    /// What it is for.
-    #[must_use]
-    pub fn style(&self) -> Style {
-        self.style
-    }
-
     /// Adds a subscription that asked to begin at `since`, in place of an equal one.
     pub fn add(&mut self, subscription: Subscription, since: Since, log: &Log) {
         let (from, quiet) = match since {
@@ -194,28 +188,35 @@ impl CatchUp {
             Since::Position(at) if at.epoch == log.epoch && at.offset <= log.last => (From::Offset(at.offset), false),
             Since::Position(_) => (From::Unknown, false),
         };
-        self.push(subscription, from, quiet);
+        self.push(subscription, from, quiet, log);
     }
 
     /// Adds a subscription that has everything up to the offset. `told` says whether its mode is told in any case.
-    pub fn add_after(&mut self, subscription: Subscription, offset: u64, told: bool) {
-        self.push(subscription, From::Offset(offset), !told);
+    pub fn add_after(&mut self, subscription: Subscription, offset: u64, told: bool, log: &Log) {
+        self.push(subscription, From::Offset(offset), !told, log);
     }
 
-    fn push(&mut self, subscription: Subscription, from: From, quiet: bool) {
-        self.remove(&subscription);
+    fn push(&mut self, subscription: Subscription, from: From, quiet: bool, log: &Log) {
+        // Who has only part of an image gets a whole one, wherever it now asks to begin.
+        let partial = self.take(&subscription).is_some_and(|span| span.is_partial_image());
+        let (from, quiet) = if partial { (From::Image(log.last), false) } else { (from, quiet) };
         self.spans.push(Span { subscription, from, quiet, plan: None });
     }
 
-    /// Drops a subscription.
-    pub fn remove(&mut self, subscription: &Subscription) {
-        self.spans.retain(|span| span.subscription != *subscription);
+    fn take(&mut self, subscription: &Subscription) -> Option<Span> {
+        let at = self.spans.iter().position(|span| span.subscription == *subscription)?;
+        Some(self.spans.remove(at))
     }
 
-    /// Whether it has this subscription.
-    #[must_use]
-    pub fn has(&self, subscription: &Subscription) -> bool {
-        self.spans.iter().any(|span| span.subscription == *subscription)
+    /// Drops a subscription. Where the client has only part of its image, it has dropped what it held of overlapping
+    /// ones for it: they get an image of their own.
+    pub fn remove(&mut self, subscription: &Subscription, log: &Log) {
+        if !self.take(subscription).is_some_and(|span| span.is_partial_image()) {
+            return;
+        }
+        for span in self.spans.iter_mut().filter(|span| span.subscription.overlaps(subscription)) {
+            (span.from, span.quiet, span.plan) = (From::Image(log.last), false, None);
+        }
     }
 
     /// Begins anew where the log stands: everything before has been handed out.
@@ -363,6 +364,12 @@ fn silent(style: Style) -> Mode {
     }
 }
 
+impl Span {
+    fn is_partial_image(&self) -> bool {
+        self.plan.as_ref().is_some_and(Plan::is_partial_image)
+    }
+}
+
 impl Plan {
     /// Whether the log can still give what was announced.
     fn holds(&self, subscription: &Subscription, topic: &TopicLog) -> bool {
@@ -411,8 +418,8 @@ impl Plan {
     /// How many messages from the tally's base to `last` the plan leaves out, as things stand.
     fn skipped(&self, subscription: &Subscription, topic: &TopicLog, last: u64) -> Option<u64> {
         let missed = topic.count(subscription, self.tally.base, last)?;
-        let left = topic.latest(subscription, self.tally.base, self.keyless_from, usize::MAX);
-        let left = left.into_iter().filter(|message| self.hands_out(message)).count() as u64;
+        let left =
+            topic.count_latest(subscription, self.tally.base, self.keyless_from, |message| self.hands_out(message));
         missed.checked_sub(left)
     }
 

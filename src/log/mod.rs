@@ -56,7 +56,8 @@ impl Default for Limits {
 /// A batch would bring a topic over its number of keys. Nothing of it was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "topic '{topic}' holds {state_keys} keys, which is the limit (state-keys): delete or expire keys first, or raise it"
+    "topic '{topic}' would hold more than {state_keys} keys, which is the limit (state-keys): delete or expire keys \
+     first, or raise it"
 )]
 pub struct StateFull {
     /// The first message, from 0, that has no room.
@@ -145,22 +146,24 @@ impl Log {
         Some(message)
     }
 
-    /// Drops what is too old, and returns the deletions of the keys whose time has come, to be published.
-    pub fn tick(&mut self, now: Timestamp) -> Vec<Draft> {
+    /// Drops what is too old, and returns the deletions of keys whose time has come, to be published: at most `limit` of
+    /// them, so call it again after as many.
+    pub fn tick(&mut self, now: Timestamp, limit: usize) -> Vec<Draft> {
         let mut expired = Vec::new();
         for (topic, log) in &mut self.topics {
             log.prune(&self.limits, now);
-            let keys = log.expired(now);
+            let keys = log.expired(now).take(limit - expired.len());
             expired.extend(keys.map(|key| Draft { topic: topic.clone(), payload: Payload::deletion(key.clone()) }));
         }
         expired
     }
 
     /// The latest message of each key within the subscription, in order of offset, with the newest keyless one where
-    /// the subscription is to the whole topic. Keys that have expired by `now` are left out.
+    /// the subscription is to the whole topic: the state at [`Self::position`]. A key whose time has come belongs to it
+    /// until its deletion is published.
     #[must_use]
-    pub fn state(&self, subscription: &Subscription, now: Timestamp) -> Vec<Arc<Message>> {
-        self.topics.get(subscription.topic()).map(|topic| topic.state(subscription, now)).unwrap_or_default()
+    pub fn state(&self, subscription: &Subscription) -> Vec<Arc<Message>> {
+        self.topics.get(subscription.topic()).map(|topic| topic.state(subscription)).unwrap_or_default()
     }
 
     /// How much is kept of a topic.

@@ -91,7 +91,7 @@ impl World {
         match event {
             Event::Tick { millis } => {
                 self.now += i64::from(*millis);
-                let expired = self.log.tick(self.now());
+                let expired = self.log.tick(self.now(), usize::MAX);
                 let due = self.expiries.iter().filter(|(_, at)| **at <= self.now).map(|(id, _)| id.clone());
                 let due: BTreeSet<(Topic, Key)> = due.collect();
                 let told = expired.iter().map(|draft| (draft.topic.clone(), draft.payload.key.clone().unwrap()));
@@ -259,6 +259,49 @@ fn check(
     Ok(())
 }
 
+/// The state of all that a subscription covers.
+fn state_of(world: &World, subscription: &Subscription) -> BTreeMap<(Topic, Key), Vec<u8>> {
+    let topic = subscription.topic();
+    let state = world.state(topic).into_iter().filter(|(key, _)| subscription.covers(Some(key)));
+    state.map(|(key, message)| ((topic.clone(), key), message.data().to_vec())).collect()
+}
+
+/// A client with several subscriptions, which may overlap.
+#[derive(Default)]
+struct Overlapping(BTreeMap<(Topic, Key), Vec<u8>>);
+
+impl Overlapping {
+    fn hold(&mut self, world: &World, subscription: &Subscription) {
+        self.0.extend(state_of(world, subscription));
+    }
+
+    fn covered(&self, subscription: &Subscription) -> BTreeMap<(Topic, Key), Vec<u8>> {
+        let covers = |topic: &Topic, key: &Key| topic == subscription.topic() && subscription.covers(Some(key));
+        self.0
+            .iter()
+            .filter(|((topic, key), _)| covers(topic, key))
+            .map(|(id, data)| (id.clone(), data.clone()))
+            .collect()
+    }
+
+    fn take(&mut self, step: &Step) {
+        for told in step.announcements.iter().filter(|told| told.mode == Mode::Snapshot) {
+            for id in self.covered(&told.subscription).into_keys() {
+                self.0.remove(&id);
+            }
+        }
+        for message in &step.messages {
+            let Some(key) = message.key() else { continue };
+            let id = (message.topic().clone(), key.clone());
+            if message.is_deletion() {
+                self.0.remove(&id);
+            } else {
+                self.0.insert(id, message.data().to_vec());
+            }
+        }
+    }
+}
+
 /// The state that a client would hold who had seen everything up to the cursor.
 fn client_at(world: &World, subscription: &Subscription, cursor: u64) -> Client {
     let mut client = Client::default();
@@ -367,6 +410,50 @@ proptest! {
         let mut client = Client::default();
         run(&mut world, &mut catch_up, &mut client, size, |_| {});
         prop_assert!(client.got.is_sorted_by(|a, b| a < b), "{:?}", client.got);
+    }
+
+    #[test]
+    fn subscriptions_may_come_and_go_in_the_middle_of_a_catch_up(
+        limits in limits(),
+        events in vec(event(), 0..60),
+        during in vec((event(), prop::option::of((subscription(), any::<bool>()))), 1..40),
+        size in 1..6usize,
+    ) {
+        let mut world = World::after(limits, &events);
+        let last = world.all.len() as u64;
+        let held: Subscription = "odds/1".parse().unwrap();
+        let mut subscriptions = BTreeSet::from([held.clone()]);
+        let mut client = Overlapping::default();
+        client.hold(&world, &held);
+        let mut catch_up = CatchUp::new(Style::Resume);
+        catch_up.add_after(held, last, false, &world.log);
+        let mut during = during.into_iter();
+        loop {
+            let step = world.log.step(&mut catch_up, StepLimits { messages: size, bytes: 1 << 20 });
+            client.take(&step);
+            let Some((event, change)) = during.next() else {
+                if step.done {
+                    break;
+                }
+                continue;
+            };
+            world.apply(&event);
+            match change {
+                Some((subscription, true)) => {
+                    catch_up.add(subscription.clone(), Since::Snapshot, &world.log);
+                    subscriptions.insert(subscription);
+                }
+                Some((subscription, false)) => {
+                    catch_up.remove(&subscription, &world.log);
+                    subscriptions.remove(&subscription);
+                }
+                None => {}
+            }
+        }
+        for subscription in subscriptions {
+            let held = client.covered(&subscription);
+            prop_assert_eq!(held, state_of(&world, &subscription), "{}", subscription);
+        }
     }
 
     #[test]

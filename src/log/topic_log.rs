@@ -198,16 +198,14 @@ impl TopicLog {
         self.forgotten = self.forgotten.max(offset);
     }
 
-    /// The keys whose time has come.
+    /// The keys whose time has come, the longest ago first.
     pub(super) fn expired(&self, now: Timestamp) -> impl Iterator<Item = &Key> {
         self.expiries.iter().take_while(move |(at, _)| *at <= now).map(|(_, key)| key)
     }
 
-    pub(super) fn state(&self, subscription: &Subscription, now: Timestamp) -> Vec<Arc<Message>> {
-        let expired: BTreeSet<&Key> = self.expired(now).collect();
-        let live =
-            |message: &&Arc<Message>| !message.is_deletion() && message.key().is_none_or(|key| !expired.contains(key));
-        self.latest(subscription, 0, u64::MAX, usize::MAX).into_iter().filter(live).cloned().collect()
+    pub(super) fn state(&self, subscription: &Subscription) -> Vec<Arc<Message>> {
+        let latest = self.latest(subscription, 0, u64::MAX, usize::MAX);
+        latest.into_iter().filter(|message| !message.is_deletion()).cloned().collect()
     }
 
     // What catch-up asks.
@@ -252,22 +250,54 @@ impl TopicLog {
         count: usize,
     ) -> Vec<&'a Arc<Message>> {
         let few = subscription.key().map(|key| self.within(key).take(FEW_KEYS).collect::<Vec<_>>());
-        let mut messages: Vec<&Arc<Message>> = match few {
-            Some(few) if few.len() < FEW_KEYS => few.into_iter().filter(|m| m.offset() > cursor).collect(),
-            _ => {
-                let state =
-                    self.by_offset.range((Bound::Excluded(cursor), Bound::Unbounded)).map(|(_, message)| message);
-                state.filter(|message| subscription.covers(message.key())).take(count).collect()
+        let (mut messages, mut sorted) = match few {
+            Some(few) if few.len() < FEW_KEYS => {
+                (few.into_iter().filter(|message| message.offset() > cursor).collect::<Vec<_>>(), false)
             }
+            _ => (self.changed(subscription, cursor).take(count).collect(), true),
         };
-        if subscription.key().is_none() && self.history_keyless > 0 {
-            let older = self.replay(subscription, cursor.max(keyless_from));
-            let older = older.filter(|m| m.key().is_none() && Some(m.offset()) != self.newest_keyless);
-            messages.extend(older.take(count));
+        let older = self.older_keyless(subscription, cursor.max(keyless_from)).take(count);
+        let before = messages.len();
+        messages.extend(older);
+        sorted &= messages.len() == before;
+        if !sorted {
+            messages.sort_unstable_by_key(|message| message.offset());
         }
-        messages.sort_unstable_by_key(|message| message.offset());
         messages.truncate(count);
         messages
+    }
+
+    /// How many of [`Self::latest`] are wanted, without collecting them.
+    pub(super) fn count_latest(
+        &self,
+        subscription: &Subscription,
+        cursor: u64,
+        keyless_from: u64,
+        wanted: impl Fn(&Message) -> bool,
+    ) -> u64 {
+        let older = self.older_keyless(subscription, cursor.max(keyless_from)).count();
+        let state = match subscription.key() {
+            Some(key) => self.within(key).filter(|m| m.offset() > cursor && wanted(m)).count(),
+            None => self.changed(subscription, cursor).filter(|message| wanted(message)).count(),
+        };
+        (state + older) as u64
+    }
+
+    /// The messages of the state after the cursor, in order.
+    fn changed<'a>(&'a self, subscription: &'a Subscription, cursor: u64) -> impl Iterator<Item = &'a Arc<Message>> {
+        let changed = self.by_offset.range((Bound::Excluded(cursor), Bound::Unbounded)).map(|(_, message)| message);
+        changed.filter(|message| subscription.covers(message.key()))
+    }
+
+    /// The keyless messages of the history after the cursor, but for the newest: that one belongs to the state.
+    fn older_keyless<'a>(
+        &'a self,
+        subscription: &'a Subscription,
+        cursor: u64,
+    ) -> impl Iterator<Item = &'a Arc<Message>> {
+        let any = subscription.key().is_none() && self.history_keyless > 0;
+        let history = any.then(|| self.replay(subscription, cursor)).into_iter().flatten();
+        history.filter(|message| message.key().is_none() && Some(message.offset()) != self.newest_keyless)
     }
 
     /// The messages of a key and of all keys below it.

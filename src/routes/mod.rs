@@ -1,5 +1,8 @@
 //! The HTTP surface: warp filters, one file an endpoint, and the one place that turns a refusal into JSON.
 
+mod access;
+mod body;
+mod cors;
 mod ops;
 mod publish;
 mod query;
@@ -9,8 +12,7 @@ mod topics;
 mod ws;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
@@ -22,6 +24,8 @@ use warp::reject::Reject;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
+use crate::admission::Admission;
+use crate::auth::{Publishers, Verifier};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::manager::ConnectionManager;
@@ -33,6 +37,14 @@ pub struct App {
     pub config: Arc<Config>,
     /// Who is connected.
     pub manager: ConnectionManager,
+    /// Everybody who may publish; read anew on SIGHUP.
+    pub publishers: Arc<RwLock<Arc<Publishers>>>,
+    /// How fast each of them publishes, by name.
+    pub publish_rates: PublishRates,
+    /// Checks subscribers' tokens; `None` where they need none.
+    pub verifier: Option<Arc<Verifier>>,
+    /// Counts connections.
+    pub admission: Admission,
     /// Takes what is published.
     pub engine: Arc<dyn Engine>,
     /// Cancelled when the server begins to drain.
@@ -43,13 +55,27 @@ pub struct App {
     pub logger: Logger,
 }
 
-/// The address of the other side of a connection, put into each request's extensions by the server.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
+pub use self::publish::PublishRates;
+
+impl App {
+    /// Everybody who may publish now.
+    #[must_use]
+    pub fn publishers(&self) -> Arc<Publishers> {
+        Arc::clone(&self.publishers.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// All endpoints.
 pub fn all(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
-    ws::route(app)
+    let endpoints = endpoints(app);
+    let config = Arc::clone(&app.config);
+    cors::origin().and(endpoints).map(move |origin, response| cors::allow(origin, &config, response))
+}
+
+fn endpoints(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + use<> {
+    cors::preflight()
+        .or(ws::route(app))
+        .unify()
         .or(sse::route(app))
         .unify()
         .or(publish::routes(app))
@@ -158,10 +184,6 @@ fn with<T: Clone + Send + Sync + 'static>(
 ) -> impl Filter<Extract = (T,), Error = Infallible> + Clone + use<T> {
     let value = value.clone();
     warp::any().map(move || value.clone())
-}
-
-fn peer() -> impl Filter<Extract = (Option<SocketAddr>,), Error = Infallible> + Clone {
-    warp::ext::optional::<Peer>().map(|peer: Option<Peer>| peer.map(|Peer(address)| address))
 }
 
 /// Turns a rejection into JSON. Filters of this module reject with a [`Refusal`]; no match at all is a 404.

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use warp::{Filter, Rejection};
+use http::StatusCode;
 
-use super::{Refusal, reject};
+use super::access::check_allowed;
+use super::{App, Refusal};
+use crate::auth::Access;
 use crate::log::Since;
-use crate::manager::Connect;
-use crate::topic::{Subscription, Topics};
+use crate::manager::{Connect, TooManySubscriptions};
+use crate::topic::Subscription;
 
 /// Longest conflation window, in milliseconds.
 const MAX_CONFLATE_MS: u64 = 60_000;
@@ -22,7 +24,11 @@ pub(super) struct Query {
 
 impl Query {
     /// Reads a query string; parameters that it does not know don't count.
-    fn parse(query: &str) -> Result<Self, String> {
+    pub(super) fn parse(query: &str) -> Result<Self, Refusal> {
+        Self::read(query).map_err(Refusal::bad_request)
+    }
+
+    fn read(query: &str) -> Result<Self, String> {
         let mut subscriptions = Vec::new();
         let (mut since, mut conflate) = (None, None);
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -41,17 +47,25 @@ impl Query {
         Ok(Self { subscriptions, since, conflate })
     }
 
-    /// What the manager is asked for, and the subscriptions whose topics are not configured.
-    pub(super) fn connect(self, topics: &Topics) -> (Connect, Vec<Subscription>) {
-        let (known, unknown) = match self.subscriptions {
+    /// What the manager is asked for, and the subscriptions whose topics are not configured. Who names no topics gets
+    /// all that the token allows; who names others is refused.
+    pub(super) fn connect(self, app: &App, access: &Access) -> Result<(Connect, Vec<Subscription>), Refusal> {
+        let (known, unknown) = match self.subscriptions.or_else(|| access.everything()) {
             None => (None, Vec::new()),
             Some(asked) => {
-                let (known, unknown) = topics.partition(asked);
+                let (known, unknown) = app.manager.topics().partition(asked);
                 (Some(known), unknown)
             }
         };
+        let asked = known.as_deref().unwrap_or_default();
+        check_allowed(access, asked)?;
+        let limit = app.manager.subscriptions_limit();
+        if asked.len() > limit {
+            let error = TooManySubscriptions { asked: asked.len(), limit };
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "too_many_subscriptions", error.to_string()));
+        }
         let since = self.since.unwrap_or_default();
-        (Connect { subscriptions: known, since, conflate: self.conflate }, unknown)
+        Ok((Connect { subscriptions: known, since, conflate: self.conflate }, unknown))
     }
 }
 
@@ -65,19 +79,12 @@ fn window(text: &str) -> Result<Option<Duration>, String> {
     Ok((millis > 0).then(|| Duration::from_millis(millis)))
 }
 
-/// Passes a valid query; another one is a 400 that names the parameter.
-pub(super) fn query() -> impl Filter<Extract = (Query,), Error = Rejection> + Clone {
-    warp::query::raw().or(warp::any().map(String::new)).unify().and_then(|query: String| async move {
-        Query::parse(&query).map_err(|detail| reject(Refusal::bad_request(detail)))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn topics(query: &str) -> Option<Vec<String>> {
-        let subscriptions = Query::parse(query).unwrap().subscriptions?;
+        let subscriptions = Query::read(query).unwrap().subscriptions?;
         Some(subscriptions.iter().map(ToString::to_string).collect())
     }
 
@@ -99,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_window_is_0_to_60000_milliseconds() {
-        let conflate = |query: &str| Query::parse(query).map(|query| query.conflate);
+        let conflate = |query: &str| Query::read(query).map(|query| query.conflate);
         assert_eq!(conflate("conflate_ms=0"), Ok(None));
         assert_eq!(conflate("conflate_ms=60000"), Ok(Some(Duration::from_mins(1))));
         for bad in ["60001", "-1", "1.5", "", "x"] {
@@ -110,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_bad_topic_or_position_names_its_parameter() {
-        assert!(Query::parse("topics=Odds").unwrap_err().starts_with("topics: topic 'Odds'"));
-        assert!(Query::parse("since=yesterday").unwrap_err().starts_with("since: 'yesterday'"));
+        assert!(Query::read("topics=Odds").unwrap_err().starts_with("topics: topic 'Odds'"));
+        assert!(Query::read("since=yesterday").unwrap_err().starts_with("since: 'yesterday'"));
     }
 }

@@ -1,6 +1,5 @@
 //! `GET /api/sse`: the same messages as over WebSocket, as server-sent events.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,13 +12,19 @@ use tokio::time::{Instant as Moment, timeout};
 use warp::reply::{Reply as _, Response};
 use warp::{Filter, Rejection};
 
-use super::query::{Query, query};
-use super::{App, Refusal, get, peer, reject, respond, with};
+use super::access::{Incoming, incoming};
+use super::query::Query;
+use super::{App, Refusal, get, respond, with};
+use crate::admission::Admitted;
+use crate::close::Close;
 use crate::log::Since;
 use crate::manager::Connection;
+use crate::message::Timestamp;
 use crate::outbox::{self, Outgoing, Receiver};
 use crate::protocol;
 
+/// A token that is good for longer ends no stream before this.
+const MAX_WAIT: Duration = Duration::from_hours(24 * 365);
 /// Events gathered into one chunk of the response, about.
 const CHUNK_BYTES: usize = 64 << 10;
 /// The client's delay before it reconnects is drawn from this range, so that a crowd does not come back at once.
@@ -28,39 +33,48 @@ const RETRY_MS: std::ops::Range<u64> = 1_000..4_000;
 pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
     warp::path!("api" / "sse")
         .and(get())
-        .and(query())
-        .and(last_event_id())
-        .and(peer())
+        .and(incoming())
         .and(with(app))
-        .map(|query, last, peer, app| respond(Ok(open(query, last, peer, &app))))
+        .map(|incoming: Incoming, app: App| respond(open(&incoming, &app)))
 }
 
 /// The position that an `EventSource` saw last: it comes with each of its reconnects.
-fn last_event_id() -> impl Filter<Extract = (Option<Since>,), Error = Rejection> + Clone {
-    warp::header::optional::<String>("last-event-id").and_then(|value: Option<String>| async move {
-        let value = value.filter(|value| !value.is_empty());
-        let position = value.map(|text| text.parse().map(Since::Position)).transpose();
-        position.map_err(|error| reject(Refusal::bad_request(format!("Last-Event-ID: {error}"))))
-    })
+fn last_event_id(incoming: &Incoming) -> Result<Option<Since>, Refusal> {
+    let Some(value) = incoming.headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
+    let position = String::from_utf8_lossy(value.as_bytes()).parse();
+    let position = position.map_err(|error| Refusal::bad_request(format!("Last-Event-ID: {error}")))?;
+    Ok(Some(Since::Position(position)))
 }
 
-fn open(mut query: Query, last: Option<Since>, peer: Option<SocketAddr>, app: &App) -> Response {
+fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
+    incoming.check_origin(app)?;
+    let access = incoming.access(app)?;
+    let mut query = Query::parse(&incoming.query)?;
     // A reconnect repeats the query of the first connection; what it saw since counts more.
-    query.since = last.or(query.since);
-    let (connect, unknown) = query.connect(app.manager.topics());
+    query.since = last_event_id(incoming)?.or(query.since);
+    let (connect, unknown) = query.connect(app, &access)?;
+    let admitted = incoming.admit(app)?;
     let window = connect.conflate.map(|length| (length, Moment::now() + length));
+    let topics = connect.shown(app.manager.topics());
     let (connection, receiver) = app.manager.connect(connect);
     let logger = app.logger.new(o!("connection" => connection.id()));
-    info!(logger, "sse.connect"; "total_connections" => connection.total(), "peer" => peer.map(|peer| peer.to_string()));
+    info!(logger, "sse.connect"; "topics" => topics, "total_connections" => connection.total(), "peer" => incoming.shown_peer(app));
     if !unknown.is_empty() {
         connection.tell(protocol::unknown_topics(&unknown, app.manager.topics()));
     }
+    let expires = access.expires.map(|at| {
+        let left = at.as_millis().saturating_sub(Timestamp::now().as_millis());
+        Moment::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(MAX_WAIT)
+    });
     let opened = Opened { started: Instant::now(), messages: 0, bytes: 0, reason: "peer_closed", logger };
     let events = Events {
         connection,
         receiver,
         window,
+        expires,
+        _admitted: admitted,
         comment_interval: app.config.sse_comment_interval,
+        comment_due: Moment::now() + app.config.sse_comment_interval,
         unsettled: 0,
         first: true,
         then: Then::Continue,
@@ -72,7 +86,7 @@ fn open(mut query: Query, last: Option<Since>, peer: Option<SocketAddr>, app: &A
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     // nginx buffers responses unless it is told not to.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    response
+    Ok(response)
 }
 
 /// One event stream. When the client goes away hyper drops it, and with it the registration.
@@ -80,7 +94,12 @@ struct Events {
     receiver: Receiver,
     connection: Connection,
     window: Option<(Duration, Moment)>,
+    /// When the client's token expires, and the stream with it.
+    expires: Option<Moment>,
+    _admitted: Admitted,
     comment_interval: Duration,
+    /// When a comment is sent unless something else was.
+    comment_due: Moment,
     /// Bytes of the last chunk: they are on their way until hyper asks for the next one.
     unsettled: usize,
     first: bool,
@@ -115,6 +134,10 @@ impl Events {
                 Then::Refill => self.connection.manager().refill(self.connection.id()),
                 Then::End => return None,
             }
+            if self.expires.is_some_and(|expires| expires <= Moment::now()) {
+                self.opened.reason = Close::TokenExpired.row().label;
+                return None;
+            }
             match timeout(self.wait(), self.receiver.recv()).await {
                 Ok(Some(first)) => {
                     // What is about to be queued goes out with the same chunk.
@@ -125,25 +148,30 @@ impl Events {
                 Err(_) => self.waited(&mut chunk),
             }
         }
+        self.comment_due = Moment::now() + self.comment_interval;
         self.opened.bytes += chunk.len() as u64;
         Some((Ok(chunk.into()), self))
     }
 
-    /// How long to wait for an item: to the end of the conflation window, or until a comment is due.
+    /// How long to wait for an item: until a comment is due, the conflation window ends, or the token expires.
     fn wait(&self) -> Duration {
-        self.window.map_or(self.comment_interval, |(_, end)| {
-            end.saturating_duration_since(Moment::now()).min(self.comment_interval)
-        })
+        let window = self.window.map(|(_, end)| end);
+        let ends = [Some(self.comment_due), window, self.expires].into_iter().flatten();
+        ends.min().unwrap_or(self.comment_due).saturating_duration_since(Moment::now())
     }
 
-    /// Nothing came: the window has ended, or a comment shows that the stream is alive.
+    /// Nothing came, so one of the ends of the wait has.
     fn waited(&mut self, chunk: &mut Vec<u8>) {
-        match &mut self.window {
-            Some((length, end)) if *end <= Moment::now() => {
-                *end = Moment::now() + *length;
-                self.then = Then::Refill;
-            }
-            _ => chunk.extend_from_slice(b":\n\n"),
+        let now = Moment::now();
+        if let Some((length, end)) = &mut self.window
+            && *end <= now
+        {
+            *end = now + *length;
+            self.then = Then::Refill;
+        }
+        if self.comment_due <= now {
+            // It shows both sides, and all in between, that the stream is alive.
+            chunk.extend_from_slice(b":\n\n");
         }
     }
 

@@ -11,6 +11,7 @@ use http::{HeaderValue, StatusCode};
 use warp::reply::{Reply as _, Response};
 use warp::{Filter, Rejection};
 
+use super::access::{Incoming, check_allowed, incoming};
 use super::{App, Refusal, get, respond, with};
 use crate::message::{Message, Position, write_string};
 use crate::topic::{Key, Subscription, Topic};
@@ -21,38 +22,45 @@ const CHUNK_BYTES: usize = 64 << 10;
 pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
     warp::path!("api" / "topics" / String / "state")
         .and(get())
-        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
-        .and(warp::header::optional::<String>(IF_NONE_MATCH.as_str()))
+        .and(incoming())
         .and(with(app))
-        .map(|topic: String, query: String, none_match: Option<String>, app: App| {
-            respond(read(&topic, &query, none_match.as_deref(), &app))
-        })
+        .map(|topic: String, incoming: Incoming, app: App| respond(read(&topic, &incoming, &app)))
 }
 
-fn read(topic: &str, query: &str, none_match: Option<&str>, app: &App) -> Result<Response, Refusal> {
+fn read(topic: &str, incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
+    incoming.check_origin(app)?;
+    let access = incoming.access(app)?;
     let topics = app.manager.topics();
     let topic = topics.get(topic).cloned().ok_or_else(|| {
         let shown: String = topic.chars().take(80).flat_map(char::escape_debug).collect();
         let detail = format!("no such topic: '{shown}'; the topics are: {topics}");
         Refusal::new(StatusCode::NOT_FOUND, "unknown_topic", detail)
     })?;
-    let key =
-        form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "key").map(|(_, key)| key.parse::<Key>());
+    let key = form_urlencoded::parse(incoming.query.as_bytes())
+        .find(|(name, _)| name == "key")
+        .map(|(_, key)| key.parse::<Key>());
     let key = key.transpose().map_err(|error| Refusal::bad_request(format!("key: {error}")))?;
-    let (position, messages) = app.manager.snapshot(&Subscription::new(topic.clone(), key));
-
-    let etag = format!("\"{position}\"");
-    let mut response = if none_match.is_some_and(|listed| matches(listed, &etag)) {
-        StatusCode::NOT_MODIFIED.into_response()
+    let subscription = Subscription::new(topic.clone(), key);
+    check_allowed(&access, std::slice::from_ref(&subscription))?;
+    let position = app.manager.position();
+    let is_known = incoming.header(&IF_NONE_MATCH).is_some_and(|listed| matches(listed, &etag_of(position)));
+    let (mut response, position) = if is_known {
+        (StatusCode::NOT_MODIFIED.into_response(), position)
     } else {
+        let (position, messages) = app.manager.snapshot(&subscription);
         let mut response = warp::reply::stream(body(&topic, position, messages)).into_response();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response
+        (response, position)
     };
+    let etag = etag_of(position);
     let etag = HeaderValue::from_str(&etag).expect("digits, a dash and quotes are a valid header value");
     response.headers_mut().insert(ETAG, etag);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(response)
+}
+
+fn etag_of(position: Position) -> String {
+    format!("\"{position}\"")
 }
 
 /// Weak comparison (RFC 9110, section 13.1.2).

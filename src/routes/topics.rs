@@ -5,8 +5,11 @@ use serde::Serialize;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use super::{App, get, json, with};
+use super::access::{Incoming, incoming};
+use super::{App, Refusal, get, json, respond, with};
+use crate::manager::{Overview, TopicCount};
 use crate::message::Position;
+use crate::topic::Topic;
 
 #[derive(Serialize)]
 struct Body {
@@ -24,16 +27,23 @@ struct Entry {
 }
 
 pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
-    warp::path!("api" / "topics").and(get()).and(with(app)).map(|app: App| {
-        let position = app.manager.position();
-        let entry = |(topic, count): (crate::topic::Topic, crate::manager::TopicCount)| Entry {
-            name: topic.to_string(),
-            subscribers: count.subscribers,
-            keys: count.kept.keys,
-            history: count.kept.history,
-            position,
-        };
-        let topics = app.manager.topic_counts().into_iter().map(entry).collect();
-        json(StatusCode::OK, &Body { connections: app.manager.active_count(), topics })
-    })
+    warp::path!("api" / "topics")
+        .and(get())
+        .and(incoming())
+        .and(with(app))
+        .map(|incoming: Incoming, app: App| respond(list(&incoming, &app)))
+}
+
+fn list(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
+    incoming.check_origin(app)?;
+    incoming.access(app)?;
+    let Overview { connections, topics, position } = app.manager.overview();
+    let entry = |(topic, count): (Topic, TopicCount)| Entry {
+        name: topic.to_string(),
+        subscribers: count.subscribers,
+        keys: count.kept.keys,
+        history: count.kept.history,
+        position,
+    };
+    Ok(json(StatusCode::OK, &Body { connections, topics: topics.into_iter().map(entry).collect() }))
 }

@@ -4,8 +4,6 @@
 //! connection). Here the session gets the bare TCP stream and the bytes that came behind the handshake; hyper's buffer
 //! is freed with them.
 
-use std::net::SocketAddr;
-
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
@@ -14,25 +12,36 @@ use tungstenite::handshake::derive_accept_key;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use super::query::{Query, query};
-use super::{App, Refusal, method, peer, reject, respond, with};
+use super::access::{Incoming, incoming};
+use super::query::Query;
+use super::{App, Refusal, method, respond, with};
+use crate::config::Config;
 use crate::connection::Io;
-use crate::session::Session;
+use crate::session::{Limits, Session, Wanted};
 
 pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
     warp::path!("api" / "ws")
         .and(method(&[Method::GET], "GET"))
-        .and(handshake())
-        .and(query())
+        .and(incoming())
         .and(warp::ext::optional::<OnUpgrade>())
-        .and(peer())
         .and(with(app))
-        .map(|accept: String, query, on_upgrade, peer, app| respond(switch(&accept, query, on_upgrade, peer, app)))
+        .map(|incoming: Incoming, on_upgrade, app: App| respond(open(&incoming, on_upgrade, &app)))
 }
 
-/// Checks the opening handshake (RFC 6455, section 4.2.1); gives the value of `Sec-WebSocket-Accept`.
-fn handshake() -> impl Filter<Extract = (String,), Error = Rejection> + Clone {
-    warp::header::headers_cloned().and_then(|headers: HeaderMap| async move { check(&headers).map_err(reject) })
+/// Checks the opening handshake (RFC 6455, section 4.2.1), who asks, and what for; then answers 101 and leaves the
+/// connection to a session.
+fn open(incoming: &Incoming, on_upgrade: Option<OnUpgrade>, app: &App) -> Result<Response, Refusal> {
+    let accept = check(&incoming.headers)?;
+    incoming.check_origin(app)?;
+    let access = incoming.access(app)?;
+    let (connect, unknown) = Query::parse(&incoming.query)?.connect(app, &access)?;
+    let admitted = incoming.admit(app)?;
+    let on_upgrade = on_upgrade.ok_or_else(|| Refusal::bad_request("a WebSocket needs HTTP/1.1"))?;
+    let peer = incoming.shown_peer(app);
+    let verifier = app.verifier.clone();
+    let wanted = Wanted { peer, admitted, access, verifier, connect, unknown };
+    app.tasks.spawn(serve(wanted, on_upgrade, app.clone()));
+    Ok(switching(&accept))
 }
 
 fn check(headers: &HeaderMap) -> Result<String, Refusal> {
@@ -70,28 +79,18 @@ fn is_key(key: &[u8]) -> bool {
         && digits.iter().all(alphabet) && matches!(last, b'A' | b'Q' | b'g' | b'w'))
 }
 
-/// Answers 101 and leaves the connection to a session.
-fn switch(
-    accept: &str,
-    query: Query,
-    on_upgrade: Option<OnUpgrade>,
-    peer: Option<SocketAddr>,
-    app: App,
-) -> Result<Response, Refusal> {
-    let on_upgrade = on_upgrade.ok_or_else(|| Refusal::bad_request("a WebSocket needs HTTP/1.1"))?;
-    let accept = HeaderValue::from_str(accept).expect("base64 is a valid header value");
-    app.tasks.clone().spawn(serve(query, on_upgrade, peer, app));
-
+fn switching(accept: &str) -> Response {
     let mut response = Response::default();
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    let accept = HeaderValue::from_str(accept).expect("base64 is a valid header value");
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    Ok(response)
+    response
 }
 
-async fn serve(query: Query, on_upgrade: OnUpgrade, peer: Option<SocketAddr>, app: App) {
+async fn serve(wanted: Wanted, on_upgrade: OnUpgrade, app: App) {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         // The peer went away before it had the 101.
@@ -100,18 +99,22 @@ async fn serve(query: Query, on_upgrade: OnUpgrade, peer: Option<SocketAddr>, ap
     let Ok(parts) = upgraded.downcast::<Io>() else {
         return error!(app.logger, "ws.upgrade_failed"; "error" => "the connection is not of the server's type");
     };
-    let (connect, unknown) = query.connect(app.manager.topics());
-    let session = Session {
-        stream: parts.io.into_inner().into_inner(),
-        // A copy: hyper's whole buffer would live as long as its last bytes.
-        early: parts.read_buf.to_vec(),
-        peer,
-        connect,
-        unknown,
-    };
+    // A copy: hyper's whole buffer would live as long as its last bytes.
+    let early = parts.read_buf.to_vec();
     drop(parts.read_buf);
+    let session = Session { stream: parts.io.into_inner().into_inner(), early, wanted };
     // In tasks of its own: this one is as large as everything that led to the session.
-    session.start(&app.manager, app.config.session_limits(), &app.tasks, &app.logger);
+    session.start(&app.manager, session_limits(&app.config), &app.tasks, &app.logger);
+}
+
+fn session_limits(config: &Config) -> Limits {
+    Limits {
+        client_message_bytes: config.client_message_bytes,
+        client_messages_per_second: u32::try_from(config.client_messages_per_second).unwrap_or(u32::MAX),
+        ping_interval: config.ping_interval,
+        idle_timeout: config.idle_timeout,
+        write_timeout: config.write_timeout,
+    }
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@
 //! the writer is gone the reader sees the outbox closed. Every way out ends in one `disconnect`.
 
 mod reader;
+mod requests;
 mod writer;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slog::{Logger, debug, info, o};
@@ -17,10 +18,12 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::task::TaskTracker;
 
 use self::reader::Reader;
+use self::requests::Requests;
 use self::writer::{Writer, WriterEnd, Written};
+use crate::admission::Admitted;
+use crate::auth::{Access, Verifier};
 use crate::close::Close;
 use crate::manager::{Connect, Connection, ConnectionManager};
-use crate::protocol;
 use crate::topic::Subscription;
 
 /// How long a peer has to end the connection after the close frames, before the server just drops it.
@@ -31,6 +34,8 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 pub struct Limits {
     /// Longest message a client may send.
     pub client_message_bytes: usize,
+    /// Messages a second that a client may send, with bursts of twice as many.
+    pub client_messages_per_second: u32,
     /// A ping is sent after this long without inbound bytes.
     pub ping_interval: Duration,
     /// The connection is closed after this long without inbound bytes.
@@ -46,8 +51,21 @@ pub struct Session {
     pub stream: TcpStream,
     /// Bytes that came behind the handshake.
     pub early: Vec<u8>,
-    /// Who is on the other side.
-    pub peer: Option<SocketAddr>,
+    /// What the handshake asked for.
+    pub wanted: Wanted,
+}
+
+/// Who is on the other side, and what it asked for and may have.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The client's address, for the log.
+    pub peer: Option<String>,
+    /// Its place among the connections.
+    pub admitted: Admitted,
+    /// What it may listen to.
+    pub access: Access,
+    /// Checks the tokens that it shows later.
+    pub verifier: Option<Arc<Verifier>>,
     /// What it wants.
     pub connect: Connect,
     /// Subscriptions it asked for whose topics are not configured.
@@ -85,16 +103,16 @@ impl fmt::Display for End {
 impl Session {
     /// Registers the connection and starts its two tasks.
     pub fn start(self, manager: &ConnectionManager, limits: Limits, tasks: &TaskTracker, logger: &Logger) {
-        let Self { stream, early, peer, connect, unknown } = self;
+        let Self { stream, early, wanted } = self;
+        let Wanted { peer, admitted, access, verifier, connect, unknown } = wanted;
         let (read_half, write_half) = stream.into_split();
         let conflate = connect.conflate;
+        let topics = connect.shown(manager.topics());
         let (connection, receiver) = manager.connect(connect);
         let logger = logger.new(o!("connection" => connection.id()));
-        info!(logger, "ws.connect"; "total_connections" => connection.total(),
-            "peer" => peer.map(|peer| peer.to_string()));
-        if !unknown.is_empty() {
-            connection.tell(protocol::unknown_topics(&unknown, manager.topics()));
-        }
+        info!(logger, "ws.connect"; "topics" => topics, "total_connections" => connection.total(),
+            "peer" => peer);
+        requests::tell_unknown(&unknown, &connection);
         let refills = (manager.clone(), connection.id());
         let mut writer = Writer::new(write_half, receiver, refills, conflate, limits.write_timeout);
         // The captures of an async block are kept once; the arguments of an async function would be kept twice.
@@ -102,12 +120,14 @@ impl Session {
             writer.run().await;
             writer.into_written()
         });
-        let mut reader = Reader::new(read_half, early, limits, logger);
+        let requests = Requests::new(access, verifier, limits.client_messages_per_second);
+        let mut reader = Reader::new(read_half, early, limits, requests, logger);
         let started = Instant::now();
         tasks.spawn(async move {
             let seen = reader.run(&connection).await;
             // Boxed: it is needed once, at the end, and would make every idle task larger.
             Box::pin(finish(seen, reader, connection, writer, started)).await;
+            drop(admitted);
         });
     }
 }
@@ -118,15 +138,13 @@ async fn finish(
     seen: Option<End>,
     reader: Reader,
     connection: Connection,
-    mut writer: JoinHandle<Written>,
+    writer: JoinHandle<Written>,
     started: Instant,
 ) {
     let manager = connection.manager().clone();
     drop(connection);
-    if matches!(seen, Some(End::Eof | End::Broken(_))) {
-        writer.abort();
-    }
-    let (end, written) = outcome(seen, (&mut writer).await);
+    // It ends by itself: what is queued goes out, to a peer that is gone as an error, or the write timeout passes.
+    let (end, written) = outcome(seen, writer.await);
     let logger = reader.logger();
     if let End::Broken(error) = &end {
         debug!(logger, "ws.broken"; "error" => %error);

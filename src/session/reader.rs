@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use tungstenite::error::{Error, ProtocolError};
 use tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 
+use super::requests::Requests;
 use super::{End, Limits};
 use crate::close::Close;
 use crate::manager::Connection;
 use crate::message::{Frames, Opcode};
 use crate::outbox::{Outbox, Outgoing};
-use crate::protocol::{self, ClientMessage, ClientMessageError};
 
 /// Clients say little, so the buffer of a connection is small: a frame with more is read in several steps.
 const READ_BUFFER: usize = 512;
@@ -27,6 +27,7 @@ pub(super) struct Reader {
     /// The library's state and buffer: none until the client says something.
     context: Option<Box<WebSocketContext>>,
     limits: Limits,
+    requests: Requests,
     /// When bytes last came.
     heard: Instant,
     /// The code in the peer's close frame, once that came.
@@ -52,7 +53,12 @@ impl Read for Pipe<'_> {
 impl Write for Pipe<'_> {
     /// The library writes one whole frame at a time: a pong or the answer to a close.
     fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
-        self.outbox.push(Outgoing::Control(Arc::new(Frames::raw(frame.to_vec()))));
+        let frames = Frames::raw(frame.to_vec());
+        if frame.first().is_some_and(|first| first & 0x0f == Opcode::Close as u8) {
+            self.outbox.answer_close(frames);
+        } else {
+            self.outbox.push(Outgoing::Control(Arc::new(frames)));
+        }
         Ok(frame.len())
     }
 
@@ -62,8 +68,15 @@ impl Write for Pipe<'_> {
 }
 
 impl Reader {
-    pub(super) fn new(socket: OwnedReadHalf, early: Vec<u8>, limits: Limits, logger: Logger) -> Self {
-        let mut reader = Self { socket, context: None, limits, heard: Instant::now(), peer_code: None, logger };
+    pub(super) fn new(
+        socket: OwnedReadHalf,
+        early: Vec<u8>,
+        limits: Limits,
+        requests: Requests,
+        logger: Logger,
+    ) -> Self {
+        let heard = Instant::now();
+        let mut reader = Self { socket, context: None, limits, requests, heard, peer_code: None, logger };
         if !early.is_empty() {
             reader.context = Some(reader.new_context(early));
         }
@@ -83,11 +96,17 @@ impl Reader {
     pub(super) async fn run(&mut self, connection: &Connection) -> Option<End> {
         loop {
             // A client that sends and does not read fills its outbox with answers: it is not read from until it does.
-            if !connection.outbox().room().await {
+            if !self.has_room(connection.outbox()).await {
                 return None;
             }
             match self.next(connection.outbox()) {
-                Ok(Some(message)) => self.take(message, connection),
+                Ok(Some(message)) => {
+                    if self.is_too_fast(&message) {
+                        connection.outbox().close(Close::TooManyMessages);
+                        return Some(End::Closed(Close::TooManyMessages));
+                    }
+                    self.take(message, connection);
+                }
                 Ok(None) => match self.wait(connection.outbox()).await {
                     Waited::Readable => {}
                     Waited::Over => return None,
@@ -98,6 +117,17 @@ impl Reader {
             // Non-blocking reads do not count for the scheduler: without this a flood would keep the thread.
             tokio::task::coop::consume_budget().await;
         }
+    }
+
+    /// Waits for room in the outbox, but not beyond the token's time; `false` where the writer has ended.
+    async fn has_room(&self, outbox: &Outbox) -> bool {
+        let Some(expires) = self.requests.expires() else { return outbox.room().await };
+        if let Ok(room) = tokio::time::timeout_at(expires, outbox.room()).await {
+            return room;
+        }
+        outbox.close(Close::TokenExpired);
+        outbox.closed().await;
+        false
     }
 
     pub(super) fn logger(&self) -> &Logger {
@@ -127,11 +157,13 @@ impl Reader {
     }
 
     /// Waits for input, keeping the connection alive: a ping after each `ping-interval` of silence, the end after
-    /// `idle-timeout`.
+    /// `idle-timeout`, or when the client's token expires.
     async fn wait(&mut self, outbox: &Outbox) -> Waited {
-        let idle_end = self.heard + self.limits.idle_timeout;
+        let mut idle_end = self.heard + self.limits.idle_timeout;
+        let expires = self.requests.expires();
         let mut ping_due = self.heard + self.limits.ping_interval;
         loop {
+            let next = expires.into_iter().chain([ping_due, idle_end]).min().unwrap_or(idle_end);
             tokio::select! {
                 ready = self.socket.readable() => {
                     if self.context.is_none() {
@@ -140,53 +172,43 @@ impl Reader {
                     return ready.map_or_else(Waited::Broken, |()| Waited::Readable);
                 }
                 () = outbox.closed() => return Waited::Over,
-                () = tokio::time::sleep_until(ping_due.min(idle_end)) => {}
+                () = tokio::time::sleep_until(next) => {}
             }
-            if Instant::now() >= idle_end {
-                outbox.close(Close::KeepAlive);
-                // The writer ends once that is out, or once it stalls.
-                outbox.closed().await;
-                return Waited::Over;
-            }
-            ping_due += self.limits.ping_interval;
-            outbox.push(Outgoing::Control(Arc::new(Frames::control(Opcode::Ping, b""))));
+            let now = Instant::now();
+            let close = if expires.is_some_and(|expires| now >= expires) {
+                Close::TokenExpired
+            } else if now >= idle_end && outbox.queued() > 0 {
+                // The pings stand behind what a slow client has yet to take: the write timeout judges it.
+                idle_end = now + self.limits.idle_timeout;
+                continue;
+            } else if now >= idle_end {
+                Close::KeepAlive
+            } else {
+                ping_due += self.limits.ping_interval;
+                outbox.push(Outgoing::Control(Arc::new(Frames::control(Opcode::Ping, b""))));
+                continue;
+            };
+            outbox.close(close);
+            // The writer ends once that is out, or once it stalls.
+            outbox.closed().await;
+            return Waited::Over;
         }
+    }
+
+    /// A pong is the answer to a ping of ours, and a close is the last: all else counts.
+    fn is_too_fast(&mut self, message: &Message) -> bool {
+        !matches!(message, Message::Pong(_) | Message::Close(_)) && self.requests.is_too_fast()
     }
 
     fn take(&mut self, message: Message, connection: &Connection) {
         match message {
-            Message::Text(text) => self.obey(&text, connection),
+            Message::Text(text) => self.requests.obey(&text, connection, &self.logger),
             Message::Binary(bytes) => {
                 warn!(self.logger, "ws.malformed_message"; "error" => "binary message", "bytes" => bytes.len());
             }
             Message::Close(frame) => self.peer_code = frame.map(|frame| frame.code.into()),
             // The library answers pings itself; a pong has done its work by arriving.
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
-        }
-    }
-
-    fn obey(&mut self, text: &str, connection: &Connection) {
-        match ClientMessage::parse(text) {
-            Ok(ClientMessage::Ping) => connection.tell(protocol::pong()),
-            Ok(ClientMessage::Subscribe { topics, since }) => {
-                let (known, unknown) = connection.manager().topics().partition(topics);
-                connection.subscribe(known, since);
-                tell_unknown(&unknown, connection);
-            }
-            Ok(ClientMessage::Unsubscribe { topics }) => {
-                let (known, unknown) = connection.manager().topics().partition(topics);
-                connection.unsubscribe(&known);
-                tell_unknown(&unknown, connection);
-            }
-            Err(ClientMessageError::BadRequest(detail)) => {
-                connection.tell(protocol::error("bad_request", &detail, &[]));
-            }
-            Err(ClientMessageError::Malformed(error)) => {
-                warn!(self.logger, "ws.malformed_message"; "error" => error, "bytes" => text.len());
-            }
-            Err(ClientMessageError::UnknownType(kind)) => {
-                debug!(self.logger, "ws.unknown_message_type"; "type" => kind);
-            }
         }
     }
 
@@ -210,10 +232,4 @@ enum Waited {
     Readable,
     Over,
     Broken(io::Error),
-}
-
-fn tell_unknown(unknown: &[crate::topic::Subscription], connection: &Connection) {
-    if !unknown.is_empty() {
-        connection.tell(protocol::unknown_topics(unknown, connection.manager().topics()));
-    }
 }

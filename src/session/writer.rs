@@ -13,6 +13,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::{Instant, timeout};
 
 use crate::close::Close;
+use crate::connection;
 use crate::manager::{ConnectionId, ConnectionManager};
 use crate::message::Frames;
 use crate::outbox::{self, Outgoing, Receiver};
@@ -173,16 +174,27 @@ impl Writer {
 
     async fn write_rest(&self, mut rest: Rest) -> Result<(), WriterEnd> {
         while rest.remains() {
-            let Ok(ready) = timeout(self.write_timeout, self.socket.writable()).await else {
+            rest.written += match timeout(self.write_timeout, self.socket.writable()).await {
+                Ok(Ok(())) => self.try_write(&rest.slices())?,
+                Ok(Err(error)) => return Err(WriterEnd::Failed(error.kind())),
+                Err(_) => self.write_late(&rest.slices())?,
+            };
+        }
+        Ok(())
+    }
+
+    /// The write timeout has passed: the peer has stalled, unless the socket takes something after all.
+    fn write_late(&self, slices: &[IoSlice<'_>]) -> Result<usize, WriterEnd> {
+        match connection::write_unannounced(self.socket.as_ref(), slices) {
+            Ok(written) => Ok(written),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // Nothing more can reach this peer: a reset frees what the kernel holds for it. Where even that fails
                 // the socket is gone already.
                 let _ = self.socket.as_ref().set_zero_linger();
-                return Err(WriterEnd::Stalled);
-            };
-            ready.map_err(|error| WriterEnd::Failed(error.kind()))?;
-            rest.written += self.try_write(&rest.slices())?;
+                Err(WriterEnd::Stalled)
+            }
+            Err(error) => Err(WriterEnd::Failed(error.kind())),
         }
-        Ok(())
     }
 }
 
@@ -197,7 +209,7 @@ fn gather(first: Outgoing, receiver: &mut Receiver, scratch: &mut Vec<u8>) -> Ba
                 break;
             }
             Outgoing::Close(close) => {
-                scratch.extend_from_slice(close.frames().websocket());
+                scratch.extend_from_slice(Frames::close(close).websocket());
                 batch.then = Then::Close(close);
                 break;
             }

@@ -1,0 +1,161 @@
+//! As much of the WebSocket protocol (RFC 6455) as it takes to tell a server's messages apart.
+//!
+//! Whether a server conforms is not checked: this is a load generator, and a conformance test is a different program.
+
+use anyhow::{Result, bail, ensure};
+
+/// More than any frame of these measurements has.
+const MAX_FRAME: usize = 4 * 1024 * 1024;
+
+const FIN: u8 = 0x80;
+const RESERVED_BITS: u8 = 0x70;
+const OPCODE: u8 = 0x0f;
+const MASK: u8 = 0x80;
+
+const TEXT: u8 = 0x1;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xa;
+
+/// What a server said.
+pub enum Item<'a> {
+    Message(&'a [u8]),
+    /// Asks for a pong with the same payload.
+    Ping(&'a [u8]),
+}
+
+/// The frames of one connection. Only one that is cut off by the end of a read is kept.
+#[derive(Default)]
+pub struct Frames {
+    partial: Vec<u8>,
+}
+
+impl Frames {
+    /// Takes in further bytes and passes on what they complete.
+    pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(Item)) -> Result<()> {
+        if self.partial.is_empty() {
+            let used = split(bytes, &mut each)?;
+            self.partial.extend_from_slice(&bytes[used..]);
+            return Ok(());
+        }
+        self.partial.extend_from_slice(bytes);
+        let used = split(&self.partial, &mut each)?;
+        self.partial.drain(..used);
+        if self.partial.is_empty() {
+            // Thousands of connections would otherwise each keep the buffer of their longest read.
+            self.partial = Vec::new();
+        }
+        Ok(())
+    }
+}
+
+/// Passes on the whole frames in `bytes` and returns how many bytes they take.
+fn split(bytes: &[u8], each: &mut impl FnMut(Item)) -> Result<usize> {
+    let mut used = 0;
+    while let Some(frame) = Frame::parse(&bytes[used..])? {
+        let payload = &bytes[used + frame.head..used + frame.head + frame.payload];
+        used += frame.head + frame.payload;
+        match frame.opcode {
+            TEXT => each(Item::Message(payload)),
+            PING => each(Item::Ping(payload)),
+            PONG => {}
+            CLOSE => {
+                let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                bail!("the server closed the WebSocket with the code {code:?}")
+            }
+            opcode => bail!("unexpected frame with the opcode {opcode:#x}"),
+        }
+    }
+    Ok(used)
+}
+
+/// What matters of a frame: the kind, and how many bytes its parts take.
+struct Frame {
+    opcode: u8,
+    head: usize,
+    payload: usize,
+}
+
+impl Frame {
+    /// Reads the frame at the start of `bytes`; `None` if it is incomplete.
+    fn parse(bytes: &[u8]) -> Result<Option<Self>> {
+        let &[first, second, ..] = bytes else {
+            return Ok(None);
+        };
+        ensure!(first & RESERVED_BITS == 0, "a frame uses an extension that was not negotiated");
+        ensure!(second & MASK == 0, "a server must not mask its frames");
+        ensure!(first & FIN != 0, "a message is fragmented, which no server here needs to do");
+        let (head, payload) = match second {
+            126 => match bytes.get(2..4).and_then(|length| length.try_into().ok()) {
+                Some(length) => (4, usize::from(u16::from_be_bytes(length))),
+                None => return Ok(None),
+            },
+            127 => match bytes.get(2..10).and_then(|length| length.try_into().ok()) {
+                Some(length) => (10, usize::try_from(u64::from_be_bytes(length))?),
+                None => return Ok(None),
+            },
+            short => (2, usize::from(short)),
+        };
+        ensure!(payload <= MAX_FRAME, "a frame announces {payload} bytes, more than {MAX_FRAME}");
+        let whole = bytes.len() >= head + payload;
+        Ok(whole.then_some(Self { opcode: first & OPCODE, head, payload }))
+    }
+}
+
+/// The pong that answers a ping. The mask is zero, which the protocol allows and which leaves the payload as it is.
+pub fn pong(payload: &[u8]) -> Result<Vec<u8>> {
+    let length = u8::try_from(payload.len())?;
+    Ok([&[FIN | PONG, MASK | length, 0, 0, 0, 0], payload].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(parts: &[&[u8]]) -> Result<Vec<Vec<u8>>> {
+        let mut frames = Frames::default();
+        let mut found = Vec::new();
+        for part in parts {
+            frames.push(part, |item| match item {
+                Item::Message(payload) => found.push(payload.to_vec()),
+                Item::Ping(payload) => found.push([b"ping ", payload].concat()),
+            })?;
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn messages_are_found_wherever_the_reads_cut_them() -> Result<()> {
+        let bytes = b"\x81\x02{}\x89\x01p\x8a\x00\x81\x01x";
+        let expected: Vec<Vec<u8>> = vec![b"{}".to_vec(), b"ping p".to_vec(), b"x".to_vec()];
+        for cut in 0..=bytes.len() {
+            assert_eq!(messages(&[&bytes[..cut], &bytes[cut..]])?, expected, "cut at {cut}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn both_long_forms_of_the_length_are_understood() -> Result<()> {
+        let payload = [b'x'; 300];
+        assert_eq!(messages(&[b"\x81\x7e\x01\x2c", &payload])?, [payload]);
+        assert_eq!(messages(&[b"\x81\x7f\0\0\0\0", b"\0\0\x01\x2c", &payload])?, [payload]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_message_is_an_error() {
+        assert!(messages(&[b"\x81\x82\0\0\0\0{}"]).is_err(), "masked");
+        assert!(messages(&[b"\xc1\x02{}"]).is_err(), "reserved bit");
+        assert!(messages(&[b"\x82\x02{}"]).is_err(), "binary");
+        assert!(messages(&[b"\x01\x02{}"]).is_err(), "fragmented");
+        assert!(messages(&[b"\x81\x7f\x01\0\0\0\0\0\0\0"]).is_err(), "too long");
+        let error = messages(&[b"\x88\x02\x03\xe9"]).expect_err("a close frame");
+        assert!(error.to_string().contains("1001"), "{error}");
+    }
+
+    #[test]
+    fn a_pong_is_masked_and_repeats_the_payload() -> Result<()> {
+        assert_eq!(pong(b"ab")?, b"\x8a\x82\0\0\0\0ab");
+        Ok(())
+    }
+}

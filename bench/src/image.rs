@@ -1,0 +1,80 @@
+//! The measurement of a crowd that comes at once and wants the whole state, as after a restart of the proxy.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::deadline::Deadline;
+use crate::fanout::to_f64;
+use crate::idle::everything;
+use crate::progress;
+use crate::publisher;
+use crate::record::Figures;
+use crate::rounds::{Round, Setup};
+use crate::server::Server;
+use crate::swarm::{Afterwards, Plan, Swarm};
+use crate::tally::Tally;
+
+/// How long to wait for events before looking at how far the clients are.
+const TURN: Duration = Duration::from_millis(20);
+
+/// Measures one server.
+pub fn measure(
+    clients: u32,
+    state: &[(String, String)],
+    setup: &Setup,
+    round: &Round,
+    server: &Server,
+) -> Result<Figures> {
+    publisher::fill(server.address, server.dialect, state).context("could not publish the state")?;
+    let idle = server.resident()?;
+    let mut tally = Tally::new(setup.clock)?;
+    let mut swarm = Swarm::new(everything(round, server, "snapshot"), clients)?;
+    let plan = Plan { total: clients, concurrent: clients, afterwards: Afterwards::Keep };
+    let progress = progress::line(round, clients)?;
+    let before = server.cpu()?;
+    let start = Instant::now();
+    swarm.complete(&plan, setup.limit, &progress, &mut tally)?;
+    let connected = start.elapsed();
+    let deadline = Deadline::after(setup.limit, "waiting for all clients to be caught up");
+    while tally.caught_up < u64::from(clients) {
+        swarm.turn(deadline.remaining()?.min(TURN), &mut tally)?;
+        progress.set_position(tally.caught_up);
+    }
+    let caught_up = start.elapsed();
+    let cpu = server.cpu()? - before;
+    progress.finish_and_clear();
+    let expected = to_f64(u64::from(clients)) * to_f64(state.len() as u64);
+    ensure!(tally.skipped == 0, "{} messages of the state were skipped", tally.skipped);
+    let mut figures = Figures::default();
+    figures.set("connected_s", connected.as_secs_f64());
+    figures.set("caught_up_s", caught_up.as_secs_f64());
+    figures.set("messages_per_s", expected / caught_up.as_secs_f64());
+    figures.set("mib_per_s", to_f64(tally.bytes) / caught_up.as_secs_f64() / 1_048_576.0);
+    figures.set("cpu_s", cpu.total() / 1e6);
+    figures.set("cpu_user_us_per_message", cpu.user / expected);
+    figures.set("cpu_system_us_per_message", cpu.system / expected);
+    figures.set("bytes_per_client", to_f64(tally.bytes) / f64::from(clients));
+    figures.set("rss_idle_kib", to_f64(idle.now));
+    figures.set("rss_peak_kib", to_f64(server.resident()?.peak));
+    Ok(figures)
+}
+
+/// Measures the memory of a key that the server keeps.
+pub fn retained(keys: &[(String, String)], setup: &Setup, round: &Round, server: &Server) -> Result<Figures> {
+    // Nothing is connected whose events could be awaited meanwhile.
+    let mut swarm = Swarm::new(everything(round, server, "now"), 1)?;
+    let mut tally = Tally::new(setup.clock)?;
+    let mut settled = || crate::idle::settled_kib(server, setup.limit, |period| swarm.hold(period, &mut tally));
+    let before = settled()?;
+    publisher::fill(server.address, server.dialect, keys).context("could not publish the keys")?;
+    let after = settled()?;
+    let content: usize = keys.iter().map(|(key, data)| key.len() + data.len()).sum();
+    let count = to_f64(keys.len() as u64);
+    let mut figures = Figures::default();
+    figures.set("bytes_per_key", (to_f64(after) - to_f64(before)) * 1024.0 / count);
+    figures.set("content_bytes_per_key", to_f64(content as u64) / count);
+    figures.set("rss_idle_kib", to_f64(after));
+    figures.set("rss_peak_kib", to_f64(server.resident()?.peak));
+    Ok(figures)
+}

@@ -1,0 +1,58 @@
+//! The machine and the versions that figures come from. Nothing here tells whose machine it is.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context, Result};
+
+use crate::servers::Places;
+
+/// Describes the machine as a list.
+pub fn description(places: &Places) -> Result<String> {
+    let cores = thread::available_parallelism()?;
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).context("no MemTotal")?;
+    let kib: u64 = memory.trim().trim_end_matches(" kB").parse()?;
+    let mut lines = vec![
+        format!("{cores} cores, {}", processor()?),
+        format!("{} GiB of memory", kib.div_ceil(1024 * 1024)),
+        format!("Linux {}", kernel(&fs::read_to_string("/proc/sys/kernel/osrelease")?)),
+    ];
+    lines.extend(output("rustc", &["--version"]));
+    lines.extend(output(places.nginx, &["-v"]).map(|line| line.replace("nginx version: ", "")));
+    let versions = "import platform, fastapi, uvicorn, websockets; print('Python', platform.python_version() + ',', \
+                    'FastAPI', fastapi.__version__ + ',', 'uvicorn', uvicorn.__version__ + ',', \
+                    'websockets', websockets.__version__)";
+    lines.extend(places.python.and_then(|python| output(python, &["-c", versions])));
+    Ok(format!("- {}\n", lines.join("\n- ")))
+}
+
+fn processor() -> Result<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").context("could not read the processor's name")?;
+    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    Ok(name.map_or_else(|| "of unknown make".to_owned(), |(_, name)| name.trim().to_owned()))
+}
+
+/// The version without what a builder of the kernel added to it.
+fn kernel(release: &str) -> &str {
+    release.trim().split('-').next().unwrap_or_default()
+}
+
+/// The first line that a program says of itself, if it is there.
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
+    let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+    String::from_utf8_lossy(&text).lines().next().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_the_kernel_is_all_that_is_told() {
+        assert_eq!(kernel("6.18.44-builder-v1\n"), "6.18.44");
+        assert_eq!(output("no-such-program", &[]), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! The messages of a measurement, and the time that travels in them.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use memchr::memmem;
+
+use crate::dialect::Dialect;
+
+/// The topic that everything is published to.
+pub const TOPIC: &str = "odds_updates";
+
+/// What precedes the time in a message. Nothing else in a message contains it.
+const STAMP: &str = r#"{"bench_at":""#;
+
+/// The time is written with leading zeros, so that all messages have the same length.
+const DIGITS: usize = 20;
+
+/// Nanoseconds since the start of the program, for all its threads.
+#[derive(Clone, Copy)]
+pub struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    pub fn start() -> Self {
+        Self { origin: Instant::now() }
+    }
+
+    pub fn now(self) -> u64 {
+        self.at(Instant::now())
+    }
+
+    pub fn at(self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Data of `bytes` bytes (at least some 40) that begins with the time.
+pub fn data(stamp: u64, bytes: usize) -> String {
+    let mut text = format!(r#"{STAMP}{stamp:0DIGITS$}","pad":""#);
+    let padding = bytes.saturating_sub(text.len() + 2);
+    text.extend(std::iter::repeat_n('x', padding));
+    text.push_str("\"}");
+    text
+}
+
+/// Puts the time into a recorded object, as its first member.
+pub fn stamped(stamp: u64, recorded: &str) -> String {
+    let members = recorded.trim_start().trim_start_matches('{');
+    format!(r#"{STAMP}{stamp:0DIGITS$}",{members}"#)
+}
+
+/// The time in a message, where it has one.
+pub fn stamp(text: &[u8]) -> Option<u64> {
+    let start = memmem::find(text, STAMP.as_bytes())? + STAMP.len();
+    let digits = text.get(start..start + DIGITS)?;
+    digits.iter().try_fold(0_u64, |value, digit| {
+        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
+        value.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// How many messages a `catch_up` says were skipped; what it does not know counts as none.
+pub fn skipped(text: &[u8]) -> u64 {
+    let value: Option<serde_json::Value> = serde_json::from_slice(text).ok();
+    let topics = value.as_ref().and_then(|value| value.pointer("/data/topics")?.as_object());
+    topics.map_or(0, |topics| topics.values().filter_map(|topic| topic.get("skipped")?.as_u64()).sum())
+}
+
+/// The key of synthetic messages with this number: an event, a market and a bookmaker.
+pub fn key(number: u64) -> String {
+    format!("e{number}/1x2/bench")
+}
+
+/// Appends one message as the publisher of this server writes it. Oddswire makes the envelope that subscribers get; the
+/// others pass on what they are given, so they are given an envelope of the same length.
+pub fn write(body: &mut String, dialect: Dialect, key: &str, data: &str) {
+    let written = if dialect == Dialect::Oddswire {
+        write!(body, r#"{{"topic":"{TOPIC}","key":"{key}","type":"odds_update","data":{data}}}"#)
+    } else {
+        write!(
+            body,
+            r#"{{"type":"odds_update","topic":"{TOPIC}","id":"1763849000000-100000","key":"{key}","timestamp":"2026-02-06T19:00:00.000Z","data":{data}}}"#
+        )
+    };
+    written.expect("writing to a string cannot fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_is_found_in_synthetic_and_in_recorded_data() {
+        let synthetic = data(42, 200);
+        assert_eq!(synthetic.len(), 200);
+        let mut body = String::new();
+        write(&mut body, Dialect::Oddswire, &key(7), &synthetic);
+        assert!(serde_json::from_str::<serde_json::Value>(&body).is_ok(), "{body}");
+        assert_eq!(stamp(body.as_bytes()), Some(42));
+        let recorded = stamped(43, r#"{"price":1.5}"#);
+        assert_eq!(recorded, r#"{"bench_at":"00000000000000000043","price":1.5}"#);
+        assert_eq!(stamp(recorded.as_bytes()), Some(43));
+    }
+
+    #[test]
+    fn other_messages_have_no_time() {
+        for text in [r#"{"type":"pong"}"#, r#"{"bench_at":"12"#, r#"{"bench_at":"0000000000000000000x"}"#] {
+            assert_eq!(stamp(text.as_bytes()), None, "{text}");
+        }
+    }
+}

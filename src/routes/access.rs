@@ -1,0 +1,128 @@
+//! Who may use an endpoint: origin, token, places, and the client's address.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+
+use http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, StatusCode};
+use warp::Filter;
+
+use super::{App, Refusal};
+use crate::admission::{AdmissionError, Admitted};
+use crate::auth::{Access, AccessError, Origins};
+use crate::connection::Peer;
+use crate::topic::Subscription;
+
+/// What of a request decides who may do it.
+#[derive(Debug, Clone)]
+pub(super) struct Incoming {
+    pub(super) headers: HeaderMap,
+    /// The query string, empty where there is none. It may hold a token: it is not logged.
+    pub(super) query: String,
+    peer: Option<Peer>,
+}
+
+/// Passes every request.
+pub(super) fn incoming() -> impl Filter<Extract = (Incoming,), Error = Infallible> + Clone {
+    warp::header::headers_cloned()
+        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .and(warp::ext::optional::<Peer>())
+        .map(|headers, query, peer| Incoming { headers, query, peer })
+}
+
+impl Incoming {
+    /// The client's address, behind trusted proxies too.
+    pub(super) fn address(&self, app: &App) -> Option<IpAddr> {
+        self.peer.map(|Peer(peer)| app.config.trusted_proxies.client(peer.ip(), &self.headers))
+    }
+
+    /// The client's address for the log, with its port where no proxy stands between.
+    pub(super) fn shown_peer(&self, app: &App) -> Option<String> {
+        let (Peer(peer), client) = self.peer.zip(self.address(app))?;
+        Some(if client == peer.ip().to_canonical() { peer.to_string() } else { client.to_string() })
+    }
+
+    /// A header's value, where it is text.
+    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Refuses pages of other origins. Who is no browser says no origin, and passes.
+    pub(super) fn check_origin(&self, app: &App) -> Result<(), Refusal> {
+        let Some(origin) = self.headers.get(ORIGIN) else { return Ok(()) };
+        let origins = app.config.allowed_origins.as_ref().unwrap_or(&Origins::SameHost);
+        if origin.to_str().is_ok_and(|origin| origins.allow(origin, self.header(&HOST))) {
+            return Ok(());
+        }
+        let shown: String =
+            String::from_utf8_lossy(origin.as_bytes()).chars().take(80).flat_map(char::escape_debug).collect();
+        let detail =
+            format!("pages of '{shown}' may not connect: add the origin to allowed-origins (ODDSWIRE_ALLOWED_ORIGINS)");
+        Err(Refusal::new(StatusCode::FORBIDDEN, "origin_forbidden", detail))
+    }
+
+    /// What the request's token admits to; everything where no token is asked for.
+    pub(super) fn access(&self, app: &App) -> Result<Access, Refusal> {
+        let Some(verifier) = &app.verifier else { return Ok(Access::PUBLIC) };
+        let access = self.token(app).ok_or(AccessError::Missing).and_then(|token| verifier.check(&token));
+        access.map_err(|error| {
+            let code = match error {
+                AccessError::Expired => "token_expired",
+                AccessError::Missing | AccessError::Invalid(_) => "unauthorized",
+            };
+            Refusal::new(StatusCode::UNAUTHORIZED, code, error.to_string()).with_header(WWW_AUTHENTICATE, "Bearer")
+        })
+    }
+
+    fn token(&self, app: &App) -> Option<String> {
+        let bearer = || self.bearer().map(str::to_owned);
+        let in_query = || {
+            let mut pairs = form_urlencoded::parse(self.query.as_bytes());
+            pairs.find(|(name, value)| name == "token" && !value.is_empty()).map(|(_, token)| token.into_owned())
+        };
+        let in_cookie = || {
+            let name = app.config.subscriber_cookie.as_deref()?;
+            let cookies = self.headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+            let mut pairs =
+                cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
+            pairs.find(|(found, _)| *found == name).map(|(_, token)| token.to_owned())
+        };
+        bearer().or_else(in_query).or_else(in_cookie)
+    }
+
+    /// The token of `Authorization: Bearer`.
+    pub(super) fn bearer(&self) -> Option<&str> {
+        let (scheme, token) = self.header(&AUTHORIZATION)?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+
+    /// A place among the connections, for as long as the result lives.
+    pub(super) fn admit(&self, app: &App) -> Result<Admitted, Refusal> {
+        if app.draining.is_cancelled() {
+            let detail = "the server is shutting down: another one takes connections";
+            return Err(unavailable("draining", detail));
+        }
+        app.admission.admit(self.address(app)).map_err(|error| match error {
+            AdmissionError::Full(_) => unavailable("full", &error.to_string()),
+            AdmissionError::FullForAddress(_) => {
+                Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", error.to_string())
+                    .with_header(RETRY_AFTER, "10")
+            }
+        })
+    }
+}
+
+fn unavailable(code: &'static str, detail: &str) -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with_header(RETRY_AFTER, "2")
+}
+
+/// Refuses subscriptions that the token does not allow, by name.
+pub(super) fn check_allowed(access: &Access, asked: &[Subscription]) -> Result<(), Refusal> {
+    let forbidden: Vec<String> =
+        asked.iter().filter(|asked| !access.covers(asked)).map(|asked| format!("'{asked}'")).collect();
+    if forbidden.is_empty() {
+        return Ok(());
+    }
+    let detail = format!("the token does not allow {}: its claim 'topics' must list them", forbidden.join(", "));
+    Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail))
+}

@@ -1,0 +1,62 @@
+//! Cross-origin requests: what a browser needs to be told so that a page of an allowed origin may read the answers.
+//!
+//! The same list decides as for connecting (`allowed-origins`); the endpoints themselves refuse other origins.
+
+use std::convert::Infallible;
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use warp::reply::{Reply as _, Response};
+use warp::{Filter, Rejection};
+
+use crate::auth::Origins;
+use crate::config::Config;
+
+/// The origin of the page that a request is from, and the host that it is for.
+pub(super) struct Origin {
+    origin: Option<HeaderValue>,
+    host: Option<HeaderValue>,
+}
+
+pub(super) fn origin() -> impl Filter<Extract = (Origin,), Error = Infallible> + Clone {
+    warp::header::headers_cloned()
+        .map(|headers: HeaderMap| Origin { origin: headers.get(ORIGIN).cloned(), host: headers.get(HOST).cloned() })
+}
+
+/// Answers the question that a browser asks before some requests. The answer is the same for all: whether the page may
+/// ask at all stands in the header that [`allow`] adds.
+pub(super) fn preflight() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    let asked = warp::method().and(warp::header::headers_cloned()).and_then(|method, headers: HeaderMap| async move {
+        let is_preflight = method == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        if is_preflight { Ok(()) } else { Err(warp::reject::not_found()) }
+    });
+    asked.untuple_one().map(|| {
+        let mut response = StatusCode::NO_CONTENT.into_response();
+        let headers = response.headers_mut();
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST"));
+        headers.insert(
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("authorization, content-type, idempotency-key, last-event-id, if-none-match"),
+        );
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+        response
+    })
+}
+
+/// Lets the page read the response, where its origin is allowed.
+pub(super) fn allow(origin: Origin, config: &Config, mut response: Response) -> Response {
+    let Origin { origin: Some(origin), host } = origin else { return response };
+    let origins = config.allowed_origins.as_ref().unwrap_or(&Origins::SameHost);
+    let host = host.as_ref().and_then(|host| host.to_str().ok());
+    let allowed = origin.to_str().is_ok_and(|origin| origins.allow(origin, host));
+    let headers = response.headers_mut();
+    headers.append(VARY, HeaderValue::from_static("origin"));
+    if allowed {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("etag, retry-after"));
+    }
+    response
+}
