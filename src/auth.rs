@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use http::Uri;
 use jsonwebtoken::errors::ErrorKind;
@@ -96,6 +97,9 @@ impl Publishers {
             if publishers.iter().any(|known| known.name == publisher.name) {
                 return Err(format!("line {}: the name '{}' stands twice", at + 1, publisher.name));
             }
+            if publishers.iter().any(|known| known.token == publisher.token) {
+                return Err(format!("line {}: '{}' has the token of another publisher", at + 1, publisher.name));
+            }
             publishers.push(publisher);
         }
         if file.is_some() && publishers.is_empty() {
@@ -132,10 +136,9 @@ fn publisher(line: &str, topics: &Topics) -> Result<Publisher, String> {
         return Err("expected name:token[:topics], the name 1 to 64 letters, digits, '_', '-' and '.'".to_owned());
     }
     let limited = third.map(|list| {
-        let known = |name: &str| {
-            let name = name.trim();
-            topics.get(name).cloned().ok_or_else(|| format!("no such topic: '{name}'; the topics are: {topics}"))
-        };
+        // What stands there may be part of a token with a colon in it: it is not shown.
+        let unknown = || format!("its third part must list topics; the topics are: {topics}");
+        let known = |name: &str| topics.get(name.trim()).cloned().ok_or_else(unknown);
         list.split(',').map(known).collect()
     });
     Ok(Publisher { name: name.to_owned(), token: token.parse()?, topics: limited.transpose()? })
@@ -198,9 +201,14 @@ struct VerifyingKey {
     algorithm: Algorithm,
 }
 
+/// The last moment that a timestamp can show, in milliseconds: the year 9999 ends then. Issuers mean "for ever" by
+/// what is later.
+const END_OF_TIME: i64 = 253_402_300_799_999;
+
 #[derive(Deserialize)]
 struct Claims {
-    exp: u64,
+    /// Seconds since 1970, with or without a fraction (RFC 7519, section 2). The library says that it is required.
+    exp: Option<f64>,
     #[serde(default)]
     topics: Vec<String>,
 }
@@ -224,13 +232,15 @@ impl Verifier {
         let set: JwkSet = serde_json::from_str(text).map_err(|error| format!("not a JSON Web Key Set: {error}"))?;
         let mut keys = Vec::new();
         for (at, jwk) in set.keys.iter().enumerate() {
-            let algorithm = algorithm(jwk).ok_or_else(|| {
-                format!("key {at} has no algorithm that is supported: 'alg' must be RS256, ES256 or EdDSA")
-            })?;
+            // Issuers keep keys for other things in the same set: they are left aside (RFC 7517, section 5).
+            let Some(algorithm) = algorithm(jwk) else { continue };
             let key = DecodingKey::from_jwk(jwk).map_err(|error| format!("key {at}: {error}"))?;
             keys.push(VerifyingKey { id: jwk.common.key_id.clone(), key, algorithm });
         }
-        if keys.is_empty() { Err("the set has no key".to_owned()) } else { Ok(Self { keys }) }
+        if keys.is_empty() {
+            return Err("the set has no key that signs with RS256, ES256 or EdDSA".to_owned());
+        }
+        Ok(Self { keys })
     }
 
     /// What the token admits to.
@@ -252,7 +262,10 @@ impl Verifier {
 }
 
 fn algorithm(jwk: &jsonwebtoken::jwk::Jwk) -> Option<Algorithm> {
-    use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, KeyAlgorithm};
+    use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, KeyAlgorithm, PublicKeyUse};
+    if jwk.common.public_key_use.as_ref().is_some_and(|of| *of != PublicKeyUse::Signature) {
+        return None;
+    }
     match (&jwk.common.key_algorithm, &jwk.algorithm) {
         (None | Some(KeyAlgorithm::RS256), AlgorithmParameters::RSA(_)) => Some(Algorithm::RS256),
         (None | Some(KeyAlgorithm::ES256), AlgorithmParameters::EllipticCurve(curve))
@@ -272,11 +285,13 @@ impl VerifyingKey {
         validation.validate_nbf = true;
         validation.validate_aud = false;
         let claims: Claims = decode(token, &self.key, &validation).map_err(|error| refusal(error.kind()))?.claims;
-        let expires = i64::try_from(claims.exp).ok().and_then(|seconds| seconds.checked_mul(1000)).unwrap_or(i64::MAX);
-        let mut expires = Timestamp::from_millis(expires);
+        let seconds = claims.exp.ok_or(NO_EXPIRY)?;
+        let since_1970 = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
+        let millis = i64::try_from(since_1970.as_millis()).unwrap_or(END_OF_TIME);
+        let mut expires = Timestamp::from_millis(millis.min(END_OF_TIME));
         if expires <= Timestamp::now() {
             // It was let in for a clock that differs, so it ends when that excuse does.
-            expires = expires.plus(std::time::Duration::from_secs(CLOCK_SKEW_SECONDS));
+            expires = expires.plus(Duration::from_secs(CLOCK_SKEW_SECONDS));
         }
         if claims.topics.iter().any(|topic| topic == "*") {
             return Ok(Access { allowed: None, expires: Some(expires) });
@@ -287,12 +302,14 @@ impl VerifyingKey {
     }
 }
 
+const NO_EXPIRY: AccessError = AccessError::Invalid("it has no claim 'exp'");
+
 fn refusal(kind: &ErrorKind) -> AccessError {
     match kind {
         ErrorKind::ExpiredSignature => AccessError::Expired,
         ErrorKind::ImmatureSignature => AccessError::Invalid("it is not valid yet (nbf)"),
         ErrorKind::InvalidSignature => AccessError::Invalid("its signature is wrong"),
-        ErrorKind::MissingRequiredClaim(_) => AccessError::Invalid("it has no claim 'exp'"),
+        ErrorKind::MissingRequiredClaim(_) => NO_EXPIRY,
         ErrorKind::InvalidAlgorithm => AccessError::Invalid("its algorithm is not that of the key"),
         ErrorKind::Json(_) => {
             AccessError::Invalid("its claims cannot be read: 'exp' is a number, 'topics' a list of strings")
@@ -380,7 +397,10 @@ impl Origin {
 
 /// Whether the origin's host and port are those of the `Host` header. Its scheme is not compared: TLS may end at a proxy.
 fn same_host(origin: &str, host: Option<&str>) -> bool {
-    let authority = |uri: &str| uri.parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string));
+    let authority = |uri: &str| {
+        let uri = uri.parse::<Uri>().ok().filter(|uri| uri.scheme().is_some())?;
+        uri.authority().map(ToString::to_string)
+    };
     let default_port = if origin.starts_with("https://") { ":443" } else { ":80" };
     let Some((of_origin, host)) = authority(origin).zip(host) else { return false };
     let host = host.to_ascii_lowercase();
@@ -417,7 +437,8 @@ mod tests {
     #[test]
     fn a_bad_line_of_the_token_file_is_named() {
         for (file, reason) in [
-            ("a:b:c", "line 1: no such topic: 'c'"),
+            ("a:b:c", "line 1: its third part must list topics"),
+            ("a:b\nc:b", "line 2: 'c' has the token of another publisher"),
             ("\na b:c", "line 2: expected name:token"),
             ("a:", "line 1: expected 1 or more visible"),
             ("a:b\na:c", "line 2: the name 'a' stands twice"),

@@ -41,7 +41,7 @@ pub enum Command {
 /// The settings of `health`.
 #[derive(Debug, Args)]
 pub struct Health {
-    /// Address of the server; an unspecified one (0.0.0.0, [::]) is asked on the loopback interface
+    /// Address of the server; an unspecified one, such as 0.0.0.0, is asked on the loopback interface
     #[arg(long, env = "ODDSWIRE_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8000",
           value_parser = address)]
     pub listen: SocketAddr,
@@ -113,7 +113,7 @@ pub struct Config {
     pub history_bytes: usize,
     /// Age of the oldest message in a topic's history
     #[arg(long, env = "ODDSWIRE_HISTORY_AGE", value_name = "DURATION", default_value = "1h",
-          value_parser = Between(ms(1), secs(YEAR)), help_heading = "What is kept")]
+          value_parser = Between(ms(1), secs(MONTH)), help_heading = "What is kept")]
     pub history_age: Duration,
     /// Keys in each topic's state; a publish beyond it is refused
     #[arg(long, env = "ODDSWIRE_STATE_KEYS", value_name = "COUNT", default_value = "100000",
@@ -121,7 +121,7 @@ pub struct Config {
     pub state_keys: usize,
     /// How long the deletion of a key is remembered
     #[arg(long, env = "ODDSWIRE_TOMBSTONE_AGE", value_name = "DURATION", default_value = "1h",
-          value_parser = Between(ms(1), secs(YEAR)), help_heading = "What is kept")]
+          value_parser = Between(ms(1), secs(MONTH)), help_heading = "What is kept")]
     pub tombstone_age: Duration,
     /// Confirm a keyed message whose data is unchanged without delivering it again
     #[arg(long, env = "ODDSWIRE_SUPPRESS_UNCHANGED", value_name = "BOOL", default_value = "true",
@@ -217,6 +217,10 @@ pub struct Config {
           value_parser = count(0, 1_000_000), help_heading = "Publishers")]
     pub publishes_per_second: usize,
 
+    /// Address and port of metrics, health and connections, for operators only; 'off' for none
+    #[arg(long, env = "ODDSWIRE_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9100",
+          value_parser = admin_address, help_heading = "Operation")]
+    pub admin_listen: AdminListen,
     /// Longest head of a request, in bytes
     #[arg(long, env = "ODDSWIRE_HEADER_BYTES", value_name = "SIZE", default_value = "16KiB",
           value_parser = Size(8 << 10, 1 << 20), help_heading = "Operation")]
@@ -376,7 +380,7 @@ pub fn unknown_variables() -> Vec<String> {
 
 /// A key for HS256 must be as long as the hash.
 const MIN_SECRET_BYTES: usize = 32;
-const YEAR: u64 = 365 * 24 * 3600;
+const MONTH: u64 = 30 * 24 * 3600;
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -388,6 +392,17 @@ const fn secs(seconds: u64) -> Duration {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected an address and a port, such as 127.0.0.1:8000 or [::]:8000".to_owned())
+}
+
+/// Where the admin listener is; `None` is nowhere.
+pub type AdminListen = std::option::Option<SocketAddr>;
+
+fn admin_address(text: &str) -> Result<AdminListen, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let wrong = "expected an address and a port, such as 127.0.0.1:9100, or 'off'";
+    text.parse().map(Some).map_err(|_| wrong.to_owned())
 }
 
 fn count(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {

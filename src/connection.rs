@@ -39,16 +39,25 @@ pub(crate) struct Options {
 
 /// Serves requests until the connection ends. When the server drains, the request under way is finished and the
 /// connection closed.
-pub(crate) async fn serve<F>(
+/// What answers requests.
+pub(crate) trait Routes:
+    Filter<Extract = (Response,), Error = std::convert::Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
+impl<F> Routes for F where
+    F: Filter<Extract = (Response,), Error = std::convert::Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
+pub(crate) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
-    routes: F,
+    routes: impl Routes,
     options: Options,
     draining: CancellationToken,
     logger: Logger,
-) where
-    F: Filter<Extract = (Response,), Error = std::convert::Infallible> + Clone + Send + Sync + 'static,
-{
+) {
     let routes = TowerToHyperService::new(warp::service(routes));
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));

@@ -53,6 +53,7 @@ mod index;
 pub mod log;
 pub mod manager;
 pub mod message;
+pub mod metrics;
 pub mod outbox;
 pub mod protocol;
 mod rate;

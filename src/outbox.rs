@@ -65,6 +65,8 @@ struct Queue {
     ended: bool,
     /// The receiver is gone.
     dropped: bool,
+    /// Bytes that were written.
+    sent: u64,
 }
 
 #[derive(Debug)]
@@ -177,6 +179,12 @@ impl Outbox {
         self.shared.queue().bytes
     }
 
+    /// Bytes that were written so far.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.shared.queue().sent
+    }
+
     /// Waits until the account is within its limit; `false` once the receiver is gone. One task may wait at a time.
     pub async fn room(&self) -> bool {
         self.wait(|queue| queue.dropped || queue.bytes <= self.shared.limit).await;
@@ -235,12 +243,19 @@ impl Receiver {
         self.taken.pop_front()
     }
 
+    /// Whether messages are put in as they come: what is taken out is new then.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.shared.fed.load(Ordering::Relaxed)
+    }
+
     /// Takes bytes that are written off the account.
     pub fn settle(&self, bytes: usize) {
         let limit = self.shared.limit;
         let mut queue = self.shared.queue();
         let before = queue.bytes;
         queue.bytes -= bytes;
+        queue.sent += bytes as u64;
         drop(queue);
         if before > limit && before - bytes <= limit {
             self.shared.sender.wake();

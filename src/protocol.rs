@@ -234,7 +234,10 @@ impl ClientMessage {
                 Ok(Self::Auth { token: token.ok_or_else(wrong)? })
             }
             Some("unsubscribe") => Ok(Self::Unsubscribe { topics: topics(object.get("topics"))? }),
-            Some(other) => Err(ClientMessageError::UnknownType(other.chars().take(64).collect())),
+            Some(other) => {
+                let shown = other.chars().take(64).flat_map(char::escape_debug).collect();
+                Err(ClientMessageError::UnknownType(shown))
+            }
             None => Err(ClientMessageError::Malformed("no 'type' that is a string".to_owned())),
         }
     }
@@ -280,7 +283,8 @@ mod tests {
         for text in ["", "[]", "1", "{", r#"{"type":1}"#, "{}"] {
             assert!(matches!(ClientMessage::parse(text), Err(ClientMessageError::Malformed(_))), "{text}");
         }
-        assert!(matches!(ClientMessage::parse(r#"{"type":"x"}"#), Err(ClientMessageError::UnknownType(_))));
+        let unknown = ClientMessage::parse(r#"{"type":"x\ny"}"#);
+        assert_eq!(unknown, Err(ClientMessageError::UnknownType("x\\ny".to_owned())));
         for text in [
             r#"{"type":"subscribe"}"#,
             r#"{"type":"subscribe","topics":"odds"}"#,

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::admission::Admission;
 use crate::close::Close;
 use crate::config::Config;
-use crate::connection::{self, Options};
+use crate::connection::{self, Options, Routes};
 use crate::engine::{Engine, Memory};
 use crate::log::{self, Log};
 use crate::manager::{self, ConnectionManager};
@@ -35,19 +35,16 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    admin: Option<TcpListener>,
     app: App,
 }
 
 impl Server {
     /// Binds the address. Needs a tokio runtime.
     pub fn bind(config: Config, logger: Logger) -> io::Result<Self> {
-        let socket = if config.listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        // Accepted sockets inherit it.
-        socket.set_send_buffer_size(SEND_BUFFER)?;
-        socket.bind(config.listen)?;
-        let listener = socket.listen(LISTEN_BACKLOG)?;
+        let listener = listen(config.listen)?;
         let address = listener.local_addr()?;
+        let admin = config.admin_listen.map(listen).transpose()?;
 
         let log = Log::new(new_epoch(), &config.topics, log_limits(&config));
         let manager = ConnectionManager::new(config.topics.clone(), log, manager_limits(&config), logger.clone());
@@ -66,13 +63,19 @@ impl Server {
             tasks: TaskTracker::new(),
             logger,
         };
-        Ok(Self { listener, address, app })
+        Ok(Self { listener, address, admin, app })
     }
 
     /// Where it listens: the port that the system chose where the configuration says 0.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the admin listener is, if there is one.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// Its connections.
@@ -84,11 +87,16 @@ impl Server {
     /// Serves until `shutdown` is done, then drains: stops accepting, closes sessions with 1001, ends event streams,
     /// finishes publishes. Returns whether all connections ended within `drain-timeout`.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> bool {
-        let Self { listener, address, app } = self;
+        let admin_address = self.admin_addr();
+        let Self { listener, address, admin, app } = self;
         info!(app.logger, "server.listening"; "address" => %address, "version" => env!("CARGO_PKG_VERSION"),
-            "publishing" => !app.publishers().is_empty());
+            "publishing" => !app.publishers().is_empty(),
+            "admin" => admin_address.map(|address| address.to_string()));
         let maintenance = app.tasks.spawn(maintain(app.clone()));
-        let accepting = app.tasks.spawn(accept(listener, app.clone()));
+        let mut accepting = vec![app.tasks.spawn(accept(listener, routes::all(&app), app.clone()))];
+        if let Some(admin) = admin {
+            accepting.push(app.tasks.spawn(accept(admin, routes::admin(&app), app.clone())));
+        }
         shutdown.await;
         let drained = drain(&app, accepting).await;
         maintenance.abort();
@@ -108,6 +116,16 @@ impl Server {
     }
 }
 
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    // Accepted sockets inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+    socket.bind(address).map_err(named)?;
+    socket.listen(LISTEN_BACKLOG).map_err(named)
+}
+
 /// The engine's own work, until the server drains.
 async fn maintain(app: App) {
     tokio::select! {
@@ -116,8 +134,7 @@ async fn maintain(app: App) {
     }
 }
 
-async fn accept(listener: TcpListener, app: App) {
-    let routes = routes::all(&app);
+async fn accept(listener: TcpListener, routes: impl Routes, app: App) {
     let options = Options {
         header_timeout: app.config.header_timeout,
         header_bytes: app.config.header_bytes,
@@ -152,7 +169,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Lets the clients go, each at its moment, while new ones are told to go elsewhere; then waits for what is left.
-async fn drain(app: &App, accepting: JoinHandle<()>) -> bool {
+async fn drain(app: &App, accepting: Vec<JoinHandle<()>>) -> bool {
     let deadline = Instant::now() + app.config.drain_timeout;
     app.draining.cancel();
     let turns = app.manager.announce_drain(app.config.drain_spread.min(app.config.drain_timeout / 2));
@@ -163,7 +180,9 @@ async fn drain(app: &App, accepting: JoinHandle<()>) -> bool {
         app.manager.close(connection, Close::Draining);
     }
     app.manager.close_all(Close::Draining);
-    accepting.abort();
+    for listener in accepting {
+        listener.abort();
+    }
     app.tasks.close();
     let drained = tokio::time::timeout_at(deadline, app.tasks.wait()).await.is_ok();
     if drained {

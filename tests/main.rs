@@ -6,12 +6,20 @@
 
 mod harness;
 
+mod auth;
+mod browser;
 mod catch_up;
 mod clients;
+mod corpora;
+mod draining;
 mod handshake;
 mod interleavings;
 mod lifecycle;
+mod limits;
+mod metrics;
+mod origins;
 mod process;
+mod proxies;
 mod publishing;
 mod reads;
 mod replay;

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::follower::Follower;
-use crate::harness::{App, narrow_socket, sse, ws};
+use crate::harness::{App, TOKEN, narrow_socket, sse, within, ws};
+use crate::process::Process;
 
 /// Data that no kernel buffer hides for long.
 fn large(number: usize) -> Value {
@@ -78,7 +79,7 @@ async fn a_slow_client_does_not_hold_up_the_others() {
     });
     publish_until_behind(&app).await;
     app.publish(&json!({"topic": "scrape_progress", "data": "end"})).await;
-    let follower = crate::harness::within(reader).await.unwrap();
+    let follower = within(reader).await.unwrap();
     assert_eq!(follower.state.len(), 10);
 }
 
@@ -129,4 +130,43 @@ async fn a_client_that_asks_without_reading_is_not_read_from_and_costs_no_memory
         sent += 1;
     }
     assert!(sent < 600, "the server went on reading");
+}
+
+/// Connects without ever reading: half of them over WebSocket, half over SSE.
+async fn never_reads(address: std::net::SocketAddr, number: usize) -> tokio::net::TcpStream {
+    let mut socket = narrow_socket(address).await;
+    let events = "GET /api/sse HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let request = if number.is_multiple_of(2) { crate::harness::raw::HANDSHAKE } else { events };
+    socket.write_all(request.as_bytes()).await.unwrap();
+    socket
+}
+
+#[tokio::test]
+async fn clients_that_never_read_cost_no_more_than_the_stated_memory() {
+    const CLIENTS: usize = 100;
+    // ARCHITECTURE.md: the outbox, what a system call left over, and over SSE what hyper holds; all in KiB.
+    const STATED: u64 = (64 + 64 + 16 + 16 + 64) << 10;
+    let arguments = ["--outbox-bytes=64KiB", "--history-messages=10", "--history-bytes=64KiB"];
+    let process = Process::start(&arguments, &[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)]).await;
+    let client = reqwest::Client::new();
+    let publish = async |number: usize| {
+        let batch: Vec<Value> = (0..100)
+            .map(|key| json!({"topic": "odds_updates", "key": key.to_string(), "data": [number, "x".repeat(2000)]}))
+            .collect();
+        let request = client.post(format!("http://{}/api/publish", process.address)).bearer_auth(TOKEN);
+        let answer = request.header("content-type", "application/json").body(json!(batch).to_string()).send();
+        assert_eq!(within(answer).await.unwrap().status(), 200);
+    };
+    publish(0).await;
+    let mut sockets = Vec::new();
+    for number in 0..CLIENTS {
+        sockets.push(never_reads(process.address, number).await);
+    }
+    let before = process.resident();
+    // 60 MB: all of it would be held for them if nothing bounded it.
+    for number in 1..300 {
+        publish(number).await;
+    }
+    let grown = process.resident().saturating_sub(before);
+    assert!(grown < STATED * CLIENTS as u64, "{} KiB a client", grown / CLIENTS as u64 / 1024);
 }

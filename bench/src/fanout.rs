@@ -34,13 +34,18 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 const NANOS: f64 = 1e9;
 
+/// The processor time of this program and of everything else but the server.
+struct Load {
+    own: f64,
+    others: f64,
+}
+
 /// What one phase of publishing brought.
 struct Phase {
     tally: Tally,
     published: Published,
     cpu: Cpu,
-    /// The processor time of this program.
-    own: Cpu,
+    load: Load,
     /// From the start to the last message received, or to the last answer where nobody listens.
     seconds: f64,
     expected: u64,
@@ -103,7 +108,8 @@ impl Driver<'_> {
         let connect = |_| Publisher::connect(self.server.address, self.server.dialect);
         let mut publishers = (0..self.fanout.publishers).map(connect).collect::<Result<Vec<_>>>()?;
         let mut tally = Tally::new(self.clock)?;
-        let (before, own) = (self.server.cpu()?, own_cpu()?);
+        let before = [self.server.cpu()?, own_cpu()?];
+        let machine = process::machine()?;
         let start = Instant::now();
         let of = publishers.len();
         let clock = self.clock;
@@ -129,10 +135,12 @@ impl Driver<'_> {
         let ended = self.clock.now();
         let expected = published.messages * audience(self.fanout);
         self.drain(expected, &mut tally)?;
-        let (cpu, own) = (self.server.cpu()? - before, own_cpu()? - own);
+        let (cpu, own) = (self.server.cpu()? - before[0], own_cpu()? - before[1]);
+        let others = process::machine()? - machine - cpu.total() - own.total();
+        let load = Load { own: own.total(), others };
         let last = if expected > 0 { tally.last } else { ended };
         let seconds = to_f64(last.saturating_sub(self.clock.at(start))) / NANOS;
-        Ok(Phase { tally, published, cpu, own, seconds, expected })
+        Ok(Phase { tally, published, cpu, load, seconds, expected })
     }
 
     /// Receives until the publishers have finished.
@@ -190,14 +198,15 @@ fn audience(fanout: &Fanout) -> u64 {
 }
 
 fn figures(fanout: &Fanout, phase: &Phase) -> Figures {
-    let Phase { tally, published, cpu, own, seconds, expected } = phase;
+    let Phase { tally, published, cpu, load, seconds, expected } = phase;
     let mut figures = Figures::default();
     figures.set("published", to_f64(published.messages));
     figures.set("published_per_s", to_f64(published.messages) / seconds);
     figures.set("publish_late_max_us", published.late.as_secs_f64() * 1e6);
     figures.set("cpu_us_per_publish", cpu.total() / to_f64(published.messages));
     figures.set("cpu_share", cpu.total() / seconds / 1e6);
-    figures.set("own_cpu_share", own.total() / seconds / 1e6);
+    figures.set("own_cpu_share", load.own / seconds / 1e6);
+    figures.set("other_cpu_share", load.others.max(0.0) / seconds / 1e6);
     if fanout.readers == 0 {
         return figures;
     }

@@ -19,8 +19,12 @@ pub fn description(places: &Places) -> Result<String> {
         format!("{} GiB of memory", kib.div_ceil(1024 * 1024)),
         format!("Linux {}", kernel(&fs::read_to_string("/proc/sys/kernel/osrelease")?)),
     ];
+    let oddswire = std::env::current_exe()?.with_file_name("oddswire");
+    lines.extend(output(&oddswire.to_string_lossy(), &["--version"]));
     lines.extend(output("rustc", &["--version"]));
     lines.extend(output(places.nginx, &["-v"]).map(|line| line.replace("nginx version: ", "")));
+    let nchan = output("dpkg-query", &["-W", "-f", "${Version}", "libnginx-mod-nchan"]);
+    lines.extend(nchan.map(|version| format!("nchan {version}")));
     let versions = "import platform, fastapi, uvicorn, websockets; print('Python', platform.python_version() + ',', \
                     'FastAPI', fastapi.__version__ + ',', 'uvicorn', uvicorn.__version__ + ',', \
                     'websockets', websockets.__version__)";

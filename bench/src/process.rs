@@ -39,8 +39,10 @@ impl Sub for Cpu {
 /// The resident memory of a server in units of 1024 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Resident {
+    /// Of several processes, pages that they share are divided between them.
     pub now: u64,
-    /// The most it ever was. Of several processes it is the sum of their peaks, which is no less than the true peak.
+    /// The most it ever was. Of several processes it is the sum of their peaks, shared pages included, which is no less
+    /// than the true peak.
     pub peak: u64,
 }
 
@@ -78,9 +80,35 @@ pub fn resident(family: &[u32]) -> Result<Resident> {
     family.iter().try_fold(Resident::default(), |sum, pid| {
         let path = format!("/proc/{pid}/status");
         let text = fs::read_to_string(&path).with_context(|| format!("could not read {path}"))?;
-        let one = parse_status(&text).with_context(|| format!("{path} has no valid VmRSS and VmHWM"))?;
+        let mut one = Resident { now: kib(&text, "VmRSS:")?, peak: kib(&text, "VmHWM:")? };
+        if family.len() > 1 {
+            let path = format!("/proc/{pid}/smaps_rollup");
+            let text = fs::read_to_string(&path).with_context(|| format!("could not read {path}"))?;
+            one.now = kib(&text, "Pss:")?;
+        }
         Ok(Resident { now: sum.now + one.now, peak: sum.peak + one.peak })
     })
+}
+
+/// The processor time that the whole machine has spent on anything, in microseconds. What is not the server's or the
+/// load generator's disturbed the measurement.
+pub fn machine() -> Result<f64> {
+    let text = fs::read_to_string("/proc/stat").context("could not read /proc/stat")?;
+    busy_ticks(&text).map(micros).context("/proc/stat is not as expected")
+}
+
+/// The first line has the times of all processors: user, nice, system, idle, waiting for input, interrupts, soft
+/// interrupts, and what a hypervisor took.
+fn busy_ticks(text: &str) -> Option<u64> {
+    let fields = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
+    let times: Vec<u64> = fields.map(str::parse).collect::<Result<_, _>>().ok()?;
+    let [user, nice, system, _, _, interrupts, soft, stolen] = times.as_slice() else { return None };
+    Some(user + nice + system + interrupts + soft + stolen)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "clock ticks are far below 2^53")]
+fn micros(ticks: u64) -> f64 {
+    ticks as f64 * 1e6 / rustix::param::clock_ticks_per_second() as f64
 }
 
 struct Stat {
@@ -92,22 +120,17 @@ struct Stat {
 fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
-    #[expect(clippy::cast_precision_loss, reason = "clock ticks of a process are far below 2^53")]
-    let mut micros = |field: usize| {
-        let ticks: u64 = fields.nth(field)?.parse().ok()?;
-        Some(ticks as f64 * 1e6 / rustix::param::clock_ticks_per_second() as f64)
-    };
+    let mut time = |field: usize| fields.nth(field)?.parse().ok().map(micros);
     // Field 14 is the user time and 15 the system time; the parent was field 4.
-    let user = micros(9)?;
-    Some(Stat { parent, cpu: Cpu { user, system: micros(0)? } })
+    let user = time(9)?;
+    Some(Stat { parent, cpu: Cpu { user, system: time(0)? } })
 }
 
-fn parse_status(text: &str) -> Option<Resident> {
-    let value = |name: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-        value.trim().strip_suffix(" kB")?.parse().ok()
-    };
-    Some(Resident { now: value("VmRSS:")?, peak: value("VmHWM:")? })
+/// The size in a line of its own.
+fn kib(text: &str, name: &str) -> Result<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = value.and_then(|value| value.trim().strip_suffix(" kB"));
+    value.and_then(|value| value.parse().ok()).with_context(|| format!("there is no valid {name}"))
 }
 
 #[cfg(test)]
@@ -117,8 +140,8 @@ mod tests {
     #[test]
     fn the_resident_sizes_are_found_among_the_other_lines() {
         let status = "Name:\tx\nVmHWM:\t  900 kB\nVmRSS:\t     812 kB\nThreads:\t1\n";
-        assert_eq!(parse_status(status), Some(Resident { now: 812, peak: 900 }));
-        assert_eq!(parse_status("Name:\tx\nState:\tZ (zombie)\n"), None);
+        assert_eq!((kib(status, "VmRSS:").ok(), kib(status, "VmHWM:").ok()), (Some(812), Some(900)));
+        assert!(kib("Name:\tx\nState:\tZ (zombie)\n", "VmRSS:").is_err());
     }
 
     #[test]
@@ -127,6 +150,12 @@ mod tests {
         assert_eq!(stat.parent, 3);
         let tick = stat.cpu.system / 100.0;
         assert!((stat.cpu.user - 200.0 * tick).abs() < 1e-6);
+    }
+
+    #[test]
+    fn idle_time_is_not_busy() {
+        assert_eq!(busy_ticks("cpu  1 2 4 1000 1000 8 16 32 0 0\ncpu0 1 2 4 1000\n"), Some(63));
+        assert_eq!(busy_ticks("cpu  1 2\n"), None);
     }
 
     #[test]

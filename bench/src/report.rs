@@ -24,8 +24,11 @@ with the least and the most of all runs in parentheses.
   messages are published as fast as they are taken (hot, ingest) there is no such moment, and it counts from the send.
 - CPU is the processor time of the server and its worker processes while messages were published and delivered, and
   memory is their resident memory, without the kernel's socket buffers.
+- Bursts of the recording (replay) go to oddswire in requests of up to 100 messages and to the peers, which know no batches,
+  one by one.
 - `skipped` is what the server told its subscribers that they would not get, `lost` what they missed without being told.
-- Cores is the processor time of a server, and of the load generator, for each second.
+- Cores is the processor time for each second: of the server, of the load generator, and of everything else. Where the
+  last one is more than a few hundredths, the machine was not left alone and the figures of that line are not to be trusted.
 ";
 
 /// Writes everything into a directory.
@@ -112,7 +115,7 @@ mod tests {
         write(&from, directory.path(), &places)?;
         let text = fs::read_to_string(directory.path().join("RESULTS.md"))?;
         assert!(text.contains("| light-ws | nchan | 1 | 2.00 |"), "{text}");
-        assert!(text.contains("| light-ws: p99_us | the better of nchan and stock-warp | at most 1 | 0.50 | yes |"));
+        assert!(text.contains("| light-ws: p99_us | the better of nchan and stock-warp | at most 1 | 0.500 | yes |"));
         assert!(directory.path().join("plots/light.svg").exists());
         Ok(())
     }

@@ -90,7 +90,7 @@ pub fn installed(places: &Places) -> Result<(Vec<ServerSpec>, Missing)> {
     let program = std::env::current_exe().context("could not find this program")?;
     let directory = program.parent().context("this program is in no directory")?;
     let beside = |name: &str| directory.join(name).to_string_lossy().into_owned();
-    let oddswire = format!("--listen 127.0.0.1:{PORT} --publish-token {TOKEN}");
+    let oddswire = format!("--listen 127.0.0.1:{PORT} --admin-listen off --publish-token {TOKEN}");
     let mut specs = vec![
         ServerSpec::new("oddswire", &beside("oddswire"), &oddswire, None),
         ServerSpec::new("stock-warp", &beside("stock-warp"), &format!("--listen 127.0.0.1:{PORT}"), None),

@@ -36,8 +36,12 @@ pub fn short(value: f64) -> String {
         format!("{value:.0}")
     } else if size >= 10.0 {
         format!("{value:.1}")
-    } else {
+    } else if size >= 1.0 {
         format!("{value:.2}")
+    } else if size > 0.0 {
+        format!("{value:.3}")
+    } else {
+        "0".to_owned()
     }
 }
 
@@ -55,7 +59,7 @@ mod tests {
 
     #[test]
     fn figures_are_short() {
-        let shown = [0.126, 12.34, 1234.5, 123_456.0, 12_345_678.0].map(short);
-        assert_eq!(shown, ["0.13", "12.3", "1234", "123k", "12.3M"]);
+        let shown = [0.0, 0.0379, 1.126, 12.34, 1234.5, 123_456.0, 12_345_678.0].map(short);
+        assert_eq!(shown, ["0", "0.038", "1.13", "12.3", "1234", "123k", "12.3M"]);
     }
 }

@@ -46,6 +46,7 @@ pub const COLUMNS: &[Column] = &[
     column("cpu_system_us_per_delivery", "system us", 1.0),
     column("cpu_share", "cores", 1.0),
     column("own_cpu_share", "generator cores", 1.0),
+    column("other_cpu_share", "other cores", 1.0),
     column("bytes_per_delivery", "B/delivery", 1.0),
     column("rss_idle_kib", "idle MiB", 1024.0),
     column("rss_peak_kib", "peak MiB", 1024.0),

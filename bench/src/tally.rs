@@ -16,6 +16,9 @@ pub struct Tally {
     clock: Clock,
     /// Messages published before this moment belong to an earlier phase.
     since: u64,
+    /// All messages, whatever they are.
+    pub messages: u64,
+    /// Those published in this phase.
     pub delivered: u64,
     pub latency: Histogram<u64>,
     /// When the last message of this phase came.
@@ -36,6 +39,7 @@ impl Tally {
         Ok(Self {
             clock,
             since: clock.now(),
+            messages: 0,
             delivered: 0,
             latency: Histogram::new_with_max(MAX_LATENCY_NS, DIGITS)?,
             last: 0,
@@ -49,6 +53,7 @@ impl Tally {
 
     /// Counts one message. The time is taken for each, because handling a turn's messages takes time, too.
     pub fn message(&mut self, text: &[u8]) {
+        self.messages += 1;
         if let Some(stamp) = message::stamp(text) {
             if stamp >= self.since {
                 let now = self.clock.now();

@@ -219,6 +219,17 @@ impl CatchUp {
         }
     }
 
+    /// The offset that all subscriptions have come to.
+    #[must_use]
+    pub fn cursor(&self) -> Option<u64> {
+        let cursor = |span: &Span| match (&span.plan, span.from) {
+            (Some(plan), _) => plan.cursor,
+            (None, From::Offset(offset)) => offset,
+            (None, From::Image(_) | From::Unknown) => 0,
+        };
+        self.spans.iter().map(cursor).min()
+    }
+
     /// Begins anew where the log stands: everything before has been handed out.
     pub fn restart(&mut self, style: Style, log: &Log) {
         self.style = style;

@@ -227,7 +227,8 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str, shape: &str) -> Result<T, Refus
 /// and no message body belongs in a log; and a reply is never as large as what caused it.
 fn misfit(error: &serde_json::Error) -> String {
     const SHOWN: usize = 150;
-    let mut text = error.to_string();
+    // A name that the object should not have is quoted as it is, line breaks and all.
+    let mut text = error.to_string().replace(char::is_control, "\u{fffd}");
     if let (Some(quote), Some(end)) = (text.find("string \""), text.rfind("\", expected")) {
         text.replace_range(quote + "string".len()..=end, "");
     }

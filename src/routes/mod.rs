@@ -1,6 +1,7 @@
 //! The HTTP surface: warp filters, one file an endpoint, and the one place that turns a refusal into JSON.
 
 mod access;
+mod admin;
 mod body;
 mod cors;
 mod ops;
@@ -55,6 +56,7 @@ pub struct App {
     pub logger: Logger,
 }
 
+pub use self::admin::all as admin;
 pub use self::publish::PublishRates;
 
 impl App {
@@ -69,7 +71,13 @@ impl App {
 pub fn all(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
     let endpoints = endpoints(app);
     let config = Arc::clone(&app.config);
-    cors::origin().and(endpoints).map(move |origin, response| cors::allow(origin, &config, response))
+    let metrics = Arc::clone(app.manager.metrics());
+    cors::origin().and(endpoints).map(move |origin, response: Response| {
+        if let Some(Refused(code)) = response.extensions().get() {
+            metrics.refused(code);
+        }
+        cors::allow(origin, &config, response)
+    })
 }
 
 fn endpoints(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + use<> {
@@ -138,9 +146,14 @@ impl Refusal {
         let body = Body { error: Error { code: self.code, detail: &self.detail, index: self.index } };
         let mut response = json(self.status, &body);
         response.headers_mut().extend(self.headers);
+        response.extensions_mut().insert(Refused(self.code));
         response
     }
 }
+
+/// Goes with a refusal's response to where it is counted.
+#[derive(Debug, Clone, Copy)]
+struct Refused(&'static str);
 
 /// A response with a JSON body.
 fn json(status: StatusCode, body: &impl Serialize) -> Response {

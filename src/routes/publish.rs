@@ -39,6 +39,7 @@ fn answer(result: Result<Response, Refusal>, app: &App) -> Response {
 }
 
 async fn publish(incoming: &Incoming, stream: impl BodyStream, app: &App) -> Result<Response, Refusal> {
+    let began = Instant::now();
     let publisher = authorise(incoming, app)?;
     let format = Format::of(&incoming.headers, &[Format::Json, Format::Lines])?;
     let body = body::read(&incoming.headers, stream, app.config.publish_body_bytes, "publish-body-bytes", app).await?;
@@ -54,6 +55,7 @@ async fn publish(incoming: &Incoming, stream: impl BodyStream, app: &App) -> Res
         return Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail).at(index));
     }
     let taken = app.engine.publish(batch, key).await?;
+    app.manager.metrics().publish_taken(&publisher.name, began.elapsed());
     debug!(app.logger, "publish.accepted"; "publisher" => &publisher.name, "messages" => taken.counts.accepted);
     Ok(json(StatusCode::OK, &taken))
 }

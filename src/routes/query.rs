@@ -1,10 +1,11 @@
 //! What a subscriber says in its query string: `topics`, `since`, `conflate_ms`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::StatusCode;
 
-use super::access::check_allowed;
+use super::access::{Incoming, check_allowed};
 use super::{App, Refusal};
 use crate::auth::Access;
 use crate::log::Since;
@@ -49,7 +50,12 @@ impl Query {
 
     /// What the manager is asked for, and the subscriptions whose topics are not configured. Who names no topics gets
     /// all that the token allows; who names others is refused.
-    pub(super) fn connect(self, app: &App, access: &Access) -> Result<(Connect, Vec<Subscription>), Refusal> {
+    pub(super) fn connect(
+        self,
+        incoming: &Incoming,
+        app: &App,
+        access: &Access,
+    ) -> Result<(Connect, Vec<Subscription>), Refusal> {
         let (known, unknown) = match self.subscriptions.or_else(|| access.everything()) {
             None => (None, Vec::new()),
             Some(asked) => {
@@ -60,12 +66,14 @@ impl Query {
         let asked = known.as_deref().unwrap_or_default();
         check_allowed(access, asked)?;
         let limit = app.manager.subscriptions_limit();
-        if asked.len() > limit {
-            let error = TooManySubscriptions { asked: asked.len(), limit };
+        // One that is named twice is one.
+        let distinct = asked.iter().collect::<BTreeSet<_>>().len();
+        if distinct > limit {
+            let error = TooManySubscriptions { asked: distinct, limit };
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "too_many_subscriptions", error.to_string()));
         }
         let since = self.since.unwrap_or_default();
-        Ok((Connect { subscriptions: known, since, conflate: self.conflate }, unknown))
+        Ok((Connect { subscriptions: known, since, conflate: self.conflate, peer: incoming.shown_peer(app) }, unknown))
     }
 }
 

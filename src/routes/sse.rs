@@ -20,13 +20,14 @@ use crate::close::Close;
 use crate::log::Since;
 use crate::manager::Connection;
 use crate::message::Timestamp;
+use crate::metrics::{Tracked, Transport};
 use crate::outbox::{self, Outgoing, Receiver};
 use crate::protocol;
 
 /// A token that is good for longer ends no stream before this.
 const MAX_WAIT: Duration = Duration::from_hours(24 * 365);
 /// Events gathered into one chunk of the response, about.
-const CHUNK_BYTES: usize = 64 << 10;
+const CHUNK_BYTES: usize = 16 << 10;
 /// The client's delay before it reconnects is drawn from this range, so that a crowd does not come back at once.
 const RETRY_MS: std::ops::Range<u64> = 1_000..4_000;
 
@@ -52,13 +53,13 @@ fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
     let mut query = Query::parse(&incoming.query)?;
     // A reconnect repeats the query of the first connection; what it saw since counts more.
     query.since = last_event_id(incoming)?.or(query.since);
-    let (connect, unknown) = query.connect(app, &access)?;
+    let (connect, unknown) = query.connect(incoming, app, &access)?;
     let admitted = incoming.admit(app)?;
     let window = connect.conflate.map(|length| (length, Moment::now() + length));
-    let topics = connect.shown(app.manager.topics());
+    let (topics, peer) = (connect.shown(app.manager.topics()), connect.peer.clone());
     let (connection, receiver) = app.manager.connect(connect);
     let logger = app.logger.new(o!("connection" => connection.id()));
-    info!(logger, "sse.connect"; "topics" => topics, "total_connections" => connection.total(), "peer" => incoming.shown_peer(app));
+    info!(logger, "sse.connect"; "topics" => topics, "total_connections" => connection.total(), "peer" => peer);
     if !unknown.is_empty() {
         connection.tell(protocol::unknown_topics(&unknown, app.manager.topics()));
     }
@@ -66,7 +67,8 @@ fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
         let left = at.as_millis().saturating_sub(Timestamp::now().as_millis());
         Moment::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(MAX_WAIT)
     });
-    let opened = Opened { started: Instant::now(), messages: 0, bytes: 0, reason: "peer_closed", logger };
+    let tracked = app.manager.metrics().connected(Transport::sse);
+    let opened = Opened { tracked, started: Instant::now(), messages: 0, bytes: 0, reason: "peer_closed", logger };
     let events = Events {
         connection,
         receiver,
@@ -75,6 +77,8 @@ fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
         _admitted: admitted,
         comment_interval: app.config.sse_comment_interval,
         comment_due: Moment::now() + app.config.sse_comment_interval,
+        chunk_messages: 0,
+        oldest: None,
         unsettled: 0,
         first: true,
         then: Then::Continue,
@@ -100,6 +104,9 @@ struct Events {
     comment_interval: Duration,
     /// When a comment is sent unless something else was.
     comment_due: Moment,
+    /// Messages of the chunk that is gathered, and when the log took the first.
+    chunk_messages: u64,
+    oldest: Option<Timestamp>,
     /// Bytes of the last chunk: they are on their way until hyper asks for the next one.
     unsettled: usize,
     first: bool,
@@ -109,6 +116,7 @@ struct Events {
 
 /// What a stream did, logged at its end.
 struct Opened {
+    tracked: Tracked,
     started: Instant,
     messages: u64,
     bytes: u64,
@@ -150,6 +158,10 @@ impl Events {
         }
         self.comment_due = Moment::now() + self.comment_interval;
         self.opened.bytes += chunk.len() as u64;
+        let latency = self.oldest.take().filter(|_| self.receiver.is_live()).map(Timestamp::elapsed);
+        let messages = std::mem::take(&mut self.chunk_messages);
+        let metrics = self.connection.manager().metrics();
+        metrics.delivered(Transport::sse, messages, chunk.len() as u64, latency);
         Some((Ok(chunk.into()), self))
     }
 
@@ -189,6 +201,8 @@ impl Events {
                 }
                 Outgoing::Message(message) => {
                     self.opened.messages += 1;
+                    self.chunk_messages += 1;
+                    self.oldest.get_or_insert(message.timestamp());
                     message.frames().write_event(chunk);
                 }
                 Outgoing::Control(frames) => frames.write_event(chunk),
@@ -201,8 +215,9 @@ impl Events {
 
 impl Drop for Opened {
     fn drop(&mut self) {
+        self.tracked.metrics().disconnected(Transport::sse, self.reason);
         info!(self.logger, "sse.disconnect"; "reason" => self.reason,
-            "duration_ms" => u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "duration" => self.started.elapsed().as_secs_f64(),
             "messages" => self.messages, "bytes" => self.bytes);
     }
 }

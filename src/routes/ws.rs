@@ -34,12 +34,11 @@ fn open(incoming: &Incoming, on_upgrade: Option<OnUpgrade>, app: &App) -> Result
     let accept = check(&incoming.headers)?;
     incoming.check_origin(app)?;
     let access = incoming.access(app)?;
-    let (connect, unknown) = Query::parse(&incoming.query)?.connect(app, &access)?;
+    let (connect, unknown) = Query::parse(&incoming.query)?.connect(incoming, app, &access)?;
     let admitted = incoming.admit(app)?;
     let on_upgrade = on_upgrade.ok_or_else(|| Refusal::bad_request("a WebSocket needs HTTP/1.1"))?;
-    let peer = incoming.shown_peer(app);
     let verifier = app.verifier.clone();
-    let wanted = Wanted { peer, admitted, access, verifier, connect, unknown };
+    let wanted = Wanted { admitted, access, verifier, connect, unknown };
     app.tasks.spawn(serve(wanted, on_upgrade, app.clone()));
     Ok(switching(&accept))
 }

@@ -24,6 +24,7 @@ use crate::admission::Admitted;
 use crate::auth::{Access, Verifier};
 use crate::close::Close;
 use crate::manager::{Connect, Connection, ConnectionManager};
+use crate::metrics::Transport;
 use crate::topic::Subscription;
 
 /// How long a peer has to end the connection after the close frames, before the server just drops it.
@@ -58,8 +59,6 @@ pub struct Session {
 /// Who is on the other side, and what it asked for and may have.
 #[derive(Debug)]
 pub struct Wanted {
-    /// The client's address, for the log.
-    pub peer: Option<String>,
     /// Its place among the connections.
     pub admitted: Admitted,
     /// What it may listen to.
@@ -90,7 +89,9 @@ enum End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Peer(Some(code)) => write!(f, "peer_closed_{code}"),
+            Self::Peer(Some(code @ (1000 | 1001))) => write!(f, "peer_closed_{code}"),
+            // Any other code is the client's to choose: as a label it would be without bound.
+            Self::Peer(Some(_)) => f.write_str("peer_closed_other"),
             Self::Peer(None) => f.write_str("peer_closed"),
             Self::Eof => f.write_str("eof"),
             Self::Broken(_) => f.write_str("reset"),
@@ -104,14 +105,16 @@ impl Session {
     /// Registers the connection and starts its two tasks.
     pub fn start(self, manager: &ConnectionManager, limits: Limits, tasks: &TaskTracker, logger: &Logger) {
         let Self { stream, early, wanted } = self;
-        let Wanted { peer, admitted, access, verifier, connect, unknown } = wanted;
+        let Wanted { admitted, access, verifier, connect, unknown } = wanted;
         let (read_half, write_half) = stream.into_split();
         let conflate = connect.conflate;
         let topics = connect.shown(manager.topics());
+        let connect_peer = connect.peer.clone();
+        let tracked = manager.metrics().connected(Transport::websocket);
         let (connection, receiver) = manager.connect(connect);
         let logger = logger.new(o!("connection" => connection.id()));
         info!(logger, "ws.connect"; "topics" => topics, "total_connections" => connection.total(),
-            "peer" => peer);
+            "peer" => connect_peer);
         requests::tell_unknown(&unknown, &connection);
         let refills = (manager.clone(), connection.id());
         let mut writer = Writer::new(write_half, receiver, refills, conflate, limits.write_timeout);
@@ -127,7 +130,7 @@ impl Session {
             let seen = reader.run(&connection).await;
             // Boxed: it is needed once, at the end, and would make every idle task larger.
             Box::pin(finish(seen, reader, connection, writer, started)).await;
-            drop(admitted);
+            drop((admitted, tracked));
         });
     }
 }
@@ -149,8 +152,9 @@ async fn finish(
     if let End::Broken(error) = &end {
         debug!(logger, "ws.broken"; "error" => %error);
     }
+    manager.metrics().disconnected(Transport::websocket, &end.to_string());
     info!(logger, "ws.disconnect"; "total_connections" => manager.active_count(), "reason" => %end,
-        "duration_ms" => u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "duration" => started.elapsed().as_secs_f64(),
         "messages" => written.messages, "bytes" => written.bytes);
     if matches!(end, End::Peer(_) | End::Closed(_)) && !matches!(written.end, WriterEnd::Stalled) {
         // Past its time a peer that keeps the connection open is simply dropped.

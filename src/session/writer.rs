@@ -15,7 +15,8 @@ use tokio::time::{Instant, timeout};
 use crate::close::Close;
 use crate::connection;
 use crate::manager::{ConnectionId, ConnectionManager};
-use crate::message::Frames;
+use crate::message::{Frames, Timestamp};
+use crate::metrics::Transport;
 use crate::outbox::{self, Outgoing, Receiver};
 
 /// Bytes gathered for one system call, about.
@@ -72,6 +73,8 @@ struct Batch {
     /// A frame that is not copied, behind those in the scratch buffer.
     uncopied: Option<Outgoing>,
     messages: u64,
+    /// When the log took the first message.
+    oldest: Option<Timestamp>,
     bytes: usize,
     /// What the outbox's account gets back once all is written.
     account: usize,
@@ -159,6 +162,8 @@ impl Writer {
         }
         self.written.messages += batch.messages;
         self.written.bytes += batch.bytes as u64;
+        let latency = batch.oldest.filter(|_| self.receiver.is_live()).map(Timestamp::elapsed);
+        self.refills.0.metrics().delivered(Transport::websocket, batch.messages, batch.bytes as u64, latency);
         self.receiver.settle(batch.account);
         Ok(batch.then)
     }
@@ -215,7 +220,10 @@ fn gather(first: Outgoing, receiver: &mut Receiver, scratch: &mut Vec<u8>) -> Ba
             }
             Outgoing::Message(_) | Outgoing::Control(_) => {}
         }
-        batch.messages += u64::from(matches!(item, Outgoing::Message(_)));
+        if let Outgoing::Message(message) = &item {
+            batch.messages += 1;
+            batch.oldest.get_or_insert(message.timestamp());
+        }
         batch.account += outbox::size(&item);
         let frame = websocket(Some(&item));
         if frame.len() >= LARGE_FRAME {

@@ -1,6 +1,9 @@
 //! Starts exactly what production starts, and speaks the domain to it.
 
 pub mod follower;
+pub mod get;
+pub mod jwt;
+pub mod proxy;
 pub mod raw;
 pub mod recording;
 pub mod sse;
@@ -27,6 +30,8 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 /// A running server.
 pub struct App {
     pub address: SocketAddr,
+    /// Metrics, health and connections.
+    pub admin: SocketAddr,
     pub manager: ConnectionManager,
     http: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
@@ -46,17 +51,19 @@ impl App {
         config.publish_token = Some(TOKEN.parse().unwrap());
         // Tests of these two set them; to the others a spread drain is a wait and a rate is a race.
         config.drain_spread = Duration::ZERO;
+        config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
         config.client_messages_per_second = 1_000_000;
         change(&mut config);
         let config = config.check().expect("a test's settings are valid");
         let server = Server::bind(config, logger()).expect("port 0 is always free");
         let (stop, stopped) = oneshot::channel();
         let (address, manager) = (server.local_addr(), server.manager().clone());
+        let admin = server.admin_addr().expect("the harness sets one");
         let running = tokio::spawn(server.run(async {
             // A test that ends without stopping its server drops the sender: that stops it, too.
             let _ = stopped.await;
         }));
-        Self { address, manager, http: reqwest::Client::new(), stop: Some(stop), running }
+        Self { address, admin, manager, http: reqwest::Client::new(), stop: Some(stop), running }
     }
 
     /// Begins the drain.

@@ -3,20 +3,31 @@
 //! Invariants: a message reaches every matching outbox in the order of the log, since both happen under one lock; a
 //! connection is either fed, or has a catch-up that begins at the last message it was fed; the manager never waits for
 //! a connection and knows nothing of sockets.
+//!
+//! - `reports`: what it tells of itself.
+//! - `registry`: the state behind the lock.
+//! - `connection`: what a client wants, and the guard of a registered connection.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod connection;
+mod registry;
+mod reports;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use slog::{Logger, error, info};
 use thiserror::Error;
 
+pub use self::connection::{Connect, Connection};
+use self::registry::{Entry, Feed, Registration, State};
+pub use self::reports::{ConnectionFacts, Counts, Load, Overview, Published, TopicCount};
 use crate::close::Close;
 pub use crate::index::ConnectionId;
-use crate::index::{Index, topics_of};
-use crate::log::{CatchUp, Log, Since, StateFull, StepLimits, Style, TopicStats};
+use crate::log::{CatchUp, Log, Since, StateFull, StepLimits, Style};
 use crate::message::{Draft, Frames, Message, Payload, Position, Timestamp};
-use crate::outbox::{self, Full, Outbox, Outgoing, Receiver};
+use crate::metrics::Metrics;
+use crate::outbox::{self, Full, Outgoing, Receiver};
 use crate::protocol::{self, Acknowledgement};
 use crate::topic::{Subscription, Topic, Topics};
 
@@ -50,112 +61,13 @@ pub struct TooManySubscriptions {
     pub limit: usize,
 }
 
-/// What a new connection wants.
-#[derive(Debug, Clone)]
-pub struct Connect {
-    /// Its subscriptions; `None` is every topic.
-    pub subscriptions: Option<Vec<Subscription>>,
-    /// Where to begin.
-    pub since: Since,
-    /// Nothing is fed; every window of this length the latest of each key is sent.
-    pub conflate: Option<Duration>,
-}
-
-impl Connect {
-    /// Its subscriptions, for the log.
-    pub(crate) fn shown(&self, all: &Topics) -> String {
-        let Some(subscriptions) = &self.subscriptions else { return all.to_string() };
-        subscriptions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    }
-
-    /// Every topic, from here on.
-    #[must_use]
-    pub fn all() -> Self {
-        Self { subscriptions: None, since: Since::Now, conflate: None }
-    }
-
-    /// These subscriptions, from here on.
-    #[must_use]
-    pub fn to(subscriptions: Vec<Subscription>) -> Self {
-        Self { subscriptions: Some(subscriptions), ..Self::all() }
-    }
-}
-
-/// What became of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Counts {
-    /// Messages that were taken, unchanged ones included.
-    pub accepted: usize,
-    /// Messages among them that said what their key held already: confirmed, not delivered.
-    pub unchanged: usize,
-}
-
-/// A batch that was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Published {
-    /// How many.
-    #[serde(flatten)]
-    pub counts: Counts,
-    /// Where the log stands after it.
-    pub position: Position,
-}
-
-/// What is known of a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TopicCount {
-    /// Connections with at least one subscription to it.
-    pub subscribers: usize,
-    /// What the log keeps.
-    pub kept: TopicStats,
-}
-
-/// Connections, topics and position at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overview {
-    /// Connections.
-    pub connections: usize,
-    /// What is known of each topic.
-    pub topics: BTreeMap<Topic, TopicCount>,
-    /// The position of the newest message.
-    pub position: Position,
-}
-
-#[derive(Debug)]
-struct Entry {
-    outbox: Outbox,
-    /// Sorted, each once: a connection has few.
-    subscriptions: Vec<Subscription>,
-    feed: Feed,
-    conflate: bool,
-    /// Whether the client has been told of the catch-up that is under way: it then hears its end, too.
-    told: bool,
-    /// Whether a refill stands in the outbox: one is enough.
-    refill_due: bool,
-    broadcasts_skipped: u64,
-}
-
-/// Whether a connection is fed as messages come, or catches up.
-#[derive(Debug)]
-enum Feed {
-    Live,
-    Behind(Box<CatchUp>),
-}
-
-#[derive(Debug)]
-struct State {
-    connections: HashMap<ConnectionId, Entry>,
-    index: Index,
-    log: Log,
-    /// Set once every connection is to end: later ones end at once.
-    closing: Option<Close>,
-}
-
 #[derive(Debug)]
 struct Shared {
     /// Registry, index and log: one lock, so that a position means the same to all of them.
     state: Mutex<State>,
     topics: Topics,
     limits: Limits,
+    metrics: Arc<Metrics>,
     logger: Logger,
 }
 
@@ -170,8 +82,8 @@ impl ConnectionManager {
     #[must_use]
     pub fn new(topics: Topics, log: Log, limits: Limits, logger: Logger) -> Self {
         info!(logger, "ws_manager_ready"; "topics" => %topics);
-        let state = State { connections: HashMap::new(), index: Index::default(), log, closing: None };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), topics, limits, logger }) }
+        let state = State::new(log);
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), topics, limits, metrics: Arc::default(), logger }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -186,6 +98,32 @@ impl ConnectionManager {
             }
             state
         })
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// Every connection, the one with most on its way first.
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionFacts> {
+        let state = self.state();
+        let last = state.log.position().offset;
+        let facts = |(id, entry): (&ConnectionId, &Entry)| ConnectionFacts {
+            id: id.to_string(),
+            peer: entry.peer.as_deref().map(str::to_owned),
+            subscriptions: entry.subscriptions.clone(),
+            age_ms: u64::try_from(entry.connected.elapsed().as_millis()).unwrap_or(u64::MAX),
+            outbox_bytes: entry.outbox.queued(),
+            behind: entry.cursor().map_or(0, |cursor| last - cursor),
+            bytes_sent: entry.outbox.sent(),
+        };
+        let mut connections: Vec<ConnectionFacts> = state.connections.iter().map(facts).collect();
+        drop(state);
+        connections.sort_by_key(|facts| std::cmp::Reverse((facts.outbox_bytes, facts.behind)));
+        connections
     }
 
     /// The configured topics.
@@ -216,7 +154,13 @@ impl ConnectionManager {
         };
         let ack = protocol::connection_ack(&ack, wanted.since == Since::Now);
         outbox.push(Outgoing::Control(Arc::new(ack)));
-        state.register(id, &outbox, subscriptions, wanted.since, wanted.conflate.is_some());
+        let registration = Registration {
+            subscriptions,
+            since: wanted.since,
+            conflate: wanted.conflate.is_some(),
+            peer: wanted.peer.map(Into::into),
+        };
+        state.register(id, &outbox, registration);
         if let Some(close) = state.closing {
             outbox.close(close);
         }
@@ -294,15 +238,22 @@ impl ConnectionManager {
         let mut state = self.state();
         state.log.check(batch)?;
         let now = Timestamp::now();
-        let mut unchanged = 0;
+        let mut taken: BTreeMap<&Topic, Counts> = BTreeMap::new();
         for draft in batch {
+            let counts = taken.entry(&draft.topic).or_default();
+            counts.accepted += 1;
             match state.log.append(draft, now) {
                 Some(message) => self.deliver(&mut state, &message),
-                None => unchanged += 1,
+                None => counts.unchanged += 1,
             }
         }
-        let counts = Counts { accepted: batch.len(), unchanged };
-        Ok(Published { counts, position: state.log.position() })
+        let position = state.log.position();
+        drop(state);
+        for (topic, counts) in &taken {
+            self.shared.metrics.published(topic, counts.accepted, counts.unchanged);
+        }
+        let unchanged = taken.values().map(|counts| counts.unchanged).sum();
+        Ok(Published { counts: Counts { accepted: batch.len(), unchanged }, position })
     }
 
     /// Publishes one message to the subscribers of a topic.
@@ -349,6 +300,7 @@ impl ConnectionManager {
         if !matches!(entry.feed, Feed::Live) {
             return;
         }
+        self.shared.metrics.fell_behind();
         info!(self.shared.logger, "ws.slow"; "connection" => %id, "outbox_bytes" => full.queued, "offset" => offset);
         let mut catch_up = CatchUp::new(Style::Slow);
         for subscription in &entry.subscriptions {
@@ -372,6 +324,9 @@ impl ConnectionManager {
         let skipped = std::mem::take(&mut entry.broadcasts_skipped);
         if !step.announcements.is_empty() || skipped > 0 {
             entry.told = true;
+            for told in &step.announcements {
+                self.shared.metrics.caught_up(told.mode.as_str(), told.skipped);
+            }
             let frames = protocol::catch_up(&step.announcements, skipped);
             entry.outbox.push(Outgoing::Control(Arc::new(frames)));
         }
@@ -444,6 +399,18 @@ impl ConnectionManager {
         }
     }
 
+    /// How much is on its way to clients: asks every outbox.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        let state = self.state();
+        let queued = || state.connections.values().map(|entry| entry.outbox.queued());
+        Load {
+            outbox_bytes: queued().sum(),
+            outbox_bytes_max: queued().max().unwrap_or(0),
+            behind: state.connections.values().filter(|entry| !entry.conflate && !entry.outbox.is_fed()).count(),
+        }
+    }
+
     /// Whether nothing is left of any connection, in the registry and in every index.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -465,179 +432,42 @@ impl ConnectionManager {
     }
 }
 
-impl State {
-    fn register(
-        &mut self,
-        id: ConnectionId,
-        outbox: &Outbox,
-        subscriptions: Vec<Subscription>,
-        since: Since,
-        conflate: bool,
-    ) {
-        for topic in topics_of(&subscriptions) {
-            self.index.first(topic);
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use slog::{Drain, OwnedKVList, Record};
+
+    use super::*;
+
+    /// A log that panics when a client falls behind: in the middle of a delivery, under the manager's lock.
+    struct Faulty;
+
+    impl Drain for Faulty {
+        type Ok = ();
+        type Err = slog::Never;
+
+        fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), slog::Never> {
+            assert!(!format!("{}", record.msg()).contains("ws.slow"), "a bug");
+            Ok(())
         }
-        for subscription in &subscriptions {
-            self.index.add(id, outbox, subscription);
-        }
-        let mut entry = Entry {
-            outbox: outbox.clone(),
-            subscriptions,
-            feed: Feed::Live,
-            conflate,
-            told: false,
-            refill_due: false,
-            broadcasts_skipped: 0,
+    }
+
+    #[test]
+    fn a_panic_in_a_delivery_closes_the_connections_so_that_they_come_back_for_it() {
+        let topics: Topics = "odds_updates".parse().unwrap();
+        let log = Log::new(1, &topics, crate::log::Limits::default());
+        let limits = Limits { outbox_bytes: 400, ..Limits::default() };
+        let manager = ConnectionManager::new(topics.clone(), log, limits, Logger::root(Faulty.fuse(), slog::o!()));
+        let (_connection, mut receiver) = manager.connect(Connect::all());
+        let publish = || {
+            let data = serde_json::value::to_raw_value(&"x".repeat(100)).unwrap();
+            manager.broadcast(Payload::new(data), topics.get("odds_updates").unwrap())
         };
-        if conflate || since != Since::Now {
-            let mut catch_up = CatchUp::new(if conflate { Style::Window } else { Style::Resume });
-            for subscription in &entry.subscriptions {
-                catch_up.add(subscription.clone(), since, &self.log);
-            }
-            entry.leave_behind(catch_up);
-        }
-        self.connections.insert(id, entry);
-    }
-
-    fn remove(&mut self, id: ConnectionId) -> bool {
-        let Some(entry) = self.connections.remove(&id) else { return false };
-        entry.outbox.end();
-        for topic in topics_of(&entry.subscriptions) {
-            self.index.last(topic);
-        }
-        for subscription in &entry.subscriptions {
-            self.index.remove(id, subscription);
-        }
-        true
-    }
-
-    fn subscribe(&mut self, id: ConnectionId, add: Vec<Subscription>, since: Since) -> Vec<Subscription> {
-        let Some(entry) = self.connections.get_mut(&id) else { return Vec::new() };
-        let before = entry.subscriptions.clone();
-        for subscription in &add {
-            if !entry.subscriptions.iter().any(|held| held.topic() == subscription.topic()) {
-                self.index.first(subscription.topic());
-            }
-            if let Err(at) = entry.subscriptions.binary_search(subscription) {
-                entry.subscriptions.insert(at, subscription.clone());
-            }
-            self.index.add(id, &entry.outbox, subscription);
-        }
-        let current = entry.tell_subscriptions(self.log.position());
-        // What is held already goes on as it was, unless a beginning is asked for.
-        let begins = add.into_iter().filter(|new| since != Since::Now || before.binary_search(new).is_err());
-        let begins: Vec<Subscription> = begins.collect();
-        if matches!(entry.feed, Feed::Live) && since != Since::Now {
-            let mut catch_up = CatchUp::new(Style::Resume);
-            for held in before {
-                catch_up.add_after(held, self.log.position().offset, false, &self.log);
-            }
-            entry.leave_behind(catch_up);
-        }
-        if let Feed::Behind(catch_up) = &mut entry.feed {
-            for new in begins {
-                catch_up.add(new, since, &self.log);
-            }
-            entry.ask_for_refill();
-        }
-        current
-    }
-
-    fn unsubscribe(&mut self, id: ConnectionId, drop: &[Subscription]) -> Vec<Subscription> {
-        let Some(entry) = self.connections.get_mut(&id) else { return Vec::new() };
-        for subscription in drop {
-            let Ok(at) = entry.subscriptions.binary_search(subscription) else { continue };
-            entry.subscriptions.remove(at);
-            if let Feed::Behind(catch_up) = &mut entry.feed {
-                catch_up.remove(subscription, &self.log);
-            }
-            if !entry.subscriptions.iter().any(|held| held.topic() == subscription.topic()) {
-                self.index.last(subscription.topic());
-            }
-            self.index.remove(id, subscription);
-        }
-        entry.tell_subscriptions(self.log.position())
-    }
-}
-
-impl Entry {
-    fn leave_behind(&mut self, catch_up: CatchUp) {
-        self.feed = Feed::Behind(Box::new(catch_up));
-        self.outbox.set_fed(false);
-        self.ask_for_refill();
-    }
-
-    fn ask_for_refill(&mut self) {
-        if !std::mem::replace(&mut self.refill_due, true) {
-            self.outbox.push(Outgoing::Refill);
-        }
-    }
-
-    fn tell_subscriptions(&self, position: Position) -> Vec<Subscription> {
-        let update = protocol::subscription_update(&self.subscriptions, position);
-        self.outbox.push(Outgoing::Control(Arc::new(update)));
-        self.subscriptions.clone()
-    }
-}
-
-/// A registered connection: its outbox, and the promise that it is disconnected exactly once, also when its task panics.
-#[derive(Debug)]
-pub struct Connection {
-    manager: ConnectionManager,
-    id: ConnectionId,
-    outbox: Outbox,
-    total: usize,
-}
-
-impl Connection {
-    /// Its number.
-    #[must_use]
-    pub fn id(&self) -> ConnectionId {
-        self.id
-    }
-
-    /// Where to put answers to the client.
-    #[must_use]
-    pub fn outbox(&self) -> &Outbox {
-        &self.outbox
-    }
-
-    /// The manager that it is registered with.
-    #[must_use]
-    pub fn manager(&self) -> &ConnectionManager {
-        &self.manager
-    }
-
-    /// How many connections there were when it was registered, itself included.
-    #[must_use]
-    pub fn total(&self) -> usize {
-        self.total
-    }
-
-    /// Puts a control message into the outbox.
-    pub fn tell(&self, frames: Frames) {
-        self.outbox.push(Outgoing::Control(Arc::new(frames)));
-    }
-
-    /// Adds subscriptions; see [`ConnectionManager::subscribe`].
-    pub fn subscribe(&self, add: Vec<Subscription>, since: Since) -> Result<Vec<Subscription>, TooManySubscriptions> {
-        self.manager.subscribe(self.id, add, since)
-    }
-
-    /// Its subscriptions, sorted.
-    #[must_use]
-    pub fn subscriptions(&self) -> Vec<Subscription> {
-        self.manager.subscriptions(self.id)
-    }
-
-    /// Drops subscriptions; see [`ConnectionManager::unsubscribe`].
-    pub fn unsubscribe(&self, drop: &[Subscription]) -> Vec<Subscription> {
-        self.manager.unsubscribe(self.id, drop)
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.manager.disconnect(self.id);
+        let panicked = (0..10).any(|_| catch_unwind(AssertUnwindSafe(publish)).is_err());
+        assert!(panicked);
+        assert_eq!(manager.active_count(), 1, "others go on");
+        let last = std::iter::from_fn(|| receiver.try_recv()).last();
+        assert!(matches!(last, Some(Outgoing::Close(Close::TryAgain))), "{last:?}");
     }
 }

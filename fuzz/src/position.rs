@@ -1,0 +1,83 @@
+//! Positions and `since`, and the catch-up of a client that comes with one.
+
+use oddswire::log::Since;
+use oddswire::manager::{Connect, ConnectionManager};
+use oddswire::message::{Payload, Position};
+use oddswire::outbox::Outgoing;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::service::{drain, manager};
+
+/// How many messages the log has seen; its history holds fewer.
+const PUBLISHED: u64 = 9;
+
+/// Reads the input as a position and as `since`.
+pub fn check(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let position = text.parse::<Position>();
+    match &position {
+        Ok(position) => {
+            assert_eq!(position.to_string().parse(), Ok(*position), "it reads back as written");
+            assert!(text.bytes().all(|b| b.is_ascii_digit() || b == b'-') && text.matches('-').count() == 1);
+        }
+        Err(error) => super::check_detail(&error.to_string()),
+    }
+    match text.parse::<Since>() {
+        Ok(Since::Now) => assert_eq!(text, "now"),
+        Ok(Since::Snapshot) => assert_eq!(text, "snapshot"),
+        Ok(Since::Position(since)) => {
+            assert_eq!(position, Ok(since));
+            resume(since);
+        }
+        Err(error) => super::check_detail(&error.to_string()),
+    }
+}
+
+/// Whoever comes back is caught up: in order, and told what is missing.
+fn resume(since: Position) {
+    let manager = manager();
+    publish(&manager);
+    let now = manager.position();
+    let wanted = Connect { since: Since::Position(since), ..Connect::all() };
+    let (connection, mut receiver) = manager.connect(wanted);
+    let sent = drain(&connection, &mut receiver);
+
+    let offsets: Vec<u64> = sent
+        .iter()
+        .filter_map(|item| match item {
+            Outgoing::Message(message) => Some(message.position().offset),
+            _ => None,
+        })
+        .collect();
+    assert!(offsets.is_sorted_by(|one, next| one < next), "in order and once: {offsets:?}");
+    let kinds: Vec<String> = sent.iter().filter_map(kind).collect();
+    assert_eq!(kinds.first().map(String::as_str), Some("connection_ack"));
+    if since == now {
+        assert!(offsets.is_empty(), "nothing was missed, and {offsets:?} came");
+        return;
+    }
+    assert_eq!(kinds.last().map(String::as_str), Some("caught_up"), "{kinds:?}");
+    if since.epoch == now.epoch && since.offset < now.offset {
+        assert!(offsets.iter().all(|offset| *offset > since.offset) || kinds.iter().any(|kind| kind == "catch_up"));
+        assert_eq!(offsets.last(), Some(&now.offset), "the newest message is always there");
+    }
+}
+
+fn publish(manager: &ConnectionManager) {
+    for number in 0..PUBLISHED {
+        let topic = if number % 3 == 0 { "scrape_progress" } else { "odds_updates" };
+        let data = RawValue::from_string(number.to_string()).expect("a number is JSON");
+        let payload = match number % 3 {
+            0 => Payload::new(data),
+            key => Payload::keyed(format!("8301/{key}").parse().expect("a key"), data),
+        };
+        let topic = manager.topics().get(topic).expect("it is configured");
+        manager.broadcast(payload, topic).expect("it has room");
+    }
+}
+
+fn kind(item: &Outgoing) -> Option<String> {
+    let json: Value = serde_json::from_slice(item.frames()?.text()).expect("a message is JSON");
+    json["type"].as_str().map(str::to_owned)
+}

@@ -1,0 +1,178 @@
+//! The HTTP surface without a socket: the filters that production serves, called with a request.
+
+use std::cell::OnceCell;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+use oddswire::admission::Admission;
+use oddswire::config::Config;
+use oddswire::engine::Memory;
+use oddswire::log::{self, Log};
+use oddswire::manager::{Connection, ConnectionManager, Limits};
+use oddswire::message::Frames;
+use oddswire::outbox::{self, Outgoing, Receiver};
+use oddswire::routes::{App, PublishRates};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use slog::{Discard, Logger, o};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use warp::reply::Response;
+
+/// What publishers show.
+pub const PUBLISH_TOKEN: &str = "a-token-of-the-fuzz-targets";
+/// When the sequence of positions began.
+pub const EPOCH: u64 = 1_763_849_000_000;
+/// The log is small, so that it forgets.
+const LOG_LIMITS: log::Limits = log::Limits {
+    history_messages: 4,
+    history_bytes: 1 << 16,
+    history_age: Duration::from_hours(1),
+    state_keys: 64,
+    tombstone_age: Duration::from_hours(1),
+    suppress_unchanged: true,
+};
+
+/// An answer, read whole.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// The settings of every request: the defaults, and a publisher.
+fn config() -> Arc<Config> {
+    thread_local!(static CONFIG: OnceCell<Arc<Config>> = const { OnceCell::new() });
+    let config = || {
+        let mut config = Config::defaults();
+        config.publish_token = Some(PUBLISH_TOKEN.parse().expect("it is visible ASCII"));
+        // A fuzzer publishes more often than a publisher may.
+        config.publishes_per_second = 0;
+        Arc::new(config)
+    };
+    CONFIG.with(|cell| Arc::clone(cell.get_or_init(config)))
+}
+
+/// A manager over an empty log.
+pub fn manager() -> ConnectionManager {
+    let config = config();
+    let log = Log::new(EPOCH, &config.topics, LOG_LIMITS);
+    let limits = Limits { outbox_bytes: config.outbox_bytes, subscriptions: config.subscriptions_per_connection };
+    ConnectionManager::new(config.topics.clone(), log, limits, Logger::root(Discard, o!()))
+}
+
+/// A server without clients and messages.
+pub fn app() -> App {
+    let (config, manager) = (config(), manager());
+    let publishers = config.publishers().expect("the token is a setting, not a file");
+    App {
+        publishers: Arc::new(RwLock::new(Arc::new(publishers))),
+        publish_rates: PublishRates::default(),
+        verifier: None,
+        admission: Admission::new(config.max_connections, config.max_connections_per_ip),
+        config,
+        engine: Arc::new(Memory::new(manager.clone())),
+        manager,
+        draining: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        logger: Logger::root(Discard, o!()),
+    }
+}
+
+/// Runs what needs a runtime to its end, and lets go of what it leaves behind.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    thread_local!(static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime of the thread starts"));
+    RUNTIME.with(|runtime| runtime.block_on(future))
+}
+
+/// Answers the request; the body is left to be read.
+pub async fn open(app: &App, request: Request<Full<Bytes>>) -> Response {
+    let service = TowerToHyperService::new(warp::service(oddswire::routes::all(app)));
+    service.call(request).await.unwrap_or_else(|never| match never {})
+}
+
+/// Answers the request, which ends. A refusal is checked on the way: its shape is the same everywhere.
+pub async fn call(app: &App, request: Request<Full<Bytes>>) -> Answer {
+    read(open(app, request).await).await
+}
+
+/// Reads an answer to its end.
+pub async fn read(response: Response) -> Answer {
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.expect("a body in memory ends well").to_bytes();
+    let answer = Answer { status: parts.status, headers: parts.headers, body };
+    if answer.status.is_client_error() || answer.status.is_server_error() {
+        assert!(!answer.status.is_server_error(), "{} for an input", answer.status);
+        let error = &answer.json()["error"];
+        assert!(error["code"].as_str().is_some_and(|code| !code.is_empty()), "a refusal has a code");
+        super::check_detail(error["detail"].as_str().expect("a refusal has a detail"));
+    }
+    answer
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("the body is JSON")
+    }
+}
+
+/// Takes what is in an outbox now, as a writer would, and checks each item's framing. Ends at a close.
+pub fn drain(connection: &Connection, receiver: &mut Receiver) -> Vec<Outgoing> {
+    const MOST: usize = 10_000;
+    let mut taken = Vec::new();
+    while let Some(item) = receiver.try_recv() {
+        receiver.settle(outbox::size(&item));
+        if matches!(item, Outgoing::Refill) {
+            connection.manager().refill(connection.id());
+            continue;
+        }
+        if let Some(frames) = item.frames() {
+            check_frames(frames);
+        }
+        taken.push(item);
+        assert!(taken.len() < MOST, "a catch-up comes to its end");
+    }
+    taken
+}
+
+/// Both transports carry the same JSON text: one final, unmasked text frame, and one event.
+fn check_frames(frames: &Frames) {
+    let text = std::str::from_utf8(frames.text()).expect("a message is UTF-8");
+    serde_json::from_str::<&RawValue>(text).expect("a message is JSON");
+
+    let frame = frames.websocket();
+    let (length, header) = match frame[1] {
+        126 => (usize::from(u16::from_be_bytes([frame[2], frame[3]])), 4),
+        127 => (usize::try_from(u64::from_be_bytes(frame[2..10].try_into().expect("8 bytes"))).expect("it fits"), 10),
+        short => (usize::from(short), 2),
+    };
+    assert_eq!(frame[0], 0x81, "a final text frame");
+    assert_eq!((length, &frame[header..]), (text.len(), frames.text()));
+
+    let mut event = Vec::new();
+    frames.write_event(&mut event);
+    let event = String::from_utf8(event).expect("an event is UTF-8");
+    assert_eq!(event_data(&event), text.replace("\r\n", "\n").replace('\r', "\n"));
+}
+
+/// Reads one event as a browser does (HTML, section 9.2.6).
+fn event_data(event: &str) -> String {
+    let lines = event.strip_suffix("\n\n").expect("an empty line ends the event");
+    let mut data = Vec::new();
+    for line in lines.split(['\n', '\r']) {
+        match line.split_once(": ").expect("each line is a field") {
+            ("data", line) => data.push(line),
+            (name, _) => assert_eq!(name, "id", "no other field"),
+        }
+    }
+    data.join("\n")
+}

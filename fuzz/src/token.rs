@@ -1,0 +1,139 @@
+//! Subscribers' tokens: what is not signed with the server's key admits to nothing, and what is signed admits to what
+//! it says and not longer.
+
+use std::cell::OnceCell;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, EncodingKey, crypto};
+use oddswire::auth::{Access, AccessError, Verifier};
+use oddswire::protocol;
+use oddswire::topic::Subscription;
+use serde_json::Value;
+
+const SECRET: &str = "a-secret-of-thirty-two-bytes-or-more";
+/// The public keys of RFC 7515 (appendix A.3) and RFC 8037 (appendix A.2). Nobody here has their private halves.
+const KEY_SET: &str = r#"{"keys":[
+    {"kty":"EC","crv":"P-256","alg":"ES256","kid":"ec",
+     "x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"},
+    {"kty":"OKP","crv":"Ed25519","alg":"EdDSA","kid":"ed","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+]}"#;
+/// Seconds between the clock of this check and that of the one it checks, and the skew that the server bears with.
+const SLACK: f64 = 31.0;
+
+struct Verifiers {
+    secret: Verifier,
+    key_set: Verifier,
+}
+
+/// Reads the input as a token; and its first line as a header and the rest as claims, which it signs.
+pub fn check(input: &[u8]) {
+    thread_local!(static VERIFIERS: OnceCell<Verifiers> = const { OnceCell::new() });
+    VERIFIERS.with(|cell| {
+        let verifiers = cell.get_or_init(|| Verifiers {
+            secret: Verifier::with_secret(&SECRET.parse().expect("visible ASCII")),
+            key_set: Verifier::with_jwks(KEY_SET).expect("a key set"),
+        });
+        if let Ok(token) = std::str::from_utf8(input) {
+            as_token(token, verifiers);
+        }
+        let (header, claims) = input.split_at(input.iter().position(|b| *b == b'\n').unwrap_or(input.len()));
+        as_parts(header, claims.trim_ascii(), verifiers);
+    });
+}
+
+fn as_token(token: &str, verifiers: &Verifiers) {
+    let refused = |access: Result<Access, AccessError>| match access {
+        Err(error) => super::check_detail(&error.to_string()),
+        Ok(access) => panic!("{token:?} was never signed and admits to {access:?}"),
+    };
+    refused(verifiers.secret.check(token));
+    refused(verifiers.key_set.check(token));
+}
+
+fn as_parts(header: &[u8], claims: &[u8], verifiers: &Verifiers) {
+    // The public key as a shared secret is the classic confusion of algorithms.
+    for wrong in
+        ["another-secret-of-thirty-two-bytes-or-more", "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", KEY_SET, ""]
+    {
+        assert!(verifiers.secret.check(&signed(header, claims, wrong)).is_err(), "the secret is another");
+        assert!(verifiers.key_set.check(&signed(header, claims, wrong)).is_err(), "a public key is no secret");
+    }
+    let token = signed(header, claims, SECRET);
+    assert!(verifiers.key_set.check(&token).is_err());
+    if let Ok(access) = verifiers.secret.check(&token) {
+        // What a claim says that nobody asked for is not looked at, so it need not even be text.
+        let said = |part: &[u8]| serde_json::from_str::<Value>(&String::from_utf8_lossy(part));
+        if let (Ok(header), Ok(claims)) = (said(header), said(claims)) {
+            assert_eq!(header["alg"], "HS256");
+            admitted(&access, &claims);
+        }
+    }
+    if let Ok(claims) = serde_json::from_slice::<Value>(claims) {
+        // Written anew no claim stands twice, so what they say is beyond doubt.
+        let token = signed(br#"{"alg":"HS256"}"#, claims.to_string().as_bytes(), SECRET);
+        let access = verifiers.secret.check(&token);
+        assert!(access.is_ok() || !is_good(&claims), "{claims} admit, but: {access:?}");
+    }
+}
+
+fn signed(header: &[u8], claims: &[u8], secret: &str) -> String {
+    let message = format!("{}.{}", base64(header), base64(claims));
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    let signature = crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("every message can be signed");
+    format!("{message}.{signature}")
+}
+
+/// What the token admits to stands in its claims.
+fn admitted(access: &Access, claims: &Value) {
+    assert!(claims["exp"].as_f64().expect("it expires") >= now() - SLACK, "it has expired: {claims}");
+    assert!(claims["nbf"].as_f64().is_none_or(|from| from <= now() + SLACK), "it is not valid yet: {claims}");
+    let expires = access.expires.expect("every token expires");
+    assert!(expires.as_millis() > 0);
+    // A client that shows a new token is told until when it is good.
+    let told: Value = serde_json::from_slice(protocol::auth_ack(Some(expires)).text()).expect("it is JSON");
+    assert!(told["data"]["expires_at"].is_string());
+
+    let topics: Vec<&str> = claims["topics"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    match access.everything() {
+        None => assert!(topics.contains(&"*"), "{claims} do not allow everything"),
+        Some(allowed) => {
+            assert!(allowed.iter().map(Subscription::to_string).eq(topics), "{allowed:?} are not those of {claims}");
+            assert!(allowed.iter().all(|subscription| access.covers(subscription)));
+            let other: Subscription = "a_topic_that_no_seed_has/8301".parse().expect("a subscription");
+            assert!(!access.covers(&other) || allowed.iter().any(|one| one.topic() == other.topic()));
+        }
+    }
+}
+
+/// Whether the claims are those of a token that has to be taken; where in doubt, it need not.
+fn is_good(claims: &Value) -> bool {
+    let valid =
+        |topic: &Value| topic.as_str().is_some_and(|topic| topic == "*" || topic.parse::<Subscription>().is_ok());
+    let topics = match &claims["topics"] {
+        Value::Array(topics) => topics.iter().all(valid),
+        Value::Null => claims.get("topics").is_none(),
+        _ => false,
+    };
+    let exp = &claims["exp"];
+    let lasts = exp.is_u64() && exp.as_f64().is_some_and(|at| (now() + SLACK..1e12).contains(&at));
+    topics
+        && lasts
+        && claims.as_object().is_some_and(|claims| claims.keys().all(|name| name == "exp" || name == "topics"))
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs_f64()
+}
+
+/// Base64 for URLs without padding (RFC 7515, section 2).
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let bits = (0..3).fold(0, |bits, at| bits << 8 | usize::from(chunk.get(at).copied().unwrap_or(0)));
+        for digit in 0..=chunk.len() {
+            text.push(char::from(DIGITS[bits >> (18 - 6 * digit) & 63]));
+        }
+    }
+    text
+}

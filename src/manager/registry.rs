@@ -1,0 +1,178 @@
+//! The state behind the manager's lock: who is connected, what they listen to, and the log.
+//!
+//! Invariant: a connection is live and its outbox is fed, or it has a catch-up that begins at the last message it was fed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::close::Close;
+use crate::index::{ConnectionId, Index, topics_of};
+use crate::log::{CatchUp, Log, Since, Style};
+use crate::message::Position;
+use crate::outbox::{Outbox, Outgoing};
+use crate::protocol;
+use crate::topic::Subscription;
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) outbox: Outbox,
+    /// Sorted, each once: a connection has few.
+    pub(super) subscriptions: Vec<Subscription>,
+    pub(super) feed: Feed,
+    pub(super) conflate: bool,
+    /// Whether the client has been told of the catch-up that is under way: it then hears its end, too.
+    pub(super) told: bool,
+    /// Whether a refill stands in the outbox: one is enough.
+    pub(super) refill_due: bool,
+    pub(super) broadcasts_skipped: u64,
+    pub(super) peer: Option<Box<str>>,
+    pub(super) connected: Instant,
+}
+
+/// Whether a connection is fed as messages come, or catches up.
+#[derive(Debug)]
+pub(super) enum Feed {
+    Live,
+    Behind(Box<CatchUp>),
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) connections: HashMap<ConnectionId, Entry>,
+    pub(super) index: Index,
+    pub(super) log: Log,
+    /// Set once every connection is to end: later ones end at once.
+    pub(super) closing: Option<Close>,
+}
+
+/// What is registered.
+pub(super) struct Registration {
+    pub(super) subscriptions: Vec<Subscription>,
+    pub(super) since: Since,
+    pub(super) conflate: bool,
+    pub(super) peer: Option<Box<str>>,
+}
+
+impl State {
+    pub(super) fn new(log: Log) -> Self {
+        Self { connections: HashMap::new(), index: Index::default(), log, closing: None }
+    }
+
+    pub(super) fn register(&mut self, id: ConnectionId, outbox: &Outbox, wanted: Registration) {
+        let Registration { subscriptions, since, conflate, peer } = wanted;
+        for topic in topics_of(&subscriptions) {
+            self.index.first(topic);
+        }
+        for subscription in &subscriptions {
+            self.index.add(id, outbox, subscription);
+        }
+        let mut entry = Entry {
+            outbox: outbox.clone(),
+            subscriptions,
+            feed: Feed::Live,
+            conflate,
+            told: false,
+            refill_due: false,
+            broadcasts_skipped: 0,
+            peer,
+            connected: Instant::now(),
+        };
+        if conflate || since != Since::Now {
+            let mut catch_up = CatchUp::new(if conflate { Style::Window } else { Style::Resume });
+            for subscription in &entry.subscriptions {
+                catch_up.add(subscription.clone(), since, &self.log);
+            }
+            entry.leave_behind(catch_up);
+        }
+        self.connections.insert(id, entry);
+    }
+
+    pub(super) fn remove(&mut self, id: ConnectionId) -> bool {
+        let Some(entry) = self.connections.remove(&id) else { return false };
+        entry.outbox.end();
+        for topic in topics_of(&entry.subscriptions) {
+            self.index.last(topic);
+        }
+        for subscription in &entry.subscriptions {
+            self.index.remove(id, subscription);
+        }
+        true
+    }
+
+    pub(super) fn subscribe(&mut self, id: ConnectionId, add: Vec<Subscription>, since: Since) -> Vec<Subscription> {
+        let Some(entry) = self.connections.get_mut(&id) else { return Vec::new() };
+        let before = entry.subscriptions.clone();
+        for subscription in &add {
+            if !entry.subscriptions.iter().any(|held| held.topic() == subscription.topic()) {
+                self.index.first(subscription.topic());
+            }
+            if let Err(at) = entry.subscriptions.binary_search(subscription) {
+                entry.subscriptions.insert(at, subscription.clone());
+            }
+            self.index.add(id, &entry.outbox, subscription);
+        }
+        let current = entry.tell_subscriptions(self.log.position());
+        // What is held already goes on as it was, unless a beginning is asked for.
+        let begins = add.into_iter().filter(|new| since != Since::Now || before.binary_search(new).is_err());
+        let begins: Vec<Subscription> = begins.collect();
+        if matches!(entry.feed, Feed::Live) && since != Since::Now {
+            let mut catch_up = CatchUp::new(Style::Resume);
+            for held in before {
+                catch_up.add_after(held, self.log.position().offset, false, &self.log);
+            }
+            entry.leave_behind(catch_up);
+        }
+        if let Feed::Behind(catch_up) = &mut entry.feed {
+            for new in begins {
+                catch_up.add(new, since, &self.log);
+            }
+            entry.ask_for_refill();
+        }
+        current
+    }
+
+    pub(super) fn unsubscribe(&mut self, id: ConnectionId, drop: &[Subscription]) -> Vec<Subscription> {
+        let Some(entry) = self.connections.get_mut(&id) else { return Vec::new() };
+        for subscription in drop {
+            let Ok(at) = entry.subscriptions.binary_search(subscription) else { continue };
+            entry.subscriptions.remove(at);
+            if let Feed::Behind(catch_up) = &mut entry.feed {
+                catch_up.remove(subscription, &self.log);
+            }
+            if !entry.subscriptions.iter().any(|held| held.topic() == subscription.topic()) {
+                self.index.last(subscription.topic());
+            }
+            self.index.remove(id, subscription);
+        }
+        entry.tell_subscriptions(self.log.position())
+    }
+}
+
+impl Entry {
+    /// Where its catch-up has come to.
+    pub(super) fn cursor(&self) -> Option<u64> {
+        match &self.feed {
+            Feed::Live => None,
+            Feed::Behind(catch_up) => catch_up.cursor(),
+        }
+    }
+
+    pub(super) fn leave_behind(&mut self, catch_up: CatchUp) {
+        self.feed = Feed::Behind(Box::new(catch_up));
+        self.outbox.set_fed(false);
+        self.ask_for_refill();
+    }
+
+    pub(super) fn ask_for_refill(&mut self) {
+        if !std::mem::replace(&mut self.refill_due, true) {
+            self.outbox.push(Outgoing::Refill);
+        }
+    }
+
+    pub(super) fn tell_subscriptions(&self, position: Position) -> Vec<Subscription> {
+        let update = protocol::subscription_update(&self.subscriptions, position);
+        self.outbox.push(Outgoing::Control(Arc::new(update)));
+        self.subscriptions.clone()
+    }
+}

@@ -1,0 +1,271 @@
+//! Every metric: name, help and labels.
+//!
+//! Counters move where things happen; gauges are read when somebody asks (`/metrics` on the admin listener).
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::topic::Topic;
+
+/// How a client is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Transport {
+    /// WebSocket.
+    #[expect(non_camel_case_types, reason = "the name of the label's value")]
+    websocket,
+    /// Server-sent events.
+    #[expect(non_camel_case_types, reason = "the name of the label's value")]
+    sse,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTransport {
+    transport: Transport,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Gone {
+    transport: Transport,
+    reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTopic {
+    topic: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfMode {
+    mode: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCode {
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPublisher {
+    publisher: String,
+}
+
+/// All metrics of one server.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    connections: Family<OfTransport, Gauge>,
+    connects: Family<OfTransport, Counter>,
+    disconnects: Family<Gone, Counter>,
+    published: Family<OfTopic, Counter>,
+    unchanged: Family<OfTopic, Counter>,
+    publishes: Family<OfPublisher, Counter>,
+    delivered: Family<OfTransport, Counter>,
+    bytes_out: Family<OfTransport, Counter>,
+    conflated: Counter,
+    catch_ups: Family<OfMode, Counter>,
+    slow: Counter,
+    refused: Family<OfCode, Counter>,
+    publish_latency: Histogram,
+    delivery_latency: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // From a quarter of a millisecond to eight seconds.
+        let latency = || Histogram::new(exponential_buckets(0.000_25, 2.0, 16));
+        let mut metrics = Self {
+            registry: Registry::with_prefix("oddswire"),
+            connections: Family::default(),
+            connects: Family::default(),
+            disconnects: Family::default(),
+            published: Family::default(),
+            unchanged: Family::default(),
+            publishes: Family::default(),
+            delivered: Family::default(),
+            bytes_out: Family::default(),
+            conflated: Counter::default(),
+            catch_ups: Family::default(),
+            slow: Counter::default(),
+            refused: Family::default(),
+            publish_latency: latency(),
+            delivery_latency: latency(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        r.register("build", "What runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        r.register("connections", "Clients that are connected", self.connections.clone());
+        r.register("connects", "Clients that connected", self.connects.clone());
+        r.register("disconnects", "Clients that left, by reason", self.disconnects.clone());
+        r.register("messages_published", "Messages taken from publishers", self.published.clone());
+        r.register("messages_unchanged", "Keyed messages that changed nothing: confirmed only", self.unchanged.clone());
+        r.register("publishes", "Publish requests that were taken, by publisher", self.publishes.clone());
+        r.register("messages_delivered", "Published messages written to clients", self.delivered.clone());
+        r.register_with_unit("sent", "Written to clients", Unit::Bytes, self.bytes_out.clone());
+        r.register("messages_conflated", "Messages that clients were told they do not get", self.conflated.clone());
+        r.register("catch_ups", "Catch-ups told to clients, by mode", self.catch_ups.clone());
+        r.register("slow_clients", "Times that an outbox was full and its client left behind", self.slow.clone());
+        r.register("requests_refused", "Refused requests, by error code", self.refused.clone());
+        let help = "From the whole request to its answer";
+        r.register_with_unit("publish_latency", help, Unit::Seconds, self.publish_latency.clone());
+        let help = "From the log to the socket, of the first message of each write to a client that is live";
+        r.register_with_unit("delivery_latency", help, Unit::Seconds, self.delivery_latency.clone());
+    }
+
+    /// Counts a client for as long as the result lives.
+    #[must_use]
+    pub fn connected(self: &Arc<Self>, transport: Transport) -> Tracked {
+        self.connections.get_or_create(&OfTransport { transport }).inc();
+        self.connects.get_or_create(&OfTransport { transport }).inc();
+        Tracked { metrics: Arc::clone(self), transport }
+    }
+
+    /// Notes that a client left.
+    pub fn disconnected(&self, transport: Transport, reason: &str) {
+        self.disconnects.get_or_create(&Gone { transport, reason: reason.to_owned() }).inc();
+    }
+
+    /// Notes messages of a topic that were taken, and how many of them changed nothing.
+    pub(crate) fn published(&self, topic: &Topic, accepted: usize, unchanged: usize) {
+        let label = OfTopic { topic: topic.to_string() };
+        self.published.get_or_create(&label).inc_by(accepted as u64);
+        self.unchanged.get_or_create(&label).inc_by(unchanged as u64);
+    }
+
+    /// Notes a publish request that was taken.
+    pub(crate) fn publish_taken(&self, publisher: &str, took: Duration) {
+        self.publishes.get_or_create(&OfPublisher { publisher: publisher.to_owned() }).inc();
+        self.publish_latency.observe(took.as_secs_f64());
+    }
+
+    /// Notes what was written to a client at once; `latency` of its first message, where the client is live.
+    pub(crate) fn delivered(&self, transport: Transport, messages: u64, bytes: u64, latency: Option<Duration>) {
+        let label = OfTransport { transport };
+        self.delivered.get_or_create(&label).inc_by(messages);
+        self.bytes_out.get_or_create(&label).inc_by(bytes);
+        if let Some(latency) = latency {
+            self.delivery_latency.observe(latency.as_secs_f64());
+        }
+    }
+
+    /// Notes what a client was told of a catch-up.
+    pub(crate) fn caught_up(&self, mode: &'static str, skipped: Option<u64>) {
+        self.catch_ups.get_or_create(&OfMode { mode }).inc();
+        self.conflated.inc_by(skipped.unwrap_or(0));
+    }
+
+    /// Notes that an outbox was full.
+    pub(crate) fn fell_behind(&self) {
+        self.slow.inc();
+    }
+
+    /// Notes a refused request.
+    pub(crate) fn refused(&self, code: &'static str) {
+        self.refused.get_or_create(&OfCode { code }).inc();
+    }
+
+    /// The exposition in the `OpenMetrics` text format, with gauges that were read just now.
+    #[must_use]
+    pub fn expose(&self, gauges: &[Reading]) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to memory does not fail");
+        // The end of the exposition is written once, behind the gauges.
+        text.truncate(text.trim_end().trim_end_matches("# EOF").len());
+        for reading in gauges {
+            reading.write(&mut text).expect("writing to memory does not fail");
+        }
+        text.push_str("# EOF\n");
+        text
+    }
+}
+
+/// A gauge that is read when it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Its name, without the prefix.
+    pub name: &'static str,
+    /// What it is.
+    pub help: &'static str,
+    /// Its values: alone, or one a topic.
+    pub values: Values,
+}
+
+/// The values of a gauge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Values {
+    /// One.
+    Plain(u64),
+    /// One a topic.
+    ByTopic(Vec<(Topic, u64)>),
+}
+
+impl Reading {
+    fn write(&self, text: &mut String) -> std::fmt::Result {
+        let Self { name, help, values } = self;
+        writeln!(text, "# HELP oddswire_{name} {help}.\n# TYPE oddswire_{name} gauge")?;
+        match values {
+            Values::Plain(value) => writeln!(text, "oddswire_{name} {value}"),
+            Values::ByTopic(values) => values
+                .iter()
+                .try_for_each(|(topic, value)| writeln!(text, "oddswire_{name}{{topic=\"{topic}\"}} {value}")),
+        }
+    }
+}
+
+/// What the system says of the process: resident memory and open files; 0 where it does not tell.
+#[must_use]
+pub fn process() -> [Reading; 2] {
+    let reading = |name, help, value| Reading { name, help, values: Values::Plain(value) };
+    [
+        reading("process_resident_memory_bytes", "Memory of the process", resident_bytes()),
+        reading("process_open_fds", "Open files of the process", open_files()),
+    ]
+}
+
+/// A client that counts.
+#[derive(Debug)]
+pub struct Tracked {
+    metrics: Arc<Metrics>,
+    transport: Transport,
+}
+
+impl Tracked {
+    /// What it counts in.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.metrics.connections.get_or_create(&OfTransport { transport: self.transport }).dec();
+    }
+}
+
+/// The process' resident memory; 0 where the system does not tell.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// The process' open files; 0 where the system does not tell.
+fn open_files() -> u64 {
+    std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64)
+}

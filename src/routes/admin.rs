@@ -1,0 +1,56 @@
+//! The admin listener: metrics, health, and who is slow. It is for operators: no token, so it listens on the loopback
+//! interface unless it is told otherwise.
+
+use std::convert::Infallible;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+use warp::reply::Response;
+use warp::{Filter, Rejection};
+
+use super::{App, get, json, ops, recover, with};
+use crate::manager::TopicCount;
+use crate::metrics::{self, Reading, Values};
+use crate::topic::Topic;
+
+/// All endpoints of the admin listener.
+pub fn all(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
+    let metrics = warp::path!("metrics").and(get()).and(with(app)).map(|app: App| expose(&app));
+    metrics.or(connections(app)).unify().or(ops::routes(app)).unify().boxed().recover(recover).unify()
+}
+
+fn expose(app: &App) -> Response {
+    let text = app.manager.metrics().expose(&readings(app));
+    let mut response = Response::new(text.into());
+    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+/// The gauges, as they are now.
+fn readings(app: &App) -> Vec<Reading> {
+    let (overview, load) = (app.manager.overview(), app.manager.load());
+    let plain = |name, help, value: usize| Reading { name, help, values: Values::Plain(value as u64) };
+    let by_topic = |name, help, value: fn(&TopicCount) -> usize| {
+        let of = |(topic, count): (&Topic, &TopicCount)| (topic.clone(), value(count) as u64);
+        Reading { name, help, values: Values::ByTopic(overview.topics.iter().map(of).collect()) }
+    };
+    let mut readings = vec![
+        plain("outbox_bytes", "Bytes on their way to clients", load.outbox_bytes),
+        plain("outbox_bytes_max", "Bytes on their way to the slowest client", load.outbox_bytes_max),
+        plain("clients_behind", "Clients that are catching up", load.behind),
+        by_topic("subscribers", "Clients subscribed to a topic", |count| count.subscribers),
+        by_topic("keys", "Keys in a topic's state", |count| count.kept.keys),
+        by_topic("history", "Messages in a topic's history", |count| count.kept.history),
+    ];
+    readings.extend(metrics::process());
+    readings
+}
+
+/// `GET /api/connections`: what an operator asks about clients, the slowest first.
+fn connections(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
+    warp::path!("api" / "connections").and(get()).and(with(app)).map(|app: App| {
+        let connections = app.manager.connections();
+        json(StatusCode::OK, &serde_json::json!({ "connections": connections }))
+    })
+}

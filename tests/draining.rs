@@ -1,0 +1,176 @@
+//! A shutdown that is no event: clients are told when to go, go one after the other, and nothing is lost meanwhile.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::harness::get::{code, get};
+use crate::harness::{App, eventually, sse, within, ws};
+use crate::process::Process;
+
+const LONG: Duration = Duration::from_hours(1);
+
+fn after_ms(notice: &Value) -> u64 {
+    notice["data"]["after_ms"].as_u64().unwrap_or_else(|| panic!("no after_ms: {notice}"))
+}
+
+/// Whoever is connected is told, so the drain has begun.
+async fn begins(app: &mut App) {
+    app.begin_stop();
+    let app = &*app;
+    within(async { while get(app.address, "/readyz", &[]).await.1.status == 200 {} }).await;
+}
+
+#[tokio::test]
+async fn clients_are_told_moments_spread_evenly_over_the_drain_spread_and_closed_at_them() {
+    const CLIENTS: u64 = 200;
+    let mut app = App::with(|config| config.drain_spread = Duration::from_secs(2)).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(app.ws("").await);
+    }
+    let began = Instant::now();
+    app.begin_stop();
+    let leaving = clients.into_iter().map(|mut client: ws::Client| async move {
+        let notice = client.expect("reconnect").await;
+        assert!(notice["timestamp"].is_string(), "{notice}");
+        let frame = client.closed().await.expect("a code");
+        assert_eq!(u16::from(frame.code), 1001);
+        (after_ms(&notice), began.elapsed())
+    });
+    let mut left = within(join_all(leaving)).await;
+    left.sort_unstable();
+    let told: Vec<u64> = left.iter().map(|(after, _)| *after).collect();
+    assert_eq!(told, (0..CLIENTS).map(|at| at * 10).collect::<Vec<_>>());
+    for (after, closed) in &left {
+        assert!(*closed >= Duration::from_millis(*after), "closed after {closed:?} instead of {after} ms");
+    }
+    // Half a second apart is in order on any machine.
+    for (early, late) in left.iter().zip(&left[50..]) {
+        assert!(early.1 < late.1, "{early:?} went after {late:?}");
+    }
+    assert!(app.stop().await);
+}
+
+#[tokio::test]
+async fn event_streams_are_told_and_ended_like_websockets() {
+    let mut app = App::with(|config| config.drain_spread = Duration::from_millis(400)).await;
+    let mut streams: Vec<sse::Client> = Vec::new();
+    for _ in 0..3 {
+        streams.push(app.sse("").await);
+    }
+    let mut client = app.ws("").await;
+    let began = Instant::now();
+    app.begin_stop();
+    let leaving = streams.into_iter().map(|mut events| async move {
+        let told = after_ms(&events.expect("reconnect").await);
+        assert!(events.event().await.is_none(), "the stream ends");
+        assert!(began.elapsed() >= Duration::from_millis(told));
+        told
+    });
+    let mut told = within(join_all(leaving)).await;
+    told.push(after_ms(&client.expect("reconnect").await));
+    told.sort_unstable();
+    assert_eq!(told, [0, 100, 200, 300]);
+    assert!(app.stop().await);
+}
+
+#[tokio::test]
+async fn the_spread_is_half_the_drain_timeout_at_most() {
+    let mut app = App::with(|config| {
+        config.drain_spread = LONG;
+        config.drain_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let mut clients = [app.ws("").await, app.ws("").await];
+    app.begin_stop();
+    let mut told = [after_ms(&clients[0].expect("reconnect").await), after_ms(&clients[1].expect("reconnect").await)];
+    told.sort_unstable();
+    assert_eq!(told, [0, 250]);
+    for client in &mut clients {
+        assert_eq!(u16::from(client.closed().await.expect("a code").code), 1001);
+    }
+    drop(clients);
+    assert!(app.stop().await, "nobody was cut");
+}
+
+/// A server that drains for an hour, and the one of its two clients that stays for half of it.
+async fn draining() -> (App, ws::Client) {
+    let mut app = App::with(|config| (config.drain_spread, config.drain_timeout) = (LONG, 2 * LONG)).await;
+    let clients = [app.ws("").await, app.ws("").await];
+    begins(&mut app).await;
+    let mut stays = None;
+    for mut client in clients {
+        match after_ms(&client.expect("reconnect").await) {
+            0 => assert_eq!(u16::from(client.closed().await.expect("a code").code), 1001),
+            after => {
+                assert_eq!(Duration::from_millis(after), LONG / 2);
+                stays = Some(client);
+            }
+        }
+    }
+    (app, stays.expect("one of the two has its turn later"))
+}
+
+#[tokio::test]
+async fn during_a_drain_new_connections_are_503_and_the_server_is_alive_but_not_ready() {
+    let (app, mut stays) = draining().await;
+    for path in ["/api/ws", "/api/sse"] {
+        let (mut raw, response) = get(app.address, path, &[]).await;
+        assert_eq!((response.status, code(&response)), (503, "draining"), "{path}");
+        assert_eq!(response.header("retry-after"), "2");
+        assert!(response.detail().contains("shutting down"), "{}", response.detail());
+        assert_eq!(raw.rest().await, b"", "and the connection ends");
+    }
+    let (_, ready) = get(app.address, "/readyz", &[]).await;
+    assert_eq!((ready.status, &ready.body["ready"], &ready.body["draining"]), (503, &json!(false), &json!(true)));
+    assert_eq!(get(app.address, "/healthz", &[]).await.1.status, 200);
+    stays.nothing_came().await;
+}
+
+#[tokio::test]
+async fn a_publish_during_a_drain_is_taken_and_reaches_who_is_still_there() {
+    let (app, mut stays) = draining().await;
+    let published = app.odds("8301/1x2/a", "late").await;
+    let message = stays.expect("odds_updates").await;
+    assert_eq!((&message["data"], &message["id"]), (&json!("late"), &published["position"]));
+    let read = app.get("/api/topics/odds_updates/state").await;
+    assert_eq!(read.body["items"][0]["data"], "late");
+    // A request by who is connected is served, too.
+    stays.send(r#"{"type":"unsubscribe","topics":["odds_updates"]}"#).await;
+    stays.expect("subscription_update").await;
+    stays.close().await;
+    eventually("it is gone", || app.manager.active_count() == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_its_moment_holds_nothing_up() {
+    let mut app = App::with(|config| config.drain_spread = Duration::from_millis(200)).await;
+    let clients = [app.ws("").await, app.ws("").await, app.ws("").await];
+    app.begin_stop();
+    for client in clients {
+        client.close().await;
+    }
+    assert!(app.stop().await);
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_program_at_once_and_sighup_does_not() {
+    for second in ["TERM", "INT"] {
+        let slow = [("ODDSWIRE_DRAIN_SPREAD", "1h"), ("ODDSWIRE_DRAIN_TIMEOUT", "1h")];
+        let mut process = Process::serve(&slow).await;
+        let clients = [ws::Client::connect(process.address, "").await, ws::Client::connect(process.address, "").await];
+        process.signal("TERM");
+        assert_eq!(process.event("server.draining").await["connections"], 2);
+        process.signal("HUP");
+        process.event("config.reloaded").await;
+        assert_eq!(get(process.address, "/healthz", &[]).await.1.status, 200, "it drains still");
+        process.signal(second);
+        assert_eq!(process.event("server.stopped").await["reason"], "a second signal");
+        let ended = process.end().await;
+        assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+        drop(clients);
+    }
+}

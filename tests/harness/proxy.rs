@@ -1,0 +1,395 @@
+//! The reverse proxies that people put in front, run with the files of `deploy/`.
+//!
+//! A copy of the file is changed by replacing text, and only where it has to be: the listening address, the address of
+//! the server, where logs and the administration are, and in some tests a time that would be too long to wait for.
+//! Each replaced text has to occur, so a file that changes cannot silently lose what a test relies on.
+
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+
+use super::{PATIENCE, within};
+
+/// The two times in the files that tests shorten: until an idle connection is cut, and until a reload cuts old ones.
+pub const IDLE: &str = "75s";
+pub const GRACE: &str = "2m";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Software {
+    Nginx,
+    Haproxy,
+    Caddy,
+}
+
+use Software::{Caddy, Haproxy, Nginx};
+
+impl Software {
+    fn name(self) -> &'static str {
+        match self {
+            Nginx => "nginx",
+            Haproxy => "haproxy",
+            Caddy => "caddy",
+        }
+    }
+
+    fn file(self) -> &'static str {
+        match self {
+            Nginx => "nginx.conf",
+            Haproxy => "haproxy.cfg",
+            Caddy => "Caddyfile",
+        }
+    }
+
+    /// Whether it is installed. If not, that is said in one line past the capture of test output; CI has all of them.
+    pub fn is_installed(self) -> bool {
+        let version = if self == Caddy { "version" } else { "-v" };
+        let asked = self.command(Path::new("/")).arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        match asked {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let name = self.name();
+                assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{name} is missing, and CI needs it");
+                std::io::stderr().write_all(format!("skipped: {name} is not installed\n").as_bytes()).unwrap();
+                false
+            }
+            asked => asked.expect("the program starts").success(),
+        }
+    }
+
+    /// The program, which keeps what it writes in this directory.
+    fn command(self, directory: &Path) -> Command {
+        let mut command = Command::new(self.name());
+        // Ordinary users do not have the directory of daemons in their path.
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
+        command.env("PATH", path).env("HOME", directory).env_remove("XDG_CONFIG_HOME").env_remove("XDG_DATA_HOME");
+        command.stdin(Stdio::null());
+        command
+    }
+}
+
+/// A configuration of `deploy/`, changed as far as a test needs it.
+pub struct Configuration {
+    software: Software,
+    directory: Directory,
+    file: PathBuf,
+    /// Where the proxy listens.
+    pub address: SocketAddr,
+    /// Holds the port: bound and never listening, it keeps the system from giving the port to anybody who does not ask
+    /// for it by number, and does not hinder the proxy, since on Linux `SO_REUSEADDR` of both lets it listen.
+    _port: TcpSocket,
+}
+
+impl Configuration {
+    pub fn new(software: Software, server: SocketAddr, changes: &[(&str, &str)]) -> Self {
+        let port = TcpSocket::new_v4().unwrap();
+        port.set_reuseaddr(true).unwrap();
+        port.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = port.local_addr().unwrap();
+        let directory = Directory::new();
+
+        let mut text = std::fs::read_to_string(deploy(software.file())).unwrap();
+        let mut replace = |from: &str, to: &str| {
+            assert!(text.contains(from), "{} has no {from:?}", software.file());
+            text = text.replace(from, to);
+        };
+        replace("127.0.0.1:8000", &server.to_string());
+        let at = |rest: &str| format!("{}{rest}", directory.0.display());
+        match software {
+            Nginx => {
+                replace("listen 80 ", &format!("listen {address} "));
+                replace("listen [::]:80 backlog=4096;", "");
+                replace("/var/log/nginx/", &at("/"));
+            }
+            Haproxy => {
+                replace("bind :80 ", &format!("bind {address} "));
+                replace("bind :::80 v6only backlog 4096", "");
+            }
+            Caddy => {
+                replace("\n:80 {", &format!("\n:{} {{\n\tbind {}", address.port(), address.ip()));
+                replace("localhost:2019", &format!("unix/{}", at("/admin.sock")));
+            }
+        }
+        for (from, to) in changes {
+            replace(from, to);
+        }
+        let file = directory.0.join(software.file());
+        std::fs::write(&file, text).unwrap();
+        Self { software, directory, file, address, _port: port }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.software.command(&self.directory.0);
+        command.args(arguments);
+        command
+    }
+
+    fn nginx(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(arguments);
+        let main = format!("daemon off; pid {}/nginx.pid;", self.directory.0.display());
+        command.arg("-p").arg(&self.directory.0).arg("-c").arg(&self.file).args(["-g", &main]);
+        command
+    }
+
+    fn haproxy(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(arguments);
+        command.arg("-f").arg(&self.file);
+        command
+    }
+
+    fn caddy(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(arguments);
+        command.args(["--adapter", "caddyfile", "--config"]).arg(&self.file);
+        command
+    }
+
+    /// What the software's own checker says.
+    pub fn check(&self) -> Output {
+        let mut command = match self.software {
+            Nginx => self.nginx(&["-t"]),
+            Haproxy => self.haproxy(&["-c"]),
+            Caddy => self.caddy(&["validate"]),
+        };
+        command.output().expect("the checker starts")
+    }
+
+    /// Starts it in the foreground.
+    fn spawn(&self) -> Child {
+        self.spawn_as(match self.software {
+            Nginx => self.nginx(&[]),
+            Haproxy => self.haproxy(&["-db"]),
+            Caddy => self.caddy(&["run"]),
+        })
+    }
+
+    fn spawn_as(&self, mut command: Command) -> Child {
+        let output = || std::fs::File::options().create(true).append(true).open(self.output()).unwrap();
+        command.stdout(output()).stderr(output()).spawn().expect("the proxy starts")
+    }
+
+    fn output(&self) -> PathBuf {
+        self.directory.0.join("output.log")
+    }
+
+    /// Everything that it wrote: output and log files.
+    fn logs(&self) -> String {
+        let mut logs = String::new();
+        for entry in std::fs::read_dir(&self.directory.0).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                writeln!(logs, "{}:\n{}", path.display(), std::fs::read_to_string(&path).unwrap()).unwrap();
+            }
+        }
+        logs
+    }
+}
+
+/// A running proxy.
+pub struct Proxy {
+    configuration: Configuration,
+    pub address: SocketAddr,
+    /// The newest last.
+    processes: Vec<Child>,
+}
+
+impl Proxy {
+    /// Starts it in front of a server, and waits until it takes connections; `None` where it is not installed.
+    pub async fn start(software: Software, server: SocketAddr, changes: &[(&str, &str)]) -> Option<Self> {
+        if !software.is_installed() {
+            return None;
+        }
+        let configuration = Configuration::new(software, server, changes);
+        let (address, process) = (configuration.address, configuration.spawn());
+        let mut proxy = Self { configuration, address, processes: vec![process] };
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
+        while TcpStream::connect(address).await.is_err() {
+            let ended = proxy.processes[0].try_wait().unwrap();
+            assert!(ended.is_none(), "{software:?} ended with {ended:?}:\n{}", proxy.logs());
+            assert!(tokio::time::Instant::now() < deadline, "{software:?} does not listen:\n{}", proxy.logs());
+            looks.tick().await;
+        }
+        Some(proxy)
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn logs(&self) -> String {
+        self.configuration.logs()
+    }
+
+    /// Has it read its configuration again, as its service does.
+    pub async fn reload(&mut self) {
+        let current = self.processes.last().expect("one runs").id();
+        match self.configuration.software {
+            Nginx => assert!(signal("HUP", current).success()),
+            Haproxy => {
+                let configuration = &self.configuration;
+                let successor = configuration.haproxy(&["-db", "-sf", &current.to_string()]);
+                self.processes.push(configuration.spawn_as(successor));
+            }
+            Caddy => {
+                let mut command = tokio::process::Command::from(self.configuration.caddy(&["reload", "--force"]));
+                let output = within(command.output()).await.expect("caddy starts");
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            }
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        for process in &mut self.processes {
+            // A killed master of nginx would leave its workers behind; on TERM it ends them and itself.
+            if self.configuration.software == Nginx && matches!(process.try_wait(), Ok(None)) {
+                signal("TERM", process.id());
+            } else {
+                let _ = process.kill();
+            }
+            let _ = process.wait();
+        }
+    }
+}
+
+fn signal(name: &str, id: u32) -> ExitStatus {
+    Command::new("kill").args(["-s", name, &id.to_string()]).status().expect("kill is there")
+}
+
+/// A file of `deploy/`.
+pub fn deploy(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
+}
+
+/// A directory that is removed with everything in it. Not below the target directory, whose path may be longer than the
+/// address of a Unix socket can be.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("oddswire-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An event stream through a proxy, line by line: comments count here, and a parser of events hides them.
+pub struct Lines {
+    response: reqwest::Response,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    pub async fn connect(proxy: &Proxy, query: &str) -> Self {
+        let response = within(reqwest::get(proxy.url(&format!("/api/sse?{query}")))).await.expect("an answer");
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { response, buffer: Vec::new() }
+    }
+
+    /// The next line that is not empty; `None` at the end of the stream, however it ends.
+    pub async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
+                let line = String::from_utf8(self.buffer.drain(..=end).collect()).unwrap();
+                match line.trim_end() {
+                    "" => {}
+                    line => return Some(line.to_owned()),
+                }
+            } else {
+                let chunk = within(self.response.chunk()).await.ok()??;
+                self.buffer.extend_from_slice(&chunk);
+            }
+        }
+    }
+
+    /// The data of the next event; `None` at the end of the stream.
+    pub async fn data(&mut self) -> Option<String> {
+        loop {
+            if let Some(data) = self.next().await?.strip_prefix("data: ") {
+                return Some(data.to_owned());
+            }
+        }
+    }
+}
+
+/// What came to the recording server.
+#[derive(Debug)]
+pub struct Request {
+    /// Counts the server's connections.
+    pub connection: usize,
+    pub head: String,
+}
+
+impl Request {
+    /// All values of a header.
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        let headers = self.head.lines().filter_map(|line| line.split_once(':'));
+        headers.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
+    }
+}
+
+/// Stands where oddswire would, and shows what a proxy sends there. It answers every request with an empty 200.
+pub struct Recorder {
+    pub address: SocketAddr,
+    requests: mpsc::UnboundedReceiver<Request>,
+}
+
+impl Recorder {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (heads, requests) = mpsc::unbounded_channel();
+        // It ends with the runtime of the test.
+        tokio::spawn(async move {
+            for connection in 0.. {
+                let (socket, _) = listener.accept().await.unwrap();
+                tokio::spawn(record(socket, connection, heads.clone()));
+            }
+        });
+        Self { address, requests }
+    }
+
+    /// The next request to this path; others, such as health checks, are passed over.
+    pub async fn request(&mut self, path: &str) -> Request {
+        loop {
+            let request = within(self.requests.recv()).await.expect("the recorder runs");
+            if request.head.split(' ').nth(1).is_some_and(|target| target.split('?').next() == Some(path)) {
+                return request;
+            }
+        }
+    }
+}
+
+async fn record(mut socket: TcpStream, connection: usize, heads: mpsc::UnboundedSender<Request>) {
+    let mut head = Vec::new();
+    // Requests of these tests have no body.
+    while let Ok(byte) = socket.read_u8().await {
+        head.push(byte);
+        if head.ends_with(b"\r\n\r\n") {
+            let head = String::from_utf8(std::mem::take(&mut head)).unwrap();
+            let answered = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            if heads.send(Request { connection, head }).is_err() || answered.is_err() {
+                return;
+            }
+        }
+    }
+}
