@@ -1,7 +1,7 @@
 # The commands that people and CI type. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt docker bench fuzz clean
+.PHONY: help run test check fmt docker bench bench-quick fuzz clean
 
 # The name that `make docker` gives the image.
 IMAGE ?= oddswire
@@ -11,7 +11,7 @@ ARGS ?=
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The token is a default of this target only: exported for all of them, it would switch publishing on in the tests too.
 # It stays out of the way of somebody who keeps their token in a file.
@@ -63,6 +63,11 @@ check: ## Formatting, lints, documentation, dependency audit, Dockerfile, deploy
 	else \
 		echo "check: skipped deploy/compose.yaml (pip install check-jsonschema)"; \
 	fi
+	@if command -v promtool >/dev/null; then \
+		set -x; promtool check rules deploy/alerts.yml && promtool test rules deploy/alerts_test.yml; \
+	else \
+		echo "check: skipped deploy/alerts.yml, promtool is not installed (Debian's package prometheus)"; \
+	fi
 
 fmt: ## Format the code
 	cargo fmt --all
@@ -85,12 +90,28 @@ $(BENCH_VENV)/bin/uvicorn:
 
 # Everything is built before the first measurement, so that no compiler runs beside one. A peer that could not be
 # installed is skipped with a line.
-bench: ## Measure everything beside the peers; writes bench/RESULTS.md and bench/plots (about an hour)
+bench: ## Measure everything beside the peers; writes bench/RESULTS.md and bench/plots (more than an hour)
 	cargo build --release --workspace --bins
 	-$(MAKE) $(BENCH_VENV)/bin/uvicorn
 	rm -f $(BENCH_RECORD)
 	$(TARGET_DIR)/release/oddswire-bench run --python $(BENCH_VENV)/bin/python --record $(BENCH_RECORD) $(BENCH_ARGS)
+	-$(TARGET_DIR)/release/oddswire-bench in-process --record $(BENCH_RECORD)
 	$(TARGET_DIR)/release/oddswire-bench report --python $(BENCH_VENV)/bin/python --from $(BENCH_RECORD)
+
+QUICK_RECORD := $(TARGET_DIR)/bench/quick.jsonl
+# `make bench-quick GATE_ARGS=--update` makes what is measured the new baseline.
+GATE_ARGS ?=
+
+# Counts first: where they fail to be taken, for want of valgrind, nothing else is waited for. What is compared with
+# another server is measured three times, because there the rest of the machine has a say.
+bench-quick: ## Fail where the server has become more expensive than bench/baseline.json says; needs valgrind
+	cargo build --release --workspace --bins
+	rm -f $(QUICK_RECORD)
+	$(TARGET_DIR)/release/oddswire-bench instructions --record $(QUICK_RECORD)
+	$(TARGET_DIR)/release/oddswire-bench run --quick --record $(QUICK_RECORD) \
+		idle retained --only oddswire --runs 2
+	$(TARGET_DIR)/release/oddswire-bench run --quick --record $(QUICK_RECORD) light --runs 3
+	$(TARGET_DIR)/release/oddswire-bench gate --from $(QUICK_RECORD) $(GATE_ARGS)
 
 # How long `make fuzz` runs each target, in seconds.
 FUZZ_SECONDS ?= 60

@@ -132,6 +132,11 @@ pub struct Config {
     #[arg(long, env = "ODDSWIRE_OUTBOX_BYTES", value_name = "SIZE", default_value = "1MiB",
           value_parser = Size(1 << 10, 1 << 30), help_heading = "Clients")]
     pub outbox_bytes: usize,
+    /// Bytes on their way to all clients together, above which those with most are left behind first; not less than
+    /// --outbox-bytes
+    #[arg(long, env = "ODDSWIRE_MEMORY_BUDGET", value_name = "SIZE", default_value = "1GiB",
+          value_parser = Size(1 << 10, 1 << 40), help_heading = "Clients")]
+    pub memory_budget: usize,
     /// A client that takes no byte for this long is closed
     #[arg(long, env = "ODDSWIRE_WRITE_TIMEOUT", value_name = "DURATION", default_value = "30s",
           value_parser = Between(ms(100), secs(3600)), help_heading = "Clients")]
@@ -264,6 +269,12 @@ impl Config {
             let sizes = [self.publish_body_bytes, self.publish_message_bytes];
             let [body, message] = sizes.map(|size| format!("{size} bytes"));
             return Err(too_small("publish-body-bytes", body, "publish-message-bytes", message));
+        }
+        if self.memory_budget < self.outbox_bytes {
+            let [budget, outbox] = [self.memory_budget, self.outbox_bytes];
+            return Err(ConfigError(format!(
+                "memory-budget is {budget} bytes: it must not be less than outbox-bytes, which is {outbox} bytes"
+            )));
         }
         if let Some(path) = self.subscriber_jwt_secret_file.take() {
             let text = auth::read_secret_file("subscriber-jwt-secret-file", &path).map_err(ConfigError)?;

@@ -37,8 +37,6 @@ pub(crate) struct Options {
     pub(crate) write_timeout: Duration,
 }
 
-/// Serves requests until the connection ends. When the server drains, the request under way is finished and the
-/// connection closed.
 /// What answers requests.
 pub(crate) trait Routes:
     Filter<Extract = (Response,), Error = std::convert::Infallible, Future: Send> + Clone + Send + Sync + 'static
@@ -50,6 +48,8 @@ impl<F> Routes for F where
 {
 }
 
+/// Serves requests until the connection ends. When the server drains, the request under way is finished and the
+/// connection closed.
 pub(crate) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,

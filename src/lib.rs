@@ -50,6 +50,7 @@ mod connection;
 pub mod engine;
 pub mod health;
 mod index;
+mod listener;
 pub mod log;
 pub mod manager;
 pub mod message;

@@ -183,14 +183,24 @@ impl Frames {
     /// Frames a JSON text; the SSE event gets an `id:` line where there is one.
     #[must_use]
     pub fn json(json: &[u8], id: Option<Position>) -> Self {
+        Self::framed(json, id, None)
+    }
+
+    /// Frames a JSON text; the SSE event sets for how many milliseconds an `EventSource` waits before it reconnects.
+    #[must_use]
+    pub fn json_with_retry(json: &[u8], retry_ms: u64) -> Self {
+        Self::framed(json, None, Some(retry_ms))
+    }
+
+    fn framed(json: &[u8], id: Option<Position>, retry_ms: Option<u64>) -> Self {
         let mut bytes = Vec::with_capacity(json.len() + 80);
-        let head = sse_head(&mut bytes, id);
+        let head = sse_head(&mut bytes, id, retry_ms);
         websocket_header(&mut bytes, Opcode::Text, json.len());
         let json_start = bytes.len();
         bytes.extend_from_slice(json);
         let end = bytes.len();
         bytes.extend_from_slice(b"\n\n");
-        let breaks = json.iter().any(|b| matches!(b, b'\n' | b'\r'));
+        let breaks = memchr::memchr2(b'\n', b'\r', json).is_some();
         Self {
             multiline_event: breaks.then(|| multiline_event(&bytes[..head], json)),
             bytes: bytes.into_boxed_slice(),
@@ -258,8 +268,11 @@ fn index(at: usize) -> u32 {
     u32::try_from(at).expect("a message is smaller than a publish body, which is bounded far below 4 GiB")
 }
 
-/// Writes `id: …` and the name of the data field; returns how long that is.
-fn sse_head(out: &mut Vec<u8>, id: Option<Position>) -> usize {
+/// Writes `retry: …`, `id: …` and the name of the data field; returns how long that is.
+fn sse_head(out: &mut Vec<u8>, id: Option<Position>, retry_ms: Option<u64>) -> usize {
+    if let Some(retry_ms) = retry_ms {
+        writeln!(out, "retry: {retry_ms}").expect("writing to memory does not fail");
+    }
     if let Some(id) = id {
         writeln!(out, "id: {id}").expect("writing to memory does not fail");
     }

@@ -4,13 +4,13 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -59,6 +59,25 @@ struct OfPublisher {
     publisher: String,
 }
 
+/// The modes of catch-ups, and the codes of refusals that mean lost data or lost clients. Their series exist from the
+/// start: of one that first appears with a value, Prometheus does not know that it rose.
+const MODES: [&str; 4] = ["replayed", "conflated", "snapshot", "gap"];
+const CODES: [&str; 2] = ["full", "state_full"];
+
+/// What is written to the clients of one transport: the counters of its label, which each write would look up otherwise.
+#[derive(Debug)]
+struct Out {
+    messages: Counter,
+    bytes: Counter,
+}
+
+impl Out {
+    fn of(transport: Transport, delivered: &Family<OfTransport, Counter>, sent: &Family<OfTransport, Counter>) -> Self {
+        let label = OfTransport { transport };
+        Self { messages: delivered.get_or_create_owned(&label), bytes: sent.get_or_create_owned(&label) }
+    }
+}
+
 /// All metrics of one server.
 #[derive(Debug)]
 pub struct Metrics {
@@ -71,10 +90,14 @@ pub struct Metrics {
     publishes: Family<OfPublisher, Counter>,
     delivered: Family<OfTransport, Counter>,
     bytes_out: Family<OfTransport, Counter>,
+    out_websocket: Out,
+    out_sse: Out,
     conflated: Counter,
     catch_ups: Family<OfMode, Counter>,
     slow: Counter,
+    over_budget: Counter,
     refused: Family<OfCode, Counter>,
+    accept_errors: Counter,
     publish_latency: Histogram,
     delivery_latency: Histogram,
 }
@@ -83,6 +106,7 @@ impl Default for Metrics {
     fn default() -> Self {
         // From a quarter of a millisecond to eight seconds.
         let latency = || Histogram::new(exponential_buckets(0.000_25, 2.0, 16));
+        let (delivered, bytes_out) = (Family::default(), Family::default());
         let mut metrics = Self {
             registry: Registry::with_prefix("oddswire"),
             connections: Family::default(),
@@ -91,16 +115,21 @@ impl Default for Metrics {
             published: Family::default(),
             unchanged: Family::default(),
             publishes: Family::default(),
-            delivered: Family::default(),
-            bytes_out: Family::default(),
+            out_websocket: Out::of(Transport::websocket, &delivered, &bytes_out),
+            out_sse: Out::of(Transport::sse, &delivered, &bytes_out),
+            delivered,
+            bytes_out,
             conflated: Counter::default(),
             catch_ups: Family::default(),
             slow: Counter::default(),
+            over_budget: Counter::default(),
             refused: Family::default(),
+            accept_errors: Counter::default(),
             publish_latency: latency(),
             delivery_latency: latency(),
         };
         metrics.register();
+        metrics.begin();
         metrics
     }
 }
@@ -109,6 +138,13 @@ impl Metrics {
     fn register(&mut self) {
         let r = &mut self.registry;
         r.register("build", "What runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        r.register_with_unit(
+            "process_start_time",
+            "When it started, in Unix time",
+            Unit::Seconds,
+            ConstGauge::new(started),
+        );
         r.register("connections", "Clients that are connected", self.connections.clone());
         r.register("connects", "Clients that connected", self.connects.clone());
         r.register("disconnects", "Clients that left, by reason", self.disconnects.clone());
@@ -120,11 +156,32 @@ impl Metrics {
         r.register("messages_conflated", "Messages that clients were told they do not get", self.conflated.clone());
         r.register("catch_ups", "Catch-ups told to clients, by mode", self.catch_ups.clone());
         r.register("slow_clients", "Times that an outbox was full and its client left behind", self.slow.clone());
+        let help = "Times that all outboxes together were over the memory budget and the largest left behind";
+        r.register("over_memory_budget", help, self.over_budget.clone());
         r.register("requests_refused", "Refused requests, by error code", self.refused.clone());
+        let help = "Failed attempts to accept a connection, as when no file descriptor is free";
+        r.register("accept_errors", help, self.accept_errors.clone());
         let help = "From the whole request to its answer";
         r.register_with_unit("publish_latency", help, Unit::Seconds, self.publish_latency.clone());
         let help = "From the log to the socket, of the first message of each write to a client that is live";
         r.register_with_unit("delivery_latency", help, Unit::Seconds, self.delivery_latency.clone());
+    }
+
+    /// Makes the series whose labels are known beforehand.
+    fn begin(&self) {
+        for transport in [Transport::websocket, Transport::sse] {
+            let label = OfTransport { transport };
+            self.connections.get_or_create(&label).inc_by(0);
+            for family in [&self.connects, &self.delivered, &self.bytes_out] {
+                family.get_or_create(&label).inc_by(0);
+            }
+        }
+        for mode in MODES {
+            self.catch_ups.get_or_create(&OfMode { mode }).inc_by(0);
+        }
+        for code in CODES {
+            self.refused.get_or_create(&OfCode { code }).inc_by(0);
+        }
     }
 
     /// Counts a client for as long as the result lives.
@@ -155,9 +212,12 @@ impl Metrics {
 
     /// Notes what was written to a client at once; `latency` of its first message, where the client is live.
     pub(crate) fn delivered(&self, transport: Transport, messages: u64, bytes: u64, latency: Option<Duration>) {
-        let label = OfTransport { transport };
-        self.delivered.get_or_create(&label).inc_by(messages);
-        self.bytes_out.get_or_create(&label).inc_by(bytes);
+        let out = match transport {
+            Transport::websocket => &self.out_websocket,
+            Transport::sse => &self.out_sse,
+        };
+        out.messages.inc_by(messages);
+        out.bytes.inc_by(bytes);
         if let Some(latency) = latency {
             self.delivery_latency.observe(latency.as_secs_f64());
         }
@@ -174,9 +234,19 @@ impl Metrics {
         self.slow.inc();
     }
 
+    /// Notes that all outboxes together were over the budget.
+    pub(crate) fn over_budget(&self) {
+        self.over_budget.inc();
+    }
+
     /// Notes a refused request.
     pub(crate) fn refused(&self, code: &'static str) {
         self.refused.get_or_create(&OfCode { code }).inc();
+    }
+
+    /// Notes that a connection could not be accepted.
+    pub(crate) fn accept_failed(&self) {
+        self.accept_errors.inc();
     }
 
     /// The exposition in the `OpenMetrics` text format, with gauges that were read just now.
@@ -227,13 +297,14 @@ impl Reading {
     }
 }
 
-/// What the system says of the process: resident memory and open files; 0 where it does not tell.
+/// What the system says of the process: resident memory, open files and their limit; 0 where it does not tell.
 #[must_use]
-pub fn process() -> [Reading; 2] {
+pub fn process() -> [Reading; 3] {
     let reading = |name, help, value| Reading { name, help, values: Values::Plain(value) };
     [
         reading("process_resident_memory_bytes", "Memory of the process", resident_bytes()),
         reading("process_open_fds", "Open files of the process", open_files()),
+        reading("process_max_fds", "Files that the process may have open", most_open_files()),
     ]
 }
 
@@ -268,4 +339,11 @@ fn resident_bytes() -> u64 {
 /// The process' open files; 0 where the system does not tell.
 fn open_files() -> u64 {
     std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64)
+}
+
+/// How many open files the process may have: the soft limit, since it does not raise it. 0 where the system does not tell.
+fn most_open_files() -> u64 {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }

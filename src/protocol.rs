@@ -2,6 +2,8 @@
 //!
 //! Both directions stand here, so that this file and the contract can be read side by side.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -38,9 +40,12 @@ struct Envelope<'a, D> {
 }
 
 fn envelope<D: Serialize>(kind: &str, topics: Option<&[Subscription]>, data: D, id: Option<Position>) -> Frames {
+    Frames::json(&json(kind, topics, data), id)
+}
+
+fn json<D: Serialize>(kind: &str, topics: Option<&[Subscription]>, data: D) -> Vec<u8> {
     let envelope = Envelope { kind, topics, timestamp: Timestamp::now().to_string(), data };
-    let json = serde_json::to_vec(&envelope).expect("strings, numbers and lists always serialise");
-    Frames::json(&json, id)
+    serde_json::to_vec(&envelope).expect("strings, numbers and lists always serialise")
 }
 
 /// What a connection was given: the contents of `connection_ack`.
@@ -149,14 +154,27 @@ pub fn auth_ack(expires: Option<Timestamp>) -> Frames {
     envelope("auth_ack", None, Data { expires_at: expires.map(|at| at.to_string()) }, None)
 }
 
-/// `reconnect`: the server shuts down, and closes this connection after so many milliseconds.
+/// `reconnect`: the server shuts down, and closes this connection `after` this time. Nobody stays longer than `spread`.
+///
+/// An `EventSource` reconnects by itself, and gives up for good where it is then answered 503, which is what this server
+/// answers for as long as it drains. So its event has a `retry:` that is `spread` longer than the usual one: the stream
+/// that ends first comes back once the last has ended, and they come back as evenly as they went.
 #[must_use]
-pub fn reconnect(after_ms: u64) -> Frames {
+pub fn reconnect(after: Duration, spread: Duration) -> Frames {
     #[derive(Serialize)]
     struct Data {
         after_ms: u64,
     }
-    envelope("reconnect", None, Data { after_ms }, None)
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let json = json("reconnect", None, Data { after_ms: ms(after) });
+    Frames::json_with_retry(&json, ms(spread).saturating_add(retry_ms()))
+}
+
+/// For how many milliseconds an `EventSource` shall wait before it reconnects: drawn anew for each connection, so that a
+/// crowd does not come back at once.
+#[must_use]
+pub fn retry_ms() -> u64 {
+    fastrand::u64(1_000..4_000)
 }
 
 /// A publisher's broadcast: to every connection, kept nowhere, without a position.

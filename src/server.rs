@@ -4,10 +4,10 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use slog::{Logger, info, warn};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,18 +18,10 @@ use crate::close::Close;
 use crate::config::Config;
 use crate::connection::{self, Options, Routes};
 use crate::engine::{Engine, Memory};
+use crate::listener::{self, Acceptor};
 use crate::log::{self, Log};
 use crate::manager::{self, ConnectionManager};
 use crate::routes::{self, App, PublishRates};
-
-/// Connections that the kernel may hold for us: with the usual 128, a burst of 200 concurrent connects overflowed the
-/// queue, and each connect that was dropped cost a retransmit of a second (measured: 4.6k instead of 17k and more a second).
-const LISTEN_BACKLOG: u32 = 4096;
-/// What the kernel queues for one client, which it counts twice over for its own needs. Left to itself it queues up to
-/// 4 MB for one that is slow: memory that no account of ours would know, and a quarter of a minute's delay for a ping.
-const SEND_BUFFER: u32 = 128 << 10;
-/// How long accepting waits after an error that only time heals, such as too many open files.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// A server that listens, and serves once it runs.
 pub struct Server {
@@ -42,9 +34,9 @@ pub struct Server {
 impl Server {
     /// Binds the address. Needs a tokio runtime.
     pub fn bind(config: Config, logger: Logger) -> io::Result<Self> {
-        let listener = listen(config.listen)?;
+        let listener = listener::bind(config.listen)?;
         let address = listener.local_addr()?;
-        let admin = config.admin_listen.map(listen).transpose()?;
+        let admin = config.admin_listen.map(listener::bind).transpose()?;
 
         let log = Log::new(new_epoch(), &config.topics, log_limits(&config));
         let manager = ConnectionManager::new(config.topics.clone(), log, manager_limits(&config), logger.clone());
@@ -116,20 +108,11 @@ impl Server {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    // Accepted sockets inherit it.
-    socket.set_send_buffer_size(SEND_BUFFER)?;
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
-    socket.bind(address).map_err(named)?;
-    socket.listen(LISTEN_BACKLOG).map_err(named)
-}
-
-/// The engine's own work, until the server drains.
+/// The engine's own work and the manager's, until the server drains.
 async fn maintain(app: App) {
     tokio::select! {
         () = app.engine.maintain() => {}
+        () = app.manager.run_waves() => {}
         () = app.draining.cancelled() => {}
     }
 }
@@ -140,32 +123,18 @@ async fn accept(listener: TcpListener, routes: impl Routes, app: App) {
         header_bytes: app.config.header_bytes,
         write_timeout: app.config.write_timeout,
     };
+    let mut acceptor = Acceptor::new(listener, Arc::clone(app.manager.metrics()), app.logger.clone());
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    // The peer is gone already.
-                    slog::debug!(app.logger, "http.broken"; "peer" => %peer, "error" => %error);
-                    continue;
-                }
-                let (routes, options) = (routes.clone(), options.clone());
-                let (draining, logger) = (app.draining.clone(), app.logger.clone());
-                app.tasks.spawn(connection::serve(stream, peer, routes, options, draining, logger));
-            }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                warn!(app.logger, "server.accept_failed"; "error" => %error);
-                // Nothing announces that a file descriptor is free again, and asking at once would spin.
-                let _ = tokio::time::timeout(ACCEPT_RETRY, app.draining.cancelled()).await;
-            }
+        let (stream, peer) = acceptor.accept().await;
+        if let Err(error) = stream.set_nodelay(true) {
+            // The peer is gone already.
+            slog::debug!(app.logger, "http.broken"; "peer" => %peer, "error" => %error);
+            continue;
         }
+        let (routes, options) = (routes.clone(), options.clone());
+        let (draining, logger) = (app.draining.clone(), app.logger.clone());
+        app.tasks.spawn(connection::serve(stream, peer, routes, options, draining, logger));
     }
-}
-
-/// The connection was gone before it was accepted: the next one may be fine.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 /// Lets the clients go, each at its moment, while new ones are told to go elsewhere; then waits for what is left.
@@ -211,5 +180,9 @@ fn log_limits(config: &Config) -> log::Limits {
 }
 
 fn manager_limits(config: &Config) -> manager::Limits {
-    manager::Limits { outbox_bytes: config.outbox_bytes, subscriptions: config.subscriptions_per_connection }
+    manager::Limits {
+        outbox_bytes: config.outbox_bytes,
+        memory_budget: config.memory_budget,
+        subscriptions: config.subscriptions_per_connection,
+    }
 }

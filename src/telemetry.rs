@@ -1,6 +1,6 @@
 //! The log: lines for people on a terminal, one JSON object a line otherwise. It goes to standard error.
 
-use std::io::{IsTerminal as _, stderr};
+use std::io::{IsTerminal as _, LineWriter, stderr};
 
 use slog::{Drain, FnValue, Level, LevelFilter, Logger, PushFnValue, o};
 use slog_async::{Async, AsyncGuard};
@@ -28,7 +28,8 @@ pub fn logger(format: LogFormat, level: LogLevel) -> (Logger, AsyncGuard) {
         let decorator = slog_term::TermDecorator::new().stderr().build();
         asynchronous(slog_term::FullFormat::new(decorator).use_utc_timestamp().build().fuse())
     } else {
-        let json = slog_json::Json::new(stderr()).add_key_value(o!(
+        // A line at a time: standard error has no buffer, and would get each token of the JSON by itself.
+        let json = slog_json::Json::new(LineWriter::new(stderr())).add_key_value(o!(
             "event" => PushFnValue(|record: &slog::Record<'_>, serializer| serializer.emit(record.msg())),
             "level" => FnValue(|record: &slog::Record<'_>| record.level().as_str()),
             "ts" => FnValue(|_: &slog::Record<'_>| Timestamp::now().to_string()),

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use oddswire::message::Payload;
 use serde_json::value::RawValue;
@@ -227,7 +228,8 @@ fn raw(json: &str) -> Box<RawValue> {
 async fn a_page_finds_the_restarted_server_by_itself_and_is_told_that_its_state_is_another() {
     let Some(mut browser) = Browser::start().await else { return };
     let port = Port::reserve();
-    let app = port.serve().await;
+    let spread = Duration::from_secs(3);
+    let app = App::with(|config| (config.listen, config.drain_spread) = (port.address, spread)).await;
     browser.open(&port.url("/healthz"), &port.url(TOPICS)).await;
     let mut told = Told::default();
     told.until(0, &mut browser).await;
@@ -238,6 +240,7 @@ async fn a_page_finds_the_restarted_server_by_itself_and_is_told_that_its_state_
     told.until(3, &mut browser).await;
     assert_eq!(told.state(), json!({"8301/1x2/betpawa": 1, "8302/1x2/betpawa": 2}));
     let last = told.last_id();
+    let left = Instant::now();
     assert!(app.stop().await, "the page's stream ends with the drain");
 
     let app = port.serve().await;
@@ -249,6 +252,8 @@ async fn a_page_finds_the_restarted_server_by_itself_and_is_told_that_its_state_
     app.manager.broadcast(Payload::new(raw(r#""after""#)), &progress).unwrap();
     told.until(6, &mut browser).await;
     assert_eq!(browser.response().await, (200, Some(last)));
+    let away = left.elapsed();
+    assert!(away >= spread + Duration::from_secs(1), "it waits until others would have left, too: {away:?}");
     assert_eq!(json!(told.follower.modes), json!({"snapshot": 1, "gap": 1}));
     assert_eq!(told.state(), json!({"8302/1x2/betpawa": 20, "8303/1x2/betpawa": 30}), "the old state is dropped");
     assert_eq!(told.data[3..], [json!(20), json!(30), json!("after")]);

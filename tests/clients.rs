@@ -11,7 +11,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use crate::harness::{App, TOKEN, within};
 
 /// A client that runs, and is killed when the test is over.
-struct Program {
+pub struct Program {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
@@ -19,7 +19,7 @@ struct Program {
 
 impl Program {
     /// `None`, said in one line, where the program is not installed.
-    fn start(program: &str, arguments: &[&str]) -> Option<Self> {
+    pub fn start(program: &str, arguments: &[&str]) -> Option<Self> {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = match command.spawn() {
@@ -51,7 +51,7 @@ impl Program {
     }
 
     /// Ends its input, and waits for its end; its exit code and the rest of its output.
-    async fn end(mut self) -> (Option<i32>, String) {
+    pub async fn end(mut self) -> (Option<i32>, String) {
         drop(self.stdin.take());
         let mut rest = String::new();
         while let Some(line) = within(self.lines.next_line()).await.unwrap() {

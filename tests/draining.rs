@@ -7,13 +7,22 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::harness::get::{code, get};
-use crate::harness::{App, eventually, sse, within, ws};
+use crate::harness::{Answer, App, eventually, sse, within, ws};
 use crate::process::Process;
 
 const LONG: Duration = Duration::from_hours(1);
 
 fn after_ms(notice: &Value) -> u64 {
     notice["data"]["after_ms"].as_u64().unwrap_or_else(|| panic!("no after_ms: {notice}"))
+}
+
+/// The moment that an event stream is told, and for how many milliseconds its client waits before it reconnects.
+async fn farewell(events: &mut sse::Client) -> (u64, u64) {
+    let event = events.event().await.expect("the stream goes on");
+    let notice: Value = serde_json::from_str(&event.data).unwrap();
+    assert_eq!(notice["type"], "reconnect");
+    let retry = event.retry.expect("the event sets how long an EventSource waits");
+    (after_ms(&notice), u64::try_from(retry.as_millis()).unwrap())
 }
 
 /// Whoever is connected is told, so the drain has begun.
@@ -65,16 +74,40 @@ async fn event_streams_are_told_and_ended_like_websockets() {
     let began = Instant::now();
     app.begin_stop();
     let leaving = streams.into_iter().map(|mut events| async move {
-        let told = after_ms(&events.expect("reconnect").await);
+        let (told, retry) = farewell(&mut events).await;
         assert!(events.event().await.is_none(), "the stream ends");
         assert!(began.elapsed() >= Duration::from_millis(told));
-        told
+        (told, retry)
     });
-    let mut told = within(join_all(leaving)).await;
+    let (mut told, mut retries): (Vec<u64>, Vec<u64>) = within(join_all(leaving)).await.into_iter().unzip();
+    // Who leaves at once is answered 503 until the last has left, and an EventSource takes that as final.
+    assert!(retries.iter().all(|retry| (1_400..4_400).contains(retry)), "{retries:?}");
+    retries.dedup();
+    assert!(retries.len() > 1, "those of one moment would come back at one moment: {retries:?}");
     told.push(after_ms(&client.expect("reconnect").await));
     told.sort_unstable();
     assert_eq!(told, [0, 100, 200, 300]);
     assert!(app.stop().await);
+}
+
+#[tokio::test]
+async fn who_was_admitted_before_the_drain_and_is_registered_after_it_began_is_told_to_go_at_once() {
+    let app = App::start().await;
+    app.odds("8301/1x2/a", 1).await;
+    // The manager's part of the drain alone: the routes still admit, as they did just before.
+    assert!(app.manager.announce_drain(LONG).is_empty());
+    for query in ["", "since=snapshot", "conflate_ms=60000"] {
+        let mut client = app.ws(query).await;
+        assert_eq!(after_ms(&client.expect("reconnect").await), 0, "{query}");
+        assert_eq!(u16::from(client.closed().await.expect("a code").code), 1001, "{query}");
+
+        let mut events = app.sse(query).await;
+        let (after, retry) = farewell(&mut events).await;
+        assert_eq!(after, 0, "{query}");
+        assert!((3_601_000..3_604_000).contains(&retry), "{query}: the others stay for an hour: {retry}");
+        assert!(events.event().await.is_none(), "{query}: the stream ends");
+    }
+    eventually("nothing left of any connection", || app.manager.is_empty()).await;
 }
 
 #[tokio::test]
@@ -127,6 +160,8 @@ async fn during_a_drain_new_connections_are_503_and_the_server_is_alive_but_not_
     let (_, ready) = get(app.address, "/readyz", &[]).await;
     assert_eq!((ready.status, &ready.body["ready"], &ready.body["draining"]), (503, &json!(false), &json!(true)));
     assert_eq!(get(app.address, "/healthz", &[]).await.1.status, 200);
+    let metrics = Answer::of(reqwest::Client::new().get(format!("http://{}/metrics", app.admin))).await;
+    assert!(metrics.text.contains("\noddswire_ready 0\n"), "{}", metrics.text);
     stays.nothing_came().await;
 }
 

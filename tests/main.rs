@@ -6,18 +6,23 @@
 
 mod harness;
 
+mod attacks;
 mod auth;
 mod browser;
+mod budget;
 mod catch_up;
 mod clients;
 mod corpora;
+mod descriptors;
 mod draining;
 mod handshake;
 mod interleavings;
 mod lifecycle;
 mod limits;
 mod metrics;
+mod monitoring;
 mod origins;
+mod panics;
 mod process;
 mod proxies;
 mod publishing;
@@ -26,4 +31,5 @@ mod replay;
 mod rfc6455;
 mod slow;
 mod sse;
+mod takeover;
 mod websocket;

@@ -1,11 +1,13 @@
 //! Every metric moves when what it counts happens, and the admin listener shows it.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, App, eventually, narrow_socket, within, ws};
 
 /// The value of a series, such as `oddswire_connects_total{transport="sse"}`; 0 where there is none yet.
-async fn value(app: &App, series: &str) -> f64 {
+pub async fn value(app: &App, series: &str) -> f64 {
     let text = exposition(app).await.text;
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().expect("a number"))
@@ -16,7 +18,8 @@ async fn exposition(app: &App) -> Answer {
     Answer::of(reqwest::Client::new().get(url)).await
 }
 
-async fn becomes(app: &App, series: &str, expected: f64) {
+/// Waits until a series has this value.
+pub async fn becomes(app: &App, series: &str, expected: f64) {
     within(async {
         while (value(app, series).await - expected).abs() > f64::EPSILON {
             tokio::task::yield_now().await;
@@ -64,6 +67,8 @@ async fn messages_are_counted_from_publisher_to_client() {
         (r#"oddswire_keys{topic="odds_updates"}"#, 1.0),
         (r#"oddswire_history{topic="odds_updates"}"#, 1.0),
         (r#"oddswire_build_info{version="0.1.0"}"#, 1.0),
+        ("oddswire_ready", 1.0),
+        ("oddswire_max_connections", 100_000.0),
     ];
     for (series, expected) in expected {
         becomes(&app, series, expected).await;
@@ -76,6 +81,11 @@ async fn messages_are_counted_from_publisher_to_client() {
     ] {
         assert!(value(&app, series).await > 1.0, "{series}");
     }
+    let open = value(&app, "oddswire_process_open_fds").await;
+    assert!(value(&app, "oddswire_process_max_fds").await > open, "{open}");
+    let started = value(&app, "oddswire_process_start_time_seconds").await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((now - 600.0..now).contains(&started), "{started}");
 }
 
 #[tokio::test]

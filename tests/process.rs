@@ -1,29 +1,40 @@
 //! The program itself: how it starts, what it logs, how it ends, and what it says to settings that it cannot use.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use clap::CommandFactory as _;
 use oddswire::config::Cli;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpSocket;
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use crate::harness::{Answer, within, ws};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_oddswire");
+
 type Environment<'a> = &'a [(&'a str, &'a str)];
 
-const TOKEN: &str = "sesame-4711";
+pub const TOKEN: &str = "sesame-4711";
+
+/// Until it is known.
+const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 
 /// The program with exactly these arguments and variables; on a port that the system chooses where they name none, so
 /// that a start that should have been refused takes no fixed one.
 fn program(arguments: &[&str], environment: Environment<'_>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_oddswire"));
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments);
+    prepared(command, environment)
+}
+
+fn prepared(mut command: Command, environment: Environment<'_>) -> Command {
     command
-        .args(arguments)
         .env_clear()
         .env("ODDSWIRE_LISTEN", "127.0.0.1:0")
         .env("ODDSWIRE_ADMIN_LISTEN", "127.0.0.1:0")
@@ -49,8 +60,11 @@ async fn run(arguments: &[&str], environment: Environment<'_>) -> Ended {
 /// A running server.
 pub struct Process {
     child: Child,
-    log: Lines<BufReader<ChildStderr>>,
+    /// Read as it comes, so that the program never waits for a test that is busy with something else.
+    log: UnboundedReceiver<String>,
     pub address: SocketAddr,
+    /// Metrics, health and connections.
+    pub admin: SocketAddr,
     /// Its whole log so far.
     text: String,
 }
@@ -58,11 +72,29 @@ pub struct Process {
 impl Process {
     /// Starts the program and waits until it listens.
     pub async fn start(arguments: &[&str], environment: Environment<'_>) -> Self {
-        let mut child = program(arguments, environment).spawn().expect("the program starts");
-        let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut process = Self { child, log, address: ([0; 4], 0).into(), text: String::new() };
+        Self::of(program(arguments, environment)).await
+    }
+
+    /// With a token, and at most that many open files.
+    pub async fn with_files(most: usize, environment: Environment<'_>) -> Self {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("ulimit -n {most} && exec \"$0\""), PROGRAM]);
+        Self::of(prepared(command, &[&[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)], environment].concat())).await
+    }
+
+    async fn of(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the program starts");
+        let (lines, log) = unbounded_channel();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = stderr.next_line().await
+                && lines.send(line).is_ok()
+            {}
+        });
+        let mut process = Self { child, log, address: NOWHERE, admin: NOWHERE, text: String::new() };
         let listening = process.event("server.listening").await;
-        process.address = listening["address"].as_str().expect("an address").parse().unwrap();
+        let address = |name: &str| listening[name].as_str().map_or(NOWHERE, |address| address.parse().unwrap());
+        (process.address, process.admin) = (address("address"), address("admin"));
         process
     }
 
@@ -75,7 +107,7 @@ impl Process {
     /// The next record with this event, past all others.
     pub async fn event(&mut self, event: &str) -> Value {
         loop {
-            let line = within(self.log.next_line()).await.unwrap();
+            let line = within(self.log.recv()).await;
             let line = line.unwrap_or_else(|| panic!("no {event} in the log:\n{}", self.text));
             self.text.push_str(&line);
             self.text.push('\n');
@@ -84,6 +116,20 @@ impl Process {
                 return record;
             }
         }
+    }
+
+    /// How often an event stands in what was read of its log.
+    pub fn logged(&self, event: &str) -> usize {
+        self.text.matches(&format!(r#""event":"{event}""#)).count()
+    }
+
+    /// The processor time that it has used, to the hundredth of a second.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id().expect("it runs"))).unwrap();
+        // The second field is the name, in parentheses; the 14th and 15th are user and system time in ticks of 10 ms.
+        let (_, behind_name) = stat.rsplit_once(") ").expect("the kernel says it");
+        let ticks = behind_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
+        Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 
     /// Its resident memory, in bytes.
@@ -101,7 +147,7 @@ impl Process {
 
     /// Waits for its end.
     pub async fn end(mut self) -> Ended {
-        while let Some(line) = within(self.log.next_line()).await.unwrap() {
+        while let Some(line) = within(self.log.recv()).await {
             self.text.push_str(&line);
             self.text.push('\n');
         }
@@ -326,6 +372,8 @@ async fn a_bad_value_ends_the_start_with_2_and_one_line_that_says_what_is_allowe
         ("state-keys", "-1", "from 1 to 10000000"),
         ("history-bytes", "8 apples", "such as 16KiB or 8MiB"),
         ("outbox-bytes", "1023", "from 1.0 KiB to 1.0 GiB"),
+        ("memory-budget", "1023", "from 1.0 KiB to 1.0 TiB"),
+        ("memory-budget", "1048575", "not be less than outbox-bytes, which is 1048576 bytes"),
         ("publish-message-bytes", "63", "from 64 B to 1.0 GiB"),
         ("client-message-bytes", "17MiB", "from 125 B to 16.0 MiB"),
         ("history-age", "1", "such as 250ms, 30s or 1h"),
@@ -356,6 +404,7 @@ async fn the_last_allowed_values_are_allowed() {
         "--history-messages=0",
         "--history-bytes=0",
         "--outbox-bytes=1024",
+        "--memory-budget=1024",
         "--client-message-bytes=125B",
         "--publish-message-bytes=64",
         "--publish-body-bytes=1KiB",

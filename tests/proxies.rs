@@ -9,7 +9,8 @@ use tokio::net::TcpSocket;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use crate::harness::follower::Follower;
-use crate::harness::proxy::{Configuration, GRACE, IDLE, Lines, Proxy, Recorder, Software, deploy};
+use crate::harness::program::deploy;
+use crate::harness::proxy::{Configuration, GRACE, IDLE, Lines, Proxy, Recorder, Software};
 use crate::harness::raw::Raw;
 use crate::harness::{Answer, App, TOKEN, within, ws};
 

@@ -27,7 +27,14 @@ pub enum Command {
     Run(RunArgs),
     /// Writes RESULTS.md and the plots from what `run --record` kept.
     Report(ReportArgs),
-    /// Fails where oddswire has lost ground against stock-warp, compared with a stored baseline.
+    /// Counts the instructions and allocations of the operations in memory; needs valgrind.
+    Instructions(InstructionsArgs),
+    /// Measures many sessions without sockets, and fails where something grows faster than their number.
+    InProcess(InProcessArgs),
+    /// Does an operation in memory so many times, for valgrind to count.
+    #[command(hide = true)]
+    Operation(OperationArgs),
+    /// Fails where oddswire has lost ground, compared with a stored baseline.
     Gate(GateArgs),
 }
 
@@ -49,8 +56,7 @@ pub struct RunArgs {
     #[arg(long, value_enum)]
     transport: Option<Transport>,
 
-    /// A tenth of the connections, and only what takes less than three minutes: some of the scenarios, oddswire and
-    /// stock-warp.
+    /// A tenth of the connections, and only what the gate compares: some of the scenarios, oddswire and stock-warp.
     #[arg(long)]
     pub quick: bool,
 
@@ -100,6 +106,11 @@ pub struct RunArgs {
 impl RunArgs {
     pub fn deadline(&self) -> Duration {
         Duration::from_secs(self.deadline)
+    }
+
+    /// As many connections as the largest scenario has.
+    pub fn most_connections(&self) -> u64 {
+        if self.quick { 2_000 } else { 19_000 }
     }
 
     pub fn runs(&self) -> u32 {
@@ -189,12 +200,44 @@ pub struct ReportArgs {
 }
 
 #[derive(Args)]
+pub struct InstructionsArgs {
+    /// A file to which the counts are added.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct InProcessArgs {
+    /// The numbers of sessions.
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "10000,20000,50000,100000,200000")]
+    pub sessions: Vec<u32>,
+
+    /// How many times to measure each number.
+    #[arg(long, default_value_t = 5, value_parser = value_parser!(u32).range(1..))]
+    pub runs: u32,
+
+    /// A file to which each measurement is added.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+
+    /// Measures this number in this process.
+    #[arg(long, hide = true, value_parser = value_parser!(u32).range(1..))]
+    pub only: Option<u32>,
+}
+
+#[derive(Args)]
+pub struct OperationArgs {
+    pub name: String,
+    pub times: u32,
+}
+
+#[derive(Args)]
 pub struct GateArgs {
     /// What `run --record` kept.
     #[arg(long, value_name = "FILE")]
     pub from: PathBuf,
 
-    /// The ratios to compare with.
+    /// The figures to compare with.
     #[arg(long, value_name = "FILE", default_value = "bench/baseline.json")]
     pub baseline: PathBuf,
 

@@ -4,13 +4,11 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::fanout::to_f64;
-use crate::idle::everything;
+use crate::measurement::{Round, Setup};
 use crate::overflow;
-use crate::progress;
 use crate::record::Figures;
-use crate::rounds::{Round, Setup};
 use crate::server::Server;
+use crate::statistics::to_f64;
 use crate::swarm::{Afterwards, Plan, Swarm};
 use crate::tally::Tally;
 
@@ -18,9 +16,9 @@ use crate::tally::Tally;
 /// itself, otherwise to the response.
 pub fn measure(total: u32, concurrent: u32, setup: &Setup, round: &Round, server: &Server) -> Result<Figures> {
     let mut tally = Tally::new(setup.clock)?;
-    let mut swarm = Swarm::new(everything(round, server, "now"), concurrent)?;
+    let mut swarm = Swarm::new(round.everything(server, "now"), concurrent)?;
     let plan = Plan { total, concurrent, afterwards: Afterwards::Close };
-    let progress = progress::line(round, plan.total)?;
+    let progress = round.progress(plan.total)?;
     let overflows = overflow::total()?;
     let before = server.cpu()?;
     let start = Instant::now();

@@ -1,6 +1,7 @@
 //! How the servers differ in what they are told and what they say.
 
-use crate::message;
+/// The topic that everything is published to.
+pub const TOPIC: &str = "odds_updates";
 
 /// How subscribers are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -62,9 +63,8 @@ impl Dialect {
 /// The request path of a subscriber: to everything, or to one event's messages. The others than oddswire take no notice
 /// of the query.
 pub fn subscribe_path(transport: Transport, event: Option<u64>, since: &str) -> String {
-    let topic = message::TOPIC;
     let narrowed = event.map(|event| format!("/e{event}")).unwrap_or_default();
-    format!("/api/{}?topics={topic}{narrowed}&since={since}", transport.name())
+    format!("/api/{}?topics={TOPIC}{narrowed}&since={since}", transport.name())
 }
 
 #[cfg(test)]

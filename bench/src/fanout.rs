@@ -4,24 +4,21 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use indicatif::ProgressBar;
 
+use crate::case::{Fanout, Interest};
 use crate::dialect::{Dialect, subscribe_path};
+use crate::measurement::{Round, Setup};
 use crate::message::Clock;
 use crate::process::{self, Cpu};
 use crate::publisher::{Published, Publisher, Share};
 use crate::record::Figures;
-use crate::rounds::{Round, Setup};
-use crate::scenario::{Fanout, Interest};
 use crate::schedule::{Pace, Schedule, Source};
 use crate::server::Server;
-use crate::swarm::{Afterwards, Plan, Swarm, Target};
+use crate::statistics::to_f64;
+use crate::swarm::{Afterwards, CONCURRENT, Plan, Swarm, Target};
 use crate::tally::Tally;
-
-/// How many handshakes to keep in flight while opening the connections. It is less than 128, the length of the queue of
-/// a listener unless set otherwise.
-pub const CONCURRENT: u32 = 100;
 
 /// A phase is over when all its messages were published and nothing has come for this long.
 const QUIET: Duration = Duration::from_secs(2);
@@ -53,14 +50,16 @@ struct Phase {
 
 /// Measures one server in one case.
 pub fn measure(fanout: &Fanout, setup: &Setup, round: &Round, server: &Server) -> Result<Figures> {
-    let progress = crate::progress::line(round, fanout.readers + fanout.deaf)?;
+    let progress = round.progress(fanout.readers + fanout.deaf)?;
     let mut swarm = Swarm::new(target(fanout, round, server), fanout.readers + fanout.deaf)?;
     let mut ignored = Tally::new(setup.clock)?;
     let total = fanout.readers + fanout.deaf;
+    let kernel = process::kernel_kib()?;
     let plan = Plan { total, concurrent: CONCURRENT.min(total), afterwards: Afterwards::Keep };
     swarm.complete(&plan, setup.limit, &progress, &mut ignored)?;
     swarm.hold(WARM_UP / 2, &mut ignored)?;
     let idle = server.resident()?;
+    let kernel = process::kernel_kib()?.saturating_sub(kernel);
     let warm_up = Source::Synthetic { keys: 1, bytes: 200, pace: Pace::Steady(20.0), batch: 1 };
     let warm_up = Schedule::new(warm_up, WARM_UP, server.dialect);
     let mut driver = Driver { swarm: &mut swarm, server, clock: setup.clock, fanout, limit: setup.limit };
@@ -71,6 +70,8 @@ pub fn measure(fanout: &Fanout, setup: &Setup, round: &Round, server: &Server) -
     progress.finish_and_clear();
     let resident = server.resident()?;
     let mut figures = figures(fanout, &phase);
+    figures.set("connections", f64::from(total));
+    figures.set("kernel_kib", to_f64(kernel));
     figures.set("rss_idle_kib", to_f64(idle.now));
     figures.set("rss_peak_kib", to_f64(resident.peak));
     if fanout.deaf > 0 {
@@ -243,21 +244,4 @@ fn add_slow(figures: &mut Figures, swarm: &mut Swarm, server: &Server, clock: Cl
         ensure!(logged >= slow, "only {logged} of {slow} slow connections were left behind: publish for longer");
     }
     Ok(())
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-pub fn to_f64(count: u64) -> f64 {
-    count as f64
-}
-
-impl Fanout {
-    /// Refuses what cannot be measured.
-    pub fn check(&self) -> Result<()> {
-        ensure!(self.publishers > 0, "somebody has to publish");
-        if let Interest::Events(events) = self.interest {
-            ensure!(u64::from(self.readers) % events == 0, "each event must have the same number of readers");
-        }
-        self.readers.checked_add(self.deaf).context("there are too many subscribers")?;
-        Ok(())
-    }
 }

@@ -2,13 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 
-/// The connections of the largest scenario, and what a process needs besides: standard streams, the epoll instance,
-/// listeners, libraries and logs.
-const WANTED: u64 = 15_000 + 64;
+/// What a process needs besides connections: standard streams, the epoll instance, listeners, libraries and logs.
+const BESIDES: u64 = 64;
 
-/// Raises the soft limit to the hard limit. The servers inherit it, so that this has to happen before they start.
-pub fn raise_limit() -> Result<()> {
+/// Raises the soft limit to the hard limit, which has to allow so many connections. The servers inherit it, so that this
+/// has to happen before they start.
+pub fn raise_limit(connections: u64) -> Result<()> {
+    let wanted = connections + BESIDES;
     let limit = rlimit::increase_nofile_limit(u64::MAX).context("could not raise the limit on open files")?;
-    ensure!(limit >= WANTED, "the limit of {limit} open files is too low: some scenarios need {WANTED}");
+    ensure!(limit >= wanted, "the limit of {limit} open files is too low: some scenarios need {wanted}");
     Ok(())
 }

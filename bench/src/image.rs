@@ -5,13 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::deadline::Deadline;
-use crate::fanout::to_f64;
-use crate::idle::everything;
-use crate::progress;
+use crate::measurement::{Round, Setup};
 use crate::publisher;
 use crate::record::Figures;
-use crate::rounds::{Round, Setup};
 use crate::server::Server;
+use crate::statistics::to_f64;
 use crate::swarm::{Afterwards, Plan, Swarm};
 use crate::tally::Tally;
 
@@ -32,9 +30,9 @@ pub fn measure(
     publisher::fill(server.address, server.dialect, state).context("could not publish the state")?;
     let idle = server.resident()?;
     let mut tally = Tally::new(setup.clock)?;
-    let mut swarm = Swarm::new(everything(round, server, "snapshot"), clients)?;
+    let mut swarm = Swarm::new(round.everything(server, "snapshot"), clients)?;
     let plan = Plan { total: clients, concurrent: clients, afterwards: Afterwards::Keep };
-    let progress = progress::line(round, clients)?;
+    let progress = round.progress(clients)?;
     let before = server.cpu()?;
     let start = Instant::now();
     swarm.complete(&plan, setup.limit, &progress, &mut tally)?;
@@ -62,25 +60,6 @@ pub fn measure(
     figures.set("cpu_system_us_per_message", cpu.system / expected);
     figures.set("bytes_per_client", to_f64(tally.bytes) / f64::from(clients));
     figures.set("rss_idle_kib", to_f64(idle.now));
-    figures.set("rss_peak_kib", to_f64(server.resident()?.peak));
-    Ok(figures)
-}
-
-/// Measures the memory of a key that the server keeps.
-pub fn retained(keys: &[(String, String)], setup: &Setup, round: &Round, server: &Server) -> Result<Figures> {
-    // Nothing is connected whose events could be awaited meanwhile.
-    let mut swarm = Swarm::new(everything(round, server, "now"), 1)?;
-    let mut tally = Tally::new(setup.clock)?;
-    let mut settled = || crate::idle::settled_kib(server, setup.limit, |period| swarm.hold(period, &mut tally));
-    let before = settled()?;
-    publisher::fill(server.address, server.dialect, keys).context("could not publish the keys")?;
-    let after = settled()?;
-    let content: usize = keys.iter().map(|(key, data)| key.len() + data.len()).sum();
-    let count = to_f64(keys.len() as u64);
-    let mut figures = Figures::default();
-    figures.set("bytes_per_key", (to_f64(after) - to_f64(before)) * 1024.0 / count);
-    figures.set("content_bytes_per_key", to_f64(content as u64) / count);
-    figures.set("rss_idle_kib", to_f64(after));
     figures.set("rss_peak_kib", to_f64(server.resident()?.peak));
     Ok(figures)
 }

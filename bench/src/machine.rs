@@ -7,16 +7,31 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use crate::servers::Places;
+use crate::statistics::to_f64;
+
+/// What a server can use.
+pub struct Machine {
+    pub cores: f64,
+    /// In bytes.
+    pub memory: f64,
+}
+
+impl Machine {
+    pub fn this() -> Result<Self> {
+        let cores = thread::available_parallelism()?.get();
+        let memory = fs::read_to_string("/proc/meminfo")?;
+        let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).context("no MemTotal")?;
+        let kib: u64 = memory.trim().trim_end_matches(" kB").parse()?;
+        Ok(Self { cores: to_f64(cores as u64), memory: to_f64(kib) * 1024.0 })
+    }
+}
 
 /// Describes the machine as a list.
 pub fn description(places: &Places) -> Result<String> {
-    let cores = thread::available_parallelism()?;
-    let memory = fs::read_to_string("/proc/meminfo")?;
-    let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).context("no MemTotal")?;
-    let kib: u64 = memory.trim().trim_end_matches(" kB").parse()?;
+    let Machine { cores, memory } = Machine::this()?;
     let mut lines = vec![
         format!("{cores} cores, {}", processor()?),
-        format!("{} GiB of memory", kib.div_ceil(1024 * 1024)),
+        format!("{:.0} GiB of memory", (memory / f64::from(1 << 30)).ceil()),
         format!("Linux {}", kernel(&fs::read_to_string("/proc/sys/kernel/osrelease")?)),
     ];
     let oddswire = std::env::current_exe()?.with_file_name("oddswire");

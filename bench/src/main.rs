@@ -4,37 +4,49 @@
 //! much of the processor as possible. It works on Linux only, because it connects from further addresses of 127.0.0.0/8
 //! and reads `/proc`.
 //!
-//! In reading order: [`cli`] and [`scenario`] say what is measured, [`rounds`] in which order, [`fanout`], [`idle`],
-//! [`connect`] and [`image`] how; [`swarm`] and [`publisher`] are the two ends of a server, [`server`] is its process;
-//! [`table`], [`report`], [`plot`] and [`gate`] show what came of it.
+//! In reading order: [`cli`], [`scenario`] and [`case`] say what is measured, [`rounds`] in which order, [`fanout`],
+//! [`idle`], [`connect`], [`image`] and [`retained`] how; [`swarm`] and [`publisher`] are the two ends of a server, [`server`] is its process;
+//! [`table`], [`report`], [`plot`] and [`gate`] show what came of it, [`growth`] and [`curve`] what follows from it.
+//! Without a load: [`instructions`] counts what the [`operations`] take, [`in_process`] has more sessions than sockets.
 
 mod aims;
+mod case;
 mod cli;
 mod connect;
 mod connection;
+mod curve;
 mod deadline;
 mod dialect;
 mod events;
 mod fanout;
 mod files;
+mod fit;
 mod frames;
 mod gate;
+mod growth;
 mod head;
 mod idle;
 mod image;
+mod in_process;
+mod instructions;
 mod machine;
+mod measurement;
 mod message;
+mod operations;
 mod overflow;
+mod pipes;
 mod plot;
 mod process;
-mod progress;
 mod publisher;
 mod record;
 mod recording;
 mod report;
+mod resident;
+mod retained;
 mod rounds;
 mod scenario;
 mod schedule;
+mod served;
 mod server;
 mod servers;
 mod statistics;
@@ -48,16 +60,20 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use clap::Parser;
 
-use crate::cli::{Cli, Command, RunArgs};
+use crate::cli::{Cli, Command, InProcessArgs, RunArgs};
+use crate::measurement::Setup;
 use crate::message::Clock;
-use crate::rounds::Setup;
 use crate::servers::ServerSpec;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run(&args),
         Command::Report(args) => report::write(&args.from, &args.to, &args.peers.places()),
-        Command::Gate(args) => gate::check(&args.from, &args.baseline, args.update),
+        Command::Instructions(args) => instructions::measure(args.record.as_deref()).map(|all| table::print(&all)),
+        Command::InProcess(InProcessArgs { only: Some(sessions), .. }) => in_process::measure(sessions),
+        Command::InProcess(args) => in_process::run(&args.sessions, args.runs, args.record.as_deref()),
+        Command::Operation(args) => instructions::perform(&args.name, args.times),
+        Command::Gate(args) => gate::compare(&args.from, &args.baseline, args.update),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -73,7 +89,7 @@ fn main() -> ExitCode {
 /// Measures the scenarios one after the other and prints each when it is done.
 fn run(args: &RunArgs) -> Result<()> {
     args.check()?;
-    files::raise_limit()?;
+    files::raise_limit(args.most_connections())?;
     let servers = servers(args)?;
     let recording = recording::read(&args.recording);
     if let Err(error) = &recording {

@@ -5,10 +5,7 @@ use std::time::Instant;
 
 use memchr::memmem;
 
-use crate::dialect::Dialect;
-
-/// The topic that everything is published to.
-pub const TOPIC: &str = "odds_updates";
+use crate::dialect::{Dialect, TOPIC};
 
 /// What precedes the time in a message. Nothing else in a message contains it.
 const STAMP: &str = r#"{"bench_at":""#;

@@ -8,6 +8,7 @@ use crate::table::{self, Column, Row};
 
 /// The figures worth a panel, the most telling first.
 const PANELS: &[&str] = &[
+    "instructions",
     "bytes_per_connection",
     "handshakes_per_s",
     "cpu_us_per_handshake",

@@ -90,6 +90,21 @@ pub fn resident(family: &[u32]) -> Result<Resident> {
     })
 }
 
+/// The memory that the kernel has for objects such as sockets and for the data in their buffers, of the whole machine, in
+/// units of 1024 bytes.
+pub fn kernel_kib() -> Result<u64> {
+    let objects = kib(&fs::read_to_string("/proc/meminfo").context("could not read /proc/meminfo")?, "Slab:")?;
+    let sockets = fs::read_to_string("/proc/net/sockstat").context("could not read /proc/net/sockstat")?;
+    let pages = buffer_pages(&sockets).context("/proc/net/sockstat tells no memory of TCP")?;
+    Ok(objects + pages * rustix::param::page_size() as u64 / 1024)
+}
+
+/// The pages of the buffers of all TCP sockets.
+fn buffer_pages(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    line.split_whitespace().skip_while(|word| *word != "mem").nth(1)?.parse().ok()
+}
+
 /// The processor time that the whole machine has spent on anything, in microseconds. What is not the server's or the
 /// load generator's disturbed the measurement.
 pub fn machine() -> Result<f64> {
@@ -142,6 +157,13 @@ mod tests {
         let status = "Name:\tx\nVmHWM:\t  900 kB\nVmRSS:\t     812 kB\nThreads:\t1\n";
         assert_eq!((kib(status, "VmRSS:").ok(), kib(status, "VmHWM:").ok()), (Some(812), Some(900)));
         assert!(kib("Name:\tx\nState:\tZ (zombie)\n", "VmRSS:").is_err());
+    }
+
+    #[test]
+    fn the_pages_of_socket_buffers_are_found() {
+        let text = "sockets: used 3\nTCP: inuse 5 orphan 0 tw 4 alloc 10 mem 32\nUDP: inuse 1 mem 2\n";
+        assert_eq!(buffer_pages(text), Some(32));
+        assert_eq!(buffer_pages("TCP: inuse 5\n"), None);
     }
 
     #[test]

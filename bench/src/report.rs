@@ -7,7 +7,10 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use crate::aims::AIMS;
-use crate::machine;
+use crate::curve;
+use crate::growth;
+use crate::in_process;
+use crate::machine::{self, Machine};
 use crate::plot;
 use crate::record::{self, Record};
 use crate::servers::Places;
@@ -37,17 +40,28 @@ pub fn write(from: &Path, to: &Path, places: &Places) -> Result<()> {
     ensure!(!records.is_empty(), "{} has no measurements", from.display());
     let plots = to.join("plots");
     fs::create_dir_all(&plots).context("could not make the directory of the plots")?;
+    let machine = Machine::this()?;
     let mut text = INTRODUCTION.to_owned();
     let _ = writeln!(text, "\n## The machine\n\n{}", machine::description(places)?);
     let _ = writeln!(text, "## Aims\n\n{}", aims(&records));
     for scenario in scenarios(&records) {
         let of_scenario: Vec<Record> =
             records.iter().filter(|record| scenario_of(record) == scenario).cloned().collect();
-        let drawing = plot::svg(&scenario, &of_scenario);
+        let (drawing, conclusion) = drawn(&scenario, &of_scenario, &machine);
         fs::write(plots.join(format!("{scenario}.svg")), drawing)?;
         let _ = writeln!(text, "## {scenario}\n\n![{scenario}](plots/{scenario}.svg)\n\n{}", figures(&of_scenario));
+        text.extend(conclusion.map(|conclusion| conclusion + "\n"));
     }
     fs::write(to.join("RESULTS.md"), text.trim_end().to_owned() + "\n").context("could not write RESULTS.md")
+}
+
+/// The plot of a scenario, and what follows from its figures where that is more than they say themselves.
+fn drawn(scenario: &str, records: &[Record], machine: &Machine) -> (String, Option<String>) {
+    match scenario {
+        growth::NAME => (curve::svg(scenario, &growth::curves(records)), growth::text(records, machine)),
+        in_process::NAME => (curve::svg(scenario, &in_process::curves(records)), in_process::text(records)),
+        _ => (plot::svg(scenario, records), None),
+    }
 }
 
 /// The scenarios in the order of their first record.

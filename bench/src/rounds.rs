@@ -1,31 +1,15 @@
 //! The order in which cases and servers are measured.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::message::Clock;
+use crate::case::{Case, Kind};
+use crate::measurement::{Round, Setup};
 use crate::record::{self, Figures, Record};
-use crate::scenario::{Case, Kind};
 use crate::server::Server;
 use crate::servers::ServerSpec;
-use crate::{connect, fanout, idle, image};
-
-/// What all measurements share.
-pub struct Setup {
-    pub clock: Clock,
-    /// How long each phase of a run may take beyond its planned time.
-    pub limit: Duration,
-}
-
-/// One measurement: which case, which server, and which of the runs.
-pub struct Round<'a> {
-    pub case: &'a Case,
-    pub spec: &'a ServerSpec,
-    pub run: u32,
-    pub runs: u32,
-}
+use crate::{connect, fanout, idle, image, retained};
 
 /// Measures the cases of a scenario with all servers that take part, `runs` times, each time in a new process. Taking
 /// turns spreads what else happens on the machine over all of them. A measurement that fails is said and left out.
@@ -66,7 +50,7 @@ fn one(setup: &Setup, round: &Round) -> Result<Figures> {
         Kind::Idle { connections } => idle::measure(*connections, setup, round, &server),
         Kind::Connect { total, concurrent } => connect::measure(*total, *concurrent, setup, round, &server),
         Kind::Image { clients, state } => image::measure(*clients, state, setup, round, &server),
-        Kind::Retained { keys } => image::retained(keys, setup, round, &server),
+        Kind::Retained { keys } => retained::measure(keys, setup, round, &server),
         Kind::Fanout(fanout) => fanout.check().and_then(|()| fanout::measure(fanout, setup, round, &server)),
     };
     result.map_err(|error| server.explain(error))

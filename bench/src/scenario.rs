@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
+use crate::case::{Case, Fanout, Interest, Kind};
 use crate::dialect::{Dialect, Transport};
 use crate::recording::{self, Change};
 use crate::schedule::{Pace, Source};
@@ -54,55 +55,8 @@ pub enum Scenario {
     Replay,
     /// Memory of each of 100,000 keys of 400 bytes
     Retained,
-}
-
-/// One load that servers are put under.
-pub struct Case {
-    pub name: String,
-    pub transport: Transport,
-    pub kind: Kind,
-    servers: &'static [Dialect],
-    /// Further arguments for oddswire.
-    arguments: Vec<String>,
-}
-
-pub enum Kind {
-    Idle { connections: u32 },
-    Connect { total: u32, concurrent: u32 },
-    Image { clients: u32, state: Arc<Vec<(String, String)>> },
-    Retained { keys: Arc<Vec<(String, String)>> },
-    Fanout(Fanout),
-}
-
-/// Messages that go to many.
-#[derive(Clone)]
-pub struct Fanout {
-    pub readers: u32,
-    /// Subscribers that read nothing.
-    pub deaf: u32,
-    pub interest: Interest,
-    pub source: Source,
-    pub lasts: Duration,
-    /// Connections that publish.
-    pub publishers: u32,
-}
-
-/// What the subscribers want.
-#[derive(Clone, Copy)]
-pub enum Interest {
-    All,
-    /// Each wants one event of so many, in turn.
-    Events(u64),
-}
-
-impl Case {
-    pub fn concerns(&self, dialect: Dialect) -> bool {
-        self.servers.contains(&dialect) && dialect.serves(self.transport)
-    }
-
-    pub fn arguments(&self, dialect: Dialect) -> &[String] {
-        if dialect == Dialect::Oddswire { &self.arguments } else { &[] }
-    }
+    /// 40,000 deliveries a second to 1,000 and up to 19,000 subscribers
+    Growth,
 }
 
 /// The sizes of the scenarios: as they are meant, or small enough for a run of all of them within minutes.
@@ -148,6 +102,8 @@ impl Scenario {
     /// The cases for a transport; none where the scenario has nothing to do with it.
     pub fn cases(self, transport: Transport, scale: &Scale) -> Result<Vec<Case>> {
         let n = |number| scale.subscribers(number);
+        // Not a tenth of them in a quick run, which would say more of the publish than of the deliveries.
+        let thousand = scale.subscribers.unwrap_or(1_000);
         let case = |kind, servers| Case {
             name: format!("{}{}-{}", self.name(), scale.suffix(), transport.name()),
             transport,
@@ -161,8 +117,8 @@ impl Scenario {
         Ok(match self {
             Self::Idle => vec![case(Kind::Idle { connections: n(15_000) }, ALL)],
             Self::Connect => vec![case(Kind::Connect { total: scale.connections(20_000), concurrent: 200 }, ALL)],
-            Self::Light => vec![case(everybody(n(1_000), 100, 200), FAST)],
-            Self::Gentle => vec![case(everybody(n(1_000), 20, 200), ALL)],
+            Self::Light => vec![case(everybody(thousand, 100, 200), FAST)],
+            Self::Gentle => vec![case(everybody(thousand, 20, 200), ALL)],
             Self::Wide => vec![case(everybody(n(5_000), 50, 500), FAST)],
             Self::Hot => {
                 let readers = scale.subscribers.unwrap_or(200);
@@ -175,12 +131,12 @@ impl Scenario {
             Self::Ingest => ingest(transport, scale),
             Self::Replay => replay(transport, scale),
             Self::Retained => retained(transport, scale),
+            Self::Growth => growth(transport, scale),
         })
     }
 
-    /// What a change of the program is tried with, where nothing is named and time is short.
-    pub const QUICK: &[Self] =
-        &[Self::Idle, Self::Connect, Self::Light, Self::Hot, Self::Image, Self::Slow, Self::Ingest];
+    /// What the gate compares.
+    pub const QUICK: &[Self] = &[Self::Idle, Self::Retained, Self::Light];
 
     /// The name on the command line and in the results.
     pub fn name(self) -> String {
@@ -284,6 +240,30 @@ fn retained(transport: Transport, scale: &Scale) -> Vec<Case> {
         arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
     };
     vec![case("retained", &[]), case("retained-without-history", &["--history-messages", "0"])]
+}
+
+/// The deliveries a second stay the same, so that the more connections there are, the fewer messages are published: what
+/// changes is only how many connections the deliveries are spread over. It is a rate that leaves the server idle most
+/// of the time; a queue would tell of its length and not of the connections.
+fn growth(transport: Transport, scale: &Scale) -> Vec<Case> {
+    const DELIVERIES_PER_S: f64 = 40_000.0;
+    /// The last one is as many as fit into a limit of 20,000 open files.
+    const SUBSCRIBERS: [u32; 5] = [1_000, 2_000, 5_000, 10_000, 19_000];
+    if transport != Transport::Ws {
+        return Vec::new();
+    }
+    let case = |number| {
+        let readers = scale.connections(number);
+        let source = synthetic(KEYS, 200, Pace::Steady(DELIVERIES_PER_S / f64::from(readers)));
+        Case {
+            name: format!("growth-{readers}-{}", transport.name()),
+            transport,
+            kind: Kind::Fanout(fanout(readers, source, scale.lasts)),
+            servers: OURS,
+            arguments: Vec::new(),
+        }
+    };
+    SUBSCRIBERS.into_iter().map(case).collect()
 }
 
 #[cfg(test)]

@@ -25,6 +25,12 @@ impl Summary {
     }
 }
 
+/// A count as a figure.
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+pub fn to_f64(count: u64) -> f64 {
+    count as f64
+}
+
 /// A figure with about three digits, in as few characters as that takes.
 pub fn short(value: f64) -> String {
     let size = value.abs();

@@ -21,6 +21,10 @@ pub const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// stays quick while most are free.
 const PER_SOURCE: usize = 5_000;
 
+/// How many handshakes to keep in flight while opening the connections. It is less than 128, the length of the queue of
+/// a listener unless set otherwise.
+pub const CONCURRENT: u32 = 100;
+
 const EVENTS_PER_POLL: usize = 1_024;
 
 const SCRATCH_BYTES: usize = 64 * 1024;

@@ -18,7 +18,13 @@ const fn column(figure: &'static str, heading: &'static str, unit: f64) -> Colum
 
 /// Every figure that is shown, in this order; a table has those that its records have.
 pub const COLUMNS: &[Column] = &[
+    column("instructions", "instructions", 1.0),
+    column("allocations", "allocations", 1.0),
     column("bytes_per_connection", "B/connection", 1.0),
+    column("connect_ns", "CPU ns to connect", 1.0),
+    column("delivery_ns", "CPU ns/delivery", 1.0),
+    column("publish_ns", "CPU ns/publish", 1.0),
+    column("disconnect_ns", "CPU ns to disconnect", 1.0),
     column("handshakes_per_s", "handshakes/s", 1.0),
     column("cpu_us_per_handshake", "CPU us/handshake", 1.0),
     column("listen_overflows", "listen overflows", 1.0),
@@ -48,6 +54,7 @@ pub const COLUMNS: &[Column] = &[
     column("own_cpu_share", "generator cores", 1.0),
     column("other_cpu_share", "other cores", 1.0),
     column("bytes_per_delivery", "B/delivery", 1.0),
+    column("kernel_kib", "kernel MiB", 1024.0),
     column("rss_idle_kib", "idle MiB", 1024.0),
     column("rss_peak_kib", "peak MiB", 1024.0),
     column("slow", "slow", 1.0),
@@ -91,7 +98,10 @@ pub fn columns(records: &[Record]) -> Vec<&'static Column> {
     COLUMNS.iter().filter(known).collect()
 }
 
-/// Prints the medians of a scenario: the figures as lines, so that many of them fit.
+/// More cases than these do not fit beside each other.
+const BESIDE_EACH_OTHER: usize = 8;
+
+/// Prints the medians of a scenario: the figures as lines, so that many of them fit; or the cases, where those are many.
 pub fn print(records: &[Record]) {
     for line in lines(records) {
         println!("{line}");
@@ -115,13 +125,19 @@ fn lines(records: &[Record]) -> Vec<String> {
     for (line, column) in columns.iter().enumerate() {
         column.heading.clone_into(&mut grid[line + 2][0]);
     }
-    align(&grid)
+    align(&if rows.len() > BESIDE_EACH_OTHER { turned(&grid) } else { grid })
 }
 
 /// The median, and the ends where they differ.
 pub fn shown(summary: Summary) -> String {
     let Summary { median, least, most, runs } = summary;
     if runs == 1 { short(median) } else { format!("{} ({}..{})", short(median), short(least), short(most)) }
+}
+
+/// Lines become columns.
+fn turned(grid: &[Vec<String>]) -> Vec<Vec<String>> {
+    let columns = grid.first().map_or(0, Vec::len);
+    (0..columns).map(|column| grid.iter().map(|line| line[column].clone()).collect()).collect()
 }
 
 fn align(grid: &[Vec<String>]) -> Vec<String> {
@@ -156,5 +172,16 @@ mod tests {
             "p99 ms  2.00 (1.50..2.50)      3.00",
         ];
         assert_eq!(lines(&records), expected);
+    }
+
+    #[test]
+    fn many_cases_are_lines() {
+        let record = |case: usize| {
+            let mut figures = Figures::default();
+            figures.set("instructions", 7.0);
+            Record { case: format!("c{case}"), server: "a".to_owned(), run: 1, figures }
+        };
+        let records: Vec<Record> = (0..=BESIDE_EACH_OTHER).map(record).collect();
+        assert_eq!(lines(&records)[..2], ["       instructions", "c0  a          7.00"]);
     }
 }

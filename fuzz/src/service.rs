@@ -63,7 +63,11 @@ fn config() -> Arc<Config> {
 pub fn manager() -> ConnectionManager {
     let config = config();
     let log = Log::new(EPOCH, &config.topics, LOG_LIMITS);
-    let limits = Limits { outbox_bytes: config.outbox_bytes, subscriptions: config.subscriptions_per_connection };
+    let limits = Limits {
+        outbox_bytes: config.outbox_bytes,
+        memory_budget: config.memory_budget,
+        subscriptions: config.subscriptions_per_connection,
+    };
     ConnectionManager::new(config.topics.clone(), log, limits, Logger::root(Discard, o!()))
 }
 

@@ -6,28 +6,34 @@
 //!
 //! - `reports`: what it tells of itself.
 //! - `registry`: the state behind the lock.
+//! - `delivery`: from a message to the outboxes, and who is left behind.
+//! - `waves`: when writers are woken.
 //! - `connection`: what a client wants, and the guard of a registered connection.
 
 mod connection;
+mod delivery;
 mod registry;
 mod reports;
+mod waves;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use slog::{Logger, error, info};
 use thiserror::Error;
+use tokio::sync::Notify;
 
 pub use self::connection::{Connect, Connection};
-use self::registry::{Entry, Feed, Registration, State};
+use self::registry::{Entry, Feed, Live, Registration, State};
 pub use self::reports::{ConnectionFacts, Counts, Load, Overview, Published, TopicCount};
 use crate::close::Close;
 pub use crate::index::ConnectionId;
-use crate::log::{CatchUp, Log, Since, StateFull, StepLimits, Style};
+use crate::log::{Log, Since, StateFull, StepLimits, Style};
 use crate::message::{Draft, Frames, Message, Payload, Position, Timestamp};
 use crate::metrics::Metrics;
-use crate::outbox::{self, Full, Outgoing, Receiver};
+use crate::outbox::{self, Budget, Full, Outgoing, Receiver};
 use crate::protocol::{self, Acknowledgement};
 use crate::topic::{Subscription, Topic, Topics};
 
@@ -35,19 +41,23 @@ use crate::topic::{Subscription, Topic, Topics};
 const STEP_MESSAGES: usize = 256;
 /// Bytes after which a step ends, at most: what a session holds of a catch-up beside its outbox.
 const STEP_BYTES: usize = 128 << 10;
+/// The part of the budget that one step of a catch-up may take of what is left, and that is freed beyond it.
+const BUDGET_MARGIN: usize = 8;
 
 /// What holds for every connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes on their way to one client.
     pub outbox_bytes: usize,
+    /// Bytes on their way to all clients together.
+    pub memory_budget: usize,
     /// Subscriptions of one connection.
     pub subscriptions: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { outbox_bytes: 1 << 20, subscriptions: 100 }
+        Self { outbox_bytes: 1 << 20, memory_budget: 1 << 30, subscriptions: 100 }
     }
 }
 
@@ -67,6 +77,10 @@ struct Shared {
     state: Mutex<State>,
     topics: Topics,
     limits: Limits,
+    /// There are writers to be woken with the next wave.
+    published: Notify,
+    /// What all outboxes hold.
+    budget: Arc<Budget>,
     metrics: Arc<Metrics>,
     logger: Logger,
 }
@@ -82,8 +96,11 @@ impl ConnectionManager {
     #[must_use]
     pub fn new(topics: Topics, log: Log, limits: Limits, logger: Logger) -> Self {
         info!(logger, "ws_manager_ready"; "topics" => %topics);
-        let state = State::new(log);
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), topics, limits, metrics: Arc::default(), logger }) }
+        let state = Mutex::new(State::new(log));
+        let budget = Arc::new(Budget::new(limits.memory_budget));
+        let shared =
+            Shared { state, topics, limits, published: Notify::new(), budget, metrics: Arc::default(), logger };
+        Self { shared: Arc::new(shared) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -95,6 +112,7 @@ impl ConnectionManager {
             error!(self.shared.logger, "ws_manager.recovered"; "connections" => state.connections.len());
             for entry in state.connections.values() {
                 entry.outbox.close(Close::TryAgain);
+                entry.outbox.wake();
             }
             state
         })
@@ -122,7 +140,7 @@ impl ConnectionManager {
         };
         let mut connections: Vec<ConnectionFacts> = state.connections.iter().map(facts).collect();
         drop(state);
-        connections.sort_by_key(|facts| std::cmp::Reverse((facts.outbox_bytes, facts.behind)));
+        connections.sort_by_key(|facts| Reverse((facts.outbox_bytes, facts.behind)));
         connections
     }
 
@@ -139,7 +157,7 @@ impl ConnectionManager {
         let all = || self.topics().iter().cloned().map(Subscription::from).collect();
         let (subscriptions, _) = self.topics().partition(wanted.subscriptions.unwrap_or_else(all));
         let subscriptions: Vec<Subscription> = BTreeSet::from_iter(subscriptions).into_iter().collect();
-        let (outbox, receiver) = outbox::channel(self.shared.limits.outbox_bytes);
+        let (outbox, receiver) = outbox::channel(self.shared.limits.outbox_bytes, Arc::clone(&self.shared.budget));
 
         let mut state = self.state();
         let mut id = ConnectionId::random();
@@ -161,6 +179,11 @@ impl ConnectionManager {
             peer: wanted.peer.map(Into::into),
         };
         state.register(id, &outbox, registration);
+        if let Some(spread) = state.draining {
+            // It was admitted just before the drain began: it is told what the others are, and its moment is now.
+            outbox.push(Outgoing::Control(Arc::new(protocol::reconnect(Duration::ZERO, spread))));
+            outbox.close(Close::Draining);
+        }
         if let Some(close) = state.closing {
             outbox.close(close);
         }
@@ -214,15 +237,17 @@ impl ConnectionManager {
 
     /// Tells every connection that the server shuts down, and when its own turn to go is: spread evenly over `spread`,
     /// so that the clients do not come back elsewhere all at once. Returns the turns in order; the caller keeps them.
+    /// Whoever registers later is told so, too, and its turn is at once.
     pub fn announce_drain(&self, spread: Duration) -> Vec<(Duration, ConnectionId)> {
-        let state = self.state();
+        let mut state = self.state();
+        state.draining = Some(spread);
         let mut ids: Vec<ConnectionId> = state.connections.keys().copied().collect();
         fastrand::shuffle(&mut ids);
         let count = u32::try_from(ids.len().max(1)).unwrap_or(u32::MAX);
         let turn = |at: usize| spread * u32::try_from(at).unwrap_or(u32::MAX) / count;
         let turns: Vec<_> = ids.into_iter().enumerate().map(|(at, id)| (turn(at), id)).collect();
         for (after, id) in &turns {
-            let frames = protocol::reconnect(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+            let frames = protocol::reconnect(*after, spread);
             state.connections[id].outbox.push(Outgoing::Control(Arc::new(frames)));
         }
         turns
@@ -248,7 +273,7 @@ impl ConnectionManager {
             }
         }
         let position = state.log.position();
-        drop(state);
+        self.wake(state);
         for (topic, counts) in &taken {
             self.shared.metrics.published(topic, counts.accepted, counts.unchanged);
         }
@@ -266,47 +291,25 @@ impl ConnectionManager {
     pub fn broadcast_all(&self, message: Frames) -> usize {
         let item = Outgoing::Control(Arc::new(message));
         let mut state = self.state();
-        let State { connections, log, .. } = &mut *state;
+        self.keep_within_budget(&mut state);
+        let State { connections, log, waves, .. } = &mut *state;
         let mut sent = 0;
         for (id, entry) in connections {
-            match entry.outbox.offer(item.clone()) {
-                Ok(()) => sent += 1,
-                Err(full) => {
-                    entry.broadcasts_skipped += 1;
-                    self.fall_behind(*id, entry, log, log.position().offset, full);
+            // Unlike a message this cannot be taken back later.
+            let within_budget = outbox::size(&item) <= self.shared.budget.remaining();
+            let offered = if within_budget { entry.outbox.offer(item.clone()) } else { Err(Full) };
+            if let Ok(due) = offered {
+                sent += 1;
+                if due {
+                    waves.add(&entry.outbox);
                 }
+            } else {
+                entry.broadcasts_skipped += 1;
+                self.fall_behind(*id, entry, log, log.position().offset);
             }
         }
+        self.wake(state);
         sent
-    }
-
-    /// Puts a message into every matching outbox. A connection whose outbox is full is left behind, nobody else notices.
-    fn deliver(&self, state: &mut State, message: &Arc<Message>) {
-        let State { connections, index, log, .. } = state;
-        index.matching(message, |id, outbox| {
-            if !outbox.is_fed() {
-                return;
-            }
-            if let Err(full) = outbox.offer(Outgoing::Message(Arc::clone(message)))
-                && let Some(entry) = connections.get_mut(&id)
-            {
-                self.fall_behind(id, entry, log, message.offset() - 1, full);
-            }
-        });
-    }
-
-    /// Stops feeding a connection that has everything up to the offset; its writer will ask for the rest.
-    fn fall_behind(&self, id: ConnectionId, entry: &mut Entry, log: &Log, offset: u64, full: Full) {
-        if !matches!(entry.feed, Feed::Live) {
-            return;
-        }
-        self.shared.metrics.fell_behind();
-        info!(self.shared.logger, "ws.slow"; "connection" => %id, "outbox_bytes" => full.queued, "offset" => offset);
-        let mut catch_up = CatchUp::new(Style::Slow);
-        for subscription in &entry.subscriptions {
-            catch_up.add_after(subscription.clone(), offset, true, log);
-        }
-        entry.leave_behind(catch_up);
     }
 
     /// The next step of a connection's catch-up, put into its outbox: called when its writer comes to an
@@ -319,7 +322,9 @@ impl ConnectionManager {
         entry.refill_due = false;
         let Feed::Behind(catch_up) = &mut entry.feed else { return };
 
-        let bytes = STEP_BYTES.min(self.shared.limits.outbox_bytes);
+        // The closer all are to the budget, the smaller the steps, so that a storm of catch-ups stays within it.
+        let share = self.shared.budget.remaining() / BUDGET_MARGIN;
+        let bytes = STEP_BYTES.min(self.shared.limits.outbox_bytes).min(share);
         let step = log.step(catch_up, StepLimits { messages: STEP_MESSAGES, bytes });
         let skipped = std::mem::take(&mut entry.broadcasts_skipped);
         if !step.announcements.is_empty() || skipped > 0 {
@@ -343,7 +348,7 @@ impl ConnectionManager {
         if entry.conflate {
             catch_up.restart(Style::Window, log);
         } else {
-            entry.feed = Feed::Live;
+            entry.feed = Feed::Live(Live::from(log.position().offset));
             entry.outbox.set_fed(true);
         }
     }
@@ -359,6 +364,7 @@ impl ConnectionManager {
                     self.deliver(&mut state, &message);
                 }
             }
+            self.wake(state);
             if expired.len() < STEP_MESSAGES {
                 return;
             }
@@ -405,7 +411,8 @@ impl ConnectionManager {
         let state = self.state();
         let queued = || state.connections.values().map(|entry| entry.outbox.queued());
         Load {
-            outbox_bytes: queued().sum(),
+            outbox_bytes: self.shared.budget.used(),
+            memory_budget: self.shared.budget.limit(),
             outbox_bytes_max: queued().max().unwrap_or(0),
             behind: state.connections.values().filter(|entry| !entry.conflate && !entry.outbox.is_fed()).count(),
         }

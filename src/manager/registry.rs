@@ -4,8 +4,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::waves::Waves;
 use crate::close::Close;
 use crate::index::{ConnectionId, Index, topics_of};
 use crate::log::{CatchUp, Log, Since, Style};
@@ -33,8 +34,28 @@ pub(super) struct Entry {
 /// Whether a connection is fed as messages come, or catches up.
 #[derive(Debug)]
 pub(super) enum Feed {
-    Live,
+    Live(Live),
     Behind(Box<CatchUp>),
+}
+
+/// Since when a connection is fed: what is queued for it behind that is in the order of the log and can be taken back.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    /// The offset at which it became live.
+    pub(super) since: u64,
+    /// Subscriptions that came later than that, and the offset at which they did.
+    later: Vec<(Subscription, u64)>,
+}
+
+impl Live {
+    pub(super) fn from(offset: u64) -> Self {
+        Self { since: offset, later: Vec::new() }
+    }
+
+    /// The offset at which a subscription began to be fed.
+    pub(super) fn began(&self, subscription: &Subscription) -> u64 {
+        self.later.iter().find(|(later, _)| later == subscription).map_or(self.since, |(_, offset)| *offset)
+    }
 }
 
 #[derive(Debug)]
@@ -42,6 +63,12 @@ pub(super) struct State {
     pub(super) connections: HashMap<ConnectionId, Entry>,
     pub(super) index: Index,
     pub(super) log: Log,
+    /// Bytes in all outboxes beyond which it is worth trying again to get back to the budget.
+    pub(super) budget_floor: usize,
+    /// Writers that are to be woken.
+    pub(super) waves: Waves,
+    /// Set once the clients are let go, to the longest that one stays.
+    pub(super) draining: Option<Duration>,
     /// Set once every connection is to end: later ones end at once.
     pub(super) closing: Option<Close>,
 }
@@ -56,7 +83,15 @@ pub(super) struct Registration {
 
 impl State {
     pub(super) fn new(log: Log) -> Self {
-        Self { connections: HashMap::new(), index: Index::default(), log, closing: None }
+        Self {
+            connections: HashMap::new(),
+            index: Index::default(),
+            log,
+            budget_floor: 0,
+            waves: Waves::default(),
+            draining: None,
+            closing: None,
+        }
     }
 
     pub(super) fn register(&mut self, id: ConnectionId, outbox: &Outbox, wanted: Registration) {
@@ -70,7 +105,7 @@ impl State {
         let mut entry = Entry {
             outbox: outbox.clone(),
             subscriptions,
-            feed: Feed::Live,
+            feed: Feed::Live(Live::from(self.log.position().offset)),
             conflate,
             told: false,
             refill_due: false,
@@ -114,20 +149,26 @@ impl State {
         }
         let current = entry.tell_subscriptions(self.log.position());
         // What is held already goes on as it was, unless a beginning is asked for.
-        let begins = add.into_iter().filter(|new| since != Since::Now || before.binary_search(new).is_err());
-        let begins: Vec<Subscription> = begins.collect();
-        if matches!(entry.feed, Feed::Live) && since != Since::Now {
+        let begins = |new: &Subscription| since != Since::Now || before.binary_search(new).is_err();
+        let begins: Vec<Subscription> = add.into_iter().filter(begins).collect();
+        if matches!(entry.feed, Feed::Live(_)) && since != Since::Now {
             let mut catch_up = CatchUp::new(Style::Resume);
             for held in before {
                 catch_up.add_after(held, self.log.position().offset, false, &self.log);
             }
             entry.leave_behind(catch_up);
         }
-        if let Feed::Behind(catch_up) = &mut entry.feed {
-            for new in begins {
-                catch_up.add(new, since, &self.log);
+        match &mut entry.feed {
+            Feed::Live(live) => {
+                let offset = self.log.position().offset;
+                live.later.extend(begins.into_iter().map(|new| (new, offset)));
             }
-            entry.ask_for_refill();
+            Feed::Behind(catch_up) => {
+                for new in begins {
+                    catch_up.add(new, since, &self.log);
+                }
+                entry.ask_for_refill();
+            }
         }
         current
     }
@@ -137,8 +178,9 @@ impl State {
         for subscription in drop {
             let Ok(at) = entry.subscriptions.binary_search(subscription) else { continue };
             entry.subscriptions.remove(at);
-            if let Feed::Behind(catch_up) = &mut entry.feed {
-                catch_up.remove(subscription, &self.log);
+            match &mut entry.feed {
+                Feed::Live(live) => live.later.retain(|(later, _)| later != subscription),
+                Feed::Behind(catch_up) => catch_up.remove(subscription, &self.log),
             }
             if !entry.subscriptions.iter().any(|held| held.topic() == subscription.topic()) {
                 self.index.last(subscription.topic());
@@ -153,7 +195,7 @@ impl Entry {
     /// Where its catch-up has come to.
     pub(super) fn cursor(&self) -> Option<u64> {
         match &self.feed {
-            Feed::Live => None,
+            Feed::Live(_) => None,
             Feed::Behind(catch_up) => catch_up.cursor(),
         }
     }

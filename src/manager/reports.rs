@@ -52,6 +52,8 @@ pub struct Overview {
 pub struct Load {
     /// Bytes on their way to all clients.
     pub outbox_bytes: usize,
+    /// What that should be at most.
+    pub memory_budget: usize,
     /// Bytes on their way to the slowest.
     pub outbox_bytes_max: usize,
     /// Clients that are catching up.

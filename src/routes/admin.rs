@@ -36,8 +36,11 @@ fn readings(app: &App) -> Vec<Reading> {
         Reading { name, help, values: Values::ByTopic(overview.topics.iter().map(of).collect()) }
     };
     let mut readings = vec![
+        plain("ready", "1 while it takes traffic, as /readyz says", usize::from(ops::is_ready(app))),
+        plain("max_connections", "Clients that may be connected", app.config.max_connections),
         plain("outbox_bytes", "Bytes on their way to clients", load.outbox_bytes),
         plain("outbox_bytes_max", "Bytes on their way to the slowest client", load.outbox_bytes_max),
+        plain("memory_budget_bytes", "What is on their way to all clients at most, about", load.memory_budget),
         plain("clients_behind", "Clients that are catching up", load.behind),
         by_topic("subscribers", "Clients subscribed to a topic", |count| count.subscribers),
         by_topic("keys", "Keys in a topic's state", |count| count.kept.keys),

@@ -13,6 +13,11 @@ pub(super) fn routes(app: &App) -> impl Filter<Extract = (Response,), Error = Re
     health.or(ready).unify()
 }
 
+/// Whether it takes traffic.
+pub(super) fn is_ready(app: &App) -> bool {
+    !app.draining.is_cancelled() && app.engine.ready().is_ok()
+}
+
 fn readiness(app: &App) -> Response {
     let draining = app.draining.is_cancelled();
     let engine = app.engine.ready();

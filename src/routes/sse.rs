@@ -28,8 +28,6 @@ use crate::protocol;
 const MAX_WAIT: Duration = Duration::from_hours(24 * 365);
 /// Events gathered into one chunk of the response, about.
 const CHUNK_BYTES: usize = 16 << 10;
-/// The client's delay before it reconnects is drawn from this range, so that a crowd does not come back at once.
-const RETRY_MS: std::ops::Range<u64> = 1_000..4_000;
 
 pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
     warp::path!("api" / "sse")
@@ -146,13 +144,9 @@ impl Events {
                 self.opened.reason = Close::TokenExpired.row().label;
                 return None;
             }
-            match timeout(self.wait(), self.receiver.recv()).await {
-                Ok(Some(first)) => {
-                    // What is about to be queued goes out with the same chunk.
-                    tokio::task::yield_now().await;
-                    self.gather(first, &mut chunk);
-                }
-                Ok(None) => return None,
+            match timeout(self.wait(), self.receiver.ready()).await {
+                Ok(true) => self.gather(&mut chunk),
+                Ok(false) => return None,
                 Err(_) => self.waited(&mut chunk),
             }
         }
@@ -187,11 +181,12 @@ impl Events {
         }
     }
 
-    fn gather(&mut self, first: Outgoing, chunk: &mut Vec<u8>) {
+    fn gather(&mut self, chunk: &mut Vec<u8>) {
         if std::mem::take(&mut self.first) {
-            chunk.extend_from_slice(format!("retry: {}\n", fastrand::u64(RETRY_MS)).as_bytes());
+            chunk.extend_from_slice(format!("retry: {}\n", protocol::retry_ms()).as_bytes());
         }
-        let mut next = Some(first);
+        self.receiver.take();
+        let mut next = self.receiver.pop();
         while let Some(item) = next {
             match &item {
                 Outgoing::Refill => return self.then = Then::Refill,
@@ -208,7 +203,7 @@ impl Events {
                 Outgoing::Control(frames) => frames.write_event(chunk),
             }
             self.unsettled += outbox::size(&item);
-            next = if chunk.len() < CHUNK_BYTES { self.receiver.try_recv() } else { None };
+            next = if chunk.len() < CHUNK_BYTES { self.receiver.pop() } else { None };
         }
     }
 }

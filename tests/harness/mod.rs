@@ -3,10 +3,13 @@
 pub mod follower;
 pub mod get;
 pub mod jwt;
+pub mod program;
+pub mod prometheus;
 pub mod proxy;
 pub mod raw;
 pub mod recording;
 pub mod sse;
+pub mod wire;
 pub mod ws;
 
 use std::future::Future;
@@ -44,8 +47,13 @@ impl App {
     }
 
     /// Starts a server whose settings are the defaults but for what `change` changes.
-    #[expect(clippy::unused_async, reason = "binding needs a runtime, which an async function shows")]
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::logging(logger(), change).await
+    }
+
+    /// The same, with a log of the test's own.
+    #[expect(clippy::unused_async, reason = "binding needs a runtime, which an async function shows")]
+    pub async fn logging(logger: slog::Logger, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::defaults();
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.publish_token = Some(TOKEN.parse().unwrap());
@@ -55,7 +63,7 @@ impl App {
         config.client_messages_per_second = 1_000_000;
         change(&mut config);
         let config = config.check().expect("a test's settings are valid");
-        let server = Server::bind(config, logger()).expect("port 0 is always free");
+        let server = Server::bind(config, logger).expect("port 0 is always free");
         let (stop, stopped) = oneshot::channel();
         let (address, manager) = (server.local_addr(), server.manager().clone());
         let admin = server.admin_addr().expect("the harness sets one");
@@ -153,6 +161,19 @@ impl Answer {
     pub fn detail(&self) -> &str {
         self.body["error"]["detail"].as_str().unwrap_or_default()
     }
+}
+
+/// Lets this process, and those that it starts, open that many files: a system's usual limit is 1,024.
+pub fn allow_files(count: usize) {
+    let limits = std::fs::read_to_string("/proc/self/limits").expect("the kernel says it");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("the kernel says it");
+    if line.split_whitespace().next().is_some_and(|soft| soft.parse().is_ok_and(|soft: usize| soft >= count)) {
+        return;
+    }
+    let (process, limit) = (std::process::id().to_string(), format!("--nofile={count}:"));
+    let raised = std::process::Command::new("prlimit").args(["--pid", &process, &limit]).status();
+    let raised = raised.expect("prlimit is there").success();
+    assert!(raised, "this test opens {count} files: raise the hard limit (ulimit -Hn)");
 }
 
 /// Connects with a receive buffer as small as the system allows, so that a client that does not read is soon felt.

@@ -5,17 +5,16 @@
 //! Each replaced text has to occur, so a file that changes cannot silently lose what a test relies on.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use super::program::{self, Directory, Port, deploy};
 use super::{PATIENCE, within};
 
 /// The two times in the files that tests shorten: until an idle connection is cut, and until a reload cuts old ones.
@@ -48,19 +47,10 @@ impl Software {
         }
     }
 
-    /// Whether it is installed. If not, that is said in one line past the capture of test output; CI has all of them.
+    /// Whether it is installed; if not, that is said.
     pub fn is_installed(self) -> bool {
         let version = if self == Caddy { "version" } else { "-v" };
-        let asked = self.command(Path::new("/")).arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        match asked {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let name = self.name();
-                assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{name} is missing, and CI needs it");
-                std::io::stderr().write_all(format!("skipped: {name} is not installed\n").as_bytes()).unwrap();
-                false
-            }
-            asked => asked.expect("the program starts").success(),
-        }
+        program::is_installed(self.name(), self.command(Path::new("/")).arg(version))
     }
 
     /// The program, which keeps what it writes in this directory.
@@ -81,17 +71,13 @@ pub struct Configuration {
     file: PathBuf,
     /// Where the proxy listens.
     pub address: SocketAddr,
-    /// Holds the port: bound and never listening, it keeps the system from giving the port to anybody who does not ask
-    /// for it by number, and does not hinder the proxy, since on Linux `SO_REUSEADDR` of both lets it listen.
-    _port: TcpSocket,
+    _port: Port,
 }
 
 impl Configuration {
     pub fn new(software: Software, server: SocketAddr, changes: &[(&str, &str)]) -> Self {
-        let port = TcpSocket::new_v4().unwrap();
-        port.set_reuseaddr(true).unwrap();
-        port.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = port.local_addr().unwrap();
+        let port = Port::free();
+        let address = port.address;
         let directory = Directory::new();
 
         let mut text = std::fs::read_to_string(deploy(software.file())).unwrap();
@@ -264,31 +250,6 @@ impl Drop for Proxy {
 
 fn signal(name: &str, id: u32) -> ExitStatus {
     Command::new("kill").args(["-s", name, &id.to_string()]).status().expect("kill is there")
-}
-
-/// A file of `deploy/`.
-pub fn deploy(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
-}
-
-/// A directory that is removed with everything in it. Not below the target directory, whose path may be longer than the
-/// address of a Unix socket can be.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("oddswire-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// An event stream through a proxy, line by line: comments count here, and a parser of events hides them.

@@ -1,0 +1,111 @@
+//! A listening socket, and what to do when nothing can be accepted from it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slog::{Logger, info, warn};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::metrics::Metrics;
+
+/// Connections that the kernel may hold for us: with the usual 128, a burst of 200 concurrent connects overflowed the
+/// queue, and each connect that was dropped cost a retransmit of a second (measured: 4.6k instead of 17k and more a second).
+const BACKLOG: u32 = 4096;
+/// What the kernel queues for one client, which it counts twice over for its own needs. Left to itself it queues up to
+/// 4 MB for one that is slow: memory that no account of ours would know, and a quarter of a minute's delay for a ping.
+const SEND_BUFFER: u32 = 128 << 10;
+/// How long accepting waits after an error that only time heals, such as too many open files. Nothing announces that a
+/// file descriptor is free again, and asking at once would spin.
+const RETRY: Duration = Duration::from_millis(100);
+/// After this long without such an error it is over. Where the table of files is full, one connection can be accepted
+/// whenever another ends: without this each of them would be an end and a beginning, and two lines in the log.
+const CALM: Duration = Duration::from_secs(1);
+
+/// Binds an address and listens on it.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    // Accepted sockets inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+    socket.bind(address).map_err(named)?;
+    socket.listen(BACKLOG).map_err(named)
+}
+
+/// Accepts connections, whatever happens.
+pub(crate) struct Acceptor {
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    logger: Logger,
+    trouble: Option<Trouble>,
+}
+
+/// A time in which nothing can be accepted: one line in the log when it begins, one when it is over.
+struct Trouble {
+    began: Instant,
+    latest: Instant,
+    errors: u64,
+}
+
+impl Acceptor {
+    pub(crate) fn new(listener: TcpListener, metrics: Arc<Metrics>, logger: Logger) -> Self {
+        Self { listener, metrics, logger, trouble: None }
+    }
+
+    /// The next connection.
+    pub(crate) async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.attempt().await {
+                None => self.recovered(),
+                Some(Ok(connection)) => {
+                    if self.trouble.as_ref().is_some_and(|trouble| trouble.latest.elapsed() >= CALM) {
+                        self.recovered();
+                    }
+                    return connection;
+                }
+                Some(Err(error)) if is_of_one_connection(&error) => {}
+                Some(Err(error)) => {
+                    self.failed(&error);
+                    sleep_until(Instant::now() + RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for a connection; in trouble until it is over at most. The kernel looks for a free file before it looks for
+    /// a connection: where it has none to hand out, there would have been an error, although nobody came.
+    async fn attempt(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+        match &self.trouble {
+            None => Some(self.listener.accept().await),
+            Some(trouble) => timeout_at(trouble.latest + CALM, self.listener.accept()).await.ok(),
+        }
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        self.metrics.accept_failed();
+        let now = Instant::now();
+        let trouble = self.trouble.get_or_insert_with(|| {
+            warn!(self.logger, "server.accept_failed"; "error" => %error,
+                "address" => self.listener.local_addr().ok().map(|address| address.to_string()));
+            Trouble { began: now, latest: now, errors: 0 }
+        });
+        trouble.latest = now;
+        trouble.errors += 1;
+    }
+
+    fn recovered(&mut self) {
+        let Some(Trouble { began, latest, errors }) = self.trouble.take() else { return };
+        info!(self.logger, "server.accept_recovered"; "errors" => errors,
+            "duration" => (latest - began).as_secs_f64(),
+            "address" => self.listener.local_addr().ok().map(|address| address.to_string()));
+    }
+}
+
+/// The connection was gone before it was accepted: the next one may be fine.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

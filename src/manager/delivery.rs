@@ -1,0 +1,85 @@
+//! From a message to the outboxes: who gets it as it comes, and who is left behind because there is no room.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use slog::{info, warn};
+
+use super::registry::{Entry, Feed, State};
+use super::{BUDGET_MARGIN, ConnectionId, ConnectionManager};
+use crate::log::{CatchUp, Log, Style};
+use crate::message::Message;
+use crate::outbox::{Full, Outgoing};
+
+impl ConnectionManager {
+    /// Puts a message into every matching outbox. A connection whose outbox is full is left behind, nobody else notices.
+    pub(super) fn deliver(&self, state: &mut State, message: &Arc<Message>) {
+        let State { connections, index, log, waves, .. } = state;
+        index.matching(message, |id, outbox| {
+            if !outbox.is_fed() {
+                return;
+            }
+            match outbox.offer(Outgoing::Message(Arc::clone(message))) {
+                Ok(due) if due => waves.add(outbox),
+                Ok(_) => {}
+                Err(Full) => {
+                    if let Some(entry) = connections.get_mut(&id) {
+                        self.fall_behind(id, entry, log, message.offset() - 1);
+                    }
+                }
+            }
+        });
+        self.keep_within_budget(state);
+    }
+
+    /// Stops feeding a connection that has everything up to the offset; its writer will ask for the rest.
+    pub(super) fn fall_behind(&self, id: ConnectionId, entry: &mut Entry, log: &Log, offset: u64) {
+        let Feed::Live(live) = &entry.feed else { return };
+        self.shared.metrics.fell_behind();
+        info!(self.shared.logger, "ws.slow"; "connection" => %id, "outbox_bytes" => entry.outbox.queued(),
+            "offset" => offset);
+        let mut catch_up = CatchUp::new(Style::Slow);
+        for subscription in &entry.subscriptions {
+            catch_up.add_after(subscription.clone(), offset.max(live.began(subscription)), true, log);
+        }
+        entry.leave_behind(catch_up);
+    }
+
+    /// Where all outboxes together hold more than the budget, leaves behind those that hold most: what was queued for
+    /// them comes from the log instead, once they have room.
+    pub(super) fn keep_within_budget(&self, state: &mut State) {
+        let budget = &self.shared.budget;
+        let used = budget.used();
+        if used <= state.budget_floor.max(budget.limit()) {
+            if used <= budget.limit() {
+                state.budget_floor = 0;
+            }
+            return;
+        }
+        let State { connections, log, .. } = state;
+        let live = connections.iter().filter(|(_, entry)| matches!(entry.feed, Feed::Live(_)));
+        let mut largest: Vec<(usize, ConnectionId)> = live.map(|(id, entry)| (entry.outbox.queued(), *id)).collect();
+        largest.sort_unstable_by_key(|(queued, _)| Reverse(*queued));
+        // A little below the budget, so that the next message does not bring it over it again.
+        let margin = budget.limit() / BUDGET_MARGIN;
+        let target = budget.limit() - margin;
+        let mut left_behind = 0;
+        for (_, id) in largest {
+            if budget.used() <= target {
+                break;
+            }
+            let Some(entry) = connections.get_mut(&id) else { continue };
+            let Feed::Live(live) = &entry.feed else { continue };
+            if let Some(offset) = entry.outbox.abandon(live.since) {
+                self.fall_behind(id, entry, log, offset);
+                left_behind += 1;
+            }
+        }
+        // What cannot be taken back is bounded by other means; searching for it at every message would only cost.
+        let still = budget.used();
+        state.budget_floor = if still > target { still + margin } else { 0 };
+        self.shared.metrics.over_budget();
+        warn!(self.shared.logger, "ws_manager.over_budget"; "outbox_bytes" => used, "memory_budget" => budget.limit(),
+            "left_behind" => left_behind, "outbox_bytes_now" => still);
+    }
+}
