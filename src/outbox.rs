@@ -194,11 +194,7 @@ impl Outbox {
     /// Puts in what must not be lost: answers to the client and the steps of a catch-up. Who does so bounds them:
     /// the reader waits for [`Self::room`] before each answer, and a step is bounded and follows a drained outbox.
     pub fn push(&self, item: Outgoing) {
-        self.put_and_wake(item, false);
-    }
-
-    fn put_and_wake(&self, item: Outgoing, last: bool) {
-        if self.put(self.shared.queue(), item, last) {
+        if self.put(self.shared.queue(), item, false) {
             self.shared.receiver.wake();
         }
     }
@@ -218,9 +214,13 @@ impl Outbox {
     }
 
     /// Takes back the published messages behind this offset that the writer has not taken yet. Returns the offset that
-    /// the client has everything up to, if there was anything to take back.
+    /// the client has everything up to, if there was anything to take back. What stands before a close stays: the client
+    /// would not come back for it.
     pub(crate) fn abandon(&self, behind: u64) -> Option<u64> {
         let mut queue = self.shared.queue();
+        if queue.closed {
+            return None;
+        }
         let (mut first, mut bytes) = (None, 0);
         queue.items.retain(|item| match item {
             Outgoing::Message(message) if message.offset() > behind => {
@@ -236,13 +236,18 @@ impl Outbox {
 
     /// Puts the close frame in. Whatever comes after it is dropped: the protocol allows nothing behind it.
     pub fn close(&self, close: Close) {
-        self.put_and_wake(Outgoing::Close(close), true);
+        self.end_with(Outgoing::Close(close));
     }
 
     /// Puts in the answer to the peer's close frame, behind which the protocol allows nothing either (RFC 6455,
     /// section 5.5.1): until the connection is out of the registry, messages are still offered.
     pub fn answer_close(&self, frames: Frames) {
-        self.put_and_wake(Outgoing::Control(Arc::new(frames)), true);
+        self.end_with(Outgoing::Control(Arc::new(frames)));
+    }
+
+    fn end_with(&self, last: Outgoing) {
+        self.put(self.shared.queue(), last, true);
+        self.shared.receiver.wake();
     }
 
     /// Ends the channel: the receiver gets what is there, and then the end.

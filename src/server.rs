@@ -84,14 +84,19 @@ impl Server {
         info!(app.logger, "server.listening"; "address" => %address, "version" => env!("CARGO_PKG_VERSION"),
             "publishing" => !app.publishers().is_empty(),
             "admin" => admin_address.map(|address| address.to_string()));
-        let maintenance = app.tasks.spawn(maintain(app.clone()));
+        // Each in a task of its own: one that works long must not keep the other waiting.
+        let (manager, engine) = (app.manager.clone(), Arc::clone(&app.engine));
+        let upkeep = [
+            app.tasks.spawn(app.draining.clone().run_until_cancelled_owned(async move { manager.run_waves().await })),
+            app.tasks.spawn(app.draining.clone().run_until_cancelled_owned(async move { engine.maintain().await })),
+        ];
         let mut accepting = vec![app.tasks.spawn(accept(listener, routes::all(&app), app.clone()))];
         if let Some(admin) = admin {
             accepting.push(app.tasks.spawn(accept(admin, routes::admin(&app), app.clone())));
         }
         shutdown.await;
         let drained = drain(&app, accepting).await;
-        maintenance.abort();
+        upkeep.iter().for_each(JoinHandle::abort);
         drained
     }
 
@@ -105,15 +110,6 @@ impl Server {
             }
             Err(error) => warn!(app.logger, "config.reload_failed"; "error" => %error),
         }
-    }
-}
-
-/// The engine's own work and the manager's, until the server drains.
-async fn maintain(app: App) {
-    tokio::select! {
-        () = app.engine.maintain() => {}
-        () = app.manager.run_waves() => {}
-        () = app.draining.cancelled() => {}
     }
 }
 

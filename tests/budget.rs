@@ -174,3 +174,66 @@ async fn a_broadcast_beyond_the_budget_is_told_as_skipped() {
     }
     assert_eq!((came, told), (sent, missed));
 }
+
+#[tokio::test]
+async fn who_fell_behind_earlier_pays_before_a_smaller_one() {
+    let app = App::with(|config| {
+        config.outbox_bytes = BUDGET / 2;
+        config.memory_budget = BUDGET;
+    })
+    .await;
+    let mut small = narrow(&app, "topics=scrape_progress").await;
+    let mut large = Vec::new();
+    for _ in 0..2 {
+        large.push(narrow(&app, "topics=odds_updates").await);
+    }
+    // Each has all that one client may have, and waits no longer for what comes.
+    let mut published = 0;
+    while app.manager.load().behind < large.len() {
+        publish_some(&app, "odds_updates", published).await;
+        published += 1;
+    }
+    for number in 0..4 {
+        publish_some(&app, "scrape_progress", number).await;
+    }
+    assert!(metrics::value(&app, "oddswire_over_memory_budget_total").await >= 1.0);
+    end(&app).await;
+    let mut messages = 0;
+    loop {
+        let message = small.next().await;
+        assert_eq!(message["type"], "scrape_progress", "{message}");
+        if message["data"] == "end" {
+            break;
+        }
+        messages += 1;
+    }
+    assert_eq!(messages, 100);
+    app.odds("end", "end").await;
+    for client in &mut large {
+        let (mut came, mut skipped) = (0, 0);
+        loop {
+            let message = client.next().await;
+            came += u64::from(message["id"].is_string() && message["type"] == "odds_updates");
+            skipped += message["data"]["topics"]["odds_updates"]["skipped"].as_u64().unwrap_or_default();
+            if message["key"] == "end" {
+                break;
+            }
+        }
+        assert_eq!(came + skipped, published as u64 * 25 + 1, "every message came or was told");
+    }
+}
+
+#[tokio::test]
+async fn a_broadcast_reaches_whoever_has_nothing_on_its_way_however_little_is_left() {
+    let app = tight().await;
+    let mut slow = Vec::new();
+    for _ in 0..3 {
+        slow.push(narrow(&app, "topics=odds_updates").await);
+    }
+    let body = json!({"type": "notice", "data": "x".repeat(60_000)}).to_string();
+    let broadcast = async || app.post("/api/broadcast", "application/json", body.clone()).await.body;
+    while broadcast().await["connections"] == 3 {}
+    let mut reader = app.ws("topics=odds_updates").await;
+    broadcast().await;
+    assert_eq!(reader.next().await["type"], "notice");
+}

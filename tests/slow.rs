@@ -1,5 +1,9 @@
 //! Clients that do not read: bounded, told, and nobody else's business.
 
+use std::time::Duration;
+
+use oddswire::message::Timestamp;
+use oddswire::topic::Topic;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
@@ -169,4 +173,22 @@ async fn clients_that_never_read_cost_no_more_than_the_stated_memory() {
     }
     let grown = process.resident().saturating_sub(before);
     assert!(grown < STATED * CLIENTS as u64, "{} KiB a client", grown / CLIENTS as u64 / 1024);
+}
+
+#[tokio::test]
+async fn keys_that_expire_all_at_once_do_not_keep_the_writers_waiting() {
+    const KEYS: usize = 20_000;
+    let app = App::start().await;
+    let odds: Topic = "odds_updates".parse().unwrap();
+    let expires = Timestamp::now().plus(Duration::from_secs(3)).to_string();
+    for first in (0..KEYS).step_by(1000) {
+        let message =
+            |key: usize| json!({"topic": "odds_updates", "key": key.to_string(), "data": key, "expires_at": expires});
+        app.publish(&json!((first..first + 1000).map(message).collect::<Vec<Value>>())).await;
+    }
+    let mut client = app.ws("topics=odds_updates").await;
+    assert_eq!(client.next().await["data"], Value::Null);
+    // Everything runs on one thread here: where the deletions are published in one go, they all come before this.
+    let left = app.manager.topic_counts()[&odds].kept.keys;
+    assert!(left > 0, "the first deletion came after the last was published");
 }

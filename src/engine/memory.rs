@@ -71,7 +71,10 @@ impl Engine for Memory {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                self.manager.expire(Timestamp::now());
+                while self.manager.expire(Timestamp::now()) {
+                    // Whoever has something to do meanwhile.
+                    tokio::task::yield_now().await;
+                }
             }
         }
         .boxed()

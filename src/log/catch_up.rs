@@ -149,6 +149,8 @@ struct Span {
     from: From,
     /// Not asked for: only news that is worse than `replayed` is told.
     quiet: bool,
+    /// Messages told as skipped by a plan that was given up; `None` once that is unknowable.
+    told_before: Option<i64>,
     plan: Option<Plan>,
 }
 
@@ -197,10 +199,16 @@ impl CatchUp {
     }
 
     fn push(&mut self, subscription: Subscription, from: From, quiet: bool, log: &Log) {
+        let replaced = self.take(&subscription);
+        if let Some(replaced) = &replaced
+            && matches!(from, From::Image(_) | From::Unknown)
+        {
+            self.hand_over(replaced, log);
+        }
         // Who has only part of an image gets a whole one, wherever it now asks to begin.
-        let partial = self.take(&subscription).is_some_and(|span| span.is_partial_image());
+        let partial = replaced.is_some_and(|span| span.is_partial_image());
         let (from, quiet) = if partial { (From::Image(log.last), false) } else { (from, quiet) };
-        self.spans.push(Span { subscription, from, quiet, plan: None });
+        self.spans.push(Span::new(subscription, from, quiet));
     }
 
     fn take(&mut self, subscription: &Subscription) -> Option<Span> {
@@ -209,33 +217,45 @@ impl CatchUp {
     }
 
     /// Drops a subscription. Where the client has only part of its image, it has dropped what it held of overlapping
-    /// ones for it: they get an image of their own.
+    /// ones for it: they get an image of their own. So they do where it is still to come.
     pub fn remove(&mut self, subscription: &Subscription, log: &Log) {
-        if !self.take(subscription).is_some_and(|span| span.is_partial_image()) {
-            return;
+        let Some(gone) = self.take(subscription) else { return };
+        if gone.cursor().is_some() && !gone.is_partial_image() {
+            return self.hand_over(&gone, log);
         }
         for span in self.spans.iter_mut().filter(|span| span.subscription.overlaps(subscription)) {
-            (span.from, span.quiet, span.plan) = (From::Image(log.last), false, None);
+            *span = Span::new(span.subscription.clone(), From::Image(log.last), false);
+        }
+    }
+
+    /// What a span that goes has not come to is left to the overlapping ones that were to begin later: until now the
+    /// client held their part through it. Rather a message too many than one that is missing.
+    fn hand_over(&mut self, gone: &Span, log: &Log) {
+        let Some(cursor) = gone.cursor() else { return };
+        for span in self.spans.iter_mut().filter(|span| span.subscription.overlaps(&gone.subscription)) {
+            span.begin_earlier(cursor, log);
+        }
+    }
+
+    /// Lets the spans, none of which has begun, begin at these offsets at the latest: what was on its way to the client has
+    /// been taken back.
+    pub fn rewind(&mut self, begin: impl Fn(&Subscription) -> u64, log: &Log) {
+        for span in &mut self.spans {
+            span.begin_earlier(begin(&span.subscription), log);
         }
     }
 
     /// The offset that all subscriptions have come to.
     #[must_use]
     pub fn cursor(&self) -> Option<u64> {
-        let cursor = |span: &Span| match (&span.plan, span.from) {
-            (Some(plan), _) => plan.cursor,
-            (None, From::Offset(offset)) => offset,
-            (None, From::Image(_) | From::Unknown) => 0,
-        };
-        self.spans.iter().map(cursor).min()
+        self.spans.iter().map(|span| span.cursor().unwrap_or(0)).min()
     }
 
     /// Begins anew where the log stands: everything before has been handed out.
     pub fn restart(&mut self, style: Style, log: &Log) {
         self.style = style;
         for span in &mut self.spans {
-            *span =
-                Span { subscription: span.subscription.clone(), from: From::Offset(log.last), quiet: true, plan: None };
+            *span = Span::new(span.subscription.clone(), From::Offset(log.last), true);
         }
     }
 }
@@ -263,7 +283,7 @@ impl Log {
     fn plan(&self, span: &mut Span, style: Style) -> Option<Announcement> {
         let topic = &self.topics[span.subscription.topic()];
         let (from, told_before) = match &span.plan {
-            None => (span.from, Some(0)),
+            None => (span.from, span.told_before),
             Some(plan) if plan.holds(&span.subscription, topic) => return None,
             Some(plan) => {
                 let cursor = plan.cursor.max(plan.tally.base);
@@ -271,8 +291,10 @@ impl Log {
                 (from, plan.tally.surplus(&span.subscription, topic, cursor))
             }
         };
-        let plan = self.decide(&span.subscription, from, style, topic);
-        let skipped = plan.tally.announced.zip(told_before).and_then(|(now, before)| now.checked_sub(before));
+        // The history would bring messages after all that were told as skipped, and that cannot be taken back.
+        let source = if told_before.is_some_and(|told| told > 0) { Style::Slow } else { style };
+        let plan = self.decide(&span.subscription, from, source, topic);
+        let skipped = plan.tally.announced.zip(told_before).and_then(|(now, before)| now.checked_sub_signed(before));
         let announcement = Announcement { subscription: span.subscription.clone(), mode: plan.mode, skipped };
         let told = !span.quiet || plan.mode > silent(style);
         span.plan = Some(plan);
@@ -376,6 +398,32 @@ fn silent(style: Style) -> Mode {
 }
 
 impl Span {
+    fn new(subscription: Subscription, from: From, quiet: bool) -> Self {
+        Self { subscription, from, quiet, told_before: Some(0), plan: None }
+    }
+
+    /// The offset that it has come to; `None` where it begins with the state and has not begun.
+    fn cursor(&self) -> Option<u64> {
+        match (&self.plan, self.from) {
+            (Some(plan), _) => Some(plan.cursor),
+            (None, From::Offset(offset)) => Some(offset),
+            (None, From::Image(_) | From::Unknown) => None,
+        }
+    }
+
+    /// Begins at an earlier offset, unless it has come beyond its beginning or begins with the state.
+    fn begin_earlier(&mut self, offset: u64, log: &Log) {
+        let From::Offset(begin) = self.from else { return };
+        if begin <= offset || self.cursor() != Some(begin) {
+            return;
+        }
+        if let Some(plan) = self.plan.take() {
+            let topic = &log.topics[self.subscription.topic()];
+            self.told_before = plan.tally.surplus(&self.subscription, topic, begin);
+        }
+        self.from = From::Offset(offset);
+    }
+
     fn is_partial_image(&self) -> bool {
         self.plan.as_ref().is_some_and(Plan::is_partial_image)
     }
@@ -465,9 +513,10 @@ impl Missed {
 }
 
 impl Tally {
-    /// How many of the messages announced as skipped stand after the cursor.
-    fn surplus(&self, subscription: &Subscription, topic: &TopicLog, cursor: u64) -> Option<u64> {
+    /// How many of the messages announced as skipped stand after the cursor; less than none where the log has dropped some
+    /// before it since.
+    fn surplus(&self, subscription: &Subscription, topic: &TopicLog, cursor: u64) -> Option<i64> {
         let skipped = topic.count(subscription, self.base, cursor)?.checked_sub(self.handed_out)?;
-        self.announced?.checked_sub(skipped)
+        self.announced?.checked_signed_diff(skipped)
     }
 }

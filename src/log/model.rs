@@ -318,6 +318,22 @@ fn subscription() -> impl Strategy<Value = Subscription> {
         .prop_map(|text| text.parse().unwrap())
 }
 
+/// What becomes of a subscription.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Snapshot,
+    Now,
+    Drop,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![1 => Just(Change::Snapshot), 2 => Just(Change::Now), 2 => Just(Change::Drop)]
+}
+
+fn is_within(one: &Subscription, other: &Subscription) -> bool {
+    one.topic() == other.topic() && other.key().is_none_or(|key| one.key().is_some_and(|one| one.is_within(key)))
+}
+
 fn style() -> impl Strategy<Value = Style> {
     prop::sample::select(vec![Style::Resume, Style::Slow])
 }
@@ -416,12 +432,13 @@ proptest! {
     fn subscriptions_may_come_and_go_in_the_middle_of_a_catch_up(
         limits in limits(),
         events in vec(event(), 0..60),
-        during in vec((event(), prop::option::of((subscription(), any::<bool>()))), 1..40),
-        size in 1..6usize,
+        during in vec((vec(event(), 0..6), prop::option::of((subscription(), change()))), 1..16),
+        held in prop::sample::select(vec!["odds", "odds/1"]),
+        size in 1..4usize,
     ) {
         let mut world = World::after(limits, &events);
         let last = world.all.len() as u64;
-        let held: Subscription = "odds/1".parse().unwrap();
+        let held: Subscription = held.parse().unwrap();
         let mut subscriptions = BTreeSet::from([held.clone()]);
         let mut client = Overlapping::default();
         client.hold(&world, &held);
@@ -431,23 +448,31 @@ proptest! {
         loop {
             let step = world.log.step(&mut catch_up, StepLimits { messages: size, bytes: 1 << 20 });
             client.take(&step);
-            let Some((event, change)) = during.next() else {
+            let Some((events, change)) = during.next() else {
                 if step.done {
                     break;
                 }
                 continue;
             };
-            world.apply(&event);
+            for event in &events {
+                world.apply(event);
+            }
             match change {
-                Some((subscription, true)) => {
+                Some((subscription, Change::Snapshot)) => {
                     catch_up.add(subscription.clone(), Since::Snapshot, &world.log);
                     subscriptions.insert(subscription);
                 }
-                Some((subscription, false)) => {
+                // What it covers is held already: it stays right, whatever becomes of the wider one.
+                Some((subscription, Change::Now)) if subscriptions.iter().any(|held| is_within(&subscription, held)) => {
+                    if subscriptions.insert(subscription.clone()) {
+                        catch_up.add(subscription, Since::Now, &world.log);
+                    }
+                }
+                Some((subscription, Change::Drop)) => {
                     catch_up.remove(&subscription, &world.log);
                     subscriptions.remove(&subscription);
                 }
-                None => {}
+                Some((_, Change::Now)) | None => {}
             }
         }
         for subscription in subscriptions {
@@ -470,4 +495,20 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_a_dropped_subscription_had_not_come_to_goes_to_a_later_one_within_it() {
+    let limits = Limits::default();
+    let publish = |data| Event::Publish { topic: 0, key: Some(1), data, lives: None };
+    let mut world = World::after(limits, &[publish(0)]);
+    let [wide, narrow]: [Subscription; 2] = ["odds", "odds/1"].map(|text| text.parse().unwrap());
+    let mut catch_up = CatchUp::new(Style::Slow);
+    catch_up.add_after(wide.clone(), 1, true, &world.log);
+    world.apply(&publish(1));
+    catch_up.add(narrow, Since::Now, &world.log);
+    catch_up.remove(&wide, &world.log);
+    let step = world.log.step(&mut catch_up, StepLimits { messages: 10, bytes: 1 << 20 });
+    let came: Vec<u64> = step.messages.iter().map(|message| message.offset()).collect();
+    assert_eq!(came, [2]);
 }

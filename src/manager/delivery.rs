@@ -6,7 +6,7 @@ use std::sync::Arc;
 use slog::{info, warn};
 
 use super::registry::{Entry, Feed, State};
-use super::{BUDGET_MARGIN, ConnectionId, ConnectionManager};
+use super::{BUDGET_PARTS, ConnectionId, ConnectionManager};
 use crate::log::{CatchUp, Log, Style};
 use crate::message::Message;
 use crate::outbox::{Full, Outgoing};
@@ -34,45 +34,44 @@ impl ConnectionManager {
 
     /// Stops feeding a connection that has everything up to the offset; its writer will ask for the rest.
     pub(super) fn fall_behind(&self, id: ConnectionId, entry: &mut Entry, log: &Log, offset: u64) {
-        let Feed::Live(live) = &entry.feed else { return };
+        let (Feed::Live, Some(fed)) = (&entry.feed, &entry.fed) else { return };
         self.shared.metrics.fell_behind();
         info!(self.shared.logger, "ws.slow"; "connection" => %id, "outbox_bytes" => entry.outbox.queued(),
             "offset" => offset);
         let mut catch_up = CatchUp::new(Style::Slow);
         for subscription in &entry.subscriptions {
-            catch_up.add_after(subscription.clone(), offset.max(live.began(subscription)), true, log);
+            catch_up.add_after(subscription.clone(), offset.max(fed.began(subscription)), true, log);
         }
         entry.leave_behind(catch_up);
     }
 
-    /// Where all outboxes together hold more than the budget, leaves behind those that hold most: what was queued for
-    /// them comes from the log instead, once they have room.
+    /// Where all outboxes together hold more than the budget, takes back what waits for the clients that have most on their
+    /// way: it comes from the log instead, once they have room.
     pub(super) fn keep_within_budget(&self, state: &mut State) {
         let budget = &self.shared.budget;
         let used = budget.used();
+        // A little below the budget, so that the next message does not bring it over it again.
+        let margin = budget.limit() / BUDGET_PARTS;
+        let target = budget.limit() - margin;
+        if used <= target {
+            state.budget_floor = 0;
+        }
         if used <= state.budget_floor.max(budget.limit()) {
-            if used <= budget.limit() {
-                state.budget_floor = 0;
-            }
             return;
         }
         let State { connections, log, .. } = state;
-        let live = connections.iter().filter(|(_, entry)| matches!(entry.feed, Feed::Live(_)));
-        let mut largest: Vec<(usize, ConnectionId)> = live.map(|(id, entry)| (entry.outbox.queued(), *id)).collect();
+        // Who has no more than a part of an equal share is not asked: all of those together have no more than the margin.
+        let least = margin / connections.len().max(1);
+        let queued = connections.iter().map(|(id, entry)| (entry.outbox.queued(), *id));
+        let mut largest: Vec<(usize, ConnectionId)> = queued.filter(|(queued, _)| *queued > least).collect();
         largest.sort_unstable_by_key(|(queued, _)| Reverse(*queued));
-        // A little below the budget, so that the next message does not bring it over it again.
-        let margin = budget.limit() / BUDGET_MARGIN;
-        let target = budget.limit() - margin;
         let mut left_behind = 0;
         for (_, id) in largest {
             if budget.used() <= target {
                 break;
             }
-            let Some(entry) = connections.get_mut(&id) else { continue };
-            let Feed::Live(live) = &entry.feed else { continue };
-            if let Some(offset) = entry.outbox.abandon(live.since) {
-                self.fall_behind(id, entry, log, offset);
-                left_behind += 1;
+            if let Some(entry) = connections.get_mut(&id) {
+                left_behind += usize::from(self.take_back(id, entry, log));
             }
         }
         // What cannot be taken back is bounded by other means; searching for it at every message would only cost.
@@ -81,5 +80,16 @@ impl ConnectionManager {
         self.shared.metrics.over_budget();
         warn!(self.shared.logger, "ws_manager.over_budget"; "outbox_bytes" => used, "memory_budget" => budget.limit(),
             "left_behind" => left_behind, "outbox_bytes_now" => still);
+    }
+
+    /// Takes back what a connection was fed and its writer has not taken; `false` where there is nothing.
+    fn take_back(&self, id: ConnectionId, entry: &mut Entry, log: &Log) -> bool {
+        let Some(fed) = &entry.fed else { return false };
+        let Some(offset) = entry.outbox.abandon(fed.since) else { return false };
+        match &mut entry.feed {
+            Feed::Live => self.fall_behind(id, entry, log, offset),
+            Feed::Behind(catch_up) => catch_up.rewind(|subscription| offset.max(fed.began(subscription)), log),
+        }
+        true
     }
 }

@@ -12,6 +12,8 @@
 
 mod connection;
 mod delivery;
+#[cfg(test)]
+mod model;
 mod registry;
 mod reports;
 mod waves;
@@ -26,7 +28,7 @@ use thiserror::Error;
 use tokio::sync::Notify;
 
 pub use self::connection::{Connect, Connection};
-use self::registry::{Entry, Feed, Live, Registration, State};
+use self::registry::{Entry, Fed, Feed, Registration, State};
 pub use self::reports::{ConnectionFacts, Counts, Load, Overview, Published, TopicCount};
 use crate::close::Close;
 pub use crate::index::ConnectionId;
@@ -41,8 +43,13 @@ use crate::topic::{Subscription, Topic, Topics};
 const STEP_MESSAGES: usize = 256;
 /// Bytes after which a step ends, at most: what a session holds of a catch-up beside its outbox.
 const STEP_BYTES: usize = 128 << 10;
-/// The part of the budget that one step of a catch-up may take of what is left, and that is freed beyond it.
-const BUDGET_MARGIN: usize = 8;
+/// Bytes of a step, at least, however little is left of the budget.
+const LEAST_STEP_BYTES: usize = 4 << 10;
+/// Messages are larger than this, so a step looks for no more of them than can be in it.
+const LEAST_MESSAGE_BYTES: usize = 64;
+/// One of so many parts of the budget is freed beyond what has to be, and of what is left to catch-ups one step may take
+/// as much.
+const BUDGET_PARTS: usize = 8;
 
 /// What holds for every connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +119,6 @@ impl ConnectionManager {
             error!(self.shared.logger, "ws_manager.recovered"; "connections" => state.connections.len());
             for entry in state.connections.values() {
                 entry.outbox.close(Close::TryAgain);
-                entry.outbox.wake();
             }
             state
         })
@@ -268,7 +274,10 @@ impl ConnectionManager {
             let counts = taken.entry(&draft.topic).or_default();
             counts.accepted += 1;
             match state.log.append(draft, now) {
-                Some(message) => self.deliver(&mut state, &message),
+                Some(message) => {
+                    self.deliver(&mut state, &message);
+                    state.waves.begin_early(&message);
+                }
                 None => counts.unchanged += 1,
             }
         }
@@ -295,8 +304,8 @@ impl ConnectionManager {
         let State { connections, log, waves, .. } = &mut *state;
         let mut sent = 0;
         for (id, entry) in connections {
-            // Unlike a message this cannot be taken back later.
-            let within_budget = outbox::size(&item) <= self.shared.budget.remaining();
+            // Unlike a message this cannot be taken back later. Who has nothing on its way is no reason for a shortage.
+            let within_budget = outbox::size(&item) <= self.shared.budget.remaining() || entry.outbox.queued() == 0;
             let offered = if within_budget { entry.outbox.offer(item.clone()) } else { Err(Full) };
             if let Ok(due) = offered {
                 sent += 1;
@@ -321,11 +330,14 @@ impl ConnectionManager {
         let Some(entry) = connections.get_mut(&id) else { return };
         entry.refill_due = false;
         let Feed::Behind(catch_up) = &mut entry.feed else { return };
+        entry.fed = None;
 
-        // The closer all are to the budget, the smaller the steps, so that a storm of catch-ups stays within it.
-        let share = self.shared.budget.remaining() / BUDGET_MARGIN;
-        let bytes = STEP_BYTES.min(self.shared.limits.outbox_bytes).min(share);
-        let step = log.step(catch_up, StepLimits { messages: STEP_MESSAGES, bytes });
+        // Half of the budget is for those who keep up. The closer catch-ups are to the other half, the smaller their steps.
+        let budget = &self.shared.budget;
+        let share = budget.remaining().saturating_sub(budget.limit() / 2) / BUDGET_PARTS;
+        let bytes = share.clamp(LEAST_STEP_BYTES, STEP_BYTES).min(self.shared.limits.outbox_bytes);
+        let messages = STEP_MESSAGES.min(bytes / LEAST_MESSAGE_BYTES);
+        let step = log.step(catch_up, StepLimits { messages, bytes });
         let skipped = std::mem::take(&mut entry.broadcasts_skipped);
         if !step.announcements.is_empty() || skipped > 0 {
             entry.told = true;
@@ -348,27 +360,25 @@ impl ConnectionManager {
         if entry.conflate {
             catch_up.restart(Style::Window, log);
         } else {
-            entry.feed = Feed::Live(Live::from(log.position().offset));
+            entry.feed = Feed::Live;
+            entry.fed = Some(Fed::from(log.position().offset));
             entry.outbox.set_fed(true);
         }
     }
 
-    /// Publishes the deletions of keys whose time has come, and drops what is too old. The lock is held for a bounded
-    /// number of keys at a time.
-    pub fn expire(&self, now: Timestamp) {
-        loop {
-            let mut state = self.state();
-            let expired = state.log.tick(now, STEP_MESSAGES);
-            for draft in &expired {
-                if let Some(message) = state.log.append(draft, now) {
-                    self.deliver(&mut state, &message);
-                }
-            }
-            self.wake(state);
-            if expired.len() < STEP_MESSAGES {
-                return;
+    /// Publishes the deletions of keys whose time has come, and drops what is too old: a bounded number of keys, for which
+    /// the lock is held. Returns whether there are more.
+    #[must_use]
+    pub fn expire(&self, now: Timestamp) -> bool {
+        let mut state = self.state();
+        let expired = state.log.tick(now, STEP_MESSAGES);
+        for draft in &expired {
+            if let Some(message) = state.log.append(draft, now) {
+                self.deliver(&mut state, &message);
             }
         }
+        self.wake(state);
+        expired.len() == STEP_MESSAGES
     }
 
     /// Closes every connection, now and from here on: each gets what is in its outbox, then the close.

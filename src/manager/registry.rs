@@ -21,6 +21,8 @@ pub(super) struct Entry {
     /// Sorted, each once: a connection has few.
     pub(super) subscriptions: Vec<Subscription>,
     pub(super) feed: Feed,
+    /// What was fed and may still wait in the outbox; `None` once a catch-up has begun to hand out.
+    pub(super) fed: Option<Fed>,
     pub(super) conflate: bool,
     /// Whether the client has been told of the catch-up that is under way: it then hears its end, too.
     pub(super) told: bool,
@@ -34,27 +36,37 @@ pub(super) struct Entry {
 /// Whether a connection is fed as messages come, or catches up.
 #[derive(Debug)]
 pub(super) enum Feed {
-    Live(Live),
+    Live,
     Behind(Box<CatchUp>),
 }
 
-/// Since when a connection is fed: what is queued for it behind that is in the order of the log and can be taken back.
-#[derive(Debug, Default)]
-pub(super) struct Live {
-    /// The offset at which it became live.
+/// Messages that a connection was fed: those behind `since` are in the order of the log and can be taken back.
+#[derive(Debug)]
+pub(super) struct Fed {
+    /// The offset at which feeding began.
     pub(super) since: u64,
     /// Subscriptions that came later than that, and the offset at which they did.
     later: Vec<(Subscription, u64)>,
 }
 
-impl Live {
+impl Fed {
     pub(super) fn from(offset: u64) -> Self {
         Self { since: offset, later: Vec::new() }
     }
 
-    /// The offset at which a subscription began to be fed.
+    /// The offset at which a subscription began.
     pub(super) fn began(&self, subscription: &Subscription) -> u64 {
         self.later.iter().find(|(later, _)| later == subscription).map_or(self.since, |(_, offset)| *offset)
+    }
+
+    /// Notes that a subscription goes. What was fed for it may belong to overlapping ones that came later, too: if it is
+    /// taken back, they have to bring it.
+    fn leave(&mut self, subscription: &Subscription) {
+        let began = self.began(subscription);
+        self.later.retain(|(later, _)| later != subscription);
+        for (_, offset) in self.later.iter_mut().filter(|(later, _)| later.overlaps(subscription)) {
+            *offset = began.min(*offset);
+        }
     }
 }
 
@@ -105,7 +117,8 @@ impl State {
         let mut entry = Entry {
             outbox: outbox.clone(),
             subscriptions,
-            feed: Feed::Live(Live::from(self.log.position().offset)),
+            feed: Feed::Live,
+            fed: Some(Fed::from(self.log.position().offset)),
             conflate,
             told: false,
             refill_due: false,
@@ -119,6 +132,7 @@ impl State {
                 catch_up.add(subscription.clone(), since, &self.log);
             }
             entry.leave_behind(catch_up);
+            entry.fed = None;
         }
         self.connections.insert(id, entry);
     }
@@ -151,24 +165,27 @@ impl State {
         // What is held already goes on as it was, unless a beginning is asked for.
         let begins = |new: &Subscription| since != Since::Now || before.binary_search(new).is_err();
         let begins: Vec<Subscription> = add.into_iter().filter(begins).collect();
-        if matches!(entry.feed, Feed::Live(_)) && since != Since::Now {
+        let offset = self.log.position().offset;
+        if let Some(fed) = &mut entry.fed {
+            for new in &begins {
+                if before.binary_search(new).is_ok() {
+                    fed.leave(new);
+                }
+                fed.later.push((new.clone(), offset));
+            }
+        }
+        if matches!(entry.feed, Feed::Live) && since != Since::Now {
             let mut catch_up = CatchUp::new(Style::Resume);
             for held in before {
-                catch_up.add_after(held, self.log.position().offset, false, &self.log);
+                catch_up.add_after(held, offset, false, &self.log);
             }
             entry.leave_behind(catch_up);
         }
-        match &mut entry.feed {
-            Feed::Live(live) => {
-                let offset = self.log.position().offset;
-                live.later.extend(begins.into_iter().map(|new| (new, offset)));
+        if let Feed::Behind(catch_up) = &mut entry.feed {
+            for new in begins {
+                catch_up.add(new, since, &self.log);
             }
-            Feed::Behind(catch_up) => {
-                for new in begins {
-                    catch_up.add(new, since, &self.log);
-                }
-                entry.ask_for_refill();
-            }
+            entry.ask_for_refill();
         }
         current
     }
@@ -178,9 +195,11 @@ impl State {
         for subscription in drop {
             let Ok(at) = entry.subscriptions.binary_search(subscription) else { continue };
             entry.subscriptions.remove(at);
-            match &mut entry.feed {
-                Feed::Live(live) => live.later.retain(|(later, _)| later != subscription),
-                Feed::Behind(catch_up) => catch_up.remove(subscription, &self.log),
+            if let Some(fed) = &mut entry.fed {
+                fed.leave(subscription);
+            }
+            if let Feed::Behind(catch_up) = &mut entry.feed {
+                catch_up.remove(subscription, &self.log);
             }
             if !entry.subscriptions.iter().any(|held| held.topic() == subscription.topic()) {
                 self.index.last(subscription.topic());
@@ -195,7 +214,7 @@ impl Entry {
     /// Where its catch-up has come to.
     pub(super) fn cursor(&self) -> Option<u64> {
         match &self.feed {
-            Feed::Live(_) => None,
+            Feed::Live => None,
             Feed::Behind(catch_up) => catch_up.cursor(),
         }
     }

@@ -5,8 +5,8 @@
 //! system call of its own, and at some rate there would be no time left but for those. A wave gathers what comes until the
 //! writers of the one before have had their turn, and after a long one the writers rest for half as long as it took. So
 //! what goes out with one system call grows with the load by itself, and an idle server wakes at once. Measured against
-//! waking at every publish: 200 clients got 1.4 times as many deliveries a second, and 5,000 clients at 50 messages/s
-//! cost 0.7 times the processor time for each.
+//! waking at every publish, in one run: 200 clients got 1.1 times as many deliveries a second, and 5,000 clients at 50
+//! messages/s cost 0.74 times the processor time for each.
 
 use std::sync::MutexGuard;
 use std::time::Duration;
@@ -16,14 +16,17 @@ use tokio::time::Instant;
 
 use super::ConnectionManager;
 use super::registry::State;
+use crate::message::Message;
 use crate::outbox::Outbox;
 
-/// The longest rest between two waves: what a delivery is late at most so that others can go out with it.
+/// The longest rest between two waves. With the wave itself it is what a delivery can be late so that others go out with it.
 const LONGEST_REST: Duration = Duration::from_millis(20);
 /// Shorter ones are not worth a timer, whose resolution is a millisecond.
 const SHORTEST_REST: Duration = Duration::from_millis(2);
 /// A wave that takes longer is not waited for.
 const LONGEST_WAVE: Duration = Duration::from_millis(50);
+/// A batch of more than this does not wait for its own end: an outbox holds only so much.
+const EARLY_BYTES: usize = 64 << 10;
 
 /// Outboxes whose writers have not been told yet.
 #[derive(Debug, Default)]
@@ -31,6 +34,8 @@ pub(super) struct Waves {
     /// Whether somebody wakes them in waves. Where nobody does they are woken at once.
     run: bool,
     due: Vec<Outbox>,
+    /// Bytes of the batch that is being published, since its writers were last woken.
+    batch_bytes: usize,
 }
 
 impl Waves {
@@ -38,8 +43,18 @@ impl Waves {
         self.due.push(outbox.clone());
     }
 
-    /// What is to be woken at once.
-    pub(super) fn overdue(&mut self) -> Vec<Outbox> {
+    /// Notes a message of a batch, whose writers begin before its end where it is a large one.
+    pub(super) fn begin_early(&mut self, message: &Message) {
+        self.batch_bytes += message.frames().size();
+        if self.batch_bytes >= EARLY_BYTES {
+            self.batch_bytes = 0;
+            self.due.drain(..).for_each(|outbox| outbox.wake());
+        }
+    }
+
+    /// What is to be woken at once, at the end of a batch.
+    fn overdue(&mut self) -> Vec<Outbox> {
+        self.batch_bytes = 0;
         if self.run { Vec::new() } else { std::mem::take(&mut self.due) }
     }
 }
@@ -110,7 +125,7 @@ mod tests {
     use super::super::{Connect, Limits};
     use super::*;
     use crate::log::{self, Log};
-    use crate::message::Payload;
+    use crate::message::{Draft, Payload};
     use crate::outbox::Receiver;
     use crate::topic::Topics;
 
@@ -164,6 +179,23 @@ mod tests {
         while !woken.0.load(Ordering::Relaxed) {
             assert!(futures_util::poll!(waves.as_mut()).is_pending());
             tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_writers_of_a_large_batch_begin_before_its_end() {
+        let manager = manager();
+        let (_connection, mut receiver) = manager.connect(Connect::all());
+        let mut waves = pin!(manager.run_waves());
+        assert!(futures_util::poll!(waves.as_mut()).is_pending());
+        let draft = || {
+            let data = serde_json::value::to_raw_value(&"x".repeat(1 << 10)).unwrap();
+            Draft { topic: "odds_updates".parse().unwrap(), payload: Payload::new(data) }
+        };
+        for (messages, early) in [(EARLY_BYTES >> 11, false), (EARLY_BYTES >> 10, true)] {
+            let woken = waits(&mut receiver);
+            manager.publish(&vec![draft(); messages]).unwrap();
+            assert_eq!(woken.0.load(Ordering::Relaxed), early, "{messages} messages");
         }
     }
 
