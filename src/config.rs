@@ -74,6 +74,13 @@ pub enum LogLevel {
     Debug,
 }
 
+/// Who orders and keeps messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineKind {
+    /// This process, in memory.
+    Memory,
+}
+
 /// The settings of `serve`.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
@@ -103,6 +110,15 @@ pub struct Config {
     #[arg(long, env = "ODDSWIRE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: LogLevel,
 
+    /// Who orders and keeps messages
+    #[arg(
+        long,
+        env = "ODDSWIRE_ENGINE",
+        value_name = "ENGINE",
+        default_value = "memory",
+        help_heading = "What is kept"
+    )]
+    pub engine: EngineKind,
     /// Messages kept in each topic's history
     #[arg(long, env = "ODDSWIRE_HISTORY_MESSAGES", value_name = "COUNT", default_value = "1000",
           value_parser = count(0, 10_000_000), help_heading = "What is kept")]

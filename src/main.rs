@@ -33,10 +33,9 @@ fn serve(config: Config) -> ExitCode {
             Ok(signals) => signals,
             Err(error) => return fail(&logger, "signals cannot be received", &error),
         };
-        let listen = config.listen;
         match Server::bind(config, logger.clone()) {
             Ok(server) => run(server, signals, &logger).await,
-            Err(error) => fail(&logger, &format!("cannot listen on {listen}"), &error),
+            Err(error) => fail(&logger, "the server cannot start", &error),
         }
     });
     // A second signal ends at once: whatever is still under way is not waited for.

@@ -4,24 +4,37 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use slog::{Logger, info, warn};
+use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::close::Close;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::connection::{self, Options, Routes};
-use crate::engine::{Engine, Memory};
+use crate::engine::{self, EngineError};
 use crate::listener::{self, Acceptor};
-use crate::log::{self, Log};
-use crate::manager::{self, ConnectionManager};
+use crate::manager::ConnectionManager;
 use crate::routes::{self, App, PublishRates};
+
+/// Why a server cannot be started.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// What keeps the messages cannot be opened.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A file that a setting names has changed since it was checked.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
 
 /// A server that listens, and serves once it runs.
 pub struct Server {
@@ -32,17 +45,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the address. Needs a tokio runtime.
-    pub fn bind(config: Config, logger: Logger) -> io::Result<Self> {
-        let listener = listener::bind(config.listen)?;
-        let address = listener.local_addr()?;
-        let admin = config.admin_listen.map(listener::bind).transpose()?;
+    /// Binds the address and opens the engine. Needs a tokio runtime.
+    pub fn bind(config: Config, logger: Logger) -> Result<Self, StartError> {
+        let bind = |address| listener::bind(address).map_err(|error| StartError::Listen(address, error));
+        let listener = bind(config.listen)?;
+        let address = listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
+        let admin = config.admin_listen.map(bind).transpose()?;
 
-        let log = Log::new(new_epoch(), &config.topics, log_limits(&config));
-        let manager = ConnectionManager::new(config.topics.clone(), log, manager_limits(&config), logger.clone());
-        let engine: Arc<dyn Engine> = Arc::new(Memory::new(manager.clone()));
-        let publishers = config.publishers().map_err(io::Error::other)?;
-        let verifier = config.verifier().map_err(io::Error::other)?;
+        let (manager, engine) = engine::open(&config, &logger)?;
+        let publishers = config.publishers()?;
+        let verifier = config.verifier()?;
         let app = App {
             publishers: Arc::new(RwLock::new(Arc::new(publishers))),
             publish_rates: PublishRates::default(),
@@ -86,17 +98,17 @@ impl Server {
             "admin" => admin_address.map(|address| address.to_string()));
         // Each in a task of its own: one that works long must not keep the other waiting.
         let (manager, engine) = (app.manager.clone(), Arc::clone(&app.engine));
-        let upkeep = [
-            app.tasks.spawn(app.draining.clone().run_until_cancelled_owned(async move { manager.run_waves().await })),
-            app.tasks.spawn(app.draining.clone().run_until_cancelled_owned(async move { engine.maintain().await })),
-        ];
+        app.tasks.spawn(app.draining.clone().run_until_cancelled_owned(async move { manager.run_waves().await }));
+        // The engine takes what is published until the last request is answered.
+        let mut upkeep = JoinSet::new();
+        upkeep.spawn(async move { engine.run().await });
         let mut accepting = vec![app.tasks.spawn(accept(listener, routes::all(&app), app.clone()))];
         if let Some(admin) = admin {
             accepting.push(app.tasks.spawn(accept(admin, routes::admin(&app), app.clone())));
         }
         shutdown.await;
         let drained = drain(&app, accepting).await;
-        upkeep.iter().for_each(JoinHandle::abort);
+        upkeep.shutdown().await;
         drained
     }
 
@@ -156,29 +168,4 @@ async fn drain(app: &App, accepting: Vec<JoinHandle<()>>) -> bool {
         warn!(app.logger, "server.stopped"; "connections_cut" => app.tasks.len());
     }
     drained
-}
-
-/// The memory engine begins a new sequence at every start.
-fn new_epoch() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn log_limits(config: &Config) -> log::Limits {
-    log::Limits {
-        history_messages: config.history_messages,
-        history_bytes: config.history_bytes,
-        history_age: config.history_age,
-        state_keys: config.state_keys,
-        tombstone_age: config.tombstone_age,
-        suppress_unchanged: config.suppress_unchanged,
-    }
-}
-
-fn manager_limits(config: &Config) -> manager::Limits {
-    manager::Limits {
-        outbox_bytes: config.outbox_bytes,
-        memory_budget: config.memory_budget,
-        subscriptions: config.subscriptions_per_connection,
-    }
 }

@@ -1,19 +1,15 @@
 //! The engine of one process: the manager's log is the only copy, and a restart begins a new epoch.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::MissedTickBehavior;
 
 use super::idempotency::Answers;
-use super::{Engine, IdempotencyKey, PublishError};
+use super::{Broadcast, EXPIRED_AT_ONCE, EXPIRY_RESOLUTION, Engine, IdempotencyKey, PublishError, Readiness};
 use crate::manager::{ConnectionManager, Published};
 use crate::message::{Draft, Timestamp};
-
-/// How late the deletion of an expired key may be told.
-const EXPIRY_RESOLUTION: Duration = Duration::from_millis(250);
 
 /// Keeps everything in the manager's log.
 #[derive(Debug)]
@@ -65,13 +61,17 @@ impl Engine for Memory {
         .boxed()
     }
 
-    fn maintain(&self) -> BoxFuture<'_, ()> {
+    fn broadcast(&self, broadcast: Broadcast) -> BoxFuture<'_, Result<usize, PublishError>> {
+        std::future::ready(Ok(self.manager.broadcast_all(broadcast.frames()))).boxed()
+    }
+
+    fn run(&self) -> BoxFuture<'_, ()> {
         async {
             let mut ticks = tokio::time::interval(EXPIRY_RESOLUTION);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                while self.manager.expire(Timestamp::now()) {
+                while self.manager.expire(Timestamp::now(), EXPIRED_AT_ONCE) {
                     // Whoever has something to do meanwhile.
                     tokio::task::yield_now().await;
                 }
@@ -80,7 +80,7 @@ impl Engine for Memory {
         .boxed()
     }
 
-    fn ready(&self) -> Result<(), String> {
-        Ok(())
+    fn readiness(&self) -> Readiness {
+        Readiness::Ready
     }
 }

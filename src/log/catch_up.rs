@@ -245,6 +245,24 @@ impl CatchUp {
         }
     }
 
+    /// Goes on with another log than the one of that epoch, which it was planned on: from where each span has come to, if
+    /// the position means something there.
+    pub fn transfer(&mut self, epoch: u64, log: &Log) {
+        for span in &mut self.spans {
+            let from = match span.cursor() {
+                Some(offset) if epoch == log.epoch && offset <= log.last && !span.is_partial_image() => {
+                    From::Offset(offset)
+                }
+                Some(_) if !span.is_partial_image() => From::Unknown,
+                _ => From::Image(log.last),
+            };
+            let quiet = span.quiet && matches!(from, From::Offset(_));
+            // What was told as skipped cannot be counted on the new log.
+            let told_before = span.told_before.filter(|_| span.plan.is_none());
+            *span = Span { told_before, ..Span::new(span.subscription.clone(), from, quiet) };
+        }
+    }
+
     /// The offset that all subscriptions have come to.
     #[must_use]
     pub fn cursor(&self) -> Option<u64> {

@@ -4,11 +4,13 @@
 //! sequence for all topics.
 //!
 //! - `topic_log`: one topic's history, state and tombstones, each bounded.
+//! - `staging`: batches on their way into the log, for engines that write them down first.
 //! - `catch_up`: from a cursor to the present, in bounded steps.
 
 mod catch_up;
 #[cfg(test)]
 mod model;
+mod staging;
 mod topic_log;
 
 use std::collections::{BTreeMap, HashSet};
@@ -18,8 +20,9 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use self::catch_up::{Announcement, CatchUp, Mode, Since, SinceError, Step, StepLimits, Style};
-pub use self::topic_log::TopicStats;
-use self::topic_log::{Change, TopicLog};
+pub use self::staging::{Entry, Staging};
+use self::topic_log::TopicLog;
+pub use self::topic_log::{Change, Run, TopicFacts, TopicStats};
 use crate::message::{Draft, Message, Payload, Position, Timestamp};
 use crate::topic::{Key, Subscription, Topic, Topics};
 
@@ -85,6 +88,65 @@ impl Log {
         Self { epoch, last: 0, limits, topics }
     }
 
+    /// The log that was kept: what is known of each topic, and the messages that are left, in order. Messages of topics
+    /// that are not configured are left out.
+    #[must_use]
+    pub fn restore(
+        last: Position,
+        topics: &Topics,
+        limits: Limits,
+        mut facts: BTreeMap<Topic, TopicFacts>,
+        messages: impl IntoIterator<Item = Change>,
+        now: Timestamp,
+    ) -> Self {
+        let mut log = Self::new(last.epoch, topics, limits);
+        log.last = last.offset;
+        let mut counted_to = BTreeMap::new();
+        for (topic, kept) in &mut log.topics {
+            let facts = facts.remove(topic).unwrap_or_default();
+            counted_to.insert(topic.clone(), facts.counted_to);
+            *kept = TopicLog::restore(facts);
+        }
+        for change in messages {
+            let topic = change.message.topic();
+            let (Some(log), Some(counted_to)) = (log.topics.get_mut(topic), counted_to.get(topic)) else { continue };
+            let counted = change.message.offset() <= *counted_to;
+            log.put_back(change, counted);
+        }
+        for kept in log.topics.values_mut() {
+            kept.restored();
+            kept.prune(&log.limits, now);
+        }
+        log
+    }
+
+    /// From here on, messages that are kept nowhere any more are noted for [`Self::take_dropped`].
+    pub fn note_dropped(&mut self) {
+        self.topics.values_mut().for_each(TopicLog::note_dropped);
+    }
+
+    /// The offsets of messages that neither history nor state has any more, since this was last asked.
+    pub fn take_dropped(&mut self) -> Vec<u64> {
+        self.topics.values_mut().flat_map(TopicLog::take_dropped).collect()
+    }
+
+    /// What is known of each topic beside its messages; of the runs, those that reach beyond the offset.
+    #[must_use]
+    pub fn facts(&self, runs_after: u64) -> BTreeMap<Topic, TopicFacts> {
+        self.topics.iter().map(|(name, topic)| (name.clone(), topic.facts(runs_after, self.last))).collect()
+    }
+
+    /// The offset before the oldest message that any history has; that of the newest one where there is none.
+    #[must_use]
+    pub fn history_from(&self) -> u64 {
+        self.topics.values().filter_map(TopicLog::oldest).min().map_or(self.last, |oldest| oldest - 1)
+    }
+
+    /// Drops what is too old.
+    pub fn prune(&mut self, now: Timestamp) {
+        self.topics.values_mut().for_each(|topic| topic.prune(&self.limits, now));
+    }
+
     /// The position of the newest message.
     #[must_use]
     pub fn position(&self) -> Position {
@@ -97,19 +159,30 @@ impl Log {
         if self.topics.values().all(roomy) {
             return Ok(());
         }
-        self.check_each(drafts)
+        self.check_each(&self.staging(), drafts)
+    }
+
+    /// The same, behind batches that are staged.
+    fn check_behind(&self, staging: &Staging, drafts: &[Draft]) -> Result<(), StateFull> {
+        let roomy = |(name, topic): (&Topic, &TopicLog)| {
+            staging.live_keys(name, topic) + drafts.len() <= self.limits.state_keys
+        };
+        if self.topics.iter().all(roomy) {
+            return Ok(());
+        }
+        self.check_each(staging, drafts)
     }
 
     /// Near the limit: follows the number of keys from message to message.
-    fn check_each(&self, drafts: &[Draft]) -> Result<(), StateFull> {
+    fn check_each(&self, staging: &Staging, drafts: &[Draft]) -> Result<(), StateFull> {
         let mut live: BTreeMap<&Topic, usize> = BTreeMap::new();
         let mut added: HashSet<(&Topic, &Key)> = HashSet::new();
         let mut deleted: HashSet<(&Topic, &Key)> = HashSet::new();
         for (index, Draft { topic, payload }) in drafts.iter().enumerate() {
             let (Some(key), Some(log)) = (&payload.key, self.topics.get(topic)) else { continue };
-            let count = live.entry(topic).or_insert_with(|| log.live_keys());
+            let count = live.entry(topic).or_insert_with(|| staging.live_keys(topic, log));
             let id = (topic, key);
-            let held = added.contains(&id) || (log.holds(key) && !deleted.contains(&id));
+            let held = added.contains(&id) || (staging.holds(topic, key, log) && !deleted.contains(&id));
             match (payload.is_deletion(), held) {
                 (true, true) => {
                     *count -= 1;
@@ -136,7 +209,9 @@ impl Log {
     pub fn append(&mut self, draft: &Draft, now: Timestamp) -> Option<Arc<Message>> {
         let topic = self.topics.get_mut(&draft.topic)?;
         if self.limits.suppress_unchanged && topic.is_unchanged(&draft.payload) {
-            topic.renew(&draft.payload);
+            if let Some(key) = &draft.payload.key {
+                topic.renew(key, draft.payload.expires_at);
+            }
             return None;
         }
         self.last += 1;

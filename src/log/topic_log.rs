@@ -1,7 +1,8 @@
 //! One topic: its recent messages, the latest of each key, and the deletions that are remembered.
 //!
 //! Invariants: `by_offset` holds exactly the messages of `by_key` and the newest keyless one; `tombstones` are the
-//! offsets of the deletions among them; a message is encoded once, both maps and the history share it.
+//! offsets of the deletions among them; a message is encoded once, both maps and the history share it; where it is
+//! asked to, it notes each message that is in none of them any more.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -32,17 +33,42 @@ pub struct TopicStats {
 
 /// A message and what the log has to know of it beside.
 #[derive(Debug, Clone)]
-pub(super) struct Change {
-    pub(super) message: Arc<Message>,
-    pub(super) expires_at: Option<Timestamp>,
+pub struct Change {
+    /// The message.
+    pub message: Arc<Message>,
+    /// From this moment its key no longer belongs to the state.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Offsets `start..=end`, all of this topic; `before` of its messages stand earlier in the sequence.
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    start: u64,
-    end: u64,
-    before: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The first offset.
+    pub start: u64,
+    /// The last one.
+    pub end: u64,
+    /// The topic's messages before `start` that are counted.
+    pub before: u64,
+}
+
+/// What is known of a topic beside its messages: what of it is gone. With the messages that are left it makes the same
+/// log again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TopicFacts {
+    /// Offset of the newest message that left the history.
+    pub evicted: u64,
+    /// Offset of the newest keyless message that is kept nowhere any more.
+    pub lost_keyless: u64,
+    /// Offset of the newest deletion that was forgotten.
+    pub forgotten: u64,
+    /// Messages after this offset are counted.
+    pub counted_from: u64,
+    /// The number of messages up to `counted_from`, or any other number where it is not known.
+    pub counted_before: u64,
+    /// Messages up to this offset are in `runs`.
+    pub counted_to: u64,
+    /// Where the topic's messages stand in the sequence, the oldest first.
+    pub runs: Vec<Run>,
 }
 
 #[derive(Debug, Default)]
@@ -63,9 +89,88 @@ pub(super) struct TopicLog {
     forgotten: u64,
     expiries: BTreeSet<(Timestamp, Key)>,
     runs: VecDeque<Run>,
+    /// Messages after this offset are counted; there were `counted_before` up to it.
+    counted_from: u64,
+    counted_before: u64,
+    /// Offsets of messages that are kept nowhere any more, where somebody asks for them.
+    dropped: Option<Vec<u64>>,
 }
 
 impl TopicLog {
+    /// A topic whose messages are about to be put back in order.
+    pub(super) fn restore(facts: TopicFacts) -> Self {
+        Self {
+            evicted: facts.evicted,
+            lost_keyless: facts.lost_keyless,
+            forgotten: facts.forgotten,
+            counted_from: facts.counted_from,
+            counted_before: facts.counted_before,
+            runs: facts.runs.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Puts a message back that was kept; `counted` where the runs have it already.
+    pub(super) fn put_back(&mut self, change: Change, counted: bool) {
+        let message = &change.message;
+        if !counted {
+            self.note_run(message.offset());
+        }
+        if message.offset() > self.evicted {
+            self.remember(Arc::clone(message));
+        }
+        match message.key() {
+            Some(key) => self.set(key.clone(), change),
+            None => self.set_keyless(message),
+        }
+    }
+
+    /// Ends putting back: deletions that were forgotten are so again.
+    pub(super) fn restored(&mut self) {
+        while let Some(&oldest) = self.tombstones.first()
+            && oldest <= self.forgotten
+        {
+            self.forget_tombstone(oldest);
+        }
+    }
+
+    /// From here on, messages that are kept nowhere any more are noted.
+    pub(super) fn note_dropped(&mut self) {
+        self.dropped.get_or_insert_default();
+    }
+
+    /// The messages that are kept nowhere any more since this was last asked.
+    pub(super) fn take_dropped(&mut self) -> Vec<u64> {
+        self.dropped.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// What is known of it beside its messages; of the runs, those that reach beyond the offset.
+    pub(super) fn facts(&self, runs_after: u64, last: u64) -> TopicFacts {
+        let runs = self.runs.range(self.runs.partition_point(|run| run.end <= runs_after)..);
+        TopicFacts {
+            evicted: self.evicted,
+            lost_keyless: self.lost_keyless,
+            forgotten: self.forgotten,
+            counted_from: self.counted_from,
+            counted_before: self.counted_before,
+            counted_to: last,
+            runs: runs.copied().collect(),
+        }
+    }
+
+    /// Notes a message that left the state: the history may have it still.
+    fn left_state(&mut self, offset: u64) {
+        if offset <= self.evicted {
+            self.drop_message(offset);
+        }
+    }
+
+    fn drop_message(&mut self, offset: u64) {
+        if let Some(dropped) = &mut self.dropped {
+            dropped.push(offset);
+        }
+    }
+
     pub(super) fn stats(&self) -> TopicStats {
         TopicStats { keys: self.live_keys(), history: self.history.len(), tombstones: self.tombstones.len() }
     }
@@ -73,11 +178,6 @@ impl TopicLog {
     /// Keys that have a value.
     pub(super) fn live_keys(&self) -> usize {
         self.by_key.len() - self.tombstones.len()
-    }
-
-    /// Whether the key has a value.
-    pub(super) fn holds(&self, key: &Key) -> bool {
-        self.by_key.get(key).is_some_and(|change| !change.message.is_deletion())
     }
 
     /// Whether the payload says what its key holds already. A key without a value needs no deletion.
@@ -90,16 +190,26 @@ impl TopicLog {
     }
 
     /// An unchanged message still moves its key's expiry: it says how long the value is good.
-    pub(super) fn renew(&mut self, payload: &Payload) {
-        let Some((key, change)) = payload.key.as_ref().and_then(|key| self.by_key.get_key_value(key)) else { return };
-        if change.expires_at == payload.expires_at || change.message.is_deletion() {
+    pub(super) fn renew(&mut self, key: &Key, expires_at: Option<Timestamp>) {
+        let Some((key, change)) = self.by_key.get_key_value(key) else { return };
+        if change.expires_at == expires_at || change.message.is_deletion() {
             return;
         }
-        let renewed = Change { message: Arc::clone(&change.message), expires_at: payload.expires_at };
+        let renewed = Change { message: Arc::clone(&change.message), expires_at };
         let key = key.clone();
         self.forget_expiry(&key);
-        self.note_expiry(&key, payload.expires_at);
+        self.note_expiry(&key, expires_at);
         self.by_key.insert(key, renewed);
+    }
+
+    /// Offset of the oldest message in the history.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.history.front().map(|message| message.offset())
+    }
+
+    /// The key's latest message, a deletion too, and until when it is good.
+    pub(super) fn held(&self, key: &Key) -> Option<&Change> {
+        self.by_key.get(key)
     }
 
     pub(super) fn insert(&mut self, change: Change, limits: &Limits, now: Timestamp) {
@@ -126,6 +236,7 @@ impl TopicLog {
             let old = old.message.offset();
             self.by_offset.remove(&old);
             self.tombstones.remove(&old);
+            self.left_state(old);
         }
         self.by_offset.insert(offset, Arc::clone(&change.message));
         if deletion {
@@ -140,8 +251,9 @@ impl TopicLog {
         if let Some(old) = self.newest_keyless.replace(message.offset()) {
             self.by_offset.remove(&old);
             if old <= self.evicted {
-                self.lost_keyless = old;
+                self.lost_keyless = self.lost_keyless.max(old);
             }
+            self.left_state(old);
         }
         self.by_offset.insert(message.offset(), Arc::clone(message));
     }
@@ -187,6 +299,9 @@ impl TopicLog {
                 self.lost_keyless = message.offset();
             }
         }
+        if !self.by_offset.contains_key(&message.offset()) {
+            self.drop_message(message.offset());
+        }
     }
 
     fn forget_tombstone(&mut self, offset: u64) {
@@ -196,6 +311,7 @@ impl TopicLog {
             self.by_key.remove(key);
         }
         self.forgotten = self.forgotten.max(offset);
+        self.left_state(offset);
     }
 
     /// The keys whose time has come, the longest ago first.
@@ -323,10 +439,7 @@ impl TopicLog {
         let after = self.runs.partition_point(|run| run.start <= offset);
         match after.checked_sub(1).map(|at| self.runs[at]) {
             Some(run) => Some(run.before + offset.min(run.end) - run.start + 1),
-            None => match self.runs.front() {
-                Some(first) if first.before > 0 => None,
-                _ => Some(0),
-            },
+            None => (offset >= self.counted_from).then_some(self.counted_before),
         }
     }
 
@@ -334,12 +447,15 @@ impl TopicLog {
         match self.runs.back_mut() {
             Some(run) if run.end + 1 == offset => run.end = offset,
             last => {
-                let before = last.map_or(0, |run| run.before + run.end - run.start + 1);
+                let before = last.map_or(self.counted_before, |run| run.before + run.end - run.start + 1);
                 self.runs.push_back(Run { start: offset, end: offset, before });
             }
         }
-        if self.runs.len() > MAX_RUNS {
-            self.runs.pop_front();
+        if self.runs.len() > MAX_RUNS
+            && let Some(oldest) = self.runs.pop_front()
+        {
+            self.counted_from = oldest.end;
+            self.counted_before = oldest.before + oldest.end - oldest.start + 1;
         }
     }
 }

@@ -9,7 +9,7 @@ use super::registry::{Entry, Feed, State};
 use super::{BUDGET_PARTS, ConnectionId, ConnectionManager};
 use crate::log::{CatchUp, Log, Style};
 use crate::message::Message;
-use crate::outbox::{Full, Outgoing};
+use crate::outbox::{self, Full, Outgoing};
 
 impl ConnectionManager {
     /// Puts a message into every matching outbox. A connection whose outbox is full is left behind, nobody else notices.
@@ -30,6 +30,28 @@ impl ConnectionManager {
             }
         });
         self.keep_within_budget(state);
+    }
+
+    /// Puts an item into every outbox. Returns how many had room for it; the others will be told how many they missed.
+    pub(super) fn put_to_all(&self, state: &mut State, item: &Outgoing) -> usize {
+        self.keep_within_budget(state);
+        let State { connections, log, waves, .. } = state;
+        let mut sent = 0;
+        for (id, entry) in connections {
+            // Unlike a message this cannot be taken back later. Who has nothing on its way is no reason for a shortage.
+            let within_budget = outbox::size(item) <= self.shared.budget.remaining() || entry.outbox.queued() == 0;
+            let offered = if within_budget { entry.outbox.offer(item.clone()) } else { Err(Full) };
+            if let Ok(due) = offered {
+                sent += 1;
+                if due {
+                    waves.add(&entry.outbox);
+                }
+            } else {
+                entry.broadcasts_skipped += 1;
+                self.fall_behind(*id, entry, log, log.position().offset);
+            }
+        }
+        sent
     }
 
     /// Stops feeding a connection that has everything up to the offset; its writer will ask for the rest.

@@ -8,6 +8,7 @@
 //! - `registry`: the state behind the lock.
 //! - `delivery`: from a message to the outboxes, and who is left behind.
 //! - `waves`: when writers are woken.
+//! - `sequence`: what an engine that keeps the sequence elsewhere does with the log.
 //! - `connection`: what a client wants, and the guard of a registered connection.
 
 mod connection;
@@ -16,6 +17,7 @@ mod delivery;
 mod model;
 mod registry;
 mod reports;
+mod sequence;
 mod waves;
 
 use std::cmp::Reverse;
@@ -30,12 +32,13 @@ use tokio::sync::Notify;
 pub use self::connection::{Connect, Connection};
 use self::registry::{Entry, Fed, Feed, Registration, State};
 pub use self::reports::{ConnectionFacts, Counts, Load, Overview, Published, TopicCount};
+pub use self::sequence::Arrival;
 use crate::close::Close;
 pub use crate::index::ConnectionId;
 use crate::log::{Log, Since, StateFull, StepLimits, Style};
 use crate::message::{Draft, Frames, Message, Payload, Position, Timestamp};
 use crate::metrics::Metrics;
-use crate::outbox::{self, Budget, Full, Outgoing, Receiver};
+use crate::outbox::{self, Budget, Outgoing, Receiver};
 use crate::protocol::{self, Acknowledgement};
 use crate::topic::{Subscription, Topic, Topics};
 
@@ -298,25 +301,8 @@ impl ConnectionManager {
     /// Sends a message to every connection, whatever its subscriptions; it is kept nowhere. A connection without room
     /// for it is told how many it missed. Returns the number of connections it was put in line for.
     pub fn broadcast_all(&self, message: Frames) -> usize {
-        let item = Outgoing::Control(Arc::new(message));
         let mut state = self.state();
-        self.keep_within_budget(&mut state);
-        let State { connections, log, waves, .. } = &mut *state;
-        let mut sent = 0;
-        for (id, entry) in connections {
-            // Unlike a message this cannot be taken back later. Who has nothing on its way is no reason for a shortage.
-            let within_budget = outbox::size(&item) <= self.shared.budget.remaining() || entry.outbox.queued() == 0;
-            let offered = if within_budget { entry.outbox.offer(item.clone()) } else { Err(Full) };
-            if let Ok(due) = offered {
-                sent += 1;
-                if due {
-                    waves.add(&entry.outbox);
-                }
-            } else {
-                entry.broadcasts_skipped += 1;
-                self.fall_behind(*id, entry, log, log.position().offset);
-            }
-        }
+        let sent = self.put_to_all(&mut state, &Outgoing::Control(Arc::new(message)));
         self.wake(state);
         sent
     }
@@ -366,19 +352,19 @@ impl ConnectionManager {
         }
     }
 
-    /// Publishes the deletions of keys whose time has come, and drops what is too old: a bounded number of keys, for which
-    /// the lock is held. Returns whether there are more.
+    /// Publishes the deletions of keys whose time has come, and drops what is too old: at most `limit` keys, for which the
+    /// lock is held. Returns whether there are more.
     #[must_use]
-    pub fn expire(&self, now: Timestamp) -> bool {
+    pub fn expire(&self, now: Timestamp, limit: usize) -> bool {
         let mut state = self.state();
-        let expired = state.log.tick(now, STEP_MESSAGES);
+        let expired = state.log.tick(now, limit);
         for draft in &expired {
             if let Some(message) = state.log.append(draft, now) {
                 self.deliver(&mut state, &message);
             }
         }
         self.wake(state);
-        expired.len() == STEP_MESSAGES
+        expired.len() == limit
     }
 
     /// Closes every connection, now and from here on: each gets what is in its outbox, then the close.

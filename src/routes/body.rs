@@ -13,8 +13,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{App, Refusal};
-use crate::message::{Draft, Frames, Payload, Timestamp};
-use crate::protocol::{self, RESERVED_TYPES};
+use crate::engine::Broadcast;
+use crate::message::{Draft, Payload, Timestamp};
+use crate::protocol::RESERVED_TYPES;
 use crate::topic::Topics;
 
 /// Longest `type`, in bytes.
@@ -142,14 +143,14 @@ fn invalid(detail: &str) -> Refusal {
 }
 
 /// Checks the body of a broadcast.
-pub(super) fn broadcast(body: &[u8]) -> Result<Frames, Refusal> {
+pub(super) fn broadcast(body: &[u8]) -> Result<Broadcast, Refusal> {
     let text = text(body)?.trim_ascii();
     if text.is_empty() {
         return Err(empty("expected an object with 'type' and 'data'"));
     }
     let message: IncomingBroadcast<'_> = object(text, "a broadcast must be an object with 'type' and 'data'")?;
     check_type(&message.kind).map_err(|detail| invalid(&detail))?;
-    Ok(protocol::broadcast(&message.kind, message.data))
+    Ok(Broadcast { kind: message.kind.into_owned(), data: message.data.to_owned() })
 }
 
 /// Checks a whole body; an error says which message it is about.

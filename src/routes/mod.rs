@@ -15,7 +15,7 @@ mod ws;
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Method, StatusCode};
 use serde::Serialize;
 use slog::Logger;
@@ -28,7 +28,7 @@ use warp::{Filter, Rejection};
 use crate::admission::Admission;
 use crate::auth::{Publishers, Verifier};
 use crate::config::Config;
-use crate::engine::Engine;
+use crate::engine::{Engine, Readiness};
 use crate::manager::ConnectionManager;
 
 /// What the endpoints work with.
@@ -60,6 +60,14 @@ pub use self::admin::all as admin;
 pub use self::publish::PublishRates;
 
 impl App {
+    /// Refuses readers while there is nothing to serve.
+    fn check_started(&self) -> Result<(), Refusal> {
+        match self.engine.readiness() {
+            Readiness::Ready | Readiness::Degraded(_) => Ok(()),
+            Readiness::Starting(reason) => Err(Refusal::unavailable(format!("the server is starting: {reason}"))),
+        }
+    }
+
     /// Everybody who may publish now.
     #[must_use]
     pub fn publishers(&self) -> Arc<Publishers> {
@@ -118,6 +126,11 @@ impl Refusal {
 
     pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+    }
+
+    /// The engine cannot take or give anything just now.
+    fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "engine_unavailable", detail).with_header(RETRY_AFTER, "1")
     }
 
     fn with_header(mut self, name: HeaderName, value: &'static str) -> Self {

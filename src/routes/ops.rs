@@ -6,6 +6,7 @@ use warp::reply::Response;
 use warp::{Filter, Rejection};
 
 use super::{App, get, json, with};
+use crate::engine::Readiness;
 
 pub(super) fn routes(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
     let health = warp::path!("healthz").and(get()).map(|| json(StatusCode::OK, &value!({"status": "ok"})));
@@ -13,16 +14,25 @@ pub(super) fn routes(app: &App) -> impl Filter<Extract = (Response,), Error = Re
     health.or(ready).unify()
 }
 
-/// Whether it takes traffic.
+/// Whether it takes traffic. With an engine that is degraded it does: clients get the state as it was, and what is new
+/// once it is there; all nodes are, where the broker is away, and one is better than none.
 pub(super) fn is_ready(app: &App) -> bool {
-    !app.draining.is_cancelled() && app.engine.ready().is_ok()
+    !app.draining.is_cancelled() && !matches!(app.engine.readiness(), Readiness::Starting(_))
 }
 
 fn readiness(app: &App) -> Response {
     let draining = app.draining.is_cancelled();
-    let engine = app.engine.ready();
-    let ready = !draining && engine.is_ok();
+    let engine = app.engine.readiness();
+    let ready = is_ready(app);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let engine = engine.err().unwrap_or_else(|| "ok".to_owned());
-    json(status, &value!({"ready": ready, "draining": draining, "engine": engine}))
+    let (engine, detail) = match engine {
+        Readiness::Ready => ("ok", None),
+        Readiness::Degraded(why) => ("degraded", Some(why)),
+        Readiness::Starting(why) => ("starting", Some(why)),
+    };
+    let mut body = value!({"ready": ready, "draining": draining, "engine": engine});
+    if let Some(detail) = detail {
+        body["detail"] = detail.into();
+    }
+    json(status, &body)
 }

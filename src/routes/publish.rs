@@ -69,7 +69,7 @@ async fn broadcast(incoming: &Incoming, stream: impl BodyStream, app: &App) -> R
     Format::of(&incoming.headers, &[Format::Json])?;
     let limit = app.config.publish_message_bytes;
     let body = body::read(&incoming.headers, stream, limit, "publish-message-bytes", app).await?;
-    let connections = app.manager.broadcast_all(body::broadcast(&body)?);
+    let connections = app.engine.broadcast(body::broadcast(&body)?).await?;
     Ok(json(StatusCode::OK, &serde_json::json!({ "connections": connections })))
 }
 
@@ -132,6 +132,7 @@ impl From<PublishError> for Refusal {
         match error {
             PublishError::StateFull(full) => Self::new(StatusCode::BAD_REQUEST, "state_full", detail).at(full.index),
             PublishError::KeyReused => Self::new(StatusCode::CONFLICT, "idempotency_key_reused", detail),
+            PublishError::Unavailable(_) | PublishError::Unknown(_) => Self::unavailable(detail),
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rej
         .and(get())
         .and(incoming())
         .and(with(app))
-        .map(|incoming: Incoming, app: App| respond(open(&incoming, &app)))
+        .then(|incoming: Incoming, app: App| async move { respond(open(&incoming, &app).await) })
 }
 
 /// The position that an `EventSource` saw last: it comes with each of its reconnects.
@@ -45,14 +45,18 @@ fn last_event_id(incoming: &Incoming) -> Result<Option<Since>, Refusal> {
     Ok(Some(Since::Position(position)))
 }
 
-fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
+async fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
     incoming.check_origin(app)?;
     let access = incoming.access(app)?;
     let mut query = Query::parse(&incoming.query)?;
     // A reconnect repeats the query of the first connection; what it saw since counts more.
     query.since = last_event_id(incoming)?.or(query.since);
     let (connect, unknown) = query.connect(incoming, app, &access)?;
+    app.check_started()?;
     let admitted = incoming.admit(app)?;
+    if let Since::Position(position) = connect.since {
+        app.engine.reach(position).await;
+    }
     let window = connect.conflate.map(|length| (length, Moment::now() + length));
     let (topics, peer) = (connect.shown(app.manager.topics()), connect.peer.clone());
     let (connection, receiver) = app.manager.connect(connect);

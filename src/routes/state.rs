@@ -30,6 +30,7 @@ pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rej
 fn read(topic: &str, incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
     incoming.check_origin(app)?;
     let access = incoming.access(app)?;
+    app.check_started()?;
     let topics = app.manager.topics();
     let topic = topics.get(topic).cloned().ok_or_else(|| {
         let shown: String = topic.chars().take(80).flat_map(char::escape_debug).collect();

@@ -17,6 +17,7 @@ use super::query::Query;
 use super::{App, Refusal, method, respond, with};
 use crate::config::Config;
 use crate::connection::Io;
+use crate::log::Since;
 use crate::session::{Limits, Session, Wanted};
 
 pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
@@ -35,6 +36,7 @@ fn open(incoming: &Incoming, on_upgrade: Option<OnUpgrade>, app: &App) -> Result
     incoming.check_origin(app)?;
     let access = incoming.access(app)?;
     let (connect, unknown) = Query::parse(&incoming.query)?.connect(incoming, app, &access)?;
+    app.check_started()?;
     let admitted = incoming.admit(app)?;
     let on_upgrade = on_upgrade.ok_or_else(|| Refusal::bad_request("a WebSocket needs HTTP/1.1"))?;
     let verifier = app.verifier.clone();
@@ -90,6 +92,9 @@ fn switching(accept: &str) -> Response {
 }
 
 async fn serve(wanted: Wanted, on_upgrade: OnUpgrade, app: App) {
+    if let Since::Position(position) = wanted.connect.since {
+        app.engine.reach(position).await;
+    }
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         // The peer went away before it had the 101.
