@@ -79,6 +79,8 @@ pub enum LogLevel {
 pub enum EngineKind {
     /// This process, in memory.
     Memory,
+    /// Redis or Valkey, for many nodes.
+    Redis,
 }
 
 /// The settings of `serve`.
@@ -119,6 +121,26 @@ pub struct Config {
         help_heading = "What is kept"
     )]
     pub engine: EngineKind,
+    /// URL of the broker of --engine redis: redis://[user:password@]host[:port][/db], rediss:// for TLS,
+    /// redis-sentinel://host:port,host:port/master, redis-cluster://host:port,host:port
+    #[arg(long, env = "ODDSWIRE_REDIS_URL", value_name = "URL", hide_env_values = true, help_heading = "What is kept")]
+    pub redis_url: Option<Token>,
+    /// File that holds the URL, in place of --redis-url
+    #[arg(
+        long,
+        env = "ODDSWIRE_REDIS_URL_FILE",
+        value_name = "FILE",
+        conflicts_with = "redis_url",
+        help_heading = "What is kept"
+    )]
+    pub redis_url_file: Option<PathBuf>,
+    /// File of certificates, in PEM, that the broker's is checked against; the system's where there is none
+    #[arg(long, env = "ODDSWIRE_REDIS_CA_FILE", value_name = "FILE", help_heading = "What is kept")]
+    pub redis_ca_file: Option<PathBuf>,
+    /// What the names of everything in the broker begin with: nodes with the same one are one deployment
+    #[arg(long, env = "ODDSWIRE_REDIS_NAMESPACE", value_name = "NAME", default_value = "oddswire",
+          value_parser = namespace, help_heading = "What is kept")]
+    pub redis_namespace: String,
     /// Messages kept in each topic's history
     #[arg(long, env = "ODDSWIRE_HISTORY_MESSAGES", value_name = "COUNT", default_value = "1000",
           value_parser = count(0, 10_000_000), help_heading = "What is kept")]
@@ -309,6 +331,9 @@ impl Config {
         }
         self.publishers()?;
         self.verifier()?;
+        if self.engine == EngineKind::Redis {
+            self.broker()?;
+        }
         Ok(self)
     }
 
@@ -323,6 +348,25 @@ impl Config {
             path.map(|path| auth::read_secret_file("publish-token-file", path)).transpose().map_err(ConfigError)?;
         let publishers = Publishers::new(self.publish_token.as_ref(), file.as_deref(), &self.topics);
         publishers.map_err(|error| ConfigError(named(error)))
+    }
+
+    /// The URL of the broker, and the certificates that its own is checked against.
+    pub fn broker(&self) -> Result<(String, Option<Vec<u8>>), ConfigError> {
+        let url = match (&self.redis_url, &self.redis_url_file) {
+            (Some(url), _) => url.expose().to_owned(),
+            (None, Some(path)) => {
+                let text = auth::read_secret_file("redis-url-file", path).map_err(ConfigError)?;
+                text.trim().to_owned()
+            }
+            (None, None) => {
+                let wanted = "redis-url, such as redis://localhost:6379, or redis-url-file";
+                return Err(ConfigError(format!("engine is redis: set {wanted}")));
+            }
+        };
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| ConfigError(format!("redis-ca-file '{}': {error}", path.display())))
+        };
+        Ok((url, self.redis_ca_file.as_ref().map(read).transpose()?))
     }
 
     /// What checks subscribers' tokens; `None` where they need none.
@@ -377,7 +421,7 @@ fn refuse_usage(error: &clap::Error) -> ! {
 /// The text of an error; a secret that is refused is not shown.
 fn without_secret(error: &clap::Error) -> String {
     use clap::error::{ContextKind, ContextValue};
-    const SECRETS: [&str; 2] = ["--publish-token ", "--subscriber-jwt-secret "];
+    const SECRETS: [&str; 3] = ["--publish-token ", "--subscriber-jwt-secret ", "--redis-url "];
     let text = error.to_string();
     match (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue)) {
         (Some(ContextValue::String(arg)), Some(ContextValue::String(value)))
@@ -430,6 +474,13 @@ fn admin_address(text: &str) -> Result<AdminListen, String> {
     }
     let wrong = "expected an address and a port, such as 127.0.0.1:9100, or 'off'";
     text.parse().map(Some).map_err(|_| wrong.to_owned())
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    let valid =
+        (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.:".contains(&b));
+    let wrong = || "expected 1 to 64 of the characters a-z, A-Z, 0-9, '_', '-', '.' and ':'".to_owned();
+    if valid { Ok(text.to_owned()) } else { Err(wrong()) }
 }
 
 fn count(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {

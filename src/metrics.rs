@@ -98,6 +98,9 @@ pub struct Metrics {
     over_budget: Counter,
     refused: Family<OfCode, Counter>,
     accept_errors: Counter,
+    engine_lag: Gauge,
+    engine_losses: Counter,
+    engine_resets: Counter,
     publish_latency: Histogram,
     delivery_latency: Histogram,
 }
@@ -125,6 +128,9 @@ impl Default for Metrics {
             over_budget: Counter::default(),
             refused: Family::default(),
             accept_errors: Counter::default(),
+            engine_lag: Gauge::default(),
+            engine_losses: Counter::default(),
+            engine_resets: Counter::default(),
             publish_latency: latency(),
             delivery_latency: latency(),
         };
@@ -161,6 +167,12 @@ impl Metrics {
         r.register("requests_refused", "Refused requests, by error code", self.refused.clone());
         let help = "Failed attempts to accept a connection, as when no file descriptor is free";
         r.register("accept_errors", help, self.accept_errors.clone());
+        let help = "Messages that are in the broker and not delivered here yet";
+        r.register("engine_lag_messages", help, self.engine_lag.clone());
+        let help = "Times that what keeps the messages was lost: the broker's connection, or the journal's file";
+        r.register("engine_losses", help, self.engine_losses.clone());
+        let help = "Times that the log was read from the broker anew: once at the start, else because it did not go on";
+        r.register("engine_resets", help, self.engine_resets.clone());
         let help = "From the whole request to its answer";
         r.register_with_unit("publish_latency", help, Unit::Seconds, self.publish_latency.clone());
         let help = "From the log to the socket, of the first message of each write to a client that is live";
@@ -247,6 +259,21 @@ impl Metrics {
     /// Notes that a connection could not be accepted.
     pub(crate) fn accept_failed(&self) {
         self.accept_errors.inc();
+    }
+
+    /// Notes where the sequence ends, and how far it is delivered here.
+    pub(crate) fn engine_position(&self, last: u64, delivered: u64) {
+        self.engine_lag.set(i64::try_from(last.saturating_sub(delivered)).unwrap_or(i64::MAX));
+    }
+
+    /// Notes that what keeps the messages was lost.
+    pub(crate) fn engine_lost(&self) {
+        self.engine_losses.inc();
+    }
+
+    /// Notes that the log was read anew.
+    pub(crate) fn engine_reset(&self) {
+        self.engine_resets.inc();
     }
 
     /// The exposition in the `OpenMetrics` text format, with gauges that were read just now.

@@ -177,7 +177,7 @@ impl Port {
     }
 
     async fn serve(&self) -> App {
-        App::with(|config| config.listen = self.address).await
+        App::in_memory(|config| config.listen = self.address).await
     }
 
     fn url(&self, path: &str) -> String {
@@ -229,7 +229,7 @@ async fn a_page_finds_the_restarted_server_by_itself_and_is_told_that_its_state_
     let Some(mut browser) = Browser::start().await else { return };
     let port = Port::reserve();
     let spread = Duration::from_secs(3);
-    let app = App::with(|config| (config.listen, config.drain_spread) = (port.address, spread)).await;
+    let app = App::in_memory(|config| (config.listen, config.drain_spread) = (port.address, spread)).await;
     browser.open(&port.url("/healthz"), &port.url(TOPICS)).await;
     let mut told = Told::default();
     told.until(0, &mut browser).await;

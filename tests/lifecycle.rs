@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::FutureExt as _;
-use oddswire::config::Config;
+use oddswire::config::{Config, EngineKind};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -180,7 +180,7 @@ async fn an_event_stream_that_its_client_leaves_ends_in_one_disconnect() {
 
 #[tokio::test]
 async fn a_silent_peer_is_pinged_after_the_ping_interval_and_closed_after_the_idle_timeout() {
-    let app = App::start().await;
+    let app = App::in_memory(|_| {}).await;
     let Config { ping_interval, idle_timeout, .. } = Config::defaults();
     let started = Instant::now();
     let mut raw = Raw::websocket(app.address).await;
@@ -196,7 +196,7 @@ async fn a_silent_peer_is_pinged_after_the_ping_interval_and_closed_after_the_id
 
 #[tokio::test]
 async fn what_is_sent_to_a_peer_does_not_keep_it_alive() {
-    let app = App::start().await;
+    let app = App::in_memory(|_| {}).await;
     let mut raw = Raw::websocket(app.address).await;
     tokio::time::pause();
     let started = Instant::now();
@@ -214,7 +214,7 @@ async fn what_is_sent_to_a_peer_does_not_keep_it_alive() {
 
 #[tokio::test]
 async fn a_peer_that_answers_pings_or_says_anything_else_stays() {
-    let app = App::with(|config| config.ping_interval = Duration::from_secs(1)).await;
+    let app = App::in_memory(|config| config.ping_interval = Duration::from_secs(1)).await;
     let mut answers = app.ws("").await;
     let mut talks = Raw::websocket(app.address).await;
     tokio::time::pause();
@@ -299,7 +299,7 @@ async fn a_peer_that_takes_a_little_at_a_time_stays() {
 
 #[tokio::test]
 async fn a_client_that_sends_and_never_reads_is_soon_not_read_from_and_then_closed() {
-    let mut stage = Stage::set(|config| config.outbox_bytes = 64 << 10).await;
+    let mut stage = Stage::set(|config| (config.engine, config.outbox_bytes) = (EngineKind::Memory, 64 << 10)).await;
     let mut floods = Raw::narrow(stage.app.address).await;
     floods.shake_hands().await;
     let pings = frame(0x89, &[0; 125]).repeat(500);
@@ -398,7 +398,7 @@ async fn half_a_request_holds_the_drain_for_the_header_timeout_only() {
 
 #[tokio::test]
 async fn a_client_that_does_not_answer_the_close_holds_the_drain_for_the_grace_only() {
-    let mut app = App::start().await;
+    let mut app = App::in_memory(|_| {}).await;
     let mut silent = Raw::websocket(app.address).await;
     let floods = Raw::websocket(app.address).await;
     tokio::time::pause();

@@ -14,7 +14,7 @@ use crate::message::Timestamp;
 /// Longest `Idempotency-Key`, in bytes.
 pub const MAX_KEY_BYTES: usize = 255;
 /// How long an answer is kept.
-const KEPT_FOR: Duration = Duration::from_mins(5);
+pub(super) const KEPT_FOR: Duration = Duration::from_mins(5);
 /// How many answers are kept; the oldest makes room.
 const MAX_KEYS: usize = 100_000;
 
@@ -30,6 +30,16 @@ impl IdempotencyKey {
     #[must_use]
     pub fn new(key: String, body: &[u8]) -> Self {
         Self { key, fingerprint: Sha256::digest(body).into() }
+    }
+
+    /// The key as the publisher gave it, with the publisher's name.
+    pub(super) fn name(&self) -> &str {
+        &self.key
+    }
+
+    /// The fingerprint in hexadecimal digits.
+    pub(super) fn fingerprint(&self) -> String {
+        self.fingerprint.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 }
 

@@ -3,10 +3,12 @@
 //! An engine is a file, and a line in [`open`].
 //!
 //! - `memory`: one process; a restart forgets.
+//! - `redis`: many nodes on one broker.
 //! - `idempotency`: what was answered to requests with an `Idempotency-Key`.
 
 mod idempotency;
 mod memory;
+mod redis;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,6 +21,7 @@ use thiserror::Error;
 
 pub use self::idempotency::{IdempotencyKey, MAX_KEY_BYTES as MAX_IDEMPOTENCY_KEY_BYTES};
 pub use self::memory::Memory;
+pub use self::redis::{BrokerUrlError, Redis};
 use crate::config::{Config, EngineKind};
 use crate::log::{self, Log, StateFull};
 use crate::manager::{self, ConnectionManager, Published};
@@ -117,6 +120,14 @@ pub fn open(config: &Config, logger: &Logger) -> Result<(ConnectionManager, Arc<
         EngineKind::Memory => {
             let manager = manager(fresh());
             (manager.clone(), Arc::new(Memory::new(manager)))
+        }
+        EngineKind::Redis => {
+            // Nobody is served from this log: it is replaced by what the broker has.
+            let manager = manager(Log::new(0, &config.topics, log_limits(config)));
+            let (url, root_certificates) = config.broker().map_err(|error| EngineError(error.to_string()))?;
+            let namespace = &config.redis_namespace;
+            let settings = redis::Settings { url: &url, root_certificates, namespace, limits: log_limits(config) };
+            (manager.clone(), Arc::new(Redis::new(settings, manager, logger.clone())?))
         }
     })
 }

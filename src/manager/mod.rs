@@ -32,7 +32,6 @@ use tokio::sync::Notify;
 pub use self::connection::{Connect, Connection};
 use self::registry::{Entry, Fed, Feed, Registration, State};
 pub use self::reports::{ConnectionFacts, Counts, Load, Overview, Published, TopicCount};
-pub use self::sequence::Arrival;
 use crate::close::Close;
 pub use crate::index::ConnectionId;
 use crate::log::{Log, Since, StateFull, StepLimits, Style};

@@ -1,24 +1,12 @@
 //! What an engine that keeps the sequence elsewhere does with the log: reads it, takes what has its place already, and
 //! puts another log in its place.
 
-use std::sync::Arc;
-
 use slog::warn;
 
 use super::ConnectionManager;
 use super::registry::{Feed, State};
 use crate::log::{CatchUp, Entry, Log, Since, Style};
-use crate::message::{Draft, Frames, Timestamp};
-use crate::outbox::Outgoing;
-
-/// What comes next in the sequence.
-#[derive(Debug)]
-pub enum Arrival {
-    /// A step of the log.
-    Entry(Entry),
-    /// A message to every connection, that the log does not keep, at this offset.
-    Broadcast(u64, Frames),
-}
+use crate::message::{Draft, Timestamp};
 
 impl ConnectionManager {
     /// Reads the log.
@@ -32,22 +20,13 @@ impl ConnectionManager {
     }
 
     /// Takes what has its place in the sequence already, in order, and delivers it.
-    pub fn apply(&self, arrivals: impl IntoIterator<Item = Arrival>) {
+    pub fn apply(&self, entries: impl IntoIterator<Item = Entry>) {
         let now = Timestamp::now();
         let mut state = self.state();
-        for arrival in arrivals {
-            match arrival {
-                Arrival::Entry(entry) => {
-                    if let Some(message) = state.log.apply(entry, now) {
-                        self.deliver(&mut state, &message);
-                        state.waves.begin_early(&message);
-                    }
-                }
-                Arrival::Broadcast(offset, frames) => {
-                    let passed = state.log.apply(Entry::Passed(offset), now);
-                    debug_assert!(passed.is_none());
-                    self.put_to_all(&mut state, &Outgoing::Control(Arc::new(frames)));
-                }
+        for entry in entries {
+            if let Some(message) = state.log.apply(entry, now) {
+                self.deliver(&mut state, &message);
+                state.waves.begin_early(&message);
             }
         }
         self.wake(state);

@@ -9,6 +9,7 @@ use warp::reply::Response;
 use warp::{Filter, Rejection};
 
 use super::{App, get, json, ops, recover, with};
+use crate::engine::Readiness;
 use crate::manager::TopicCount;
 use crate::metrics::{self, Reading, Values};
 use crate::topic::Topic;
@@ -35,8 +36,10 @@ fn readings(app: &App) -> Vec<Reading> {
         let of = |(topic, count): (&Topic, &TopicCount)| (topic.clone(), value(count) as u64);
         Reading { name, help, values: Values::ByTopic(overview.topics.iter().map(of).collect()) }
     };
+    let available = app.engine.readiness() == Readiness::Ready;
     let mut readings = vec![
         plain("ready", "1 while it takes traffic, as /readyz says", usize::from(ops::is_ready(app))),
+        plain("engine_available", "1 while messages can be published", usize::from(available)),
         plain("max_connections", "Clients that may be connected", app.config.max_connections),
         plain("outbox_bytes", "Bytes on their way to clients", load.outbox_bytes),
         plain("outbox_bytes_max", "Bytes on their way to the slowest client", load.outbox_bytes_max),

@@ -8,6 +8,7 @@ pub mod prometheus;
 pub mod proxy;
 pub mod raw;
 pub mod recording;
+pub mod redis;
 pub mod sse;
 pub mod wire;
 pub mod ws;
@@ -17,7 +18,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oddswire::config::Config;
+use oddswire::config::{Config, EngineKind};
 use oddswire::manager::ConnectionManager;
 use oddswire::server::Server;
 use serde_json::{Value, json};
@@ -39,6 +40,17 @@ pub struct App {
     http: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<bool>,
+    /// What keeps its messages, where that is not the server itself. It goes last.
+    _kept: Option<redis::Redis>,
+}
+
+/// The engine that tests run on which do not say which: `TEST_ENGINE`, or `memory`.
+pub fn engine() -> EngineKind {
+    match std::env::var("TEST_ENGINE").as_deref() {
+        Err(_) | Ok("memory") => EngineKind::Memory,
+        Ok("redis") => EngineKind::Redis,
+        Ok(other) => panic!("TEST_ENGINE is {other}: expected memory or redis"),
+    }
 }
 
 impl App {
@@ -51,9 +63,18 @@ impl App {
         Self::logging(logger(), change).await
     }
 
+    /// The same on the memory engine in any case: for tests that stop the clock, which a broker's does not, or that are
+    /// about what a restart forgets.
+    pub async fn in_memory(change: impl FnOnce(&mut Config)) -> Self {
+        Self::on(EngineKind::Memory, logger(), change).await
+    }
+
     /// The same, with a log of the test's own.
-    #[expect(clippy::unused_async, reason = "binding needs a runtime, which an async function shows")]
     pub async fn logging(logger: slog::Logger, change: impl FnOnce(&mut Config)) -> Self {
+        Self::on(engine(), logger, change).await
+    }
+
+    async fn on(engine: EngineKind, logger: slog::Logger, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::defaults();
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.publish_token = Some(TOKEN.parse().unwrap());
@@ -61,6 +82,13 @@ impl App {
         config.drain_spread = Duration::ZERO;
         config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
         config.client_messages_per_second = 1_000_000;
+        config.engine = engine;
+        let mut kept = None;
+        if config.engine == EngineKind::Redis {
+            let redis = redis::Redis::start().await.expect("TEST_ENGINE=redis needs redis-server");
+            config.redis_url = Some(redis.url().parse().unwrap());
+            kept = Some(redis);
+        }
         change(&mut config);
         let config = config.check().expect("a test's settings are valid");
         let server = Server::bind(config, logger).expect("port 0 is always free");
@@ -71,7 +99,22 @@ impl App {
             // A test that ends without stopping its server drops the sender: that stops it, too.
             let _ = stopped.await;
         }));
-        Self { address, admin, manager, http: reqwest::Client::new(), stop: Some(stop), running }
+        let http = reqwest::Client::new();
+        let app = Self { address, admin, manager, http, stop: Some(stop), running, _kept: kept };
+        if engine != EngineKind::Memory {
+            app.is_ready().await;
+        }
+        app
+    }
+
+    /// Waits until it takes traffic: an engine may have to look for its broker.
+    async fn is_ready(&self) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut looks = tokio::time::interval(Duration::from_millis(2));
+        while self.get("/readyz").await.status != 200 {
+            assert!(tokio::time::Instant::now() < deadline, "the server never is ready");
+            looks.tick().await;
+        }
     }
 
     /// Begins the drain.

@@ -1,0 +1,115 @@
+-- What both scripts begin with. Numbers are written with %.0f: Lua would turn large ones into 1.7e+12.
+--
+-- KEYS: the stream, the hash of facts, the answer that this request got; then for each topic its state, its deletions and
+-- its expiries. All in one slot.
+-- ARGV: what the node has seen: epoch, offset, nonce of the entry there ('' where it has none); then its limits.
+local log, facts, answer = KEYS[1], KEYS[2], KEYS[3]
+local seen_epoch, seen_last, seen_nonce = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local max_keys, suppress = tonumber(ARGV[4]), ARGV[5] == '1'
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+-- The keys of the topic with this number, from 1.
+local function keys_of(topic)
+  return { state = KEYS[1 + 3 * topic], deletions = KEYS[2 + 3 * topic], expiries = KEYS[3 + 3 * topic] }
+end
+
+-- A new epoch. Its offsets go on where those of the one before ended, since the state keeps its own.
+local function open(epoch, last)
+  local opened = math.max(now, epoch + 1, seen_epoch + 1)
+  local offset = epoch == 0 and 0 or last + 1
+  redis.call('XADD', log, text(opened) .. '-' .. text(offset), 'o', '1')
+  redis.call('HSET', facts, 'epoch', text(opened), 'last', text(offset), 'opened', text(offset))
+  return opened, offset
+end
+
+-- The present epoch and its last offset. A node that has seen more than there is, or something else at its place, shows
+-- that the end was lost: after that the sequence cannot be continued.
+local function present()
+  local held = redis.call('HMGET', facts, 'epoch', 'last')
+  local epoch, last = tonumber(held[1] or 0), tonumber(held[2] or 0)
+  local exists = redis.call('EXISTS', log) == 1
+  if epoch == 0 and exists then
+    -- The facts are gone alone, which only an eviction does.
+    for at, field in ipairs(redis.call('XINFO', 'STREAM', log)) do
+      if field == 'last-generated-id' then
+        held = redis.call('XINFO', 'STREAM', log)[at + 1]
+      end
+    end
+    local top_epoch, top = string.match(held, '(%d+)-(%d+)')
+    return open(tonumber(top_epoch), tonumber(top))
+  end
+  if epoch == 0 or not exists then
+    return open(epoch, last)
+  end
+  if seen_epoch > epoch or (seen_epoch == epoch and seen_last > last) then
+    return open(epoch, last)
+  end
+  if seen_epoch == epoch and seen_nonce ~= '' then
+    local id = text(epoch) .. '-' .. text(seen_last)
+    local entry = redis.call('XRANGE', log, id, id)[1]
+    if entry then
+      local fields = entry[2]
+      for at = 1, #fields, 2 do
+        if fields[at] == 'n' and fields[at + 1] ~= seen_nonce then
+          return open(epoch, last)
+        end
+      end
+    end
+  end
+  return epoch, last
+end
+
+-- A value of the state: '<offset> <time> <expiry or 0> <type>', a line feed, and the data.
+local function parse(value)
+  local head_end = string.find(value, '\n', 1, true)
+  local offset, at, expiry, kind = string.match(string.sub(value, 1, head_end - 1), '^(%d+) (%d+) (%d+) (.*)$')
+  return { offset = offset, at = at, expiry = expiry, kind = kind, data = string.sub(value, head_end + 1) }
+end
+
+local function compose(value)
+  return value.offset .. ' ' .. value.at .. ' ' .. value.expiry .. ' ' .. value.kind .. '\n' .. value.data
+end
+
+-- When a key's value ends: '0' is never.
+local function set_expiry(keys, key, expiry)
+  if expiry == '0' then
+    redis.call('ZREM', keys.expiries, key)
+  else
+    redis.call('ZADD', keys.expiries, expiry, key)
+  end
+end
+
+-- Adds a message to the stream and to the state. The empty field of a state is the newest keyless message.
+local function append(epoch, last, nonce, topic, keys, key, kind, expiry, data)
+  local fields = { 't', topic, 's', text(now), 'n', nonce, 'd', data }
+  if key ~= '' then
+    fields[#fields + 1] = 'k'
+    fields[#fields + 1] = key
+  end
+  if kind ~= '' then
+    fields[#fields + 1] = 'y'
+    fields[#fields + 1] = kind
+  end
+  redis.call('XADD', log, text(epoch) .. '-*', unpack(fields))
+  local offset = text(last + 1)
+  if key == '' then
+    local before = redis.call('HGET', keys.state, '')
+    if before then
+      redis.call('HSET', facts, 'keyless:' .. topic, parse(before).offset)
+    end
+  elseif data == 'null' then
+    redis.call('ZADD', keys.deletions, text(now), key)
+    set_expiry(keys, key, '0')
+  else
+    redis.call('ZREM', keys.deletions, key)
+    set_expiry(keys, key, expiry)
+  end
+  local value = { offset = offset, at = text(now), expiry = expiry, kind = kind, data = data }
+  redis.call('HSET', keys.state, key, compose(value))
+  return last + 1
+end

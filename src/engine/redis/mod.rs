@@ -1,0 +1,486 @@
+//! The engine of many nodes: one stream in Redis (or Valkey) orders and keeps what all of them publish.
+//!
+//! An entry's id is the message's position. A node delivers what it reads from the stream, its own publishes included: one
+//! way of delivery, one order on every node. What is published is taken by a script, with the state that it makes, or not
+//! at all.
+//!
+//! Invariants: the log holds what the stream says up to `applied`, without a hole; where the stream does not go on from
+//! there, the log is read anew and every client is told what that means for it.
+//!
+//! - `broker`: where it is, and connections to it.
+//! - `scripts`: what runs in it.
+//! - `entry`: what stands in it.
+//! - `bootstrap`: how a node gets the log from it.
+
+mod bootstrap;
+mod broker;
+mod entry;
+mod scripts;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use redis::{ErrorKind, ServerErrorKind, Value};
+use slog::{Logger, info, warn};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
+
+use self::bootstrap::{BootstrapError, Source};
+pub use self::broker::BrokerUrlError;
+use self::broker::{Broker, Link};
+use self::entry::{StreamEntry, of_xrange, of_xread};
+use self::scripts::{CallError, Names, Scripts, Seen, Taken, Tending, nonce};
+use super::{
+    Broadcast, EXPIRED_AT_ONCE, EXPIRY_RESOLUTION, Engine, EngineError, IdempotencyKey, PublishError, Readiness,
+};
+use crate::log::{Limits, StateFull};
+use crate::manager::{ConnectionManager, Counts, Published};
+use crate::message::{Draft, Position, Timestamp};
+use crate::topic::{Topic, Topics};
+
+/// How long `XREAD` waits for the next entry, in milliseconds. Shorter than what counts as no answer.
+const BLOCK_MS: usize = 1000;
+/// Entries that are read, and delivered, at once.
+const READ_ENTRIES: usize = 512;
+/// Entries that the stream keeps at least, and for how long it keeps all: for nodes that come a little late.
+const LEAST_ENTRIES: usize = 1000;
+const LATE: Duration = Duration::from_secs(10);
+/// After the broker's process was another one it takes nothing for this long: whoever has seen more than it has says so
+/// first.
+const SETTLE: Duration = Duration::from_millis(500);
+/// How long a publisher is kept waiting for that.
+const LONGEST_SETTLE: Duration = Duration::from_secs(3);
+/// How long is waited until a node has delivered what it has answered, or what a client has from another node.
+const LONGEST_LAG: Duration = Duration::from_secs(1);
+/// How long is waited before the first attempt to come back, and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How often a log is tried to be read while the sequence changes.
+const BOOTSTRAP_ATTEMPTS: usize = 20;
+
+/// Where the broker is, and what is kept there.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    /// The broker's URL.
+    pub url: &'a str,
+    /// Certificates that its own is checked against, in PEM; the system's where there is none.
+    pub root_certificates: Option<Vec<u8>>,
+    /// What the names of everything there begin with.
+    pub namespace: &'a str,
+    /// What is kept of each topic.
+    pub limits: Limits,
+}
+
+/// Orders and keeps messages in Redis.
+pub struct Redis {
+    manager: ConnectionManager,
+    broker: Broker,
+    names: Names,
+    scripts: Scripts,
+    limits: Limits,
+    /// Entries that the stream is to keep at most.
+    entries: u64,
+    /// The connection for everything but reading the stream, while there is one.
+    link: watch::Sender<Option<Link>>,
+    /// How far the log has come.
+    applied: watch::Sender<Seen>,
+    /// How far the broadcasts have come, and who waits for its own to be delivered here.
+    heard: Mutex<Option<Position>>,
+    waiting: Mutex<HashMap<String, oneshot::Sender<usize>>>,
+    /// Why there is no link.
+    absent: Mutex<String>,
+    /// Asked for by whoever finds that the broker is not the one that was joined.
+    rejoin: Notify,
+    logger: Logger,
+}
+
+/// Why a connection to the broker has ended.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("the log cannot be read: {0}")]
+    Bootstrap(#[from] BootstrapError),
+    #[error("the broker's process is another one than before")]
+    Replaced,
+}
+
+impl From<redis::RedisError> for LinkError {
+    fn from(error: redis::RedisError) -> Self {
+        Self::Call(error.into())
+    }
+}
+
+impl Redis {
+    /// An engine that delivers through the manager, whose log it replaces. It connects once it runs.
+    pub fn new(settings: Settings<'_>, manager: ConnectionManager, logger: Logger) -> Result<Self, EngineError> {
+        let Settings { url, root_certificates, namespace, limits } = settings;
+        let broker = Broker::parse(url, root_certificates).map_err(|error| EngineError(error.to_string()))?;
+        let topics = manager.topics().clone();
+        let entries = limits.history_messages.saturating_mul(topics.iter().count()).max(LEAST_ENTRIES);
+        let names = Names::new(namespace);
+        let scripts = Scripts::new(names.clone(), topics, limits.clone());
+        Ok(Self {
+            manager,
+            broker,
+            names,
+            scripts,
+            limits,
+            entries: entries as u64,
+            link: watch::Sender::new(None),
+            applied: watch::Sender::new(Seen::nothing()),
+            heard: Mutex::default(),
+            waiting: Mutex::default(),
+            absent: Mutex::new("the broker is not reached yet".to_owned()),
+            rejoin: Notify::new(),
+            logger,
+        })
+    }
+
+    fn topics(&self) -> &Topics {
+        self.manager.topics()
+    }
+
+    fn seen(&self) -> Seen {
+        self.applied.borrow().clone()
+    }
+
+    /// Whether there is a log to serve.
+    fn is_warm(&self) -> bool {
+        self.applied.borrow().position.epoch > 0
+    }
+
+    fn why_absent(&self) -> String {
+        lock(&self.absent).clone()
+    }
+
+    /// Connects, and follows the stream until something breaks.
+    async fn follow(&self, joined: &mut bool) -> LinkError {
+        match self.try_follow(joined).await {
+            Err(error) => error,
+            Ok(never) => match never {},
+        }
+    }
+
+    async fn try_follow(&self, joined: &mut bool) -> Result<std::convert::Infallible, LinkError> {
+        let (mut link, mut reader) = (self.broker.connect().await?, self.broker.connect().await?);
+        let position = self.join(&mut link).await?;
+        let seen = self.seen();
+        if seen.position.epoch != position.epoch {
+            self.bootstrap(&mut link).await?;
+        }
+        *joined = true;
+        info!(self.logger, "redis.joined"; "from" => %seen.position, "to" => %position);
+        self.link.send_replace(Some(link.clone()));
+        let mut spare = link.clone();
+        tokio::select! {
+            ended = self.read(&mut reader, &mut spare) => ended,
+            ended = self.tend(&mut link) => ended,
+            () = self.rejoin.notified() => Err(LinkError::Replaced),
+        }
+    }
+
+    /// Says to the broker what this node has seen, before it takes anything from it.
+    async fn join(&self, link: &mut Link) -> Result<Position, LinkError> {
+        self.scripts.load(link).await?;
+        let tended = self.scripts.tend(link, &self.seen(), &Self::tending(true, 0)).await?;
+        self.manager.metrics().engine_position(tended.position.offset, self.seen().position.offset);
+        let mut call = redis::cmd("XREVRANGE");
+        call.arg(self.names.broadcasts()).arg(&["+", "-", "COUNT", "1"]);
+        let last = of_xrange(call.query_async(link).await?);
+        let last = last.and_then(|last| last.first().map(|entry| entry.position));
+        let last = last.unwrap_or(Seen::nothing().position);
+        // A node that comes has no clients for older ones; one that comes back has. What is beyond the last one is gone.
+        let mut heard = lock(&self.heard);
+        *heard = heard.filter(|heard| is_before(*heard, last)).or(Some(last));
+        drop(heard);
+        Ok(tended.position)
+    }
+
+    fn tending(joins: bool, needed: u64) -> Tending {
+        let settle_ms = u64::try_from(SETTLE.as_millis()).unwrap_or(u64::MAX);
+        Tending { joins, settle_ms, at_once: EXPIRED_AT_ONCE, needed }
+    }
+
+    /// The oldest offset that a node like this one would have in a history.
+    fn needed(&self) -> u64 {
+        let (history, last) = self.manager.read_log(|log| (log.history_from(), log.position().offset));
+        let slack = LEAST_ENTRIES as u64;
+        history.clamp(last.saturating_sub(self.entries), last.saturating_sub(slack)) + 1
+    }
+
+    async fn bootstrap(&self, link: &mut Link) -> Result<(), LinkError> {
+        let source = Source { names: &self.names, topics: self.topics(), limits: &self.limits, logger: &self.logger };
+        for _ in 1..BOOTSTRAP_ATTEMPTS {
+            match source.read(link).await {
+                Ok((log, seen)) => {
+                    self.manager.reset(log);
+                    self.manager.metrics().engine_reset();
+                    self.applied.send_replace(seen);
+                    return Ok(());
+                }
+                Err(BootstrapError::Moved) => tokio::task::yield_now().await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(BootstrapError::Moved.into())
+    }
+
+    /// Delivers what comes in the streams.
+    async fn read(&self, reader: &mut Link, link: &mut Link) -> Result<std::convert::Infallible, LinkError> {
+        let (log, broadcasts) = (self.names.log(), self.names.broadcasts());
+        loop {
+            let mut call = redis::cmd("XREAD");
+            call.arg("COUNT").arg(READ_ENTRIES).arg("BLOCK").arg(BLOCK_MS).arg("STREAMS").arg(&log).arg(&broadcasts);
+            let heard = lock(&self.heard).unwrap_or(Seen::nothing().position);
+            call.arg(self.seen().position.to_string()).arg(heard.to_string());
+            let answer: Value = call.query_async(reader).await?;
+            let streams = of_xread(answer).ok_or_else(|| CallError::Odd("XREAD of no stream".to_owned()))?;
+            for (name, entries) in streams {
+                if name == broadcasts {
+                    self.tell_all(&entries);
+                } else if !self.deliver(&entries) {
+                    self.bootstrap(link).await?;
+                }
+            }
+        }
+    }
+
+    /// Sends broadcasts to all who are connected here.
+    fn tell_all(&self, entries: &[StreamEntry]) {
+        for entry in entries {
+            let sent = entry.broadcast().map(|broadcast| self.manager.broadcast_all(broadcast.frames()));
+            *lock(&self.heard) = Some(entry.position);
+            if let Some(waiting) = lock(&self.waiting).remove(entry.nonce()) {
+                // Who asked may have given up.
+                let _ = waiting.send(sent.unwrap_or(0));
+            }
+        }
+    }
+
+    /// Delivers entries that follow on each other and on what there is; `false` where one does not.
+    fn deliver(&self, entries: &[StreamEntry]) -> bool {
+        let mut seen = self.seen();
+        let mut steps = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let next = Position { offset: seen.position.offset + 1, ..seen.position };
+            if entry.position != next {
+                break;
+            }
+            seen = Seen { position: entry.position, nonce: entry.nonce().to_owned() };
+            steps.push(entry.step(self.topics(), &self.logger));
+        }
+        let all = steps.len() == entries.len();
+        if !steps.is_empty() {
+            self.manager.apply(steps);
+            self.applied.send_replace(seen);
+        }
+        all
+    }
+
+    /// Looks after the namespace, as every node does.
+    async fn tend(&self, link: &mut Link) -> Result<std::convert::Infallible, LinkError> {
+        let mut ticks = tokio::time::interval(EXPIRY_RESOLUTION);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What was needed a while ago: others may not have come as far as this node.
+        let mut needed = VecDeque::from([(Instant::now(), 0)]);
+        loop {
+            ticks.tick().await;
+            self.manager.tend_log(|log| log.prune(Timestamp::now()));
+            needed.push_back((Instant::now(), self.needed()));
+            while needed.get(1).is_some_and(|(at, _)| at.elapsed() >= LATE) {
+                needed.pop_front();
+            }
+            let needed = needed.front().map_or(0, |(_, needed)| *needed);
+            loop {
+                let tended = self.scripts.tend(link, &self.seen(), &Self::tending(false, needed)).await?;
+                self.manager.metrics().engine_position(tended.position.offset, self.seen().position.offset);
+                if tended.expired < EXPIRED_AT_ONCE as u64 {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Offers a batch until the broker takes or refuses it.
+    async fn offer(&self, batch: &[Draft], key: Option<&IdempotencyKey>) -> Result<Taken, PublishError> {
+        let deadline = Instant::now() + LONGEST_SETTLE;
+        loop {
+            let mut link = self.link()?;
+            let offered = self.scripts.publish(&mut link, &self.seen(), batch, key).await;
+            match offered.map_err(|error| self.refused(&error))? {
+                Taken::Settling(_) if Instant::now() >= deadline => {
+                    return Err(PublishError::Unavailable("the broker has only just come back".to_owned()));
+                }
+                Taken::Settling(ms) => tokio::time::sleep_until(Instant::now() + Duration::from_millis(ms)).await,
+                taken => return Ok(taken),
+            }
+        }
+    }
+
+    fn link(&self) -> Result<Link, PublishError> {
+        self.link.borrow().clone().ok_or_else(|| self.unavailable())
+    }
+
+    fn unavailable(&self) -> PublishError {
+        PublishError::Unavailable(format!("the broker is away ({})", self.why_absent()))
+    }
+
+    /// What a call that came to nothing means to a publisher.
+    fn refused(&self, error: &CallError) -> PublishError {
+        warn!(self.logger, "redis.call_failed"; "error" => %error);
+        let CallError::Broker(broker) = error else { return PublishError::Unknown(error.to_string()) };
+        match broker.kind() {
+            // It does not know the script, so it is a new process; or no master any more.
+            ErrorKind::Server(ServerErrorKind::NoScript | ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => {
+                self.rejoin.notify_one();
+                PublishError::Unavailable(format!("the broker has changed ({broker})"))
+            }
+            ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed => {
+                PublishError::Unavailable(format!("the broker refuses it ({broker})"))
+            }
+            _ if broker.is_connection_refusal() => PublishError::Unavailable(format!("the broker is away ({broker})")),
+            _ => PublishError::Unknown(format!("the broker did not answer ({broker})")),
+        }
+    }
+
+    /// Waits, but not for long, until a position is delivered here.
+    async fn delivered(&self, position: Position) {
+        let mut applied = self.applied.subscribe();
+        let reached = applied.wait_for(|seen| !is_before(seen.position, position));
+        if timeout(LONGEST_LAG, reached).await.is_err() {
+            info!(self.logger, "redis.lags"; "position" => %position);
+        }
+    }
+
+    fn count(&self, batch: &[Draft], unchanged: &[usize]) {
+        let mut counts: BTreeMap<&Topic, Counts> = BTreeMap::new();
+        for draft in batch {
+            counts.entry(&draft.topic).or_default().accepted += 1;
+        }
+        for draft in unchanged.iter().filter_map(|at| batch.get(*at)) {
+            counts.entry(&draft.topic).or_default().unchanged += 1;
+        }
+        for (topic, counts) in counts {
+            self.manager.metrics().published(topic, counts.accepted, counts.unchanged);
+        }
+    }
+
+    async fn publish_batch(&self, batch: Vec<Draft>, key: Option<IdempotencyKey>) -> Result<Published, PublishError> {
+        let published = match self.offer(&batch, key.as_ref()).await? {
+            Taken::Now { position, unchanged } => {
+                self.count(&batch, &unchanged);
+                Published { counts: Counts { accepted: batch.len(), unchanged: unchanged.len() }, position }
+            }
+            taken => self.repeated(&taken, &batch)?,
+        };
+        self.delivered(published.position).await;
+        Ok(published)
+    }
+
+    /// What becomes of a batch that has not been taken just now.
+    fn repeated(&self, taken: &Taken, batch: &[Draft]) -> Result<Published, PublishError> {
+        match taken {
+            Taken::Before(answer) => {
+                let counts = Counts { accepted: answer.accepted, unchanged: answer.unchanged };
+                Ok(Published { counts, position: answer.position })
+            }
+            Taken::KeyReused => Err(PublishError::KeyReused),
+            Taken::Full(index) => match batch.get(*index) {
+                Some(Draft { topic, .. }) => {
+                    Err(StateFull { index: *index, topic: topic.clone(), state_keys: self.limits.state_keys }.into())
+                }
+                None => Err(PublishError::Unavailable("the broker refuses a message that was not offered".to_owned())),
+            },
+            Taken::Now { .. } | Taken::Settling(_) => Err(self.unavailable()),
+        }
+    }
+}
+
+impl Engine for Redis {
+    fn answered(&self, key: &IdempotencyKey) -> BoxFuture<'_, Result<Option<Published>, PublishError>> {
+        let key = key.clone();
+        async move {
+            let mut link = self.link()?;
+            let answered = self.scripts.answered(&mut link, &key).await;
+            match answered.map_err(|error| self.refused(&error))? {
+                None => Ok(None),
+                Some(taken) => self.repeated(&taken, &[]).map(Some),
+            }
+        }
+        .boxed()
+    }
+
+    fn publish(
+        &self,
+        batch: Vec<Draft>,
+        key: Option<IdempotencyKey>,
+    ) -> BoxFuture<'_, Result<Published, PublishError>> {
+        self.publish_batch(batch, key).boxed()
+    }
+
+    fn broadcast(&self, broadcast: Broadcast) -> BoxFuture<'_, Result<usize, PublishError>> {
+        async move {
+            let (mut link, nonce) = (self.link()?, nonce());
+            let (told, sent) = oneshot::channel();
+            lock(&self.waiting).insert(nonce.clone(), told);
+            let offered = self.scripts.broadcast(&mut link, &nonce, &broadcast).await;
+            let sent = match offered {
+                Ok(()) => timeout(LONGEST_LAG, sent).await.ok().and_then(Result::ok),
+                Err(_) => None,
+            };
+            lock(&self.waiting).remove(&nonce);
+            offered.map_err(|error| self.refused(&error))?;
+            Ok(sent.unwrap_or_else(|| self.manager.active_count()))
+        }
+        .boxed()
+    }
+
+    fn run(&self) -> BoxFuture<'_, ()> {
+        async {
+            let (first, longest) = BACKOFF;
+            let mut backoff = first;
+            loop {
+                let mut joined = false;
+                let error = self.follow(&mut joined).await;
+                self.link.send_replace(None);
+                *lock(&self.absent) = error.to_string();
+                self.manager.metrics().engine_lost();
+                backoff = if joined { first } else { (backoff * 2).min(longest) };
+                // All nodes have lost it at the same moment.
+                let wait = backoff.mul_f64(fastrand::f64());
+                warn!(self.logger, "redis.lost"; "error" => %error, "again_in_ms" => wait.as_millis());
+                tokio::time::sleep_until(Instant::now() + wait).await;
+            }
+        }
+        .boxed()
+    }
+
+    fn readiness(&self) -> Readiness {
+        if self.link.borrow().is_some() {
+            return Readiness::Ready;
+        }
+        let why = self.why_absent();
+        if self.is_warm() { Readiness::Degraded(why) } else { Readiness::Starting(why) }
+    }
+
+    fn reach(&self, position: Position) -> BoxFuture<'_, ()> {
+        async move {
+            if is_before(self.applied.borrow().position, position) {
+                self.delivered(position).await;
+            }
+        }
+        .boxed()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a node that has come to one position has yet to come to the other.
+fn is_before(one: Position, other: Position) -> bool {
+    (one.epoch, one.offset) < (other.epoch, other.offset)
+}

@@ -1,0 +1,93 @@
+-- Takes a batch whole or refuses it whole.
+--
+-- ARGV further: nonce, fingerprint of the request ('' without an idempotency key), how long its answer is kept in ms,
+-- number of topics, the topics; then for each message: number of its topic from 1, key ('' is none), type ('' is none), expiry
+-- in ms or '0', data.
+-- Returns {'ok', epoch, offset, {numbers from 0 of the unchanged messages}}, {'first', answer}, {'reused'},
+-- {'settling', ms}, or {'full', number from 0 of the message without room}.
+local nonce, fingerprint, kept_for, topics = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
+local first = 10 + topics
+
+if fingerprint ~= '' then
+  local given = redis.call('GET', answer)
+  if given then
+    if string.sub(given, 1, #fingerprint) == fingerprint then
+      return { 'first', string.sub(given, #fingerprint + 2) }
+    end
+    return { 'reused' }
+  end
+end
+
+local settled = tonumber(redis.call('HGET', facts, 'settled') or 0)
+if settled > now then
+  return { 'settling', settled - now }
+end
+local epoch, last = present()
+
+-- First all is looked at: what is said already, and whether the keys have room.
+local held, live, fates, unchanged = {}, {}, {}, {}
+local number = 0
+for at = first, #ARGV, 5 do
+  local topic, key, expiry, data = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 3], ARGV[at + 4]
+  local fate = 'new'
+  if key ~= '' then
+    local keys = keys_of(topic)
+    held[topic] = held[topic] or {}
+    local value = held[topic][key]
+    if value == nil then
+      local stored = redis.call('HGET', keys.state, key)
+      value = stored and parse(stored) or false
+      held[topic][key] = value
+    end
+    local deletion = data == 'null'
+    local same = suppress and ((value and value.data == data) or (not value and deletion))
+    if same then
+      fate = 'same'
+      unchanged[#unchanged + 1] = number
+      if value and not deletion and value.expiry ~= expiry then
+        fate = 'renewed'
+        value.expiry = expiry
+      end
+    else
+      if not live[topic] then
+        live[topic] = redis.call('HLEN', keys.state) - redis.call('ZCARD', keys.deletions)
+          - redis.call('HEXISTS', keys.state, '')
+      end
+      local alive = value and value.data ~= 'null'
+      if alive and deletion then
+        live[topic] = live[topic] - 1
+      elseif not alive and not deletion then
+        live[topic] = live[topic] + 1
+        if live[topic] > max_keys then
+          return { 'full', number }
+        end
+      end
+      held[topic][key] = { data = data, expiry = expiry }
+    end
+  end
+  fates[#fates + 1] = fate
+  number = number + 1
+end
+
+-- Then it is taken.
+number = 0
+for at = first, #ARGV, 5 do
+  local topic, key, kind, expiry, data = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  number = number + 1
+  local name, keys = ARGV[9 + topic], keys_of(topic)
+  if fates[number] == 'new' then
+    last = append(epoch, last, nonce, name, keys, key, kind, expiry, data)
+  elseif fates[number] == 'renewed' then
+    local value = parse(redis.call('HGET', keys.state, key))
+    value.expiry = expiry
+    redis.call('HSET', keys.state, key, compose(value))
+    set_expiry(keys, key, expiry)
+  end
+end
+redis.call('HSET', facts, 'last', text(last))
+
+if fingerprint ~= '' then
+  local answered = number .. ' ' .. #unchanged .. ' ' .. text(epoch) .. '-' .. text(last)
+  redis.call('SET', answer, fingerprint .. ' ' .. answered, 'PX', kept_for)
+end
+return { 'ok', text(epoch), text(last), unchanged }
