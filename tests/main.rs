@@ -27,6 +27,7 @@ mod process;
 mod proxies;
 mod publishing;
 mod reads;
+mod redis;
 mod replay;
 mod rfc6455;
 mod slow;

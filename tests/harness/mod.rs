@@ -91,6 +91,7 @@ impl App {
         }
         change(&mut config);
         let config = config.check().expect("a test's settings are valid");
+        let waits = config.engine != EngineKind::Memory;
         let server = Server::bind(config, logger).expect("port 0 is always free");
         let (stop, stopped) = oneshot::channel();
         let (address, manager) = (server.local_addr(), server.manager().clone());
@@ -101,7 +102,7 @@ impl App {
         }));
         let http = reqwest::Client::new();
         let app = Self { address, admin, manager, http, stop: Some(stop), running, _kept: kept };
-        if engine != EngineKind::Memory {
+        if waits {
             app.is_ready().await;
         }
         app

@@ -1,0 +1,436 @@
+//! Several nodes on one Redis, and a Redis that goes away, comes back, and comes back with less than it had.
+
+use oddswire::config::EngineKind;
+use oddswire::message::Position;
+use serde_json::{Value, json};
+
+use crate::harness::redis::Redis;
+use crate::harness::{App, eventually, within, ws};
+use crate::process::{Process, TOKEN};
+
+/// Everything that is taken is on the disk when it is answered.
+const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+async fn node(redis: &Redis) -> App {
+    App::with(|config| {
+        config.engine = EngineKind::Redis;
+        config.redis_url = Some(redis.url().parse().unwrap());
+    })
+    .await
+}
+
+fn position(value: &Value) -> Position {
+    value.as_str().expect("a position").parse().unwrap()
+}
+
+/// Waits until `/readyz` says this of the engine.
+async fn engine_is(app: &App, says: &str) -> Value {
+    within(async {
+        loop {
+            let ready = app.get("/readyz").await;
+            if ready.body["engine"] == says {
+                return ready.body;
+            }
+        }
+    })
+    .await
+}
+
+/// Publishes until it is taken: the broker may have to come back first.
+async fn publish_at_last(app: &App, body: &Value) -> Value {
+    let body = body.to_string();
+    within(async {
+        loop {
+            let answer = app.post("/api/publish", "application/json", body.clone()).await;
+            if answer.status == 200 {
+                return answer.body;
+            }
+            assert_eq!((answer.status, answer.code()), (503, "engine_unavailable"), "{}", answer.text);
+            assert_eq!(answer.header("retry-after"), "1");
+        }
+    })
+    .await
+}
+
+fn odds(key: &str, data: impl Into<Value>) -> Value {
+    json!({"topic": "odds_updates", "key": key, "data": data.into()})
+}
+
+#[tokio::test]
+async fn what_one_node_takes_every_node_delivers_in_one_order() {
+    let Some(redis) = Redis::start().await else { return };
+    let nodes = [node(&redis).await, node(&redis).await, node(&redis).await];
+    let mut clients = Vec::new();
+    for app in &nodes {
+        clients.push(app.ws("").await);
+    }
+    let publishes = (0..60_usize).map(|number| {
+        let app = &nodes[number % nodes.len()];
+        async move { app.publish(&json!([odds(&format!("{}", number % 7), number), odds("x", number)])).await }
+    });
+    futures_util::future::join_all(publishes).await;
+    let mut orders = Vec::new();
+    for client in &mut clients {
+        let mut order = Vec::new();
+        for _ in 0..120 {
+            order.push(client.text().await.to_string());
+        }
+        orders.push(order);
+    }
+    let offsets: Vec<u64> =
+        orders[0].iter().map(|text| position(&serde_json::from_str::<Value>(text).unwrap()["id"]).offset).collect();
+    assert_eq!(offsets, Vec::from_iter(1..=120), "dense, from 1");
+    assert!(orders.iter().all(|order| *order == orders[0]), "the same bytes in the same order");
+    let states = [nodes[0].get(STATE).await.text, nodes[1].get(STATE).await.text, nodes[2].get(STATE).await.text];
+    assert!(states.iter().all(|state| *state == states[0]), "{states:?}");
+}
+
+const STATE: &str = "/api/topics/odds_updates/state";
+
+#[tokio::test]
+async fn a_broadcast_reaches_the_clients_of_every_node_and_has_no_place() {
+    let Some(redis) = Redis::start().await else { return };
+    let nodes = [node(&redis).await, node(&redis).await];
+    let mut clients = [nodes[0].ws("").await, nodes[1].ws("").await];
+    let answer = nodes[0].post("/api/broadcast", "application/json", r#"{"type":"notice","data":[1, 2]}"#).await;
+    assert_eq!((answer.status, &answer.body["connections"]), (200, &json!(1)), "those of the node that was asked");
+    let taken = nodes[1].odds("8301", 1).await;
+    for client in &mut clients {
+        assert_eq!(client.expect("notice").await["data"], json!([1, 2]));
+        assert_eq!(client.expect("odds_updates").await["id"], taken["position"]);
+    }
+    assert_eq!(position(&taken["position"]).offset, 1);
+}
+
+#[tokio::test]
+async fn a_client_resumes_on_another_node_by_the_same_id() {
+    let Some(redis) = Redis::start().await else { return };
+    let nodes = [node(&redis).await, node(&redis).await];
+    let mut client = nodes[0].ws("").await;
+    nodes[0].odds("8301", 1).await;
+    let id = client.next().await["id"].as_str().unwrap().to_owned();
+    client.close().await;
+    for number in 2..5 {
+        nodes[number % 2].odds("8301", number).await;
+    }
+    // The position that the first node has just answered, whether or not the other has come to it.
+    let mut client = nodes[1].ws(&format!("since={id}")).await;
+    let told = client.expect("catch_up").await;
+    let all = json!({"odds_updates": {"mode": "replayed", "skipped": 0}, "scrape_progress": {"mode": "replayed", "skipped": 0}});
+    assert_eq!(told["data"]["topics"], all);
+    for number in 2..5 {
+        assert_eq!(client.next().await["data"], number);
+    }
+    let newest = nodes[0].odds("8301", 5).await;
+    let mut ahead = nodes[1].ws(&format!("since={}", newest["position"].as_str().unwrap())).await;
+    assert_eq!(ahead.expect("catch_up").await["data"]["topics"], all, "it is waited for");
+}
+
+#[tokio::test]
+async fn a_node_that_comes_late_has_state_history_and_deletions() {
+    let Some(redis) = Redis::start().await else { return };
+    let first = node(&redis).await;
+    let begin = first.publish(&json!({"topic": "scrape_progress", "type": "phase", "data": "one"})).await;
+    for number in 0..50 {
+        first.odds(&format!("8301/{number}"), number).await;
+    }
+    first.publish(&json!([odds("8301/7", Value::Null), odds("8301/8", "new"), odds("é/\"x\"", "quoted")])).await;
+    let second = node(&redis).await;
+    for path in [STATE, "/api/topics/scrape_progress/state", "/api/topics"] {
+        let (one, other) = (first.get(path).await, second.get(path).await);
+        assert_eq!(one.text, other.text, "{path}");
+        assert_eq!(one.header("etag"), other.header("etag"));
+    }
+    let query = format!("since={}", begin["position"].as_str().unwrap());
+    let mut clients = [first.ws(&query).await, second.ws(&query).await];
+    let mut heard = [Vec::new(), Vec::new()];
+    for (client, heard) in clients.iter_mut().zip(&mut heard) {
+        assert_eq!(client.expect("catch_up").await["data"]["topics"]["odds_updates"]["mode"], "replayed");
+        for _ in 0..53 {
+            heard.push(client.text().await.to_string());
+        }
+        client.expect("caught_up").await;
+    }
+    assert_eq!(heard[0], heard[1], "byte for byte");
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_known_to_every_node() {
+    let Some(redis) = Redis::start().await else { return };
+    let nodes = [node(&redis).await, node(&redis).await];
+    let publish = async |app: &App, data: u32| {
+        let request = app.request(reqwest::Method::POST, "/api/publish").bearer_auth(crate::harness::TOKEN);
+        let body = json!([odds("8301", data), odds("8301", data)]).to_string();
+        let request = request.header("idempotency-key", "k").header("content-type", "application/json").body(body);
+        crate::harness::Answer::of(request).await
+    };
+    let first = publish(&nodes[0], 1).await;
+    assert_eq!((&first.body["accepted"], &first.body["unchanged"]), (&json!(2), &json!(1)));
+    let second = publish(&nodes[1], 1).await;
+    assert_eq!((first.status, first.body), (second.status, second.body));
+    let other = publish(&nodes[1], 2).await;
+    assert_eq!((other.status, other.code()), (409, "idempotency_key_reused"));
+    assert_eq!(nodes[0].manager.position().offset, 1);
+}
+
+#[tokio::test]
+async fn a_key_expires_once_and_a_renewed_one_later() {
+    let Some(redis) = Redis::start().await else { return };
+    let nodes = [node(&redis).await, node(&redis).await, node(&redis).await];
+    let at = |ms: i64| {
+        let moment = oddswire::message::Timestamp::now().as_millis() + ms;
+        oddswire::message::Timestamp::from_millis(moment).to_string()
+    };
+    let mut client = nodes[2].ws("").await;
+    let expiring = |key: &str, ms| {
+        let mut message = odds(key, 1);
+        message["expires_at"] = json!(at(ms));
+        message
+    };
+    nodes[0].publish(&json!([expiring("soon", 300), expiring("later", 300)])).await;
+    nodes[1].publish(&json!([expiring("later", 3_600_000)])).await;
+    for key in ["soon", "later"] {
+        assert_eq!(client.next().await["key"], key);
+    }
+    let gone = client.next().await;
+    assert_eq!((&gone["key"], &gone["data"]), (&json!("soon"), &Value::Null));
+    let after = nodes[0].odds("other", 1).await;
+    assert_eq!(client.next().await["id"], after["position"], "it was deleted once");
+    assert_eq!(nodes[1].get(STATE).await.body["items"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn deletions_are_forgotten_everywhere_and_a_client_from_before_gets_an_image() {
+    let Some(redis) = Redis::start().await else { return };
+    let short = async || {
+        App::with(|config| {
+            config.engine = EngineKind::Redis;
+            config.redis_url = Some(redis.url().parse().unwrap());
+            config.tombstone_age = std::time::Duration::from_millis(50);
+            config.history_messages = 1;
+        })
+        .await
+    };
+    let first = short().await;
+    let begin = first.odds("stays", 1).await;
+    first.odds("goes", 1).await;
+    first.publish(&odds("goes", Value::Null)).await;
+    first.odds("other", 1).await;
+    let fields = async || redis.ask::<u64>(&["HLEN", "{oddswire}:state:odds_updates"]).await;
+    within(async { while fields().await != 2 {} }).await;
+    eventually("the node forgets, too", || {
+        first.manager.overview().topics.values().all(|topic| topic.kept.tombstones == 0)
+    })
+    .await;
+    let second = short().await;
+    for app in [&first, &second] {
+        let mut client = app.ws(&format!("since={}&topics=odds_updates", begin["position"].as_str().unwrap())).await;
+        assert_eq!(client.expect("catch_up").await["data"]["topics"]["odds_updates"]["mode"], "snapshot");
+    }
+}
+
+#[tokio::test]
+async fn a_topic_is_full_at_state_keys_and_one_beyond_is_refused_whole() {
+    let Some(redis) = Redis::start().await else { return };
+    let app = App::with(|config| {
+        config.engine = EngineKind::Redis;
+        config.redis_url = Some(redis.url().parse().unwrap());
+        config.state_keys = 3;
+    })
+    .await;
+    app.publish(&json!([odds("1", 1), odds("2", 1), odds("3", 1), {"topic": "odds_updates", "data": "keyless"}])).await;
+    let batch = json!([odds("3", 2), odds("1", Value::Null), odds("4", 1), odds("5", 1)]);
+    let refused = app.post("/api/publish", "application/json", batch.to_string()).await;
+    assert_eq!((refused.status, refused.code(), &refused.body["error"]["index"]), (400, "state_full", &json!(3)));
+    assert_eq!(app.manager.position().offset, 4, "nothing of it was taken");
+    app.publish(&json!([odds("1", Value::Null), odds("4", 1)])).await;
+}
+
+#[tokio::test]
+async fn a_batch_far_beyond_the_history_is_delivered_whole_on_every_node() {
+    let Some(redis) = Redis::start().await else { return };
+    let nodes = [node(&redis).await, node(&redis).await];
+    let mut clients = [nodes[0].ws("").await, nodes[1].ws("").await];
+    let batch: Vec<Value> = (0..5_000).map(|number| odds(&format!("{}", number % 500), number)).collect();
+    nodes[0].publish(&json!(batch)).await;
+    for client in &mut clients {
+        for number in 0..5_000 {
+            assert_eq!(client.next().await["data"], number);
+        }
+    }
+}
+
+// The broker goes away.
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_broker_is_away_clients_stay_and_nothing_is_lost_or_doubled() {
+    let Some(mut redis) = Redis::with(&DURABLE).await else { return };
+    let nodes = [node(&redis).await, node(&redis).await];
+    let mut clients = [nodes[0].ws("").await, nodes[1].ws("").await];
+    nodes[0].odds("8301", 1).await;
+    redis.kill();
+    for app in &nodes {
+        let degraded = engine_is(app, "degraded").await;
+        assert_eq!(degraded["ready"], true, "{degraded}");
+        let refused = app.post("/api/publish", "application/json", odds("8301", 2).to_string()).await;
+        assert_eq!((refused.status, refused.code(), refused.header("retry-after")), (503, "engine_unavailable", "1"));
+        assert!(refused.detail().starts_with("nothing was taken"), "{}", refused.detail());
+        assert_eq!(app.get(STATE).await.body["items"][0]["data"], 1, "what there was is served");
+        let metrics = reqwest::get(format!("http://{}/metrics", app.admin)).await.unwrap().text().await.unwrap();
+        assert!(metrics.contains("oddswire_engine_available 0"));
+    }
+    let mut late = nodes[0].ws("since=snapshot&topics=odds_updates").await;
+    late.expect("catch_up").await;
+    assert_eq!(late.next().await["data"], 1);
+    redis.resume().await;
+    for app in &nodes {
+        engine_is(app, "ok").await;
+    }
+    let taken = publish_at_last(&nodes[1], &odds("8301", 3)).await;
+    assert_eq!(position(&taken["position"]).offset, 2, "the sequence goes on");
+    for client in &mut clients {
+        assert_eq!(client.next().await["data"], 1);
+        assert_eq!(client.next().await["data"], 3, "no catch-up between");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_hangs_is_given_up_and_what_it_took_is_there_once_it_goes_on() {
+    let Some(redis) = Redis::start().await else { return };
+    let app = node(&redis).await;
+    let mut client = app.ws("").await;
+    redis.signal("STOP");
+    let refused = app.post("/api/publish", "application/json", odds("8301", 1).to_string()).await;
+    assert_eq!((refused.status, refused.code()), (503, "engine_unavailable"));
+    assert!(refused.detail().contains("Idempotency-Key"), "{}", refused.detail());
+    engine_is(&app, "degraded").await;
+    redis.signal("CONT");
+    engine_is(&app, "ok").await;
+    publish_at_last(&app, &odds("8301", 2)).await;
+    let mut heard = client.next().await;
+    if heard["data"] == 1 {
+        // It was taken after all, as it was said that it might be.
+        heard = client.next().await;
+    }
+    assert_eq!(heard["data"], 2);
+    client.nothing_came().await;
+}
+
+/// What a client is told when the sequence could not be continued: its topics with keys get an image, the others a gap.
+async fn is_told_of_another_epoch(client: &mut ws::Client, modes: &Value) {
+    let told = client.expect("catch_up").await;
+    for (topic, mode) in modes.as_object().unwrap() {
+        assert_eq!(told["data"]["topics"][topic], json!({"mode": mode, "skipped": null}), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_lost_its_data_begins_a_new_epoch_and_everybody_is_told() {
+    let Some(mut redis) = Redis::start().await else { return };
+    let nodes = [node(&redis).await, node(&redis).await];
+    let mut clients = [nodes[0].ws("").await, nodes[1].ws("").await];
+    let before = nodes[0].odds("8301", 1).await;
+    redis.kill();
+    redis.resume().await;
+    for client in &mut clients {
+        client.expect("odds_updates").await;
+        is_told_of_another_epoch(client, &json!({"odds_updates": "snapshot", "scrape_progress": "snapshot"})).await;
+        client.expect("caught_up").await;
+    }
+    let after = publish_at_last(&nodes[0], &odds("8302", 2)).await;
+    let [before, after] = [before, after].map(|answer| position(&answer["position"]));
+    assert!(after.epoch > before.epoch && after.offset == 1, "{before} {after}");
+    for (client, app) in clients.iter_mut().zip(&nodes) {
+        assert_eq!(client.next().await["id"], after.to_string());
+        assert_eq!(app.get(STATE).await.body["items"][0]["key"], "8302");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flushed_broker_begins_a_new_epoch_though_nobody_publishes() {
+    let Some(redis) = Redis::start().await else { return };
+    let app = node(&redis).await;
+    app.odds("8301", 1).await;
+    let mut client = app.ws("").await;
+    let () = redis.ask(&["FLUSHDB"]).await;
+    is_told_of_another_epoch(&mut client, &json!({"odds_updates": "snapshot"})).await;
+    client.expect("caught_up").await;
+    assert_eq!(app.get(STATE).await.body["items"], json!([]));
+}
+
+/// A broker that comes back with what it had a while ago, as a replica does that lacks the end. The nodes have come to
+/// different places by then, and the one that lacks the end, too, is the first to publish.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_is_lost_is_found_even_if_another_node_writes_in_its_place_first() {
+    let Some(mut redis) = Redis::with(&DURABLE).await else { return };
+    let (ahead, behind) = (node(&redis).await, node(&redis).await);
+    ahead.publish(&json!([odds("8301", 1), {"topic": "scrape_progress", "data": 1}])).await;
+    let mut clients = [ahead.ws("").await, behind.ws("").await];
+    redis.kill();
+    let kept = redis.directory.0.join("appendonlydir");
+    let copy = redis.directory.0.join("copy");
+    assert!(std::process::Command::new("cp").arg("-r").args([&kept, &copy]).status().unwrap().success());
+    redis.resume().await;
+    let lost = publish_at_last(&ahead, &odds("8301", "lost")).await;
+    for client in &mut clients {
+        assert_eq!(client.next().await["data"], "lost");
+    }
+    redis.kill();
+    std::fs::remove_dir_all(&kept).unwrap();
+    std::fs::rename(&copy, &kept).unwrap();
+    redis.resume().await;
+    let taken = publish_at_last(&behind, &odds("8302", "kept")).await;
+    let [lost, taken] = [lost, taken].map(|answer| position(&answer["position"]));
+    assert!(taken.epoch > lost.epoch, "{lost} {taken}");
+    for client in &mut clients {
+        is_told_of_another_epoch(client, &json!({"odds_updates": "snapshot", "scrape_progress": "gap"})).await;
+        let mut state = Vec::new();
+        loop {
+            let next = client.next().await;
+            match next["type"].as_str().unwrap() {
+                "caught_up" if state.len() == 3 => break,
+                "caught_up" => {}
+                _ => state.push(next["data"].clone()),
+            }
+            if state.len() == 3 && next["id"] == taken.to_string() {
+                break;
+            }
+        }
+        assert_eq!(state, [json!(1), json!(1), json!("kept")]);
+    }
+    for app in [&ahead, &behind] {
+        let state = app.get(STATE).await.body;
+        assert_eq!(state["items"].as_array().unwrap().len(), 2, "{state}");
+        assert_eq!(state["items"][0]["data"], 1, "{state}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_place_was_dropped_reads_the_log_anew_and_its_clients_are_told() {
+    let Some(redis) = Redis::start().await else { return };
+    let url = redis.url();
+    let environment = [("ODDSWIRE_ENGINE", "redis"), ("ODDSWIRE_REDIS_URL", &url), ("ODDSWIRE_LOG_LEVEL", "info")];
+    let mut sleeps = Process::serve(&environment).await;
+    sleeps.event("redis.joined").await;
+    let app = node(&redis).await;
+    app.odds("8301", 0).await;
+    let mut client = ws::Client::connect(sleeps.address, "topics=odds_updates").await;
+    app.odds("8301", 1).await;
+    assert_eq!(client.next().await["data"], 1);
+    sleeps.signal("STOP");
+    for number in 2..500 {
+        app.odds("8301", number).await;
+    }
+    let _: u64 = redis.ask(&["XTRIM", "{oddswire}:log", "MAXLEN", "10"]).await;
+    sleeps.signal("CONT");
+    let mut told = client.next().await;
+    if told["data"] == 2 {
+        // The broker had answered what was asked of it before.
+        told = client.next().await;
+    }
+    assert_eq!(told["data"]["topics"]["odds_updates"]["mode"], "conflated", "{told}");
+    assert_eq!(client.next().await["data"], 499);
+    client.expect("caught_up").await;
+    let taken = sleeps.post("/api/publish", TOKEN, &odds("8302", 1).to_string()).await;
+    assert_eq!((taken.status, &taken.body["position"]), (200, &client.next().await["id"]));
+}
