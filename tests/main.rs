@@ -28,6 +28,7 @@ mod proxies;
 mod publishing;
 mod reads;
 mod redis;
+mod redis_faults;
 mod replay;
 mod rfc6455;
 mod slow;

@@ -3,6 +3,7 @@
 pub mod follower;
 pub mod get;
 pub mod jwt;
+pub mod link;
 pub mod program;
 pub mod prometheus;
 pub mod proxy;

@@ -1,0 +1,328 @@
+//! Three nodes on one Redis, and everything that can happen to them, at random: nodes and Redis are killed, paused and
+//! started again, the connections between them are cut and stalled, and Redis loses its data. Clients go from node to
+//! node. At the end every client holds what Redis holds; on the way each got every message once and in order, was told of
+//! each hole (see the follower), and all got the same bytes at the same position.
+//!
+//! `TEST_FAULTS` is the number of faults of each test.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fastrand::Rng;
+use futures_util::StreamExt as _;
+use oddswire::message::Position;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::follower::Follower;
+use crate::harness::link::{Flow, Link};
+use crate::harness::program::Port;
+use crate::harness::redis::Redis;
+use crate::harness::within;
+use crate::process::{Process, TOKEN};
+
+const NODES: usize = 3;
+const CLIENTS: usize = 12;
+const PUBLISHERS: usize = 4;
+const KEYS: usize = 20;
+/// Nothing that is answered at all takes longer.
+const ANSWER: Duration = Duration::from_secs(8);
+const END: &str = "\"end\"";
+
+/// What happens.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    KillNode,
+    PauseNode,
+    CutLink,
+    StallLink,
+    KillRedis,
+    PauseRedis,
+    Flush,
+    LoseData,
+}
+
+/// Without these nothing that was acknowledged is ever lost.
+const HARMLESS: [Fault; 6] =
+    [Fault::KillNode, Fault::PauseNode, Fault::CutLink, Fault::StallLink, Fault::KillRedis, Fault::PauseRedis];
+const ALL: [Fault; 8] = [
+    Fault::KillNode,
+    Fault::PauseNode,
+    Fault::CutLink,
+    Fault::StallLink,
+    Fault::KillRedis,
+    Fault::PauseRedis,
+    Fault::Flush,
+    Fault::LoseData,
+];
+
+/// What all clients got, by position: whoever gets a message that another one got compares it.
+#[derive(Default)]
+struct Tape(Mutex<BTreeMap<(u64, u64), String>>);
+
+impl Tape {
+    fn note(&self, text: &str) {
+        let message: Value = serde_json::from_str(text).expect("the server sends JSON");
+        let Some(id) = message["id"].as_str() else { return };
+        let id: Position = id.parse().unwrap();
+        let mut tape = self.0.lock().unwrap();
+        let known = tape.entry((id.epoch, id.offset)).or_insert_with(|| text.to_owned());
+        assert_eq!(known, text, "the same message at the same position");
+    }
+
+    /// How often each value was published, in a text that says which.
+    fn values(&self) -> HashMap<String, usize> {
+        let mut values = HashMap::new();
+        for text in self.0.lock().unwrap().values() {
+            let message: Value = serde_json::from_str(text).unwrap();
+            *values.entry(message["data"].to_string()).or_default() += 1;
+        }
+        values
+    }
+}
+
+/// What the tasks of a run share.
+struct Stage {
+    addresses: Vec<SocketAddr>,
+    tape: Tape,
+    /// Attempts to publish: what time is measured by.
+    attempts: watch::Sender<usize>,
+    /// Nothing is broken any more and nothing more is published but the end.
+    over: watch::Sender<bool>,
+}
+
+impl Stage {
+    fn any(&self, random: &mut Rng) -> SocketAddr {
+        self.addresses[random.usize(..self.addresses.len())]
+    }
+
+    /// Waits for so many attempts to publish.
+    async fn pass(&self, count: usize) {
+        let mut attempts = self.attempts.subscribe();
+        let until = *attempts.borrow() + count;
+        within(attempts.wait_for(|attempts| *attempts >= until)).await.expect("there are publishers");
+    }
+}
+
+/// Follows until the end, from node to node.
+async fn follow(stage: Arc<Stage>, mut random: Rng) -> Follower {
+    let mut follower = Follower::default();
+    loop {
+        let address = stage.any(&mut random);
+        let Ok(Ok(socket)) = timeout(ANSWER, TcpStream::connect(address)).await else { continue };
+        let url = format!("ws://{address}/api/ws?{}", follower.resume());
+        // A node that is starting refuses, one that is paused does not answer.
+        let Ok(Ok((mut client, _))) = timeout(ANSWER, tokio_tungstenite::client_async(url, socket)).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        for _ in 0..random.usize(1..2000) {
+            match timeout(ANSWER, client.next()).await {
+                Ok(Some(Ok(Message::Text(text)))) => {
+                    stage.tape.note(&text);
+                    follower.take(&text);
+                    if follower.keyless.as_deref() == Some(END) && follower.is_live() {
+                        return follower;
+                    }
+                }
+                Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
+                _ => break,
+            }
+        }
+    }
+}
+
+/// Publishes, each batch until it is taken, and returns what was acknowledged.
+async fn publish(stage: Arc<Stage>, publisher: usize, mut random: Rng) -> Vec<String> {
+    let http = reqwest::Client::builder().timeout(ANSWER).build().unwrap();
+    let mut acknowledged = Vec::new();
+    for number in 0.. {
+        if *stage.over.borrow() {
+            break;
+        }
+        let values: Vec<String> = (0..random.usize(1..6)).map(|at| format!("{publisher}-{number}-{at}")).collect();
+        let message = |value: &String| {
+            let key = format!("{publisher}/{}", fastrand::usize(..KEYS));
+            json!({"topic": "odds_updates", "key": key, "data": value})
+        };
+        let batch = json!(values.iter().map(message).collect::<Vec<_>>()).to_string();
+        loop {
+            let url = format!("http://{}/api/publish", stage.any(&mut random));
+            let request = http.post(url).bearer_auth(TOKEN).header("content-type", "application/json");
+            let request = request.header("idempotency-key", format!("{publisher}-{number}")).body(batch.clone());
+            let answer = request.send().await;
+            stage.attempts.send_modify(|attempts| *attempts += 1);
+            match answer {
+                Ok(answer) if answer.status() == 200 => break,
+                Ok(answer) => assert_eq!(answer.status(), 503, "{:?}", answer.text().await),
+                // The node went away, or sleeps.
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+        acknowledged.extend(values);
+    }
+    acknowledged
+}
+
+/// The nodes, and what is between them and Redis.
+struct Nodes {
+    ports: Vec<Port>,
+    links: Vec<Link>,
+    running: Vec<Option<Process>>,
+}
+
+impl Nodes {
+    async fn start(redis: &Redis) -> Self {
+        let mut nodes = Self { ports: Vec::new(), links: Vec::new(), running: Vec::new() };
+        for at in 0..NODES {
+            nodes.ports.push(Port::free());
+            nodes.links.push(Link::to(redis.address()).await);
+            nodes.running.push(None);
+            nodes.run(at).await;
+        }
+        nodes
+    }
+
+    async fn run(&mut self, at: usize) {
+        let (listen, url) = (self.ports[at].address.to_string(), format!("redis://{}", self.links[at].address));
+        let environment =
+            [("ODDSWIRE_LISTEN", listen.as_str()), ("ODDSWIRE_ENGINE", "redis"), ("ODDSWIRE_REDIS_URL", &url)];
+        self.running[at] = Some(Process::serve(&environment).await);
+    }
+
+    fn signal(&self, at: usize, signal: &str) {
+        self.running[at].as_ref().expect("it runs").signal(signal);
+    }
+
+    async fn kill(&mut self, at: usize) {
+        let process = self.running[at].take().expect("it runs");
+        process.signal("KILL");
+        drop(process.end().await);
+    }
+}
+
+async fn happen(fault: Fault, redis: &mut Redis, nodes: &mut Nodes, stage: &Stage, random: &mut Rng) {
+    let (at, attempts) = (random.usize(..NODES), random.usize(..60));
+    match fault {
+        Fault::KillNode => {
+            nodes.kill(at).await;
+            stage.pass(attempts).await;
+            nodes.run(at).await;
+        }
+        Fault::PauseNode => {
+            nodes.signal(at, "STOP");
+            // Whoever asks it waits for an answer.
+            stage.pass(attempts / 10).await;
+            nodes.signal(at, "CONT");
+        }
+        Fault::CutLink | Fault::StallLink => {
+            nodes.links[at].set(if matches!(fault, Fault::CutLink) { Flow::Cut } else { Flow::Stalled });
+            stage.pass(attempts).await;
+            nodes.links[at].set(Flow::Open);
+        }
+        Fault::KillRedis => {
+            redis.kill();
+            stage.pass(attempts).await;
+            redis.resume().await;
+        }
+        Fault::PauseRedis => {
+            redis.signal("STOP");
+            stage.pass(attempts / 10).await;
+            redis.signal("CONT");
+        }
+        Fault::Flush => redis.ask::<()>(&["FLUSHALL"]).await,
+        Fault::LoseData => {
+            redis.kill();
+            std::fs::remove_dir_all(redis.directory.0.join("appendonlydir")).unwrap();
+            stage.pass(attempts).await;
+            redis.resume().await;
+        }
+    }
+}
+
+/// The state that Redis has.
+async fn kept(redis: &Redis) -> BTreeMap<String, String> {
+    let values: BTreeMap<String, String> = redis.ask(&["HGETALL", "{oddswire}:state:odds_updates"]).await;
+    let data = |(key, value): (String, String)| (key, value.split_once('\n').expect("a value").1.to_owned());
+    values.into_iter().filter(|(key, _)| !key.is_empty()).map(data).filter(|(_, data)| data != "null").collect()
+}
+
+async fn run(faults: &[Fault], seed: u64) -> Option<(Arc<Stage>, Vec<String>)> {
+    let mut redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]).await?;
+    let mut nodes = Nodes::start(&redis).await;
+    let mut random = Rng::with_seed(seed);
+    let stage = Arc::new(Stage {
+        addresses: nodes.ports.iter().map(|port| port.address).collect(),
+        tape: Tape::default(),
+        attempts: watch::Sender::new(0),
+        over: watch::Sender::new(false),
+    });
+    let (mut followers, mut publishers) = (JoinSet::new(), JoinSet::new());
+    for _ in 0..CLIENTS {
+        followers.spawn(follow(Arc::clone(&stage), random.fork()));
+    }
+    for publisher in 0..PUBLISHERS {
+        publishers.spawn(publish(Arc::clone(&stage), publisher, random.fork()));
+    }
+    stage.pass(100).await;
+    let count = std::env::var("TEST_FAULTS").map_or(10, |count| count.parse().expect("TEST_FAULTS is a number"));
+    for _ in 0..count {
+        let fault = faults[random.usize(..faults.len())];
+        eprintln!("seed {seed}: {fault:?}");
+        happen(fault, &mut redis, &mut nodes, &stage, &mut random).await;
+        stage.pass(random.usize(..150)).await;
+    }
+    stage.over.send_replace(true);
+    let mut acknowledged = Vec::new();
+    while let Some(taken) = within(publishers.join_next()).await {
+        acknowledged.extend(taken.unwrap_or_else(|error| panic!("seed {seed}: {error}")));
+    }
+    let end = r#"{"topic":"scrape_progress","data":"end"}"#;
+    within(async { while nodes.running[0].as_ref().unwrap().post("/api/publish", TOKEN, end).await.status != 200 {} })
+        .await;
+    let kept = kept(&redis).await;
+    let mut modes: BTreeMap<String, usize> = BTreeMap::new();
+    while let Some(follower) = within(followers.join_next()).await {
+        let follower = follower.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert_eq!(follower.state, kept, "seed {seed}: what the client holds is what Redis holds");
+        for (mode, times) in follower.modes {
+            *modes.entry(mode).or_default() += times;
+        }
+    }
+    for node in nodes.running.iter().flatten() {
+        let url = format!("http://{}/api/topics/odds_updates/state", node.address);
+        let state: Value = serde_json::from_str(&reqwest::get(url).await.unwrap().text().await.unwrap()).unwrap();
+        let items = state["items"].as_array().unwrap().iter();
+        let state: BTreeMap<String, String> =
+            items.map(|item| (item["key"].as_str().unwrap().to_owned(), item["data"].to_string())).collect();
+        assert_eq!(state, kept, "seed {seed}");
+    }
+    eprintln!("seed {seed}: {} messages acknowledged, told {modes:?}", acknowledged.len());
+    Some((stage, acknowledged))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_to_nodes_links_and_broker_nothing_is_lost_or_doubled() {
+    let seed = fastrand::u64(..);
+    let Some((stage, acknowledged)) = run(&HARMLESS, seed).await else { return };
+    let values = stage.tape.values();
+    for value in &acknowledged {
+        assert_eq!(values.get(&json!(value).to_string()), Some(&1), "seed {seed}: {value}");
+    }
+    let epochs =
+        stage.tape.0.lock().unwrap().keys().map(|(epoch, _)| *epoch).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(epochs.len(), 1, "seed {seed}: the sequence went on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_the_broker_loses_every_client_is_told_and_ends_with_what_it_has() {
+    let Some((stage, acknowledged)) = run(&ALL, fastrand::u64(..)).await else { return };
+    let values = stage.tape.values();
+    assert!(acknowledged.iter().any(|value| values.contains_key(&json!(value).to_string())));
+}
