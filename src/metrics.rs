@@ -171,7 +171,7 @@ impl Metrics {
         r.register("engine_lag_messages", help, self.engine_lag.clone());
         let help = "Times that what keeps the messages was lost: the broker's connection, or the journal's file";
         r.register("engine_losses", help, self.engine_losses.clone());
-        let help = "Times that the log was read from the broker anew: once at the start, else because it did not go on";
+        let help = "Times that the sequence did not go on, so that the log was read anew and every client told";
         r.register("engine_resets", help, self.engine_resets.clone());
         let help = "From the whole request to its answer";
         r.register_with_unit("publish_latency", help, Unit::Seconds, self.publish_latency.clone());
@@ -271,7 +271,7 @@ impl Metrics {
         self.engine_losses.inc();
     }
 
-    /// Notes that the log was read anew.
+    /// Notes that the log was read anew, since the sequence did not go on.
     pub(crate) fn engine_reset(&self) {
         self.engine_resets.inc();
     }

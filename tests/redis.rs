@@ -79,7 +79,7 @@ async fn what_one_node_takes_every_node_delivers_in_one_order() {
     }
     let offsets: Vec<u64> =
         orders[0].iter().map(|text| position(&serde_json::from_str::<Value>(text).unwrap()["id"]).offset).collect();
-    assert_eq!(offsets, Vec::from_iter(1..=120), "dense, from 1");
+    assert_eq!(offsets, (1..=120).collect::<Vec<_>>(), "dense, from 1");
     assert!(orders.iter().all(|order| *order == orders[0]), "the same bytes in the same order");
     let states = [nodes[0].get(STATE).await.text, nodes[1].get(STATE).await.text, nodes[2].get(STATE).await.text];
     assert!(states.iter().all(|state| *state == states[0]), "{states:?}");

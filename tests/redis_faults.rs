@@ -297,11 +297,11 @@ async fn run(faults: &[Fault], seed: u64) -> Option<(Arc<Stage>, Vec<String>)> {
     }
     for node in nodes.running.iter().flatten() {
         let url = format!("http://{}/api/topics/odds_updates/state", node.address);
-        let state: Value = serde_json::from_str(&reqwest::get(url).await.unwrap().text().await.unwrap()).unwrap();
-        let items = state["items"].as_array().unwrap().iter();
-        let state: BTreeMap<String, String> =
+        let answer: Value = serde_json::from_str(&reqwest::get(url).await.unwrap().text().await.unwrap()).unwrap();
+        let items = answer["items"].as_array().unwrap().iter();
+        let served: BTreeMap<String, String> =
             items.map(|item| (item["key"].as_str().unwrap().to_owned(), item["data"].to_string())).collect();
-        assert_eq!(state, kept, "seed {seed}");
+        assert_eq!(served, kept, "seed {seed}");
     }
     eprintln!("seed {seed}: {} messages acknowledged, told {modes:?}", acknowledged.len());
     Some((stage, acknowledged))

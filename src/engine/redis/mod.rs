@@ -217,7 +217,9 @@ impl Redis {
             match source.read(link).await {
                 Ok((log, seen)) => {
                     self.manager.reset(log);
-                    self.manager.metrics().engine_reset();
+                    if self.is_warm() {
+                        self.manager.metrics().engine_reset();
+                    }
                     self.applied.send_replace(seen);
                     return Ok(());
                 }
