@@ -316,6 +316,26 @@ async fn a_broker_that_hangs_is_given_up_and_what_it_took_is_there_once_it_goes_
     client.nothing_came().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_whose_memory_is_full_takes_nothing_and_clients_stay() {
+    let Some(redis) = Redis::start().await else { return };
+    let app = node(&redis).await;
+    app.odds("8301", 1).await;
+    let mut client = app.ws("").await;
+    let () = redis.ask(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    // Some rounds of tending pass, too: the node's own position is asked for with each publish.
+    for _ in 0..20 {
+        let refused = app.post("/api/publish", "application/json", odds("8301", 2).to_string()).await;
+        assert_eq!((refused.status, refused.code()), (503, "engine_unavailable"));
+        assert!(refused.detail().contains("OOM"), "{}", refused.detail());
+    }
+    assert_eq!(app.get("/readyz").await.status, 200);
+    client.nothing_came().await;
+    let () = redis.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    publish_at_last(&app, &odds("8301", 3)).await;
+    assert_eq!(client.next().await["data"], 3, "nothing else happened");
+}
+
 /// What a client is told when the sequence could not be continued: its topics with keys get an image, the others a gap.
 async fn is_told_of_another_epoch(client: &mut ws::Client, modes: &Value) {
     let told = client.expect("catch_up").await;

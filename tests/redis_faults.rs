@@ -297,7 +297,17 @@ async fn run(faults: &[Fault], seed: u64) -> Option<(Arc<Stage>, Vec<String>)> {
     }
     for node in nodes.running.iter().flatten() {
         let url = format!("http://{}/api/topics/odds_updates/state", node.address);
-        let answer: Value = serde_json::from_str(&reqwest::get(url).await.unwrap().text().await.unwrap()).unwrap();
+        // One that has just been started may still be looking for Redis.
+        let answer = within(async {
+            loop {
+                let answer = reqwest::get(&url).await.expect("it answers").text().await.unwrap();
+                let answer: Value = serde_json::from_str(&answer).unwrap();
+                if answer["items"].is_array() {
+                    return answer;
+                }
+            }
+        });
+        let answer = answer.await;
         let items = answer["items"].as_array().unwrap().iter();
         let served: BTreeMap<String, String> =
             items.map(|item| (item["key"].as_str().unwrap().to_owned(), item["data"].to_string())).collect();

@@ -73,6 +73,30 @@ pub struct Settings<'a> {
     pub limits: Limits,
 }
 
+/// Who waits for broadcasts of its own to be delivered here, by their nonces.
+type Waiters = Mutex<HashMap<String, oneshot::Sender<usize>>>;
+
+/// A wait for a broadcast, forgotten when it is dropped.
+struct Waiting<'a> {
+    waiters: &'a Waiters,
+    nonce: String,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(waiters: &'a Waiters) -> (Self, oneshot::Receiver<usize>) {
+        let (told, sent) = oneshot::channel();
+        let nonce = nonce();
+        lock(waiters).insert(nonce.clone(), told);
+        (Self { waiters, nonce }, sent)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(self.waiters).remove(&self.nonce);
+    }
+}
+
 /// Orders and keeps messages in Redis.
 pub struct Redis {
     manager: ConnectionManager,
@@ -86,9 +110,9 @@ pub struct Redis {
     link: watch::Sender<Option<Link>>,
     /// How far the log has come.
     applied: watch::Sender<Seen>,
-    /// How far the broadcasts have come, and who waits for its own to be delivered here.
+    /// How far the broadcasts have come.
     heard: Mutex<Option<Position>>,
-    waiting: Mutex<HashMap<String, oneshot::Sender<usize>>>,
+    waiting: Waiters,
     /// Why there is no link.
     absent: Mutex<String>,
     /// Asked for by whoever finds that the broker is not the one that was joined.
@@ -425,16 +449,11 @@ impl Engine for Redis {
 
     fn broadcast(&self, broadcast: Broadcast) -> BoxFuture<'_, Result<usize, PublishError>> {
         async move {
-            let (mut link, nonce) = (self.link()?, nonce());
-            let (told, sent) = oneshot::channel();
-            lock(&self.waiting).insert(nonce.clone(), told);
-            let offered = self.scripts.broadcast(&mut link, &nonce, &broadcast).await;
-            let sent = match offered {
-                Ok(()) => timeout(LONGEST_LAG, sent).await.ok().and_then(Result::ok),
-                Err(_) => None,
-            };
-            lock(&self.waiting).remove(&nonce);
+            let mut link = self.link()?;
+            let (waiting, sent) = Waiting::new(&self.waiting);
+            let offered = self.scripts.broadcast(&mut link, &waiting.nonce, &broadcast).await;
             offered.map_err(|error| self.refused(&error))?;
+            let sent = timeout(LONGEST_LAG, sent).await.ok().and_then(Result::ok);
             Ok(sent.unwrap_or_else(|| self.manager.active_count()))
         }
         .boxed()

@@ -22,7 +22,7 @@ if joins == '1' then
 end
 
 local epoch, last = present()
-local expired = 0
+local began, expired = last, 0
 
 for number = 1, topics do
   local topic, keys = ARGV[12 + number], keys_of(number)
@@ -55,7 +55,10 @@ for number = 1, topics do
   end
 end
 
-redis.call('HSET', facts, 'last', text(last))
+-- Nothing is written that need not be: a broker whose memory is full refuses it, and what follows gives some back.
+if last > began then
+  redis.call('HSET', facts, 'last', text(last))
+end
 if epoch == seen_epoch then
   redis.call('XTRIM', log, 'MINID', '~', text(epoch) .. '-' .. needed)
 end
