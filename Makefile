@@ -1,7 +1,7 @@
 # The commands that people and CI type. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt docker bench bench-quick fuzz clean
+.PHONY: help run test test-engines check fmt docker bench bench-quick fuzz clean
 
 # The name that `make docker` gives the image.
 IMAGE ?= oddswire
@@ -9,6 +9,9 @@ IMAGE ?= oddswire
 ARGS ?=
 # Cargo's own variable moves the build output; the benchmark has to start the servers from where they are.
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+# Tests that do not start a server with the engine that is asked for: they would be the same again.
+OF_THE_SERVER := not (test(/^(redis|redis_faults|redis_links|rolling|journal|process|takeover|descriptors|corpora)::/))
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +32,19 @@ test: ## Run every test, with cargo-nextest where it is installed
 		set -x; cargo test --workspace --all-targets; \
 	fi
 	cargo test --doc
+	@$(MAKE) --no-print-directory test-engines
+
+# The tests of what one engine does are in both runs; those of the server are what a subscriber must not tell apart.
+test-engines: ## Run the tests of the server again on each of the other engines
+	@for engine in journal redis; do \
+		if [ $$engine = redis ] && [ "$$CI" != true ] && ! command -v redis-server >/dev/null; then \
+			echo "test-engines: skipped redis, redis-server is not installed"; \
+		elif cargo nextest --version >/dev/null 2>&1; then \
+			(set -x; TEST_ENGINE=$$engine cargo nextest run --test oddswire -E '$(OF_THE_SERVER)') || exit 1; \
+		else \
+			(set -x; TEST_ENGINE=$$engine cargo test --test oddswire) || exit 1; \
+		fi; \
+	done
 
 # Some checks need tools that not everybody has, and the advisories a database from the network.
 # Each says so in one line where it could not run; what they do find fails the check.

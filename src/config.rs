@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -79,8 +80,34 @@ pub enum LogLevel {
 pub enum EngineKind {
     /// This process, in memory.
     Memory,
+    /// This process, in a file that outlives it.
+    Journal,
     /// Redis or Valkey, for many nodes.
     Redis,
+}
+
+/// When what is published is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncWhen {
+    /// Before it is answered and delivered.
+    Always,
+    /// This long after, at the latest.
+    Interval(Duration),
+}
+
+impl FromStr for SyncWhen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || "expected 'always' or 'interval:<milliseconds>' from 1 to 60000, such as interval:100".to_owned();
+        if text == "always" {
+            return Ok(Self::Always);
+        }
+        let number = text.strip_prefix("interval:").ok_or_else(wrong)?;
+        let millis = number.strip_suffix("ms").unwrap_or(number).parse().ok();
+        millis.filter(|millis| (1..=60_000).contains(millis)).map(|millis| Self::Interval(ms(millis))).ok_or_else(wrong)
+    }
 }
 
 /// The settings of `serve`.
@@ -121,6 +148,16 @@ pub struct Config {
         help_heading = "What is kept"
     )]
     pub engine: EngineKind,
+    /// Directory of the journal; needed with --engine journal, one for each server
+    #[arg(long, env = "ODDSWIRE_DATA_DIR", value_name = "DIR", help_heading = "What is kept")]
+    pub data_dir: Option<PathBuf>,
+    /// When the journal has a publish on the disk: 'always' is before it is answered, 'interval:<milliseconds>' is that
+    /// much later at most, which a crash may lose
+    #[arg(long, env = "ODDSWIRE_SYNC", value_name = "WHEN", default_value = "always", help_heading = "What is kept")]
+    pub sync: SyncWhen,
+    /// Put the journal's file aside under another name, and begin a new one
+    #[arg(long, help_heading = "What is kept")]
+    pub reset_data: bool,
     /// URL of the broker of --engine redis: redis://[user:password@]host[:port][/db], rediss:// for TLS,
     /// redis-sentinel://host:port,host:port/master, redis-cluster://host:port,host:port
     #[arg(long, env = "ODDSWIRE_REDIS_URL", value_name = "URL", hide_env_values = true, help_heading = "What is kept")]
@@ -313,6 +350,15 @@ impl Config {
             return Err(ConfigError(format!(
                 "memory-budget is {budget} bytes: it must not be less than outbox-bytes, which is {outbox} bytes"
             )));
+        }
+        if self.engine == EngineKind::Journal && self.data_dir.as_ref().is_none_or(|dir| dir.as_os_str().is_empty()) {
+            return Err(ConfigError(
+                "data-dir is not set: engine journal needs a directory to keep its file in, such as /var/lib/oddswire"
+                    .to_owned(),
+            ));
+        }
+        if self.engine != EngineKind::Journal && self.reset_data {
+            return Err(ConfigError("reset-data is given, and there is no data: it needs engine journal".to_owned()));
         }
         if let Some(path) = self.subscriber_jwt_secret_file.take() {
             let text = auth::read_secret_file("subscriber-jwt-secret-file", &path).map_err(ConfigError)?;

@@ -17,6 +17,7 @@ mod descriptors;
 mod draining;
 mod handshake;
 mod interleavings;
+mod journal;
 mod lifecycle;
 mod limits;
 mod metrics;

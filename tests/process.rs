@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use clap::CommandFactory as _;
-use oddswire::config::Cli;
+use oddswire::config::{Cli, EngineKind};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpSocket;
@@ -14,7 +14,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-use crate::harness::{Answer, within, ws};
+use crate::harness::program::Directory;
+use crate::harness::{Answer, engine, within, ws};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oddswire");
 
@@ -51,7 +52,7 @@ pub struct Ended {
 }
 
 /// Runs the program to its end.
-async fn run(arguments: &[&str], environment: Environment<'_>) -> Ended {
+pub async fn run(arguments: &[&str], environment: Environment<'_>) -> Ended {
     let output = within(program(arguments, environment).output()).await.expect("the program starts");
     let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
     Ended { code: output.status.code(), stdout, stderr }
@@ -67,6 +68,8 @@ pub struct Process {
     pub admin: SocketAddr,
     /// Its whole log so far.
     text: String,
+    /// Where its engine keeps what it has to.
+    _directory: Option<Directory>,
 }
 
 impl Process {
@@ -82,7 +85,27 @@ impl Process {
         Self::of(prepared(command, &[&[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)], environment].concat())).await
     }
 
+    /// With a token; a file may not grow beyond the limit of the process, and writing on is an error like any other.
+    pub async fn with_file_limit(environment: Environment<'_>) -> Self {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "trap '' XFSZ && exec \"$0\"", PROGRAM]);
+        Self::of(prepared(command, &[&[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)], environment].concat())).await
+    }
+
+    /// From here on no file of it may be longer; how many bytes, or `unlimited`.
+    pub fn limit_files_to(&self, bytes: &str) {
+        let (process, limit) = (self.child.id().expect("it runs").to_string(), format!("--fsize={bytes}:"));
+        let limited = std::process::Command::new("prlimit").args(["--pid", &process, &limit]).status();
+        assert!(limited.expect("prlimit is there").success());
+    }
+
     async fn of(mut command: Command) -> Self {
+        let names_engine = command.as_std().get_envs().any(|(name, _)| name == "ODDSWIRE_ENGINE");
+        let directory = (engine() == EngineKind::Journal && !names_engine).then(Directory::new);
+        if let Some(directory) = &directory {
+            command.env("ODDSWIRE_ENGINE", "journal").env("ODDSWIRE_DATA_DIR", &directory.0);
+            command.env("ODDSWIRE_SYNC", "interval:50");
+        }
         let mut child = command.spawn().expect("the program starts");
         let (lines, log) = unbounded_channel();
         let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -91,7 +114,8 @@ impl Process {
                 && lines.send(line).is_ok()
             {}
         });
-        let mut process = Self { child, log, address: NOWHERE, admin: NOWHERE, text: String::new() };
+        let mut process =
+            Self { child, log, address: NOWHERE, admin: NOWHERE, text: String::new(), _directory: directory };
         let listening = process.event("server.listening").await;
         let address = |name: &str| listening[name].as_str().map_or(NOWHERE, |address| address.parse().unwrap());
         (process.address, process.admin) = (address("address"), address("admin"));
@@ -494,7 +518,9 @@ async fn help_names_every_setting_with_its_variable_and_shows_no_secret() {
         let command = Cli::command();
         let settings: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
         assert!(settings.contains(&"listen") && settings.len() > 15);
-        for setting in settings.into_iter().filter(|name| !["help", "version"].contains(name)) {
+        // What is done once is no setting: a variable would do it at every start.
+        assert!(text.contains("--reset-data") && !text.contains("ODDSWIRE_RESET_DATA"));
+        for setting in settings.into_iter().filter(|name| !["help", "version", "reset-data"].contains(name)) {
             let variable = format!("[env: ODDSWIRE_{}", setting.to_uppercase().replace('-', "_"));
             assert!(text.contains(&format!("--{setting} <")), "{setting}: {text}");
             assert!(text.contains(&variable), "{variable}: {text}");

@@ -1,9 +1,7 @@
 //! RFC 6455 from the server's side: fragments, control frames, the close handshake, and every breach.
 
-use oddswire::message::Payload;
-
-use crate::harness::App;
 use crate::harness::raw::{Frame, HANDSHAKE, Raw, frame};
+use crate::harness::{App, TOKEN};
 
 /// The first byte of a frame that is a whole message, or a control frame.
 const TEXT: u8 = 0x81;
@@ -202,13 +200,12 @@ async fn what_comes_behind_the_close_is_not_heard() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_sent_behind_the_answer_to_a_close() {
     let app = App::start().await;
-    let manager = app.manager.clone();
+    let (http, url) = (reqwest::Client::new(), app.url("/api/publish"));
     let publishing = tokio::spawn(async move {
-        let topic = manager.topics().get("odds_updates").unwrap().clone();
         for number in 0_u64.. {
-            let data = serde_json::value::to_raw_value(&number).unwrap();
-            manager.broadcast(Payload::keyed("8301".parse().unwrap(), data), &topic).unwrap();
-            tokio::task::yield_now().await;
+            let body = format!(r#"{{"topic":"odds_updates","key":"8301","data":{number}}}"#);
+            let request = http.post(&url).bearer_auth(TOKEN).header("content-type", "application/json").body(body);
+            assert_eq!(request.send().await.expect("the server answers").status(), 200);
         }
     });
     for attempt in 0..100 {

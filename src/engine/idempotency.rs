@@ -2,7 +2,7 @@
 //!
 //! Bounded in time and number: an answer is kept for five minutes, and at most [`MAX_KEYS`] of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -41,13 +41,19 @@ impl IdempotencyKey {
     pub(super) fn fingerprint(&self) -> String {
         self.fingerprint.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
+
+    /// This key with what was answered to it.
+    pub(super) fn with(&self, published: Published, at: Timestamp) -> (String, Answer) {
+        (self.key.clone(), Answer { fingerprint: self.fingerprint, published, at })
+    }
 }
 
-#[derive(Debug)]
-struct Answer {
-    fingerprint: [u8; 32],
-    published: Published,
-    at: Timestamp,
+/// What was answered, to which body, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) fingerprint: [u8; 32],
+    pub(super) published: Published,
+    pub(super) at: Timestamp,
 }
 
 /// The answers of the last minutes.
@@ -68,23 +74,46 @@ impl Answers {
         }
     }
 
-    /// Keeps the answer to a request.
-    pub(super) fn keep(&mut self, key: IdempotencyKey, published: Published, now: Timestamp) {
-        self.drop_old(now);
+    /// Keeps the answer to a request; returns the keys whose answers are not kept any longer.
+    pub(super) fn keep(&mut self, key: IdempotencyKey, published: Published, now: Timestamp) -> Vec<String> {
+        let dropped = self.drop_old(now);
         self.oldest_first.push_back(key.key.clone());
         self.by_key.insert(key.key, Answer { fingerprint: key.fingerprint, published, at: now });
+        dropped
     }
 
-    fn drop_old(&mut self, now: Timestamp) {
+    /// The answers that were kept before, as far as they are good still.
+    pub(super) fn restore(kept: BTreeMap<String, Answer>, now: Timestamp) -> Self {
+        let good = kept.into_iter().filter(|(_, answer)| answer.at.plus(KEPT_FOR) >= now);
+        let by_key: HashMap<String, Answer> = good.collect();
+        let mut oldest_first: Vec<String> = by_key.keys().cloned().collect();
+        oldest_first.sort_by_key(|key| by_key[key].at);
+        Self { by_key, oldest_first: oldest_first.into() }
+    }
+
+    /// All answers by key.
+    pub(super) fn all(&self) -> BTreeMap<String, Answer> {
+        self.by_key.iter().map(|(key, answer)| (key.clone(), *answer)).collect()
+    }
+
+    /// Whether there is an answer under this key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    fn drop_old(&mut self, now: Timestamp) -> Vec<String> {
+        let mut dropped = Vec::new();
         while let Some(oldest) = self.oldest_first.front() {
             let outdated = self.by_key.get(oldest).is_none_or(|answer| answer.at.plus(KEPT_FOR) < now);
             if !outdated && self.oldest_first.len() < MAX_KEYS {
-                return;
+                break;
             }
             if let Some(oldest) = self.oldest_first.pop_front() {
                 self.by_key.remove(&oldest);
+                dropped.push(oldest);
             }
         }
+        dropped
     }
 }
 

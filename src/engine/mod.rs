@@ -3,10 +3,12 @@
 //! An engine is a file, and a line in [`open`].
 //!
 //! - `memory`: one process; a restart forgets.
+//! - `journal`: one process, and a file that outlives it.
 //! - `redis`: many nodes on one broker.
 //! - `idempotency`: what was answered to requests with an `Idempotency-Key`.
 
 mod idempotency;
+mod journal;
 mod memory;
 mod redis;
 
@@ -20,6 +22,7 @@ use slog::Logger;
 use thiserror::Error;
 
 pub use self::idempotency::{IdempotencyKey, MAX_KEY_BYTES as MAX_IDEMPOTENCY_KEY_BYTES};
+pub use self::journal::Journal;
 pub use self::memory::Memory;
 pub use self::redis::{BrokerUrlError, Redis};
 use crate::config::{Config, EngineKind};
@@ -120,6 +123,10 @@ pub fn open(config: &Config, logger: &Logger) -> Result<(ConnectionManager, Arc<
         EngineKind::Memory => {
             let manager = manager(fresh());
             (manager.clone(), Arc::new(Memory::new(manager)))
+        }
+        EngineKind::Journal => {
+            let (journal, manager) = Journal::open(config, logger, manager)?;
+            (manager, Arc::new(journal))
         }
         EngineKind::Redis => {
             // Nobody is served from this log: it is replaced by what the broker has.

@@ -109,9 +109,14 @@ impl Log {
         }
         for change in messages {
             let topic = change.message.topic();
-            let (Some(log), Some(counted_to)) = (log.topics.get_mut(topic), counted_to.get(topic)) else { continue };
-            let counted = change.message.offset() <= *counted_to;
-            log.put_back(change, counted);
+            let (Some(kept), Some(counted_to)) = (log.topics.get_mut(topic), counted_to.get(topic)) else { continue };
+            if change.message.offset() <= *counted_to {
+                kept.put_back(change);
+            } else {
+                // What was not known yet when the facts were noted happens again.
+                let then = change.message.timestamp();
+                kept.insert(change, &log.limits, then);
+            }
         }
         for kept in log.topics.values_mut() {
             kept.restored();
@@ -134,6 +139,12 @@ impl Log {
     #[must_use]
     pub fn facts(&self, runs_after: u64) -> BTreeMap<Topic, TopicFacts> {
         self.topics.iter().map(|(name, topic)| (name.clone(), topic.facts(runs_after, self.last))).collect()
+    }
+
+    /// Every message that history or state has, and until when its key is good, in order.
+    #[must_use]
+    pub fn kept(&self) -> BTreeMap<u64, Change> {
+        self.topics.values().flat_map(TopicLog::kept).collect()
     }
 
     /// The offset before the oldest message that any history has; that of the newest one where there is none.

@@ -110,12 +110,9 @@ impl TopicLog {
         }
     }
 
-    /// Puts a message back that was kept; `counted` where the runs have it already.
-    pub(super) fn put_back(&mut self, change: Change, counted: bool) {
+    /// Puts a message back that was kept, and that the facts know of.
+    pub(super) fn put_back(&mut self, change: Change) {
         let message = &change.message;
-        if !counted {
-            self.note_run(message.offset());
-        }
         if message.offset() > self.evicted {
             self.remember(Arc::clone(message));
         }
@@ -156,6 +153,13 @@ impl TopicLog {
             counted_to: last,
             runs: runs.copied().collect(),
         }
+    }
+
+    /// Every message that history or state has; where the state has it, with its expiry.
+    pub(super) fn kept(&self) -> BTreeMap<u64, Change> {
+        let plain = |message: &Arc<Message>| Change { message: Arc::clone(message), expires_at: None };
+        let all = self.history.iter().chain(self.by_offset.values()).map(plain);
+        all.chain(self.by_key.values().cloned()).map(|change| (change.message.offset(), change)).collect()
     }
 
     /// Notes a message that left the state: the history may have it still.

@@ -19,13 +19,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oddswire::config::{Config, EngineKind};
+use oddswire::config::{Config, EngineKind, SyncWhen};
 use oddswire::manager::ConnectionManager;
 use oddswire::server::Server;
 use serde_json::{Value, json};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+use self::program::Directory;
 
 /// The token that the tests' servers know.
 pub const TOKEN: &str = "test-token";
@@ -42,15 +44,45 @@ pub struct App {
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<bool>,
     /// What keeps its messages, where that is not the server itself. It goes last.
-    _kept: Option<redis::Redis>,
+    _kept: Kept,
+}
+
+/// Where an engine keeps what it has to; gone with this.
+#[expect(dead_code, reason = "what they hold is held until the end, and not looked at")]
+enum Kept {
+    Memory,
+    Journal(Directory),
+    Redis(redis::Redis),
+}
+
+impl Kept {
+    async fn of(engine: EngineKind, config: &mut Config) -> Self {
+        config.engine = engine;
+        match engine {
+            EngineKind::Memory => Self::Memory,
+            EngineKind::Journal => {
+                let directory = Directory::new();
+                config.data_dir = Some(directory.0.clone());
+                // Tests of durability say what they need; to the others a sync for each publish is a wait.
+                config.sync = SyncWhen::Interval(Duration::from_millis(50));
+                Self::Journal(directory)
+            }
+            EngineKind::Redis => {
+                let redis = redis::Redis::start().await.expect("TEST_ENGINE=redis needs redis-server");
+                config.redis_url = Some(redis.url().parse().unwrap());
+                Self::Redis(redis)
+            }
+        }
+    }
 }
 
 /// The engine that tests run on which do not say which: `TEST_ENGINE`, or `memory`.
 pub fn engine() -> EngineKind {
     match std::env::var("TEST_ENGINE").as_deref() {
         Err(_) | Ok("memory") => EngineKind::Memory,
+        Ok("journal") => EngineKind::Journal,
         Ok("redis") => EngineKind::Redis,
-        Ok(other) => panic!("TEST_ENGINE is {other}: expected memory or redis"),
+        Ok(other) => panic!("TEST_ENGINE is '{other}': expected memory, journal or redis"),
     }
 }
 
@@ -83,13 +115,7 @@ impl App {
         config.drain_spread = Duration::ZERO;
         config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
         config.client_messages_per_second = 1_000_000;
-        config.engine = engine;
-        let mut kept = None;
-        if config.engine == EngineKind::Redis {
-            let redis = redis::Redis::start().await.expect("TEST_ENGINE=redis needs redis-server");
-            config.redis_url = Some(redis.url().parse().unwrap());
-            kept = Some(redis);
-        }
+        let kept = Kept::of(engine, &mut config).await;
         change(&mut config);
         let config = config.check().expect("a test's settings are valid");
         let waits = config.engine != EngineKind::Memory;

@@ -1,0 +1,430 @@
+//! The committer: takes the publishes that wait, gives them their places, writes them down together, then delivers and
+//! answers each.
+//!
+//! Invariant: while a group is on its way to the disk, nothing else gets into the log; the publishes that come meanwhile are
+//! the next group, so that many share one sync.
+
+use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use slog::{Logger, error, info};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+
+use super::disk::{Disk, Failure};
+use super::store::Changes;
+use super::{QUEUE, Shared, image_of};
+use crate::config::SyncWhen;
+use crate::engine::idempotency::Answer;
+use crate::engine::{EXPIRED_AT_ONCE, EXPIRY_RESOLUTION, IdempotencyKey, PublishError, Readiness};
+use crate::log::{Entry, Staging};
+use crate::manager::{ConnectionManager, Counts, Published};
+use crate::message::{Draft, Timestamp};
+use crate::topic::Topic;
+
+/// Bytes of data after which a group takes no further publish. At 100 MB/s of disk that is 80 ms.
+const GROUP_BYTES: usize = 8 << 20;
+/// How long after a failure the disk is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long messages that are kept nowhere any more stay in the file at most, when nothing is published meanwhile.
+const TIDY: Duration = Duration::from_secs(10);
+/// With `sync=interval`, entries that wait for the disk at most: beyond, it is not waited for the time.
+const UNSYNCED: usize = 65_536;
+
+type Taken = Result<Published, PublishError>;
+
+/// A batch to be taken.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) batch: Vec<Draft>,
+    pub(super) key: Option<IdempotencyKey>,
+    /// `None` where nobody asks: keys that expire.
+    pub(super) answer: Option<oneshot::Sender<Taken>>,
+}
+
+/// A request that has its places.
+#[derive(Debug)]
+struct Staged {
+    request: Request,
+    published: Published,
+    by_topic: BTreeMap<Topic, Counts>,
+    /// Where its entries end among those of the group.
+    end: usize,
+}
+
+/// Requests that go to the disk together.
+struct Group {
+    staging: Staging,
+    staged: Vec<Staged>,
+    answers: BTreeMap<String, Answer>,
+    /// Retries of requests in the group: the place of the first in `staged`.
+    repeated: Vec<(Request, usize)>,
+    by_key: HashMap<String, usize>,
+    now: Timestamp,
+}
+
+/// Takes all requests, one group after the other.
+#[derive(Debug)]
+pub(super) struct Committer {
+    manager: ConnectionManager,
+    shared: Arc<Shared>,
+    queue: mpsc::Receiver<Request>,
+    disk: Disk,
+    sync: SyncWhen,
+    logger: Logger,
+    /// What the next transaction brings beside its group: what is to be deleted and, with `sync=interval`, all that was
+    /// answered since the last one.
+    waiting: Changes,
+    /// Runs up to this offset are in the file.
+    runs_written: u64,
+    /// When the disk is tried again, and how much there has to be room for, while it is broken.
+    broken: Option<(Instant, usize)>,
+}
+
+impl Committer {
+    pub(super) fn new(
+        manager: ConnectionManager,
+        shared: Arc<Shared>,
+        queue: mpsc::Receiver<Request>,
+        disk: Disk,
+        sync: SyncWhen,
+        logger: Logger,
+    ) -> Self {
+        let runs_written = manager.position().offset;
+        Self { manager, shared, queue, disk, sync, logger, waiting: Changes::default(), runs_written, broken: None }
+    }
+
+    /// Goes on until it is dropped.
+    pub(super) async fn run(mut self) {
+        let mut expiries = ticks(EXPIRY_RESOLUTION);
+        let mut tidying = ticks(TIDY);
+        let mut syncs = ticks(match self.sync {
+            SyncWhen::Always => TIDY,
+            SyncWhen::Interval(interval) => interval,
+        });
+        loop {
+            tokio::select! {
+                request = self.queue.recv() => match request {
+                    Some(request) => self.commit(request).await,
+                    // The engine is gone, and with it whoever could ask.
+                    None => return,
+                },
+                _ = expiries.tick() => self.expire().await,
+                _ = syncs.tick() => self.flush(false).await,
+                _ = tidying.tick() => self.flush(true).await,
+            }
+        }
+    }
+
+    /// Takes a request, and what waits behind it.
+    async fn commit(&mut self, first: Request) {
+        let mut group = self.manager.read_log(|log| Group::behind(log.staging()));
+        let mut bytes = 0;
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(request) = next {
+            bytes += request.batch.iter().map(|draft| draft.payload.data.get().len()).sum::<usize>();
+            taken += 1;
+            self.stage(&mut group, request);
+            next = if bytes < GROUP_BYTES && taken < QUEUE { self.queue.try_recv().ok() } else { None };
+        }
+        if group.staging.entries().is_empty() && group.answers.is_empty() {
+            // Nothing in it is new: there is nothing to write.
+            return self.deliver(group).await;
+        }
+        if let Err(error) = self.mended().await {
+            return group.refuse(&error);
+        }
+        match self.sync {
+            SyncWhen::Always => self.commit_now(group, bytes).await,
+            SyncWhen::Interval(_) => self.commit_later(group).await,
+        }
+    }
+
+    /// Writes the group down, then delivers it.
+    async fn commit_now(&mut self, group: Group, bytes: usize) {
+        let mut changes = self.changes();
+        changes.last = group.staging.position().offset;
+        changes.entries = group.staging.entries().to_vec();
+        changes.answers.clone_from(&group.answers);
+        match self.write(changes, bytes).await {
+            Ok(()) => self.deliver(group).await,
+            Err(error) => group.refuse(&error),
+        }
+    }
+
+    /// Delivers the group, and has it written down when its time comes.
+    async fn commit_later(&mut self, group: Group) {
+        self.waiting.entries.extend_from_slice(group.staging.entries());
+        self.waiting.answers.extend(group.answers.clone());
+        self.deliver(group).await;
+        if self.waiting.entries.len() > UNSYNCED {
+            self.flush(false).await;
+        }
+    }
+
+    fn stage(&self, group: &mut Group, request: Request) {
+        if let Some(key) = &request.key {
+            let first = self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner).find(key, group.now);
+            match first {
+                Ok(None) => {}
+                Ok(Some(published)) => return request.done(Ok(published)),
+                Err(error) => return request.done(Err(error)),
+            }
+            if let Some(&at) = group.by_key.get(key.name()) {
+                if group.staged[at].request.key == request.key {
+                    group.repeated.push((request, at));
+                } else {
+                    request.done(Err(PublishError::KeyReused));
+                }
+                return;
+            }
+        }
+        let staging = &mut group.staging;
+        match self.manager.read_log(|log| log.stage(staging, &request.batch, group.now)) {
+            Ok(unchanged) => group.push(request, &unchanged),
+            Err(full) => request.done(Err(full.into())),
+        }
+    }
+
+    /// Brings a group that is written down to the log, to the clients and to those who asked.
+    async fn deliver(&mut self, group: Group) {
+        let Group { staging, staged, repeated, now, .. } = group;
+        let mut outcomes = Vec::with_capacity(staged.len());
+        let mut entries = staging.into_entries().into_iter();
+        let mut begin = 0;
+        for Staged { request, published, by_topic, end } in staged {
+            self.apply(entries.by_ref().take(end - begin).collect());
+            begin = end;
+            for (topic, counts) in &by_topic {
+                self.manager.metrics().published(topic, counts.accepted, counts.unchanged);
+            }
+            if let Some(key) = &request.key {
+                let mut answers = self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner);
+                self.waiting.forgotten.extend(answers.keep(key.clone(), published, now));
+            }
+            outcomes.push(published);
+            request.done(Ok(published));
+            // The writers have their turn, however much is published.
+            tokio::task::yield_now().await;
+        }
+        for (request, at) in repeated {
+            request.done(Ok(outcomes[at]));
+        }
+    }
+
+    /// Puts entries into the log and delivers them. One in whose delivery something panics is in the log, and the manager has
+    /// its clients come back for it; the others still have their turn.
+    fn apply(&self, mut entries: Vec<Entry>) {
+        while !entries.is_empty() {
+            if catch_unwind(AssertUnwindSafe(|| self.manager.apply(entries.iter().cloned()))).is_ok() {
+                return;
+            }
+            let position = self.manager.position().offset;
+            error!(self.logger, "journal.panicked"; "position" => position);
+            let before = entries.len();
+            entries.retain(|entry| match entry {
+                Entry::Message(change) => change.message.offset() > position,
+                Entry::Passed(offset) => *offset > position,
+                Entry::Renewed { .. } => false,
+            });
+            if entries.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Deletes the keys whose time has come.
+    async fn expire(&mut self) {
+        loop {
+            // It also drops what is too old.
+            let expired = self.manager.expired(Timestamp::now(), EXPIRED_AT_ONCE);
+            if self.mended().await.is_err() || expired.is_empty() {
+                return;
+            }
+            let more = expired.len() == EXPIRED_AT_ONCE;
+            self.commit(Request { batch: expired, key: None, answer: None }).await;
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Writes down what waits: what was answered and, where it is time to tidy, what is only to be deleted.
+    async fn flush(&mut self, tidy: bool) {
+        if !tidy && self.waiting.entries.is_empty() && self.waiting.answers.is_empty() {
+            return;
+        }
+        // Mending leaves nothing that waits.
+        if self.mended().await.is_err() {
+            return;
+        }
+        let mut changes = self.changes();
+        if changes.is_empty() {
+            return;
+        }
+        changes.last = self.manager.position().offset;
+        let bytes = changes.entries.iter().map(size_of).sum();
+        // The next one tries again what this one could not.
+        let _refused: Result<(), PublishError> = self.write(changes, bytes).await;
+    }
+
+    /// What the next transaction brings beside its group.
+    fn changes(&mut self) -> Changes {
+        let (dropped, facts) = self.manager.tend_log(|log| (log.take_dropped(), log.facts(self.runs_written)));
+        self.waiting.dropped.extend(dropped);
+        let answers = self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.forgotten.retain(|key| !answers.has(key));
+        Changes {
+            last: 0,
+            entries: self.waiting.entries.clone(),
+            dropped: self.waiting.dropped.clone(),
+            facts,
+            answers: self.waiting.answers.clone(),
+            forgotten: self.waiting.forgotten.clone(),
+        }
+    }
+
+    /// One transaction; where it fails, nothing of it is left in the file, or it is said that this is not known.
+    async fn write(&mut self, changes: Changes, bytes: usize) -> Result<(), PublishError> {
+        let counted_to = self.manager.position().offset;
+        let Err(failure) = self.disk.write(Arc::new(changes)).await else {
+            self.waiting = Changes::default();
+            self.runs_written = counted_to;
+            return Ok(());
+        };
+        let cause = failure.cause().to_owned();
+        error!(self.logger, "journal.failed"; "error" => &cause);
+        self.breaks(&cause, bytes);
+        let refused = PublishError::Unavailable(format!("the journal cannot be written ({cause})"));
+        match failure {
+            Failure::Absent(_) => Err(refused),
+            Failure::Uncertain(_) => match self.mend(bytes).await {
+                Ok(()) | Err(Failure::Absent(_)) => Err(refused),
+                Err(Failure::Uncertain(cause)) => {
+                    Err(PublishError::Unknown(format!("the journal can neither be written nor mended ({cause})")))
+                }
+            },
+        }
+    }
+
+    /// Whether the file takes something: where it did not, it is tried again once its time has come.
+    async fn mended(&mut self) -> Result<(), PublishError> {
+        let Some((again, room)) = self.broken else { return Ok(()) };
+        if Instant::now() >= again && self.mend(room).await.is_ok() {
+            return Ok(());
+        }
+        Err(PublishError::Unavailable("the journal cannot be written".to_owned()))
+    }
+
+    /// Opens the file anew, and makes it hold what the log holds.
+    async fn mend(&mut self, room: usize) -> Result<(), Failure> {
+        let answers = &self.shared.answers;
+        let loose = self.sync != SyncWhen::Always;
+        let mut image = self.manager.tend_log(|log| {
+            // The image lacks them, so they need no deletion of their own.
+            drop(log.take_dropped());
+            image_of(log, &answers.lock().unwrap_or_else(PoisonError::into_inner), loose)
+        });
+        image.room = room;
+        let counted_to = image.position.offset;
+        if let Err(failure) = self.disk.mend(image).await {
+            self.breaks(failure.cause(), room);
+            return Err(failure);
+        }
+        self.waiting = Changes::default();
+        self.runs_written = counted_to;
+        self.broken = None;
+        *self.shared.readiness.lock().unwrap_or_else(PoisonError::into_inner) = Readiness::Ready;
+        info!(self.logger, "journal.mended"; "position" => counted_to);
+        Ok(())
+    }
+
+    fn breaks(&mut self, cause: &str, room: usize) {
+        self.broken = Some((Instant::now() + RETRY, room));
+        let why = format!("the journal cannot be written: {cause}");
+        *self.shared.readiness.lock().unwrap_or_else(PoisonError::into_inner) = Readiness::Degraded(why);
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        let mut changes = self.changes();
+        if self.broken.is_none() && !changes.is_empty() {
+            changes.last = self.manager.position().offset;
+            // The disk's handle waits for it.
+            self.disk.write_last(changes);
+        }
+    }
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.answers.is_empty() && self.dropped.is_empty() && self.forgotten.is_empty()
+    }
+}
+
+impl Group {
+    fn behind(staging: Staging) -> Self {
+        Self {
+            staging,
+            staged: Vec::new(),
+            answers: BTreeMap::new(),
+            repeated: Vec::new(),
+            by_key: HashMap::new(),
+            now: Timestamp::now(),
+        }
+    }
+
+    fn push(&mut self, request: Request, unchanged: &[bool]) {
+        let mut by_topic: BTreeMap<Topic, Counts> = BTreeMap::new();
+        for (draft, unchanged) in request.batch.iter().zip(unchanged) {
+            let counts = by_topic.entry(draft.topic.clone()).or_default();
+            counts.accepted += 1;
+            counts.unchanged += usize::from(*unchanged);
+        }
+        let unchanged = by_topic.values().map(|counts| counts.unchanged).sum();
+        let counts = Counts { accepted: request.batch.len(), unchanged };
+        let published = Published { counts, position: self.staging.position() };
+        if let Some(key) = &request.key {
+            let (name, answer) = key.with(published, self.now);
+            self.by_key.insert(name.clone(), self.staged.len());
+            self.answers.insert(name, answer);
+        }
+        let by_topic = if request.answer.is_some() { by_topic } else { BTreeMap::new() };
+        self.staged.push(Staged { request, published, by_topic, end: self.staging.entries().len() });
+    }
+
+    fn refuse(self, error: &PublishError) {
+        for request in self.staged.into_iter().map(|staged| staged.request) {
+            request.done(Err(error.clone()));
+        }
+        for (request, _) in self.repeated {
+            request.done(Err(error.clone()));
+        }
+    }
+}
+
+impl Request {
+    fn done(self, outcome: Taken) {
+        if let Some(answer) = self.answer {
+            // Who asked may have gone.
+            let _gone = answer.send(outcome);
+        }
+    }
+}
+
+fn size_of(entry: &Entry) -> usize {
+    match entry {
+        Entry::Message(change) => change.message.frames().size(),
+        Entry::Renewed { .. } | Entry::Passed(_) => 0,
+    }
+}
+
+fn ticks(every: Duration) -> Interval {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

@@ -1,0 +1,595 @@
+//! `engine=journal`: what a restart, a kill, a full disk and a damaged file leave.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oddswire::config::{Config, EngineKind, SyncWhen};
+use oddswire::message::Position;
+use oddswire::server::Server;
+use redb::{Database, TableDefinition};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::harness::program::Directory;
+use crate::harness::wire::Wire;
+use crate::harness::{App, TOKEN, eventually, within, ws};
+use crate::process::{Process, run};
+
+/// A server on the directory, which syncs each publish.
+async fn on(directory: &Directory, change: impl FnOnce(&mut Config)) -> App {
+    App::with(|config| {
+        config.engine = EngineKind::Journal;
+        config.data_dir = Some(directory.0.clone());
+        config.sync = SyncWhen::Always;
+        change(config);
+    })
+    .await
+}
+
+fn file(directory: &Directory) -> PathBuf {
+    directory.0.join("oddswire.redb")
+}
+
+/// Everything that a client who comes with this position is told and sent, but for the moments.
+async fn catch_up(app: &App, since: &str, topics: &str) -> Vec<Value> {
+    let mut client = app.ws(&format!("since={since}&topics={topics}")).await;
+    let mut came = Vec::new();
+    loop {
+        let mut message = client.next().await;
+        if message["id"].is_null() {
+            message.as_object_mut().unwrap().remove("timestamp");
+        }
+        let end = message["type"] == "caught_up";
+        came.push(message);
+        if end {
+            return came;
+        }
+    }
+}
+
+/// All that can be asked of a server.
+async fn all_of(app: &App) -> Vec<Value> {
+    let mut all = vec![app.get("/api/topics").await.body["topics"].clone()];
+    for topic in ["odds_updates", "scrape_progress"] {
+        let state = app.get(&format!("/api/topics/{topic}/state")).await;
+        all.push(json!([state.header("etag"), state.body]));
+    }
+    let position = app.manager.position();
+    for offset in 0..=position.offset {
+        for topics in ["odds_updates,scrape_progress", "odds_updates/8301"] {
+            all.push(json!(catch_up(app, &Position { offset, ..position }.to_string(), topics).await));
+        }
+    }
+    all.push(json!(catch_up(app, "snapshot", "odds_updates,scrape_progress").await));
+    for topic in all[0].as_array_mut().unwrap() {
+        topic.as_object_mut().unwrap().remove("subscribers");
+    }
+    all
+}
+
+#[tokio::test]
+async fn after_a_restart_every_question_has_the_answer_that_it_had_before() {
+    let directory = Directory::new();
+    let forgetful = |config: &mut Config| config.history_messages = 5;
+    let mut before = None;
+    for round in 0..4 {
+        let app = on(&directory, forgetful).await;
+        if let Some(before) = &before {
+            assert_eq!(&all_of(&app).await, before);
+        }
+        for at in 0..7 {
+            app.odds(&format!("830{}/1x2/{}", at % 3, at % 2), json!({"round": round, "price": at})).await;
+            app.publish(
+                &json!({"topic": "scrape_progress", "type": "progress", "data": format!("{round} \u{2028} {at}")}),
+            )
+            .await;
+        }
+        app.odds("8300/1x2/0", Value::Null).await;
+        app.publish(&json!([
+            {"topic": "odds_updates", "key": "later", "data": round, "expires_at": "2099-01-01T00:00:00Z"},
+            {"topic": "odds_updates", "key": "8301/1x2/1", "data": {"round": round, "price": 1}},
+        ]))
+        .await;
+        let all = all_of(&app).await;
+        let told = json!(all).to_string();
+        for mode in ["replayed", "conflated", "snapshot"] {
+            assert!(told.contains(mode), "the questions have all kinds of answers: {mode}");
+        }
+        before = Some(all);
+        assert!(app.stop().await);
+    }
+}
+
+#[tokio::test]
+async fn a_client_resumes_by_id_as_if_the_server_had_not_restarted() {
+    let directory = Directory::new();
+    let app = on(&directory, |_| {}).await;
+    let mut client = app.ws("").await;
+    app.odds("8301", 1).await;
+    let last = client.expect("odds_updates").await["id"].as_str().unwrap().to_owned();
+    drop(client);
+    app.odds("8301", 2).await;
+    app.publish(&json!({"topic": "scrape_progress", "data": "missed"})).await;
+    assert!(app.stop().await);
+
+    let app = on(&directory, |_| {}).await;
+    let mut client = app.ws(&format!("since={last}")).await;
+    let told = client.expect("catch_up").await["data"]["topics"].clone();
+    let replayed = json!({"mode": "replayed", "skipped": 0});
+    assert_eq!(told, json!({"odds_updates": replayed, "scrape_progress": replayed}));
+    assert_eq!(client.expect("odds_updates").await["data"], 2);
+    assert_eq!(client.expect("scrape_progress").await["data"], "missed");
+    client.expect("caught_up").await;
+    let position = app.odds("8301", 3).await["position"].clone();
+    assert_eq!(client.expect("odds_updates").await["id"], position);
+    let [last, position]: [Position; 2] = [last.parse().unwrap(), position.as_str().unwrap().parse().unwrap()];
+    assert_eq!(position, Position { offset: last.offset + 3, ..last }, "one sequence");
+}
+
+#[tokio::test]
+async fn a_retry_after_a_restart_gets_the_first_answer_and_another_body_is_refused() {
+    let directory = Directory::new();
+    let publish = async |app: &App, data: u64| {
+        let body = json!({"topic": "scrape_progress", "data": data}).to_string();
+        let request = app.request(reqwest::Method::POST, "/api/publish").bearer_auth(TOKEN);
+        let request = request.header("content-type", "application/json").header("idempotency-key", "once").body(body);
+        crate::harness::Answer::of(request).await
+    };
+    let app = on(&directory, |_| {}).await;
+    let first = publish(&app, 1).await;
+    assert_eq!(first.status, 200);
+    app.publish(&json!({"topic": "scrape_progress", "data": "between"})).await;
+    assert!(app.stop().await);
+    let app = on(&directory, |_| {}).await;
+    assert_eq!(publish(&app, 1).await.body, first.body);
+    assert_eq!(publish(&app, 2).await.code(), "idempotency_key_reused");
+    assert_eq!(app.manager.position().offset, 2);
+}
+
+#[tokio::test]
+async fn a_key_expires_after_a_restart_and_its_deletion_is_told_and_stays() {
+    let directory = Directory::new();
+    let app = on(&directory, |_| {}).await;
+    let soon = oddswire::message::Timestamp::now().plus(Duration::from_millis(600)).to_string();
+    app.publish(&json!({"topic": "odds_updates", "key": "8301", "data": 1})).await;
+    app.publish(&json!({"topic": "odds_updates", "key": "8301", "data": 1, "expires_at": soon})).await;
+    let position = app.manager.position();
+    assert!(app.stop().await);
+    let app = on(&directory, |_| {}).await;
+    let mut client = app.ws(&format!("since={position}")).await;
+    client.expect("catch_up").await;
+    let mut deletion = client.next().await;
+    if deletion["type"] == "caught_up" {
+        deletion = client.next().await;
+    }
+    assert_eq!((&deletion["key"], &deletion["data"]), (&json!("8301"), &Value::Null));
+    assert!(app.stop().await);
+    let app = on(&directory, |_| {}).await;
+    assert_eq!(app.get("/api/topics/odds_updates/state").await.body["items"], json!([]));
+    assert_eq!(app.manager.position().offset, position.offset + 1);
+}
+
+#[tokio::test]
+async fn messages_of_a_topic_that_is_not_configured_wait_until_it_is_again() {
+    let directory = Directory::new();
+    let app = on(&directory, |_| {}).await;
+    app.odds("8301", 1).await;
+    app.publish(&json!({"topic": "scrape_progress", "data": "x"})).await;
+    assert!(app.stop().await);
+    let app = on(&directory, |config| config.topics = "scrape_progress".parse().unwrap()).await;
+    app.publish(&json!({"topic": "scrape_progress", "data": "y"})).await;
+    assert!(app.stop().await);
+    let app = on(&directory, |_| {}).await;
+    let state = app.get("/api/topics/odds_updates/state").await.body;
+    assert_eq!((state["items"].as_array().unwrap().len(), &state["items"][0]["data"]), (1, &json!(1)));
+    assert_eq!(app.manager.position().offset, 3);
+}
+
+#[tokio::test]
+async fn what_is_no_longer_kept_gives_its_space_back() {
+    let directory = Directory::new();
+    let app = on(&directory, |config| {
+        config.history_messages = 200;
+        config.sync = SyncWhen::Interval(Duration::from_millis(5));
+    })
+    .await;
+    let batch = |round: u64| -> Vec<Value> {
+        let one = |at: u64| {
+            let data = format!("{round:0>1000}");
+            json!([{"topic": "odds_updates", "key": format!("{at}"), "data": data},
+                {"topic": "scrape_progress", "data": data}])
+        };
+        (0..50).flat_map(|at| one(at).as_array().unwrap().clone()).collect()
+    };
+    let size = || std::fs::metadata(file(&directory)).unwrap().len();
+    let mut early = 0;
+    for round in 0..200 {
+        app.publish(&json!(batch(round))).await;
+        if round == 40 {
+            early = size();
+        }
+    }
+    // 450 messages of about 1,200 bytes are kept, of 20,000 that were published.
+    assert!(size() < 6 << 20, "{} bytes", size());
+    assert!(size() <= early * 2, "{} bytes, and {early} early on", size());
+    assert!(app.stop().await);
+}
+
+// Killed.
+
+/// What publishers know.
+#[derive(Default)]
+struct Known {
+    /// What was answered: the data of the last message of a batch, by its offset.
+    acknowledged: Mutex<BTreeMap<u64, String>>,
+    /// Answers in this round.
+    answers: AtomicUsize,
+}
+
+const PUBLISHERS: usize = 4;
+
+/// Publishes batch after batch until the server is gone. Returns the number of the batch that got no answer: it is asked
+/// again.
+async fn publish_until_killed(address: std::net::SocketAddr, known: Arc<Known>, publisher: usize, from: u64) -> u64 {
+    let client = reqwest::Client::new();
+    for number in from.. {
+        let count = number % 5 + 1;
+        let data = |at| format!("{publisher}/{number}/{at}");
+        let batch: Vec<Value> = (1..=count)
+            .map(|at| match at % 2 {
+                0 => json!({"topic": "odds_updates", "key": format!("{publisher}/{at}"), "data": data(at)}),
+                _ => json!({"topic": "scrape_progress", "data": data(at)}),
+            })
+            .collect();
+        let request = client
+            .post(format!("http://{address}/api/publish"))
+            .bearer_auth(crate::process::TOKEN)
+            .header("content-type", "application/json")
+            .header("idempotency-key", format!("{publisher}-{number}"))
+            .body(json!(batch).to_string());
+        let Ok(response) = request.send().await else { return number };
+        assert_eq!(response.status(), 200);
+        let Ok(text) = response.text().await else { return number };
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(answer["accepted"], count);
+        let position: Position = answer["position"].as_str().unwrap().parse().unwrap();
+        known.acknowledged.lock().unwrap().insert(position.offset, data(count));
+        known.answers.fetch_add(1, Ordering::SeqCst);
+    }
+    unreachable!("there is always another one")
+}
+
+/// Listens until the server is gone; the last offset that it was sent.
+async fn listen_until_killed(mut client: ws::Client) -> u64 {
+    let mut last = 0;
+    while let Some(Ok(frame)) = client.frame().await {
+        let message: Value = serde_json::from_str(frame.to_text().unwrap_or("null")).unwrap_or_default();
+        if let Some(id) = message["id"].as_str() {
+            last = id.parse::<Position>().unwrap().offset;
+        }
+    }
+    last
+}
+
+/// All messages after an offset: they are there without a hole.
+async fn replay(process: &Process, since: Position) -> Vec<String> {
+    let mut wire = Wire::connect(process.address, &format!("since={since}")).await;
+    wire.expect("connection_ack").await;
+    let told = wire.expect("catch_up").await["data"]["topics"].clone();
+    for topic in ["odds_updates", "scrape_progress"] {
+        assert_eq!(told[topic], json!({"mode": "replayed", "skipped": 0}));
+    }
+    let mut all = Vec::new();
+    loop {
+        let (_, payload) = wire.frame().await;
+        let message: Value = serde_json::from_slice(&payload).unwrap();
+        if message["type"] == "caught_up" {
+            return all;
+        }
+        let next = Position { offset: since.offset + all.len() as u64 + 1, ..since };
+        assert_eq!(message["id"], next.to_string(), "no hole, and one epoch");
+        all.push(message["data"].as_str().unwrap().to_owned());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_moment_it_has_everything_that_was_answered_once() {
+    let kills: usize = std::env::var("TEST_KILLS").map_or(12, |kills| kills.parse().expect("a number"));
+    let directory = Directory::new();
+    let path = directory.0.to_str().unwrap();
+    let environment = [
+        ("ODDSWIRE_ENGINE", "journal"),
+        ("ODDSWIRE_DATA_DIR", path),
+        ("ODDSWIRE_HISTORY_MESSAGES", "1000000"),
+        ("ODDSWIRE_HISTORY_BYTES", "1GiB"),
+    ];
+    let known = Arc::new(Known::default());
+    let mut next = [0; PUBLISHERS];
+    let mut since = None;
+    let (mut seen, mut in_order) = (HashSet::new(), Vec::new());
+    let (mut unanswered, mut delivered) = (0, 0);
+    for kill in 0..=kills {
+        let process = Process::serve(&environment).await;
+        let client = ws::Client::connect(process.address, "").await;
+        let position: Position = client.ack["data"]["position"].as_str().unwrap().parse().unwrap();
+        assert!(position.offset >= delivered, "nobody was sent what is not there any more");
+        let from = *since.get_or_insert(position);
+        let new = replay(&process, from).await;
+        for data in new {
+            assert!(seen.insert(data.clone()), "{data} is there twice");
+            in_order.push(data);
+        }
+        since = Some(position);
+        let acknowledged = std::mem::take(&mut *known.acknowledged.lock().unwrap());
+        for (offset, data) in &acknowledged {
+            let at = usize::try_from(*offset).unwrap() - 1;
+            assert_eq!(in_order.get(at), Some(data), "what was answered is where the answer said, after kill {kill}");
+        }
+        unanswered += (in_order.len() as u64).saturating_sub(acknowledged.keys().max().copied().unwrap_or(0));
+        if kill == kills {
+            break;
+        }
+        known.answers.store(0, Ordering::SeqCst);
+        let listening = tokio::spawn(listen_until_killed(client));
+        let mut publishing = JoinSet::new();
+        for (publisher, from) in next.iter().copied().enumerate() {
+            let (address, known) = (process.address, Arc::clone(&known));
+            publishing.spawn(async move { (publisher, publish_until_killed(address, known, publisher, from).await) });
+        }
+        let enough = fastrand::usize(1..60);
+        eventually("publishes are answered", || known.answers.load(Ordering::SeqCst) >= enough).await;
+        process.signal("KILL");
+        assert_eq!(process.end().await.code, None);
+        while let Some(published) = within(publishing.join_next()).await {
+            let (publisher, number) = published.unwrap();
+            next[publisher] = number;
+        }
+        delivered = within(listening).await.unwrap();
+    }
+    let batches: HashSet<&str> = in_order.iter().map(|data| data.rsplit_once('/').unwrap().0).collect();
+    for batch in batches {
+        let (_, number) = batch.split_once('/').unwrap();
+        let count = number.parse::<u64>().unwrap() % 5 + 1;
+        assert!((1..=count).all(|at| seen.contains(&format!("{batch}/{at}"))), "{batch} is there whole");
+    }
+    println!("{kills} kills under load, {} messages, {unanswered} of them past the last answer", in_order.len());
+}
+
+#[tokio::test]
+async fn with_an_interval_a_kill_begins_a_new_epoch_and_a_stop_does_not() {
+    let directory = Directory::new();
+    let path = directory.0.to_str().unwrap();
+    let environment =
+        [("ODDSWIRE_ENGINE", "journal"), ("ODDSWIRE_DATA_DIR", path), ("ODDSWIRE_SYNC", "interval:60000")];
+    let message = r#"{"topic":"odds_updates","key":"8301","data":1}"#;
+    let position = async |process: &Process| -> Position {
+        let client = ws::Client::connect(process.address, "").await;
+        client.ack["data"]["position"].as_str().unwrap().parse().unwrap()
+    };
+    let process = Process::serve(&environment).await;
+    assert_eq!(process.post("/api/publish", crate::process::TOKEN, message).await.status, 200);
+    let first = position(&process).await;
+    process.signal("TERM");
+    assert_eq!(process.end().await.code, Some(0));
+
+    let process = Process::serve(&environment).await;
+    assert_eq!(position(&process).await, first, "a stop writes down what was answered");
+    let more = message.replace("8301", "8302");
+    assert_eq!(process.post("/api/publish", crate::process::TOKEN, &more).await.status, 200);
+    let lost = position(&process).await;
+    process.signal("KILL");
+    process.end().await;
+
+    let process = Process::serve(&environment).await;
+    let after = position(&process).await;
+    assert!(after.epoch > first.epoch && after.offset == 1, "{after} after {lost}");
+    let mut client = ws::Client::connect(process.address, &format!("since={lost}&topics=odds_updates")).await;
+    assert_eq!(client.expect("catch_up").await["data"]["topics"]["odds_updates"]["mode"], "snapshot");
+    let message = client.expect("odds_updates").await;
+    assert_eq!(message["id"], Position { offset: 1, ..after }.to_string(), "ids are of the new epoch");
+}
+
+// A full disk.
+
+#[tokio::test]
+async fn a_full_disk_refuses_publishes_keeps_subscribers_and_is_used_again_when_there_is_room() {
+    let directory = Directory::new();
+    let path = directory.0.to_str().unwrap();
+    let environment = [("ODDSWIRE_ENGINE", "journal"), ("ODDSWIRE_DATA_DIR", path)];
+    let mut process = Process::with_file_limit(&environment).await;
+    let mut client = ws::Client::connect(process.address, "").await;
+    let publish = async |process: &Process, number: usize| {
+        let body = json!({"topic": "odds_updates", "key": format!("{number}"), "data": "x".repeat(60_000)});
+        process.post("/api/publish", crate::process::TOKEN, &body.to_string()).await
+    };
+    process.limit_files_to("4000000");
+    let mut taken = 0;
+    let refused = loop {
+        let answer = publish(&process, taken).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        taken += 1;
+        assert_eq!(client.expect("odds_updates").await["key"], (taken - 1).to_string());
+        assert!(taken < 1000, "the limit is felt");
+    };
+    assert_eq!((refused.status, refused.header("retry-after").is_empty()), (503, false), "{}", refused.body);
+    assert!(refused.detail().contains("nothing was taken"), "{}", refused.detail());
+    process.event("journal.failed").await;
+    let ready = reqwest::get(format!("http://{}/readyz", process.admin)).await.unwrap();
+    assert_eq!(ready.status(), 200, "clients are served");
+    let ready: Value = serde_json::from_str(&ready.text().await.unwrap()).unwrap();
+    assert_eq!(ready["engine"], "degraded", "{ready}");
+    client.nothing_came().await;
+
+    process.limit_files_to("unlimited");
+    process.event("journal.mended").await;
+    assert_eq!(publish(&process, taken).await.status, 200);
+    assert_eq!(client.expect("odds_updates").await["key"], taken.to_string());
+    process.signal("KILL");
+    process.end().await;
+    let process = Process::serve(&environment).await;
+    let client = ws::Client::connect(process.address, "").await;
+    let position: Position = client.ack["data"]["position"].as_str().unwrap().parse().unwrap();
+    assert_eq!(position.offset, taken as u64 + 1, "what was refused is not there, what was answered is");
+}
+
+// Files that cannot be used.
+
+/// A file with some messages in it, closed.
+async fn filled() -> Directory {
+    let directory = Directory::new();
+    let app = on(&directory, |_| {}).await;
+    for at in 0..50 {
+        app.odds(&format!("{at}"), format!("{at:0>300}")).await;
+    }
+    assert!(app.stop().await);
+    directory
+}
+
+/// Tries to start a server on the directory: its error, or its state.
+fn try_on(directory: &Path) -> Result<Value, String> {
+    let mut config = Config::defaults();
+    config.listen = "127.0.0.1:0".parse().unwrap();
+    config.admin_listen = None;
+    config.engine = EngineKind::Journal;
+    config.data_dir = Some(directory.to_owned());
+    let server =
+        Server::bind(config, slog::Logger::root(slog::Discard, slog::o!())).map_err(|error| error.to_string())?;
+    let (_, state) = server.manager().snapshot(&"odds_updates".parse().unwrap());
+    let data = state.iter().map(|message| String::from_utf8(message.frames().text().to_vec()).unwrap());
+    Ok(data.collect::<Vec<_>>().into())
+}
+
+/// The error names the file and the way out, and the file is as it was.
+fn is_refused(directory: &Directory, what: &str) -> String {
+    let before = std::fs::read(file(directory)).unwrap();
+    let error = try_on(&directory.0).expect_err(what);
+    assert!(error.contains(file(directory).to_str().unwrap()), "{what}: {error}");
+    assert!(error.contains("--reset-data") && !error.contains('\n'), "{what}: {error}");
+    assert!(std::fs::read(file(directory)).unwrap() == before, "{what}: nothing is overwritten");
+    error
+}
+
+#[tokio::test]
+async fn a_truncated_or_foreign_file_is_refused_and_left_as_it_is() {
+    let directory = filled().await;
+    let whole = std::fs::read(file(&directory)).unwrap();
+    for length in [1, 100, 4096, whole.len() / 2, whole.len() - 4096] {
+        std::fs::write(file(&directory), &whole[..length]).unwrap();
+        is_refused(&directory, &format!("cut to {length} bytes"));
+    }
+    std::fs::write(file(&directory), "somebody's notes\n".repeat(1000)).unwrap();
+    is_refused(&directory, "a text");
+    std::fs::remove_file(file(&directory)).unwrap();
+    let other = Database::create(file(&directory)).unwrap();
+    let transaction = other.begin_write().unwrap();
+    transaction.open_table(TableDefinition::<u64, u64>::new("theirs")).unwrap().insert(1, 1).unwrap();
+    transaction.commit().unwrap();
+    drop(other);
+    assert!(is_refused(&directory, "a file of the same store").contains("not one of oddswire's"));
+    std::fs::write(file(&directory), "").unwrap();
+    assert_eq!(try_on(&directory.0), Ok(json!([])), "an empty file is a new one");
+}
+
+#[tokio::test]
+async fn a_flipped_byte_is_found_or_changes_nothing() {
+    let directory = filled().await;
+    let state = try_on(&directory.0).unwrap();
+    let whole = std::fs::read(file(&directory)).unwrap();
+    let mut found = 0;
+    let stride = whole.len() / 60;
+    for at in (0..60).map(|part| part * stride + fastrand::usize(..stride)).chain([0, 9, 64, 128, 200]) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x55;
+        std::fs::write(file(&directory), &damaged).unwrap();
+        match try_on(&directory.0) {
+            Ok(read) => assert_eq!(read, state, "byte {at} of {}", whole.len()),
+            Err(error) => {
+                found += 1;
+                assert!(error.contains("--reset-data"), "{error}");
+                assert!(std::fs::read(file(&directory)).unwrap() == damaged, "nothing is overwritten");
+            }
+        }
+    }
+    assert!(found > 0, "some were found");
+}
+
+#[tokio::test]
+async fn a_file_of_a_later_version_is_refused() {
+    let directory = filled().await;
+    let database = Database::create(file(&directory)).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(TableDefinition::<&str, u64>::new("meta")).unwrap().insert("format", 2).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let error = is_refused(&directory, "a later version");
+    assert!(error.contains("format 2") && error.contains("up to 1"), "{error}");
+}
+
+#[tokio::test]
+async fn reset_data_puts_the_file_aside_and_begins_anew() {
+    let directory = filled().await;
+    let damaged = std::fs::read(file(&directory)).unwrap()[..5000].to_vec();
+    std::fs::write(file(&directory), &damaged).unwrap();
+    let path = directory.0.to_str().unwrap();
+    let environment = [("ODDSWIRE_ENGINE", "journal"), ("ODDSWIRE_DATA_DIR", path)];
+    let ended = run(&[], &environment).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
+    let failed: Value = serde_json::from_str(ended.stderr.lines().last().unwrap()).unwrap();
+    assert_eq!(failed["event"], "server.failed");
+    assert_eq!(
+        ended.stderr.matches("server.failed").count(),
+        ended.stderr.lines().filter(|l| l.contains("ERROR")).count()
+    );
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+
+    let process = Process::start(&["--reset-data"], &environment).await;
+    process.signal("TERM");
+    let log = process.end().await.stderr;
+    let reset = log.lines().find(|line| line.contains("journal.reset")).expect("it says where the copy is");
+    let copy = serde_json::from_str::<Value>(reset).unwrap()["copy"].as_str().unwrap().to_owned();
+    assert!(std::fs::read(copy).unwrap() == damaged, "the copy is the file");
+    assert_eq!(try_on(&directory.0), Ok(json!([])));
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_directory_refuses_to_start() {
+    let directory = Directory::new();
+    let path = directory.0.to_str().unwrap();
+    let environment = [("ODDSWIRE_ENGINE", "journal"), ("ODDSWIRE_DATA_DIR", path)];
+    let first = Process::serve(&environment).await;
+    for arguments in [&[][..], &["--reset-data"]] {
+        let second = run(arguments, &environment).await;
+        assert_eq!(second.code, Some(1));
+        assert!(second.stderr.contains(path) && second.stderr.contains("another oddswire"), "{}", second.stderr);
+    }
+    assert_eq!(first.publish("no token is set").await, 401);
+    first.signal("TERM");
+    assert_eq!(first.end().await.code, Some(0));
+    let third = Process::serve(&environment).await;
+    assert_eq!(third.publish(crate::process::TOKEN).await, 200);
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_used_are_said_in_a_line() {
+    let cases: [(&[&str], &str); 6] = [
+        (&["--engine=journal"], "data-dir"),
+        (&["--engine=journal", "--data-dir="], "data-dir"),
+        (&["--reset-data"], "reset-data"),
+        (&["--sync=weekly"], "interval:<milliseconds>"),
+        (&["--sync=interval:0"], "interval:<milliseconds>"),
+        (&["--sync=interval:1h"], "interval:<milliseconds>"),
+    ];
+    for (arguments, says) in cases {
+        let ended = run(arguments, &[]).await;
+        assert_eq!((ended.code, ended.stderr.lines().count()), (Some(2), 1), "{arguments:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(says), "{arguments:?}: {}", ended.stderr);
+    }
+    let ended = run(&["--engine=journal", "--data-dir=/proc/none"], &[]).await;
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("/proc/none"), "{}", ended.stderr);
+}
