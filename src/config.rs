@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use crate::admission::TrustedProxies;
 use crate::auth::{self, Origins, Publishers, Token, Verifier};
@@ -151,14 +154,14 @@ pub struct Config {
     /// Directory of the journal; needed with --engine journal, one for each server
     #[arg(long, env = "ODDSWIRE_DATA_DIR", value_name = "DIR", help_heading = "What is kept")]
     pub data_dir: Option<PathBuf>,
-    /// When the journal has a publish on the disk: 'always' is before it is answered, 'interval:<milliseconds>' is that
-    /// much later at most, which a crash may lose
+    /// When the journal has a publish on the disk: 'always' is before it is answered, 'interval:100' is that
+    /// many milliseconds later at most, which a crash may lose
     #[arg(long, env = "ODDSWIRE_SYNC", value_name = "WHEN", default_value = "always", help_heading = "What is kept")]
     pub sync: SyncWhen,
     /// Put the journal's file aside under another name, and begin a new one
     #[arg(long, help_heading = "What is kept")]
     pub reset_data: bool,
-    /// URL of the broker of --engine redis: redis://[user:password@]host[:port][/db], rediss:// for TLS,
+    /// URL of the broker of --engine redis: redis://user:password@host:port/db, rediss:// for TLS,
     /// redis-sentinel://host:port,host:port/master, redis-cluster://host:port,host:port
     #[arg(long, env = "ODDSWIRE_REDIS_URL", value_name = "URL", hide_env_values = true, help_heading = "What is kept")]
     pub redis_url: Option<Token>,
@@ -410,7 +413,15 @@ impl Config {
             }
         };
         let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|error| ConfigError(format!("redis-ca-file '{}': {error}", path.display())))
+            let refused = |reason: &str| ConfigError(format!("redis-ca-file '{}': {reason}", path.display()));
+            let text = std::fs::read(path).map_err(|error| refused(&error.to_string()))?;
+            let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+            let certificates = certificates.map_err(|error| refused(&error.to_string()))?;
+            // With none, every broker would be refused, and nobody told why.
+            match RootCertStore::empty().add_parsable_certificates(certificates) {
+                (1.., 0) => Ok(text),
+                _ => Err(refused("expected one or more certificates in PEM")),
+            }
         };
         Ok((url, self.redis_ca_file.as_ref().map(read).transpose()?))
     }
@@ -446,7 +457,8 @@ pub fn read() -> Cli {
     }
 }
 
-fn refuse(reason: &str) -> ! {
+/// Ends the program where a setting cannot be used: one line on standard error, and exit code 2.
+pub fn refuse(reason: &str) -> ! {
     eprintln!("oddswire: {reason}");
     std::process::exit(2)
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use oddswire::config::{self, Cli, Command, Config, Health};
 use oddswire::server::Server;
-use oddswire::{health, telemetry};
+use oddswire::{engine, health, telemetry};
 use slog::{Logger, error, warn};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,6 +19,9 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: Config) -> ExitCode {
+    if let Err(error) = engine::check(&config) {
+        config::refuse(&error.to_string());
+    }
     let (logger, _flushed_at_the_end) = telemetry::logger(config.log_format, config.log_level);
     telemetry::log_panics(&logger);
     for name in config::unknown_variables() {

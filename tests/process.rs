@@ -19,7 +19,7 @@ use crate::harness::{Answer, engine, within, ws};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oddswire");
 
-type Environment<'a> = &'a [(&'a str, &'a str)];
+pub type Environment<'a> = &'a [(&'a str, &'a str)];
 
 pub const TOKEN: &str = "sesame-4711";
 
@@ -369,7 +369,7 @@ async fn a_variable_that_is_no_setting_is_a_warning_that_names_it() {
 
 /// What is refused: one line on standard error that says all of these, and exit code 2.
 #[track_caller]
-fn refused(ended: &Ended, says: &[&str]) {
+pub fn refused(ended: &Ended, says: &[&str]) {
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{}", ended.stderr);
     assert_eq!(ended.stderr.lines().count(), 1, "one line: {}", ended.stderr);
     for part in says {
@@ -474,7 +474,7 @@ async fn a_token_is_refused_without_being_shown() {
     }
 }
 
-fn temporary(name: &str, contents: &str) -> String {
+pub fn temporary(name: &str, contents: &str) -> String {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     std::fs::write(&path, contents).unwrap();
     path.into_os_string().into_string().unwrap()

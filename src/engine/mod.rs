@@ -115,6 +115,26 @@ pub trait Engine: Send + Sync {
 #[error("{0}")]
 pub struct EngineError(pub(crate) String);
 
+impl From<BrokerUrlError> for EngineError {
+    fn from(error: BrokerUrlError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Whether the settings of the engine can be used: what the types of `Config` cannot tell.
+pub fn check(config: &Config) -> Result<(), EngineError> {
+    match config.engine {
+        EngineKind::Memory | EngineKind::Journal => Ok(()),
+        EngineKind::Redis => {
+            let (url, _) = config.broker().map_err(|error| EngineError(error.to_string()))?;
+            Redis::check(&url).map_err(|error| match &config.redis_url_file {
+                Some(path) => EngineError(format!("redis-url-file '{}': {error}", path.display())),
+                None => error.into(),
+            })
+        }
+    }
+}
+
 /// The engine that the settings name, and the manager that it delivers through.
 pub fn open(config: &Config, logger: &Logger) -> Result<(ConnectionManager, Arc<dyn Engine>), EngineError> {
     let manager = |log| ConnectionManager::new(config.topics.clone(), log, manager_limits(config), logger.clone());

@@ -4,6 +4,7 @@ pub mod follower;
 pub mod get;
 pub mod jwt;
 pub mod link;
+pub mod node;
 pub mod program;
 pub mod prometheus;
 pub mod proxy;

@@ -104,3 +104,155 @@ impl Drop for Redis {
         self.kill();
     }
 }
+
+// What stands around a Redis.
+
+impl Redis {
+    /// A replica of another one, which has everything of it.
+    pub async fn replica_of(master: &Self) -> Option<Self> {
+        let address = master.address();
+        let (host, port) = (address.ip().to_string(), address.port().to_string());
+        let replica = Self::with(&["--replicaof", &host, &port]).await?;
+        master.reaches("is replicated", "replication", "state=online").await;
+        Some(replica)
+    }
+
+    /// Waits until a section of `INFO` has this text.
+    pub async fn reaches(&self, what: &str, section: &str, text: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut looks = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            let said: String = self.ask(&["INFO", section]).await;
+            if said.contains(text) {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "it never {what}: {said}");
+            looks.tick().await;
+        }
+    }
+}
+
+/// A Sentinel that alone decides who is the master, which it calls `main`.
+pub struct Sentinel {
+    process: Child,
+    port: Port,
+    _directory: Directory,
+}
+
+impl Sentinel {
+    /// Starts it, and waits until it knows the master's replica.
+    pub async fn of(master: &Redis) -> Self {
+        let (directory, port) = (Directory::new(), Port::free());
+        let (address, watched) = (port.address, master.address());
+        let settings = format!(
+            "port {}\nbind {}\ndir {}\nsentinel monitor main {} {} 1\nsentinel down-after-milliseconds main 500\n\
+             sentinel failover-timeout main 1000\n",
+            address.port(),
+            address.ip(),
+            directory.0.display(),
+            watched.ip(),
+            watched.port(),
+        );
+        let file = directory.0.join("sentinel.conf");
+        std::fs::write(&file, settings).unwrap();
+        let mut command = Command::new("redis-server");
+        command.arg(&file).arg("--sentinel").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = command.spawn().expect("redis-server starts");
+        let sentinel = Self { process, port, _directory: directory };
+        sentinel.reaches("knows the replica", &["SENTINEL", "REPLICAS", "main"], "\"ok\"").await;
+        sentinel
+    }
+
+    /// Where the master is asked for.
+    pub fn url(&self) -> String {
+        format!("redis-sentinel://{}/main", self.port.address)
+    }
+
+    /// Has the replica take over from the master.
+    pub async fn fail_over(&self) {
+        self.ask(&["SENTINEL", "FAILOVER", "main"]).await.expect("there is a replica");
+    }
+
+    /// Waits until it calls this one the master.
+    pub async fn follows(&self, master: &Redis) {
+        let port = format!("\"{}\"", master.address().port());
+        self.reaches("has another master", &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"], &port).await;
+    }
+
+    async fn ask(&self, command: &[&str]) -> redis::RedisResult<redis::Value> {
+        let client = Client::open(format!("redis://{}", self.port.address))?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await
+    }
+
+    /// Waits until the answer to a command has this text.
+    async fn reaches(&self, what: &str, command: &[&str], text: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut looks = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            let said = format!("{:?}", self.ask(command).await);
+            if said.contains(text) {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "it never {what}: {said}");
+            looks.tick().await;
+        }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// An authority, a certificate that it has signed for 127.0.0.1, and another authority that has signed nothing.
+pub struct Certificates {
+    directory: Directory,
+}
+
+impl Certificates {
+    /// Makes them; `None` where `openssl` is not installed.
+    pub fn new() -> Option<Self> {
+        if !program::is_installed("openssl", Command::new("openssl").arg("version")) {
+            return None;
+        }
+        let certificates = Self { directory: Directory::new() };
+        let extensions = certificates.path("server.ext");
+        std::fs::write(&extensions, "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n").unwrap();
+        for (name, subject) in [("ca", "/CN=tests"), ("other", "/CN=others")] {
+            let files = format!("-keyout {name}.key -out {name}.crt -subj {subject}");
+            certificates.openssl(&format!("req -x509 -newkey rsa:2048 -nodes -days 2 {files}"));
+        }
+        certificates.openssl("req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=redis");
+        let signed = "-CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile server.ext";
+        certificates.openssl(&format!("x509 -req -in server.csr -out server.crt {signed}"));
+        Some(certificates)
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let mut command = Command::new("openssl");
+        command.args(arguments.split(' ')).current_dir(&self.directory.0).stdin(Stdio::null());
+        let made = command.output().expect("openssl starts");
+        assert!(made.status.success(), "{arguments}: {}", String::from_utf8_lossy(&made.stderr));
+    }
+
+    /// The path of a file: `ca.crt`, `other.crt`, `server.crt` or `server.key`.
+    pub fn path(&self, name: &str) -> String {
+        self.directory.0.join(name).into_os_string().into_string().expect("a path of ASCII")
+    }
+
+    /// A Redis with the signed certificate, and the URL of its port for TLS.
+    pub async fn redis(&self) -> Option<(Redis, Port, String)> {
+        let port = Port::free();
+        let (number, certificate, key) =
+            (port.address.port().to_string(), self.path("server.crt"), self.path("server.key"));
+        let settings = ["--tls-port", &number, "--tls-cert-file", &certificate, "--tls-key-file", &key];
+        let ca = self.path("ca.crt");
+        let more = ["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"];
+        let redis = Redis::with(&[&settings[..], &more].concat()).await?;
+        let url = format!("rediss://{}", port.address);
+        Some((redis, port, url))
+    }
+}

@@ -67,7 +67,11 @@ impl Broker {
             "redis-cluster" | "redis-clusters" => {
                 Many::parse(rest)?.cluster(scheme.ends_with('s'), certificates).map_err(refused)
             }
-            _ => Err(BrokerUrlError(format!("the scheme '{}' is none of them", scheme.escape_debug()))),
+            // Where a password stands in front of it, it is no scheme, and not shown.
+            _ if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) => {
+                Err(BrokerUrlError(format!("the scheme '{scheme}' is none of them")))
+            }
+            _ => Err(BrokerUrlError("what stands before :// is no scheme".to_owned())),
         }
     }
 
@@ -227,6 +231,9 @@ mod tests {
             "",
             "localhost:6379",
             "http://secret@localhost",
+            "secret@redis://localhost",
+            "redis://:secret@localhost:port",
+            "redis://:secret@localhost/number",
             "redis-sentinel://secret@a:26379",
             "redis-cluster://secret@a",
             "redis-cluster://secret@a:port",

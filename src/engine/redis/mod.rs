@@ -141,7 +141,7 @@ impl Redis {
     /// An engine that delivers through the manager, whose log it replaces. It connects once it runs.
     pub fn new(settings: Settings<'_>, manager: ConnectionManager, logger: Logger) -> Result<Self, EngineError> {
         let Settings { url, root_certificates, namespace, limits } = settings;
-        let broker = Broker::parse(url, root_certificates).map_err(|error| EngineError(error.to_string()))?;
+        let broker = Broker::parse(url, root_certificates)?;
         let topics = manager.topics().clone();
         let entries = limits.history_messages.saturating_mul(topics.iter().count()).max(LEAST_ENTRIES);
         let names = Names::new(namespace);
@@ -161,6 +161,11 @@ impl Redis {
             rejoin: Notify::new(),
             logger,
         })
+    }
+
+    /// Whether the URL names a broker, whatever is there.
+    pub fn check(url: &str) -> Result<(), BrokerUrlError> {
+        Broker::parse(url, None).map(drop)
     }
 
     fn topics(&self) -> &Topics {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use redis::{Cmd, RedisError, Script, Value};
+use redis::{Cmd, RedisError, Value};
 use thiserror::Error;
 
 use super::broker::Link;
@@ -136,6 +136,20 @@ pub(super) enum CallError {
     Odd(String),
 }
 
+/// A script, and the hash by which the broker knows it.
+struct Script {
+    code: String,
+    hash: String,
+}
+
+impl Script {
+    fn new(body: &str) -> Self {
+        let code = format!("{}\n{body}", include_str!("common.lua"));
+        let hash = redis::Script::new(&code).get_hash().to_owned();
+        Self { code, hash }
+    }
+}
+
 /// The scripts, and what every call of them has in common.
 pub(super) struct Scripts {
     publish: Script,
@@ -147,23 +161,26 @@ pub(super) struct Scripts {
 
 impl Scripts {
     pub(super) fn new(names: Names, topics: Topics, limits: Limits) -> Self {
-        let script = |body| Script::new(&format!("{}\n{body}", include_str!("common.lua")));
-        let (publish, tend) = (script(include_str!("publish.lua")), script(include_str!("tend.lua")));
+        let (publish, tend) = (Script::new(include_str!("publish.lua")), Script::new(include_str!("tend.lua")));
         Self { publish, tend, names, topics, limits }
     }
 
     /// Makes the scripts known to the broker's process. A process that does not know them is another one than that which
-    /// the node has joined.
+    /// the node has joined. In a cluster that is the one which has the namespace: others may be away.
     pub(super) async fn load(&self, link: &mut Link) -> Result<(), RedisError> {
-        self.publish.load_async(link).await?;
-        self.tend.load_async(link).await?;
-        Ok(())
+        let mut calls = redis::pipe();
+        for script in [&self.publish, &self.tend] {
+            calls.cmd("SCRIPT").arg("LOAD").arg(&script.code).ignore();
+        }
+        // All go where the key is.
+        calls.cmd("EXISTS").arg(self.names.facts()).ignore();
+        calls.exec_async(link).await
     }
 
     /// Calls a script by its hash alone, since not to know it means something.
     fn call(&self, script: &Script, answer: &str, seen: &Seen) -> Cmd {
         let mut call = redis::cmd("EVALSHA");
-        call.arg(script.get_hash()).arg(3 + 3 * self.topics.iter().count());
+        call.arg(&script.hash).arg(3 + 3 * self.topics.iter().count());
         call.arg(self.names.log()).arg(self.names.facts()).arg(self.names.answer(answer));
         for topic in self.topics.iter() {
             call.arg(self.names.state(topic)).arg(self.names.deletions(topic)).arg(self.names.expiries(topic));

@@ -1,0 +1,80 @@
+//! The program itself as a node on a broker.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Answer, PATIENCE, within};
+use crate::process::{Environment, Process, TOKEN};
+
+/// Starts a node with these settings beside the engine, ready or not.
+pub async fn node(settings: Environment<'_>) -> Process {
+    Process::serve(&[&[("ODDSWIRE_ENGINE", "redis")], settings].concat()).await
+}
+
+impl Process {
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        within(Answer::of(reqwest::Client::new().get(self.url(path)))).await
+    }
+
+    /// Waits until it says this of itself; the whole answer.
+    pub async fn becomes(&self, what: &str, holds: impl Fn(&Answer) -> bool) -> Answer {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut looks = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            let answer = self.get("/readyz").await;
+            if holds(&answer) {
+                return answer;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "it never is {what}: {}", answer.text);
+            looks.tick().await;
+        }
+    }
+
+    /// Waits until it takes traffic and batches.
+    pub async fn ready(&self) {
+        self.becomes("ready", |answer| answer.status == 200 && answer.body["engine"] == "ok").await;
+    }
+
+    /// Waits until it is not ready and says this in its reason, in any case; the reason.
+    pub async fn starting(&self, says: &str) -> String {
+        let says = |answer: &Answer| {
+            let detail = answer.body["detail"].as_str().unwrap_or_default();
+            answer.status == 503 && answer.body["engine"] == "starting" && detail.to_lowercase().contains(says)
+        };
+        let answer = self.becomes("without its broker", says).await;
+        answer.body["detail"].as_str().expect("a reason").to_owned()
+    }
+
+    /// Publishes messages that have to be taken.
+    pub async fn take(&self, messages: &Value) -> Value {
+        let answer = within(self.post("/api/publish", TOKEN, &messages.to_string())).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.body
+    }
+
+    /// Publishes one keyed message that has to be taken.
+    pub async fn odds(&self, key: &str, data: impl Into<Value>) -> Value {
+        self.take(&json!({"topic": "odds_updates", "key": key, "data": data.into()})).await
+    }
+
+    /// The keys of the odds and their data, as it serves them.
+    pub async fn state(&self) -> std::collections::BTreeMap<String, String> {
+        let answer = self.get("/api/topics/odds_updates/state").await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let items = answer.body["items"].as_array().expect("items").iter();
+        items.map(|item| (item["key"].as_str().expect("a key").to_owned(), item["data"].to_string())).collect()
+    }
+
+    /// Ends it as a restart does; its log.
+    pub async fn stop(self) -> String {
+        self.signal("TERM");
+        let ended = self.end().await;
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        ended.stderr
+    }
+}

@@ -1,0 +1,466 @@
+//! What stands between a node and its broker: TLS, passwords and rights, namespaces, Sentinels, and a broker
+//! that is not there yet. The program itself, and a real redis-server.
+
+use std::collections::BTreeSet;
+
+use oddswire::message::Position;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use crate::harness::follower::Follower;
+use crate::harness::get::{code, get};
+use crate::harness::node::node;
+use crate::harness::redis::{Certificates, Redis, Sentinel};
+use crate::harness::{Answer, PATIENCE, sse, within, ws};
+use crate::process::{Environment, Process, TOKEN, refused, run, temporary};
+
+/// Publishes, and has it back live and from the state.
+async fn works(node: &Process) {
+    let mut client = ws::Client::connect(node.address, "topics=odds_updates").await;
+    let published = node.odds("8301/1x2/works", "it works").await;
+    let came = client.expect("odds_updates").await;
+    assert_eq!((&came["data"], &came["id"]), (&json!("it works"), &published["position"]));
+    assert_eq!(node.state().await["8301/1x2/works"], r#""it works""#);
+    client.close().await;
+}
+
+// TLS.
+
+#[tokio::test]
+async fn a_broker_whose_certificate_the_authority_signed_is_used_over_tls() {
+    let Some(certificates) = Certificates::new() else { return };
+    let Some((redis, _port, url)) = certificates.redis().await else { return };
+    let ca = certificates.path("ca.crt");
+    let node = node(&[("ODDSWIRE_REDIS_URL", &url), ("ODDSWIRE_REDIS_CA_FILE", &ca)]).await;
+    node.ready().await;
+    works(&node).await;
+    let clients: String = redis.ask(&["CLIENT", "LIST"]).await;
+    let over_tls = clients.lines().filter(|line| line.contains(&format!("laddr={}", &url["rediss://".len()..])));
+    assert_eq!(over_tls.count(), 2, "{clients}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_whose_certificate_nobody_known_signed_is_refused_and_the_reason_told() {
+    let Some(certificates) = Certificates::new() else { return };
+    let Some((_redis, _port, url)) = certificates.redis().await else { return };
+    let other = certificates.path("other.crt");
+    let url = url.replace("rediss://", "rediss://oddswire:marmalade@");
+    // The system's authorities do not know it either.
+    for settings in [&[("ODDSWIRE_REDIS_CA_FILE", other.as_str())][..], &[]] {
+        let node = node(&[&[("ODDSWIRE_REDIS_URL", url.as_str())], settings].concat()).await;
+        let reason = node.starting("certificate").await;
+        assert!(reason.contains("UnknownIssuer") && !reason.contains("marmalade"), "{reason}");
+        let log = node.stop().await;
+        assert!(log.contains("redis.lost") && log.contains("UnknownIssuer") && !log.contains("marmalade"), "{log}");
+    }
+}
+
+// Who a node is to its broker.
+
+#[tokio::test]
+async fn a_password_opens_the_broker_and_a_wrong_one_is_told_without_being_shown() {
+    let Some(redis) = Redis::start().await else { return };
+    let address = redis.address();
+    redis.ask::<()>(&["CONFIG", "SET", "requirepass", "mar@malade"]).await;
+    for user in ["", ":marmite@", "nobody:mar%40malade@"] {
+        let url = format!("redis://{user}{address}");
+        let node = node(&[("ODDSWIRE_REDIS_URL", &url)]).await;
+        let said = node.starting("auth").await;
+        assert_eq!(node.post("/api/publish", TOKEN, r#"{"topic":"odds_updates","data":1}"#).await.status, 503);
+        let all = said + &node.stop().await;
+        assert!(["malade", "marmite"].iter().all(|secret| !all.contains(secret)), "{all}");
+    }
+    let url = format!("redis://:mar%40malade@{address}");
+    let with_password = node(&[("ODDSWIRE_REDIS_URL", &url)]).await;
+    with_password.ready().await;
+    works(&with_password).await;
+    assert!(!with_password.stop().await.contains("malade"));
+
+    let file = temporary("redis-url", &format!("{url}\r\n"));
+    let from_file = node(&[("ODDSWIRE_REDIS_URL_FILE", &file)]).await;
+    std::fs::remove_file(&file).unwrap();
+    from_file.ready().await;
+    works(&from_file).await;
+}
+
+/// What a node's user has to be allowed, and all that it uses; with Sentinels `role`, in a cluster `cluster|slots`.
+const RIGHTS: [&str; 25] = [
+    "evalsha",
+    "exists",
+    "get",
+    "hdel",
+    "hexists",
+    "hget",
+    "hlen",
+    "hmget",
+    "hscan",
+    "hset",
+    "info",
+    "script|load",
+    "set",
+    "time",
+    "xadd",
+    "xinfo|stream",
+    "xrange",
+    "xread",
+    "xrevrange",
+    "xtrim",
+    "zadd",
+    "zcard",
+    "zrange",
+    "zrangebyscore",
+    "zrem",
+];
+
+#[tokio::test]
+async fn a_user_with_the_rights_that_are_documented_is_enough_and_has_none_that_is_not_used() {
+    let Some(redis) = Redis::start().await else { return };
+    let rights: Vec<String> = RIGHTS.iter().map(|right| format!("+{right}")).collect();
+    let mut user = vec!["ACL", "SETUSER", "oddswire", "on", ">marmalade", "resetchannels", "~{oddswire}:*"];
+    user.extend(rights.iter().map(String::as_str));
+    redis.ask::<()>(&user).await;
+    let url = format!("redis://oddswire:marmalade@{}", redis.address());
+    let settings =
+        [("ODDSWIRE_REDIS_URL", url.as_str()), ("ODDSWIRE_STATE_KEYS", "2"), ("ODDSWIRE_TOMBSTONE_AGE", "1ms")];
+    redis.ask::<()>(&["CONFIG", "RESETSTAT"]).await;
+    let first = node(&settings).await;
+    first.ready().await;
+    works(&first).await;
+    let mut client = ws::Client::connect(first.address, "").await;
+    // Keyless twice, and a key that is set, expires, and is forgotten.
+    for _ in 0..2 {
+        first.take(&json!({"topic": "scrape_progress", "data": "keyless"})).await;
+        client.expect("scrape_progress").await;
+    }
+    let soon = oddswire::message::Timestamp::now().plus(std::time::Duration::from_millis(20)).to_string();
+    first.take(&json!({"topic": "odds_updates", "key": "a", "data": 1, "expires_at": soon})).await;
+    client.expect("odds_updates").await;
+    assert_eq!(client.expect("odds_updates").await["data"], Value::Null, "it expired");
+    let body = r#"{"topic":"odds_updates","key":"b","data":1}"#;
+    for _ in 0..2 {
+        let request = reqwest::Client::new().post(first.url("/api/publish")).bearer_auth(TOKEN);
+        let request = request.header("content-type", "application/json").header("idempotency-key", "once");
+        assert_eq!(Answer::of(request.body(body)).await.status, 200);
+    }
+    client.expect("odds_updates").await;
+    assert_eq!(first.post("/api/broadcast", TOKEN, r#"{"type":"notice","data":1}"#).await.status, 200);
+    client.expect("notice").await;
+    // More deletions than keys may be: the oldest are forgotten before their time.
+    let names = ["c", "d", "e", "f", "g", "8301/1x2/works", "b"];
+    for key in names {
+        first.odds(key, Value::Null).await;
+    }
+    for round in 0..4 {
+        let set: Vec<Value> = ["x", "y"]
+            .iter()
+            .map(|key| json!({"topic": "odds_updates", "key": format!("{key}{round}"), "data": 1}))
+            .collect();
+        first.take(&json!(set)).await;
+        for key in ["x", "y"] {
+            first.odds(&format!("{key}{round}"), Value::Null).await;
+        }
+    }
+    // As after an eviction.
+    redis.ask::<()>(&["DEL", "{oddswire}:facts"]).await;
+    let second = node(&settings).await;
+    second.ready().await;
+    works(&second).await;
+
+    let denied: Vec<redis::Value> = redis.ask(&["ACL", "LOG"]).await;
+    let stats: String = redis.ask(&["INFO", "commandstats"]).await;
+    let called = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next());
+    let of_the_test = ["auth", "acl|log", "config|resetstat", "del", "client|setinfo"];
+    let called: BTreeSet<&str> = called.filter(|name| !of_the_test.contains(name)).collect();
+    // The oldest deletions beyond `state-keys` are asked for by rank: more than these few would be needed for that.
+    let rights: BTreeSet<&str> = RIGHTS.into_iter().filter(|right| *right != "zrange").collect();
+    assert_eq!(called, rights, "denied: {denied:?}");
+}
+
+#[tokio::test]
+async fn a_right_that_is_missing_is_told() {
+    let Some(redis) = Redis::start().await else { return };
+    redis.ask::<()>(&["ACL", "SETUSER", "oddswire", "on", ">marmalade", "~*", "+@all", "-xread"]).await;
+    let url = format!("redis://oddswire:marmalade@{}", redis.address());
+    let mut node = node(&[("ODDSWIRE_REDIS_URL", &url)]).await;
+    let lost = node.event("redis.lost").await["error"].to_string();
+    assert!(lost.contains("xread") && !lost.contains("marmalade"), "{lost}");
+}
+
+// What is whose.
+
+#[tokio::test]
+async fn namespaces_and_databases_of_one_broker_do_not_see_each_other() {
+    let Some(redis) = Redis::start().await else { return };
+    let plain = redis.url();
+    let second = format!("{plain}/2");
+    let places: [Environment<'_>; 4] = [
+        &[("ODDSWIRE_REDIS_URL", &plain)],
+        &[("ODDSWIRE_REDIS_URL", &plain), ("ODDSWIRE_REDIS_NAMESPACE", "staging")],
+        &[("ODDSWIRE_REDIS_URL", &second)],
+        &[("ODDSWIRE_REDIS_URL", &second), ("ODDSWIRE_REDIS_NAMESPACE", "Staging_2.eu-west:1")],
+    ];
+    let mut nodes = Vec::new();
+    for settings in places {
+        let node = node(settings).await;
+        node.ready().await;
+        let client = ws::Client::connect(node.address, "").await;
+        nodes.push((node, client));
+    }
+    for (number, (node, _)) in nodes.iter().enumerate() {
+        node.odds("same", number).await;
+        assert_eq!(node.post("/api/broadcast", TOKEN, r#"{"type":"notice","data":1}"#).await.status, 200);
+    }
+    for (number, (node, client)) in nodes.iter_mut().enumerate() {
+        assert_eq!(client.expect("odds_updates").await["data"], number);
+        client.expect("notice").await;
+        client.nothing_came().await;
+        assert_eq!(node.state().await["same"], number.to_string());
+    }
+    let keys: Vec<String> = redis.ask(&["KEYS", "*"]).await;
+    let mine = |key: &String| key.starts_with("{oddswire}:") || key.starts_with("{staging}:");
+    assert!(keys.len() > 4 && keys.iter().all(mine), "{keys:?}");
+}
+
+// Sentinels.
+
+/// A client of all topics of a node, which reads until it has what was published last.
+struct Watcher {
+    client: ws::Client,
+    follower: Follower,
+}
+
+impl Watcher {
+    async fn of(node: &Process) -> Self {
+        let client = ws::Client::connect(node.address, "").await;
+        let mut follower = Follower::default();
+        follower.take(&client.ack.to_string());
+        Self { client, follower }
+    }
+
+    async fn read(&mut self) {
+        let text = self.client.text().await;
+        self.follower.take(&text);
+    }
+
+    async fn reaches(&mut self, position: Position) {
+        while !self.follower.is_live() || self.follower.cursor != Some(position) {
+            self.read().await;
+        }
+    }
+}
+
+fn position(published: &Value) -> Position {
+    published["position"].as_str().expect("a position").parse().expect("a position")
+}
+
+/// Publishes until it is taken.
+async fn insist(node: &Process, key: &str, messages: &Value) -> Value {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut tries = tokio::time::interval(std::time::Duration::from_millis(10));
+    loop {
+        let request = reqwest::Client::new().post(node.url("/api/publish")).bearer_auth(TOKEN);
+        let request = request.header("content-type", "application/json").header("idempotency-key", key);
+        let answer = within(Answer::of(request.body(messages.to_string()))).await;
+        if answer.status == 200 {
+            return answer.body;
+        }
+        assert_eq!((answer.status, answer.code()), (503, "engine_unavailable"), "{}", answer.text);
+        assert!(tokio::time::Instant::now() < deadline, "it is never taken: {}", answer.text);
+        tries.tick().await;
+    }
+}
+
+fn round(number: usize) -> Value {
+    json!([
+        {"topic": "odds_updates", "key": format!("8301/1x2/{}", number % 7), "data": number},
+        {"topic": "scrape_progress", "data": number},
+    ])
+}
+
+#[tokio::test]
+async fn a_failover_of_sentinels_goes_unnoticed_or_is_told_and_publishing_goes_on() {
+    let Some(master) = Redis::with(&["--repl-diskless-sync-delay", "0"]).await else { return };
+    let Some(replica) = Redis::replica_of(&master).await else { return };
+    let sentinel = Sentinel::of(&master).await;
+    let node = node(&[("ODDSWIRE_REDIS_URL", &sentinel.url())]).await;
+    node.ready().await;
+    let mut watcher = Watcher::of(&node).await;
+    let first = position(&node.take(&round(0)).await);
+    watcher.reaches(first).await;
+
+    sentinel.fail_over().await;
+    let (published, heard) = {
+        let publishing = async {
+            let mut number = 1;
+            // Until the old master has become a replica, and then some.
+            loop {
+                insist(&node, &number.to_string(), &round(number)).await;
+                number += 1;
+                let said: String = master.ask(&["INFO", "replication"]).await;
+                if said.contains("role:slave") {
+                    break;
+                }
+            }
+            for number in number..number + 5 {
+                insist(&node, &number.to_string(), &round(number)).await;
+            }
+            let last = number + 5;
+            (last, position(&insist(&node, "last", &round(last)).await))
+        };
+        tokio::pin!(publishing);
+        let published = loop {
+            tokio::select! {
+                biased;
+                published = &mut publishing => break published,
+                () = watcher.read() => {}
+            }
+        };
+        (published, &mut watcher)
+    };
+    let (number, last) = published;
+    heard.reaches(last).await;
+    sentinel.follows(&replica).await;
+    let follower = &heard.follower;
+    if last.epoch == first.epoch {
+        assert_eq!(follower.messages, 2 * (number + 1), "every message came once");
+        assert_eq!(follower.modes.len(), 0, "{:?}", follower.modes);
+    } else {
+        assert!(follower.modes.contains_key("snapshot"), "{:?}", follower.modes);
+    }
+    assert_eq!(follower.keyless.as_deref(), Some(number.to_string().as_str()));
+    assert_eq!(follower.state, node.state().await);
+    let kept: usize = replica.ask(&["HLEN", "{oddswire}:state:odds_updates"]).await;
+    assert_eq!(kept, follower.state.len());
+}
+
+#[tokio::test]
+async fn what_a_failover_loses_is_told_by_a_new_epoch() {
+    let Some(mut master) = Redis::with(&["--repl-diskless-sync-delay", "0"]).await else { return };
+    let Some(mut replica) = Redis::replica_of(&master).await else { return };
+    let sentinel = Sentinel::of(&master).await;
+    let url = sentinel.url();
+    let first = node(&[("ODDSWIRE_REDIS_URL", &url)]).await;
+    first.ready().await;
+    let mut watcher = Watcher::of(&first).await;
+    let kept = position(&first.take(&round(0)).await);
+    watcher.reaches(kept).await;
+
+    // The replica has what there is, and nothing of what follows.
+    let _: u64 = master.ask(&["WAIT", "1", "0"]).await;
+    replica.ask::<()>(&["SAVE"]).await;
+    replica.kill();
+    let lost = position(&first.take(&round(1)).await);
+    watcher.reaches(lost).await;
+    assert_eq!(lost.epoch, kept.epoch);
+    master.kill();
+    first.becomes("degraded", |answer| answer.status == 200 && answer.body["engine"] == "degraded").await;
+    assert!(watcher.follower.state.contains_key("8301/1x2/1"));
+    let refused = first.post("/api/publish", TOKEN, &round(2).to_string()).await;
+    assert_eq!((refused.status, refused.code(), refused.header("retry-after")), (503, "engine_unavailable", "1"));
+
+    replica.resume().await;
+    let after = position(&insist(&first, "after", &round(2)).await);
+    watcher.reaches(after).await;
+    assert!(after.epoch > kept.epoch, "{after} after {kept}");
+    let told = &watcher.follower.modes;
+    assert!(told.contains_key("snapshot"), "{told:?}");
+    let state = first.state().await;
+    assert_eq!(watcher.follower.state, state);
+    assert_eq!(state.keys().collect::<Vec<_>>(), ["8301/1x2/0", "8301/1x2/2"]);
+
+    // A node that comes later, and a client that has the lost position from the first one.
+    let second = node(&[("ODDSWIRE_REDIS_URL", &url)]).await;
+    second.ready().await;
+    let mut late = ws::Client::connect(second.address, &format!("topics=odds_updates&since={lost}")).await;
+    let told = late.expect("catch_up").await;
+    assert_eq!(told["data"]["topics"]["odds_updates"]["mode"], "snapshot");
+    assert_eq!(second.state().await, state);
+}
+
+// A broker that is not there.
+
+#[tokio::test]
+async fn without_a_broker_nobody_is_served_until_it_is_there() {
+    let Some(mut redis) = Redis::start().await else { return };
+    redis.kill();
+    let node = node(&[("ODDSWIRE_REDIS_URL", &redis.url())]).await;
+    let reason = node.starting("refused").await;
+    assert_eq!(node.get("/healthz").await.status, 200);
+    let publish = node.post("/api/publish", TOKEN, r#"{"topic":"odds_updates","data":1}"#).await;
+    let broadcast = node.post("/api/broadcast", TOKEN, r#"{"type":"notice","data":1}"#).await;
+    let state = node.get("/api/topics/odds_updates/state").await;
+    for answer in [publish, broadcast, state] {
+        let found = (answer.status, answer.code(), answer.header("retry-after"));
+        assert_eq!(found, (503, "engine_unavailable", "1"), "{}", answer.text);
+        assert!(answer.detail().contains("refused"), "{} is not {reason}", answer.detail());
+    }
+    for path in ["/api/ws", "/api/sse", "/api/ws?since=1-1"] {
+        let (_open, response) = get(node.address, path, &[]).await;
+        let found = (response.status, code(&response), response.header("retry-after"));
+        assert_eq!(found, (503, "engine_unavailable", "1"), "{path}: {}", response.body);
+    }
+    redis.resume().await;
+    node.ready().await;
+    works(&node).await;
+    let socket = within(TcpStream::connect(node.address)).await.unwrap();
+    sse::Client::over(socket, "since=snapshot").await.expect("catch_up").await;
+}
+
+// Settings.
+
+#[tokio::test]
+async fn a_setting_of_the_broker_that_cannot_be_used_ends_the_start_with_2_and_shows_no_password() {
+    const URLS: &str = "expected redis://";
+    let engine = ("ODDSWIRE_ENGINE", "redis");
+    refused(&run(&[], &[engine]).await, &["redis-url", "redis://localhost:6379", "redis-url-file"]);
+    for url in [
+        "marmalade",
+        "localhost:6379",
+        "http://user:marmalade@localhost",
+        "user:marmalade@redis://localhost",
+        "redis://user:marmalade@localhost:port",
+        "redis://user:marmalade@localhost:6379/database",
+        "redis://user:marmalade@",
+        "redis-sentinel://user:marmalade@localhost:26379",
+        "redis-sentinel://user:marmalade@localhost/main",
+        "redis-cluster://user:marmalade@localhost",
+        "redis-cluster://user:mar%ffmalade@localhost:7000",
+    ] {
+        let file = temporary("redis-url", url);
+        for ended in [
+            run(&["--redis-url", url], &[engine]).await,
+            run(&["serve"], &[engine, ("ODDSWIRE_REDIS_URL", url)]).await,
+            run(&[], &[engine, ("ODDSWIRE_REDIS_URL_FILE", &file)]).await,
+        ] {
+            refused(&ended, &["redis-url", URLS]);
+            assert!(!ended.stderr.contains("malade"), "{url}: {}", ended.stderr);
+        }
+        let named = run(&[], &[engine, ("ODDSWIRE_REDIS_URL_FILE", &file)]).await;
+        refused(&named, &["redis-url-file", &file]);
+        std::fs::remove_file(&file).unwrap();
+    }
+    let url = ("ODDSWIRE_REDIS_URL", "redis://user:marmalade@localhost");
+    let spaces = run(&[], &[engine, ("ODDSWIRE_REDIS_URL", "redis://user:mar malade@localhost")]).await;
+    refused(&spaces, &["redis-url", "visible ASCII characters without spaces"]);
+    let both = run(&[], &[engine, url, ("ODDSWIRE_REDIS_URL_FILE", "/nowhere/url")]).await;
+    refused(&both, &["redis-url", "redis-url-file"]);
+    let nowhere = run(&[], &[engine, ("ODDSWIRE_REDIS_URL_FILE", "/nowhere/url")]).await;
+    refused(&nowhere, &["redis-url-file", "/nowhere/url", "No such file"]);
+
+    let empty = temporary("ca-empty", "marmalade\n");
+    let torn = temporary("ca-torn", "-----BEGIN CERTIFICATE-----\nmarmalade\n-----END CERTIFICATE-----\n");
+    for (file, says) in [("/nowhere/ca", "No such file"), (&empty, "certificates in PEM"), (&torn, "redis-ca-file")] {
+        let ended = run(&["--redis-ca-file", file], &[engine, url]).await;
+        refused(&ended, &["redis-ca-file", file, says]);
+        assert!(!ended.stderr.contains("malade"), "{}", ended.stderr);
+    }
+    let long = "n".repeat(65);
+    for namespace in ["", "a b", "a{b}", "ä", &long] {
+        let ended = run(&[], &[engine, url, ("ODDSWIRE_REDIS_NAMESPACE", namespace)]).await;
+        refused(&ended, &["redis-namespace", "1 to 64 of the characters"]);
+    }
+    for ended in [&spaces, &both, &nowhere] {
+        assert!(!ended.stderr.contains("malade"), "{}", ended.stderr);
+    }
+}
