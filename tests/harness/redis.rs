@@ -76,6 +76,12 @@ impl Redis {
         Client::open(self.url())?.get_multiplexed_async_connection().await
     }
 
+    /// What it answers to a command; `None` where it closes the connection instead.
+    pub async fn try_ask<T: FromRedisValue>(&self, command: &[&str]) -> Option<T> {
+        let (name, arguments) = command.split_first().expect("a command");
+        redis::cmd(name).arg(arguments).query_async(&mut self.connection().await.ok()?).await.ok()
+    }
+
     /// What it answers to a command, which has to succeed.
     pub async fn ask<T: FromRedisValue>(&self, command: &[&str]) -> T {
         let mut connection = self.connection().await.expect("redis-server answers");
