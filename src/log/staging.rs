@@ -37,7 +37,7 @@ pub enum Entry {
 pub struct Staging {
     position: Position,
     entries: Vec<Entry>,
-    /// Where in `entries` the latest message of a key is.
+    /// Where in `entries` the latest message of a key is; without one, where its value was renewed.
     latest: HashMap<Topic, HashMap<Key, usize>>,
     /// Keys that the batches add, less those that they delete.
     added: BTreeMap<Topic, isize>,
@@ -85,11 +85,13 @@ impl Staging {
     }
 
     fn renew(&mut self, topic: &Topic, key: &Key, expires_at: Option<Timestamp>, log: &TopicLog) {
-        if let Some(at) = self.latest(topic, key)
-            && let Entry::Message(change) = &mut self.entries[at]
-        {
-            if !change.message.is_deletion() {
-                change.expires_at = expires_at;
+        if let Some(at) = self.latest(topic, key) {
+            match &mut self.entries[at] {
+                Entry::Message(change) if change.message.is_deletion() => {}
+                Entry::Message(Change { expires_at: renewed, .. }) | Entry::Renewed { expires_at: renewed, .. } => {
+                    *renewed = expires_at;
+                }
+                Entry::Passed(_) => {}
             }
             return;
         }
@@ -98,6 +100,7 @@ impl Staging {
             && !held.message.is_deletion()
         {
             let (topic, key, offset) = (topic.clone(), key.clone(), held.message.offset());
+            self.latest.entry(topic.clone()).or_default().insert(key.clone(), self.entries.len());
             self.entries.push(Entry::Renewed { topic, key, offset, expires_at });
         }
     }
@@ -176,5 +179,41 @@ impl Log {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::log::Limits;
+    use crate::message::Payload;
+
+    fn price(expires_at: Option<i64>) -> Draft {
+        let mut payload = Payload::new(RawValue::from_string("1".to_owned()).unwrap());
+        payload.key = Some("a".parse().unwrap());
+        payload.expires_at = expires_at.map(Timestamp::from_millis);
+        Draft { topic: "odds".parse().unwrap(), payload }
+    }
+
+    /// Until when the key's value is good after the batch, which says nothing else that is new.
+    fn renewed_by(batch: &[Draft]) -> Option<Timestamp> {
+        let now = Timestamp::from_millis(0);
+        let mut log = Log::new(1, &"odds".parse().unwrap(), Limits::default());
+        log.append(&price(Some(10)), now);
+        let mut staging = log.staging();
+        assert_eq!(log.stage(&mut staging, batch, now), Ok(vec![true; batch.len()]));
+        for entry in staging.into_entries() {
+            assert!(log.apply(entry, now).is_none());
+        }
+        log.kept()[&1].expires_at
+    }
+
+    #[test]
+    fn the_last_of_several_renewals_counts_even_where_it_takes_the_first_one_back() {
+        assert_eq!(renewed_by(&[price(None), price(Some(10))]), Some(Timestamp::from_millis(10)));
+        assert_eq!(renewed_by(&[price(Some(20)), price(Some(10)), price(Some(30))]), Some(Timestamp::from_millis(30)));
+        assert_eq!(renewed_by(&[price(Some(20)), price(None)]), None);
     }
 }
