@@ -12,6 +12,7 @@ mod browser;
 mod budget;
 mod catch_up;
 mod clients;
+mod contract;
 mod corpora;
 mod descriptors;
 mod draining;
