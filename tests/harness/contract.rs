@@ -54,11 +54,12 @@ impl Document {
 
     /// What a pointer (RFC 6901) leads to, past references on the way; `None` where there is nothing.
     pub fn find(&'static self, names: &[&str]) -> Option<Place> {
-        let mut place = Place { pointer: String::new(), value: &self.root };
-        for name in names {
-            place = self.resolve(place.child(name)?);
-        }
-        Some(place)
+        self.find_in(&Place { pointer: String::new(), value: &self.root }, names)
+    }
+
+    /// The same, from another place than the document's root.
+    pub fn find_in(&'static self, place: &Place, names: &[&str]) -> Option<Place> {
+        names.iter().try_fold(place.clone(), |place, name| Some(self.resolve(place.child(name)?)))
     }
 
     /// The same, where the document has to have it.

@@ -5,6 +5,7 @@ pub mod follower;
 pub mod get;
 pub mod jwt;
 pub mod link;
+pub mod markdown;
 pub mod node;
 pub mod program;
 pub mod prometheus;
