@@ -25,6 +25,8 @@ const fail = error => {
 };
 page.on("pageerror", fail);
 page.on("console", async message => {
+  // The browser asks for an icon by itself, and not every page has one.
+  if (message.location().url.endsWith("/favicon.ico")) return;
   if (message.type() === "error") fail(message.text());
   const values = await Promise.all(message.args().map(argument => argument.jsonValue()));
   process.stdout.write(`${values.map(value => (typeof value === "string" ? value : JSON.stringify(value))).join(" ")}\n`);
