@@ -28,7 +28,7 @@ def hubs() -> Iterator[Callable[..., Hub]]:
     """Starts servers."""
     with ExitStack() as stack:
 
-        def start(**settings: str) -> Hub:
+        def start(**settings: str | None) -> Hub:
             hub = Hub(**settings)
             stack.callback(hub.close)
             hub.start()

@@ -28,7 +28,7 @@ BINARY = Path(os.environ.get("ODDSWIRE_BIN", _ROOT / "target" / "debug" / "oddsw
 class Hub:
     """A server. Its port is held, so that it can end and come back at the same place."""
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, **settings: str | None) -> None:
         self._held = socket.socket()
         # Bound and never listening: the system gives the port to nobody else, and SO_REUSEADDR lets the server have it.
         self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -50,24 +50,26 @@ class Hub:
             "history_bytes": "64MiB",
             **self._settings,
         }
-        variables = {f"ODDSWIRE_{name.upper()}": value for name, value in settings.items()}
+        variables = {f"ODDSWIRE_{name.upper()}": value for name, value in settings.items() if value is not None}
         # Python ignores SIGXFSZ, and so does what it starts with its signals as they are: a file that may not grow is
         # then an error to the server, as a full disk is.
         self.process = subprocess.Popen(
             [str(BINARY)], env={**kept, **variables}, stderr=subprocess.PIPE, text=True, restore_signals=False
         )
-        events: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read_log, args=(self.process, events), daemon=True).start()
-        while (event := events.get(timeout=WITHIN)) != "server.listening":
-            assert event != "", "the server ended instead of starting"
+        log: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._read_log, args=(self.process, log), daemon=True).start()
+        lines = [log.get(timeout=WITHIN)]
+        while '"event":"server.listening"' not in lines[-1]:
+            assert lines[-1], f"the server ended instead of starting: {lines}"
+            lines.append(log.get(timeout=WITHIN))
 
     @staticmethod
-    def _read_log(process: subprocess.Popen[str], events: queue.Queue[str]) -> None:
+    def _read_log(process: subprocess.Popen[str], log: queue.Queue[str]) -> None:
         assert process.stderr is not None
-        with process.stderr as log:
-            for line in log:
-                events.put(json.loads(line)["event"] if line.startswith("{") else line)
-        events.put("")
+        with process.stderr as lines:
+            for line in lines:
+                log.put(line)
+        log.put("")
 
     def end(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Ends the process."""

@@ -83,9 +83,7 @@ class Link:
             if fault != LOSE_ANSWER:
                 self._answer(handler, status, headers, answer)
 
-    def _pass_on(
-        self, handler: BaseHTTPRequestHandler, body: bytes
-    ) -> tuple[int, tuple[tuple[str, str], ...], bytes]:
+    def _pass_on(self, handler: BaseHTTPRequestHandler, body: bytes) -> tuple[int, tuple[tuple[str, str], ...], bytes]:
         connection = http.client.HTTPConnection(self._upstream, timeout=WITHIN)
         try:
             connection.request("POST", handler.path, body, dict(handler.headers.items()))

@@ -161,12 +161,8 @@ def test_a_full_disk_is_waited_for_however_long_because_nothing_was_taken(
     log.until("503 engine_unavailable: nothing was taken", 2)
     resource.prlimit(durable.process.pid, resource.RLIMIT_FSIZE, (most, most))
     publisher.flush(WITHIN)
-    assert [data[0] for data in numbers_of_lists(durable)] == list(range(40))
+    assert [message["data"][0] for message in durable.history()] == list(range(40))
     assert publishers.undelivered == []
-
-
-def numbers_of_lists(hub: Hub) -> list[list[int]]:
-    return [message["data"] for message in hub.history()]
 
 
 def test_what_was_sent_and_never_answered_is_given_up_in_time_and_reported_as_unknown(
@@ -213,5 +209,3 @@ def test_a_message_with_the_server_away_is_in_the_log_without_its_data_and_the_t
     assert hub.url in text
     assert "s3cret-token" not in text
     assert "confidential" not in text
-
-

@@ -112,8 +112,10 @@ class Delivery:
 
     def offer(self, message: Message, now: float) -> bool:
         """Takes a message, unless the queue is full; raises where it cannot ever be taken."""
-        if self.failure is not None:
+        if self.failure is not None and self.failure.status is not None:
             raise Refused(self.failure)
+        if self.failure is not None:
+            raise PublisherClosed(f"the publisher has ended: {self.failure}")
         if self._closing:
             raise PublisherClosed("the publisher is closed")
         if not self._queue.put(message, now):

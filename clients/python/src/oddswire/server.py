@@ -82,7 +82,8 @@ def base_url(url: str) -> str:
         raise ValueError(f"url {url!r} is not valid: {error}") from None
     if parsed.userinfo:
         raise ValueError("url has a user or password in it: the token is an argument of its own")
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+    has_host = re.fullmatch(rb"[0-9A-Za-z._:-]+", parsed.raw_host) and (parsed.port is None or 0 < parsed.port < 2**16)
+    if parsed.scheme not in ("http", "https") or not has_host or parsed.query or parsed.fragment:
         raise ValueError(f"url {url!r} is not valid: expected one such as https://odds.example.com or http://hub:8000")
     return str(parsed).rstrip("/")
 
