@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+
 from hub import BINARY, Hub
 from kinds import Log, Publishers
 from link import Link

@@ -33,7 +33,7 @@ class Hub:
         # Bound and never listening: the system gives the port to nobody else, and SO_REUSEADDR lets the server have it.
         self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._held.bind(("127.0.0.1", 0))
-        self.address = "127.0.0.1:{}".format(self._held.getsockname()[1])
+        self.address = f"127.0.0.1:{self._held.getsockname()[1]}"
         self.url = f"http://{self.address}"
         self._settings = settings
         self.process: subprocess.Popen[str] | None = None

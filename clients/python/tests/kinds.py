@@ -6,11 +6,11 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from hub import TOKEN, WITHIN
-
 from oddswire import AsyncPublisher, DeliveryError, Options, Publisher, Stats, Undelivered
 
 T = TypeVar("T")
@@ -106,10 +106,8 @@ class Publishers:
     def close(self) -> None:
         """Closes all of them."""
         for publisher in self._made:
-            try:
+            with suppress(DeliveryError):
                 publisher.close(0.0)
-            except DeliveryError:
-                pass
             if isinstance(publisher, Blocking):
                 publisher.end()
 

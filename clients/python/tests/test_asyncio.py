@@ -7,10 +7,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+
 from hub import TOKEN, WITHIN, Hub
 from kinds import Log
 from link import STALL, Link
-
 from oddswire import AsyncPublisher, DeliveryError, Options, PublisherClosed, QueueFull, Undelivered
 
 TOPIC = "odds_updates"
@@ -101,12 +101,13 @@ def test_a_loop_that_ends_without_close_reports_what_is_left(hub: Hub, log: Log)
     hub.end()
 
     async def test() -> None:
-        publisher = AsyncPublisher(hub.url, TOKEN, FAST)
+        publisher = AsyncPublisher(hub.url, TOKEN, Options(backoff=10.0))
         await publisher.__aenter__()
         await publisher.publish(TOPIC, 1)
+        await asyncio.to_thread(log.until, "not_connected")
 
     run(test())
-    log.until("1 undelivered, the first to odds_updates: ")
+    log.until("1 undelivered, the first to odds_updates: closed")
 
 
 def test_a_cancelled_scrape_still_delivers_what_it_had_published(hub: Hub) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from hub import TOKEN, WITHIN, Hub
 from kinds import Blocking, Log, Publishers
 from link import STALL, Link
-
 from oddswire import DeliveryError, FlushTimeout, Options, Publisher, PublisherClosed, QueueFull, Undelivered
 
 TOPIC = "odds_updates"

@@ -1,4 +1,4 @@
-"""Servers that end and come back, answers that get lost, and servers that ask to wait: nothing lost, nothing doubled."""
+"""Servers that end and come back, answers that get lost, pauses asked for: nothing is lost, nothing doubled."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from hub import WITHIN, Hub
 from kinds import AnyPublisher, Log, Publishers
 from link import LOSE_ANSWER, LOSE_REQUEST, STALL, Answer, Link
-
 from oddswire import DeliveryError
 
 TOPIC = "odds_updates"

@@ -11,10 +11,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
+
 from hub import WITHIN, Hub
 from kinds import Log, Publishers
 from link import Answer, Link
-
 from oddswire import BroadcastError, DeliveryError, PublisherClosed, Refused
 
 TOPIC = "odds_updates"

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hub import WITHIN, Hub
 from hypothesis import given
 from hypothesis import strategies as st
+
+from hub import WITHIN, Hub
 from kinds import Log, Publishers
 from link import STALL, Link
-
 from oddswire import DeliveryError, Message, QueueFull
 from oddswire.queue import Queue
 
