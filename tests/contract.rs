@@ -340,8 +340,9 @@ fn the_paths_are_those_of_the_source() {
         let segments = inside.split('/').map(|segment| segment.trim().trim_matches('"'));
         segments.map(|segment| format!("/{}", if segment == "String" { "{}" } else { segment })).collect::<String>()
     };
-    let served: BTreeSet<String> =
+    let mut served: BTreeSet<String> =
         routes.split("warp::path!(").skip(1).map(|rest| path(rest.split(')').next().unwrap())).collect();
+    served.extend(routes.contains("warp::path::end()").then(|| "/".to_owned()));
     let templated = |path: &str| {
         path.split('/').map(|part| if part.starts_with('{') { "{}" } else { part }).collect::<Vec<_>>().join("/")
     };
