@@ -1,10 +1,12 @@
 //! Starts exactly what production starts, and speaks the domain to it.
 
+pub mod browser;
 pub mod follower;
 pub mod get;
 pub mod jwt;
 pub mod link;
 pub mod node;
+pub mod page;
 pub mod program;
 pub mod prometheus;
 pub mod proxy;
