@@ -62,8 +62,8 @@ class Courier:
             self._give_up(Problem("closed", "the publisher was closed before this could be sent"))
             raise
         except Exception as error:
-            logger.exception("the publisher for %s failed", self._server.url)
             self._give_up(Problem("internal", f"{type(error).__name__}: {error}"))
+            logger.exception("the publisher for %s failed", self._server.url)
 
     def _give_up(self, problem: Problem) -> None:
         with self._lock:

@@ -201,5 +201,5 @@ class Publisher:
         """For those who forget: what can still be sent is sent, and what cannot be is in the log."""
         try:
             self.close()
-        except OddswireError:
-            logger.exception("closed at exit")
+        except OddswireError as error:
+            logger.error("closed at exit: %s", error)
