@@ -16,6 +16,7 @@ pub mod raw;
 pub mod recording;
 pub mod redis;
 pub mod sse;
+pub mod watcher;
 pub mod wire;
 pub mod ws;
 
