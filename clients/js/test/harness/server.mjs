@@ -45,6 +45,8 @@ class Server {
         this.#process = spawn(PROGRAM, args, { env, stdio: ['ignore', 'ignore', 'pipe'] });
         this.ended = once(this.#process, 'exit');
         for await (const line of createInterface(this.#process.stderr)) {
+            // A setting that it does not take is said in a line for people.
+            if (!line.startsWith('{')) throw new Error(line);
             const logged = JSON.parse(line);
             if (logged.event !== 'server.listening') continue;
             this.port = Number(logged.address.split(':').at(-1));
