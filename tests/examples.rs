@@ -119,7 +119,7 @@ fn commands(block: &Block) -> Vec<(String, String)> {
         match (line.strip_prefix("$ "), found.last_mut()) {
             (Some(command), _) => found.push((command.to_owned(), String::new())),
             (None, Some((command, _))) if goes_on => *command = format!("{command}\n{line}"),
-            (None, Some((_, output))) => *output += &format!("{line}\n"),
+            (None, Some((_, output))) => output.extend([line, "\n"]),
             (None, None) => panic!("line {}: output before a command", block.line),
         }
         goes_on = line.ends_with('\\');
