@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,9 @@ hypothesis.settings.load_profile("oddswire")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _binary() -> None:
+def _surroundings() -> None:
+    # A proxy that the environment names would not reach this machine.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
     assert BINARY.exists(), f"{BINARY} is missing: cargo build, or name it with ODDSWIRE_BIN"
 
 

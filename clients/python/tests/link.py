@@ -6,6 +6,7 @@ import http.client
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -102,8 +103,10 @@ class Link:
         handler.send_response(status)
         for name, value in (*headers, ("Content-Length", str(len(body)))):
             handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(body)
+        # Whoever has seen enough of a long answer goes away.
+        with suppress(ConnectionError):
+            handler.end_headers()
+            handler.wfile.write(body)
 
     def until(self, holds: Callable[[list[Request]], bool]) -> None:
         """Waits until it holds of the requests that came."""

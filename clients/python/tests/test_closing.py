@@ -112,6 +112,14 @@ def test_a_callback_that_fails_keeps_nothing_from_being_delivered(hub: Hub, log:
     assert [message["data"] for message in hub.history()] == [2]
 
 
+def test_a_callback_that_would_have_to_be_awaited_is_refused() -> None:
+    async def report(undelivered: Undelivered) -> None:
+        """Would never run."""
+
+    with pytest.raises(TypeError, match="report is a coroutine function"):
+        Publisher("http://localhost", TOKEN, on_undelivered=report)  # type: ignore[arg-type]
+
+
 def test_a_callback_can_publish_and_is_told_where_it_would_wait_for_itself(hub: Hub) -> None:
     errors: list[Exception] = []
 

@@ -140,7 +140,8 @@ def test_an_error_shows_no_more_than_the_beginning_of_what_was_wrong() -> None:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"batch_messages": 0}, "batch_messages is 0: expected 1 to "),
+        ({"batch_messages": 0}, "batch_messages is 0: expected a whole number, 1 to "),
+        ({"batch_messages": 1.5}, "batch_messages is 1.5"),
         ({"queue_bytes": True}, "queue_bytes is True"),
         ({"window": -1}, "window is -1: expected 0 to 3600"),
         ({"window": float("nan")}, "window is nan"),

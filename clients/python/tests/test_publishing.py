@@ -122,6 +122,8 @@ def test_a_wrong_token_is_final_loud_and_names_nothing_secret(hub: Hub, publishe
     assert len(publishers.undelivered) == 5
     with pytest.raises(Refused, match="401 unauthorized: the bearer token is that of no publisher"):
         publisher.publish(TOPIC, 6)
+    with pytest.raises(Refused, match="401 unauthorized"):
+        publisher.broadcast("notice", 1)
     log.until("5 undelivered, the first to odds_updates: 401 unauthorized")
     assert "wrong-token" not in "\n".join([*log.lines, str(raised.value)])
 

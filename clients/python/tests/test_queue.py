@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from hub import WITHIN, Hub
 from kinds import Log, Publishers
-from link import STALL, Link
-from oddswire import DeliveryError, Message, QueueFull
+from link import STALL, Answer, Link
+from oddswire import DeliveryError, Message, PublisherClosed, QueueFull
 from oddswire.queue import Queue
 
 TOPIC = "odds_updates"
@@ -134,6 +134,32 @@ def test_who_waits_for_room_goes_on_when_there_is_some(
     assert not waiting.is_alive()
     publisher.flush(WITHIN)
     assert [message["data"] for message in hub.history()] == [0, 1]
+
+
+def test_who_waits_for_room_when_it_is_closed_is_told_so(
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
+) -> None:
+    link = links(hub)
+    link.faults += [Answer(503, headers=(("Retry-After", "60"),))]
+    publisher = publishers(link.url, queue_messages=1, block_timeout=WITHIN)
+    publisher.publish(TOPIC, 0)
+    link.until(lambda requests: len(requests) == 1)
+    raised: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            publisher.publish(TOPIC, 1)
+        except PublisherClosed as error:
+            raised.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    began = time.monotonic()
+    with pytest.raises(DeliveryError, match="1 undelivered"):
+        publisher.close(0.1)
+    waiting.join(WITHIN)
+    assert len(raised) == 1
+    assert time.monotonic() - began < WITHIN / 2
 
 
 def test_superseded_prices_are_not_sent_when_conflated(

@@ -11,7 +11,7 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from oddswire.courier import Courier
+from oddswire.courier import CLOSED, Courier
 from oddswire.delivery import Delivery
 from oddswire.errors import FlushTimeout, OddswireError, PublisherClosed
 from oddswire.message import Message
@@ -90,8 +90,8 @@ class AsyncPublisher:
 
     async def broadcast(self, type: str, data: object) -> int:
         """Sends to every connected client at once, past the queue; see Publisher.broadcast."""
-        if self._running().done():
-            raise PublisherClosed("the publisher is closed")
+        self._running()
+        self._delivery.check_open()
         return await self._courier.broadcast(type, data)
 
     async def flush(self, timeout: float | None = None) -> None:
@@ -112,10 +112,14 @@ class AsyncPublisher:
         task = self._running()
         self._delivery.close()
         self._rouse()
+        # Who waits for room gets none any more.
+        self._notify()
         try:
             await asyncio.wait([task], timeout=self._options.close_timeout if timeout is None else timeout)
         finally:
             if not task.done():
+                # First, because before Python 3.12 a cancellation can get lost in asyncio.wait_for.
+                self._delivery.fail(CLOSED)
                 task.cancel()
                 await asyncio.wait([task])
         self._raise_failures()

@@ -7,6 +7,7 @@ Invariant: the lock guards the Delivery and is never held across an await or a c
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import math
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("oddswire")
 
+# What is said of messages that are left when a publisher has to end.
+CLOSED = Problem("closed", "the publisher was closed before this could be sent")
+
 
 class Courier:
     """One loop: ask what is next, do it, say what came of it."""
@@ -41,6 +45,9 @@ class Courier:
         on_undelivered: Callable[[Undelivered], None] | None,
         on_new_epoch: Callable[[str, str], None] | None,
     ) -> None:
+        for callback in (on_undelivered, on_new_epoch):
+            if inspect.iscoroutinefunction(callback):
+                raise TypeError(f"{callback.__name__} is a coroutine function: callbacks are called, not awaited")
         self._server = server
         self._delivery = delivery
         self._lock = lock
@@ -59,11 +66,11 @@ class Courier:
             async with self._server:
                 await self._work()
         except asyncio.CancelledError:
-            self._give_up(Problem("closed", "the publisher was closed before this could be sent"))
+            self._give_up(CLOSED)
             raise
         except Exception as error:
-            logger.exception("the publisher for %s failed", self._server.url)
             self._give_up(Problem("internal", f"{type(error).__name__}: {error}"))
+            logger.exception("the publisher for %s failed", self._server.url)
 
     def _give_up(self, problem: Problem) -> None:
         with self._lock:

@@ -112,16 +112,20 @@ class Delivery:
 
     def offer(self, message: Message, now: float) -> bool:
         """Takes a message, unless the queue is full; raises where it cannot ever be taken."""
+        self.check_open()
+        if not self._queue.put(message, now):
+            return False
+        self._stats.published += 1
+        return True
+
+    def check_open(self) -> None:
+        """Raises where nothing is taken any more, and says why."""
         if self.failure is not None and self.failure.status is not None:
             raise Refused(self.failure)
         if self.failure is not None:
             raise PublisherClosed(f"the publisher has ended: {self.failure}")
         if self._closing:
             raise PublisherClosed("the publisher is closed")
-        if not self._queue.put(message, now):
-            return False
-        self._stats.published += 1
-        return True
 
     def full(self) -> QueueFull:
         """The error that says by how much the queue is full, and why nothing leaves it."""
@@ -194,7 +198,9 @@ class Delivery:
         return Wait(due)
 
     def settle(self, outcome: Outcome, now: float) -> None:
-        """Draws the consequences of what came of the batch that is under way."""
+        """Draws the consequences of what came of the batch that is under way; it may have been reported meanwhile."""
+        if not self._batches:
+            return
         batch, verdict = self._batches[0], judge(outcome)
         sent_at, self._sent_at = self._sent_at, None
         if isinstance(verdict, Taken):
@@ -209,7 +215,7 @@ class Delivery:
     def fail(self, problem: Problem) -> None:
         """Ends it: nothing more is taken, and what waits is reported. What was sent without an answer is reported as
         that, whatever else went wrong."""
-        self.failure, self._closing = problem, True
+        self.failure, self._closing = self.failure or problem, True
         unknown = Problem("outcome_unknown", f"sent, and not answered before the end: {problem}", problem.status)
         while self._batches:
             batch = self._batches.popleft()
@@ -303,7 +309,8 @@ class Delivery:
         elif isinstance(verdict, OneRefused) and 0 <= verdict.index < len(slots):
             refused = self._refused(slots, verdict)
             self._report(refused, verdict.problem)
-            self._push([[slot for slot in slots if slot not in refused]])
+            gone = set(refused)
+            self._push([[slot for slot in slots if slot not in gone]])
         else:
             middle = len(slots) // 2
             self._push([slots[:middle], slots[middle:]])

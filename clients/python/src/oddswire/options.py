@@ -53,7 +53,7 @@ class Options:
     def __post_init__(self) -> None:
         """Checks the bounds; an error names the option, its value and what is allowed."""
         for name in ("batch_messages", "batch_bytes", "queue_messages", "queue_bytes"):
-            self._check(name, 1, 2**40)
+            self._check(name, 1, 2**40, whole=True)
         for name in ("backoff", "backoff_max", "request_timeout"):
             self._check(name, 0.001, 3600)
         for name in ("window", "block_timeout", "retry_after_max", "close_timeout"):
@@ -68,7 +68,10 @@ class Options:
                     f"{SERVER_REMEMBERS:g} s, for so long the server remembers what it has taken"
                 )
 
-    def _check(self, name: str, least: float, most: float) -> None:
+    def _check(self, name: str, least: float, most: float, *, whole: bool = False) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-            raise ValueError(f"{name} is {value!r}: expected {least:g} to {most:g}")
+        is_number = isinstance(value, (int,) if whole else (int, float)) and not isinstance(value, bool)
+        if not (is_number and least <= value <= most):
+            raise ValueError(
+                f"{name} is {value!r}: expected {'a whole number, ' if whole else ''}{least:g} to {most:g}"
+            )

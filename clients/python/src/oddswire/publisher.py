@@ -14,9 +14,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from oddswire.courier import Courier
+from oddswire.courier import CLOSED, Courier
 from oddswire.delivery import Delivery
-from oddswire.errors import BroadcastError, FlushTimeout, OddswireError, Problem, PublisherClosed
+from oddswire.errors import BroadcastError, FlushTimeout, OddswireError, Problem
 from oddswire.message import Message
 from oddswire.options import Options
 from oddswire.server import Server
@@ -101,8 +101,7 @@ class Publisher:
         self._check_process()
         self._check_thread("broadcast")
         with self._changed:
-            if self._ended or self._loop.is_closed():
-                raise PublisherClosed("the publisher is closed")
+            self._delivery.check_open()
             future: Future[int] = asyncio.run_coroutine_threadsafe(self._courier.broadcast(type, data), self._loop)
         try:
             return future.result(self._options.request_timeout + THREAD_GRACE)
@@ -136,7 +135,10 @@ class Publisher:
         with self._changed:
             self._delivery.close()
             self._rouse()
+            # Who waits for room gets none any more.
+            self._changed.notify_all()
             if not self._changed.wait_for(lambda: self._ended, timeout):
+                self._delivery.fail(CLOSED)
                 self._loop.call_soon_threadsafe(self._task.cancel)
                 self._changed.wait_for(lambda: self._ended, THREAD_GRACE)
             failures = self._delivery.take_failures()
@@ -201,5 +203,5 @@ class Publisher:
         """For those who forget: what can still be sent is sent, and what cannot be is in the log."""
         try:
             self.close()
-        except OddswireError:
-            logger.exception("closed at exit")
+        except OddswireError as error:
+            logger.error("closed at exit: %s", error)
