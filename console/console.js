@@ -169,7 +169,14 @@ function onRefused(error) {
   feed.close();
   const needsToken = error.status === 401;
   header.refused(needsToken ? "A token is needed" : "Refused");
-  if (needsToken) token.ask(error.message);
+  if (needsToken) token.ask(whyToken());
+}
+
+/** Why a token is asked for, to somebody who may not know that there are any. */
+function whyToken() {
+  if (token.token === "") return "This server lets those listen who have a token: whoever runs it gives them out.";
+  if (refusal.code === "token_expired") return "The token has expired. A new one is needed.";
+  return `The server does not take the token: ${refusal.message}.`;
 }
 
 function setPaused(isPaused) {
@@ -200,7 +207,7 @@ function narrow(id) {
 function whyEmpty() {
   if (table.counts.shown > 0) return null;
   if (refusal?.status === 401) {
-    return { title: "A token is needed", text: refusal.message, action: "Enter a token", act: () => token.ask(refusal.message) };
+    return { title: "A token is needed", text: whyToken(), action: "Enter a token", act: () => token.ask(whyToken()) };
   }
   if (refusal !== null && !isLive) {
     return { title: "The server refuses", text: refusal.message, action: "Try again", act: start };

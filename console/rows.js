@@ -83,7 +83,7 @@ export class Row {
 
   #becomeEntry() {
     this.element.className = "row";
-    setText(this.#detail, this.item.between);
+    setText(this.#detail, this.item.between && `${this.item.between} / `);
     setText(this.#name, this.item.last);
     this.#values.replaceChildren(...this.#cells.map(cell => cell.element), this.#more);
     setText(this.#age, "");

@@ -12,6 +12,7 @@ mod browser;
 mod budget;
 mod catch_up;
 mod clients;
+mod console;
 mod contract;
 mod corpora;
 mod descriptors;

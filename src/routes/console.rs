@@ -14,13 +14,14 @@ use super::docs::etag_of;
 use super::{App, get};
 
 /// What the page may do: load its own files, and talk to its own server. `'self'` is its `ws:` and `wss:` as well
-/// (Content Security Policy Level 3, section 6.7.2.8; Chromium 71, Firefox, Safari 16). Trusted Types make the browser
+/// (Content Security Policy Level 3; Chromium 71, Firefox, Safari 16). Trusted Types make the browser
 /// refuse to take text as markup, whoever wrote it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
-const PAGE: &str = "index.html";
+/// The page itself has no name: it is where the console is.
+const PAGE: &str = "";
 
 /// A file of the page.
 struct File {

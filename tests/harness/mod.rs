@@ -1,5 +1,6 @@
 //! Starts exactly what production starts, and speaks the domain to it.
 
+pub mod browser;
 pub mod contract;
 pub mod follower;
 pub mod get;
@@ -7,6 +8,7 @@ pub mod jwt;
 pub mod link;
 pub mod markdown;
 pub mod node;
+pub mod page;
 pub mod program;
 pub mod prometheus;
 pub mod proxy;
