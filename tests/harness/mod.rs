@@ -1,5 +1,6 @@
 //! Starts exactly what production starts, and speaks the domain to it.
 
+pub mod command;
 pub mod follower;
 pub mod get;
 pub mod jwt;
