@@ -118,8 +118,8 @@ pub struct Publish {
 /// The settings of `replay`.
 #[derive(Debug, Clone, Args)]
 pub struct Replay {
-    /// Recording, one {"at": RFC 3339 or Unix milliseconds, "key": …, "data": …} a line, also compressed with gzip; '-'
-    /// is standard input
+    /// Recording, one {"at": TIME, "key": KEY, "data": DATA} a line, also compressed with gzip; '-' is standard input. A
+    /// time is RFC 3339 or Unix milliseconds
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// How many times faster than it was recorded: 1x, 10x, 0.5x, or 'max' for as fast as it goes

@@ -1,6 +1,7 @@
 //! Starts exactly what production starts, and speaks the domain to it.
 
 pub mod browser;
+pub mod command;
 pub mod contract;
 pub mod follower;
 pub mod get;
