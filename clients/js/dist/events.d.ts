@@ -32,10 +32,8 @@ export interface Events {
     /** The text of everything, as it came. */
     raw: string;
 }
-export declare class Listeners {
-    #private;
-    on<K extends keyof Events>(event: K, listener: (value: Events[K]) => void): () => void;
-    emit<K extends keyof Events>(event: K, value: Events[K]): void;
-}
-/** Calls a listener. What it throws is the program's to see, and no business of the connection or of other listeners. */
-export declare function call<T>(listener: (value: T) => void, value: T): void;
+export type Listeners<T> = Set<(value: T) => void>;
+/** Adds a listener; returns what takes it away. */
+export declare function listen<T>(listeners: Listeners<T>, listener: (value: T) => void): () => void;
+/** What a listener throws is the program's to see, and no business of the connection or of other listeners. */
+export declare function tellAll<T>(listeners: Iterable<(value: T) => void>, value: T): void;

@@ -1,4 +1,4 @@
-import { Client } from './client.js';
+import { type Client } from './client.js';
 import type { Timeouts } from './link.js';
 import type { Since } from './subscriptions.js';
 import type { Transport, WebSocketClass } from './transports.js';

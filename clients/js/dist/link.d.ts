@@ -1,23 +1,26 @@
 import type { Plan } from './subscriptions.js';
-import { type Ear, type End, type Transport, type WebSocketClass } from './transports.js';
-/** Milliseconds; each has a default. */
+import { type End, type Transport, type WebSocketClass } from './transports.js';
+/** In milliseconds; each has a default. */
 export interface Timeouts {
     /** For a connection to be acknowledged, the token function included: 10,000. */
     open: number;
-    /** Of silence, after which a WebSocket is asked for a sign of life: 25,000. The server sends an event stream one every 15 s. */
+    /**
+     * Without a message, after which a WebSocket is asked for a sign of life; an event stream brings one every 15 s by
+     * itself. It is looked at in steps of this length, so it can take twice as long: 20,000.
+     */
     idle: number;
     /** For that sign to come: 10,000. */
     pong: number;
-    /** For which a connection has to be live before the next wait begins from the shortest again: 10,000. */
+    /** For which a connection has to be live before waits are short again: 10,000. */
     stable: number;
-    /** The longest first wait before a new attempt; it doubles with each, up to `maxRetry`. The wait itself is drawn between 0 and it: 1,000. */
+    /** The wait before a new attempt is drawn between 0 and this, which doubles with each attempt: 1,000. */
     retry: number;
-    /** 30,000. */
+    /** What it doubles up to: 30,000. */
     maxRetry: number;
     /** Over an event stream, until a WebSocket is tried again, and up to twice as long: 60,000. */
     upgrade: number;
 }
-export interface Environment {
+export interface Settings {
     readonly base: URL;
     readonly conflateMs: number | undefined;
     readonly token: () => string | undefined | Promise<string>;
@@ -30,12 +33,10 @@ export interface Owner {
     retry(ms: number): void;
     ended(link: Link, end: End): void;
 }
-export declare class Link implements Ear {
-    #private;
+export interface Link {
     readonly transport: Transport;
     readonly plan: Plan;
-    readonly env: Environment;
-    readonly owner: Owner;
+    token: string | undefined;
     /** The server has acknowledged it. */
     isAcknowledged: boolean;
     /** No catch-up is under way. */
@@ -43,18 +44,12 @@ export declare class Link implements Ear {
     /** How many requests were sent that are answered, and how many of them were. */
     asked: number;
     answered: number;
-    token: string | undefined;
-    constructor(transport: Transport, plan: Plan, env: Environment, owner: Owner);
-    get hasRequests(): boolean;
+    send(message: object): void;
     /** From here on its silence is watched. */
     acknowledge(): void;
-    send(message: object): void;
-    text(text: string): void;
-    heard(): void;
-    retry(ms: number): void;
-    /** Asks whether the peer is still there, where that can be asked. */
+    /** Asks for a sign of life now. */
     probe(): void;
     fail(reason: string): void;
-    end(end: End): void;
     close(): void;
 }
+export declare function openLink(transport: Transport, plan: Plan, settings: Settings, owner: Owner): Link;

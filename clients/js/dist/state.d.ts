@@ -1,5 +1,4 @@
 import type { TopicMessage } from './messages.js';
-import { type Subscription } from './subscription.js';
 export interface LiveState extends ReadonlyMap<string, TopicMessage> {
     /** The newest message without a key; a narrowed subscription has none. */
     readonly latest: TopicMessage | null;
@@ -14,23 +13,15 @@ export interface LiveState extends ReadonlyMap<string, TopicMessage> {
      */
     on(event: 'change', listener: (changed: TopicMessage[]) => void): () => void;
 }
-export declare class State extends Map<string, TopicMessage> implements LiveState {
-    #private;
-    latest: TopicMessage | null;
-    complete: boolean;
-    constructor(of: Subscription);
-    on(_: 'change', listener: (changed: TopicMessage[]) => void): () => void;
-    /** A snapshot of this subscription comes: it replaces what is held of it, once it is whole. */
-    stage(snapshot: Subscription): void;
+/** What keeps a live state. */
+export interface Keeper {
+    readonly shown: LiveState;
+    /** A snapshot of this subscription comes: it replaces what is held of it at once, when it is whole. */
+    stage(snapshot: string): void;
     take(message: TopicMessage, isCatchingUp: boolean): void;
-    /** A catch-up has ended at this position: what is of another epoch is gone, or the server would have sent it again. */
+    /** A catch-up has ended at this position. */
     caughtUp(position: string): void;
-    /** Removes keys, and notes each as gone. */
-    drop(isGone: (message: TopicMessage) => boolean): void;
-    /** What is held is cut down to what the remaining subscriptions cover. */
-    keep(isHeld: (what: {
-        topic: string;
-        key?: string | undefined;
-    }) => boolean): void;
-    tell(): void;
+    /** Subscriptions were dropped: nothing stays but what others cover. */
+    narrow(isCovered: (path: string) => boolean): void;
 }
+export declare function keep(own: string): Keeper;

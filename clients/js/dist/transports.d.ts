@@ -1,5 +1,5 @@
 export type Transport = 'websocket' | 'sse';
-/** What a transport tells. It tells nothing once it was closed, and nothing after `end`. */
+/** What a transport tells. It may tell more after it was closed: whoever closes it stops listening. */
 export interface Ear {
     text(text: string): void;
     /** Something came, if only a sign of life. */
@@ -10,15 +10,13 @@ export interface Ear {
 }
 /** How a connection ended. */
 export interface End {
-    /** A WebSocket's close code, or a response's status. */
+    /** A WebSocket's close code, or the status with which oddswire, and nothing in between, refused. */
     code?: number | undefined;
     reason: string;
-    /** It was oddswire that refused, and not something in between: its error code. */
-    refusal?: string | undefined;
 }
 export interface Socket {
-    /** Absent where the transport only listens. */
-    send?(text: string): void;
+    /** Does nothing where the transport only listens. */
+    send(text: string): void;
     close(): void;
 }
 /** What is needed of the class WebSocket: the browser's own, that of Node 22, or that of the package `ws`. */
@@ -33,7 +31,7 @@ export declare function openWebSocket(url: URL, WebSocket: WebSocketClass, ear: 
 export declare function openStream(url: URL, token: string | undefined, ear: Ear): Socket;
 /**
  * Reads an event stream piece by piece, as the HTML standard says (section 9.2.6). The decoder has dropped a byte order
- * mark. An `id` is left alone: the messages have their own, and those of a named event, which the server does not send,
- * do not count as messages.
+ * mark. `id` is left alone, since the messages have their own; events with a name, which oddswire does not send, are no
+ * messages.
  */
 export declare function eventParser(ear: Pick<Ear, 'text' | 'retry'>): (piece: string) => void;

@@ -1,29 +1,44 @@
 // The client: it keeps one connection, replaces it before it ends where that is announced, comes back where it is not,
 // and hands every message out once.
+//
+// One function with its variables, where the rest of the house would have a class: private members do not get shorter in
+// the built file, and they would make it larger by a tenth.
 
-import { call, Listeners, type Events, type Gap, type Status } from './events.js';
-import { Link, type Environment, type Owner } from './link.js';
-import type { CatchUpMessage, CaughtUpMessage, ConnectionAck, TopicMessage } from './messages.js';
-import { Queue } from './queue.js';
-import { State, type LiveState } from './state.js';
-import { parse, type Subscription } from './subscription.js';
-import { Subscriptions, type Since } from './subscriptions.js';
+import { listen, tellAll, type Events, type Gap, type Listeners, type Status } from './events.js';
+import { openLink, type Link, type Settings } from './link.js';
+import type { TopicMessage } from './messages.js';
+import { keep, type Keeper, type LiveState } from './state.js';
+import { check } from './subscription.js';
+import { subscriptionsOf, type Since } from './subscriptions.js';
 import { expiry } from './token.js';
 import type { End, Transport } from './transports.js';
 
-/** Close codes and statuses after which coming back would only be refused again (src/close.rs; RFC 6455, section 7.4.1). */
-const FINAL = [1000, 1002, 1003, 1007, 1008, 1009, 4403, 4429];
-/** A server's wish to be left alone is respected for as long as this. */
-const MAX_WISH = 300_000;
-/** Between requests to change the subscriptions, in milliseconds: the server takes 20 messages a second. */
-const REQUEST_PAUSE = 200;
-/** Where changing them means a new connection. */
-const RECONNECT_PAUSE = 1000;
+export interface Client extends AsyncIterable<TopicMessage> {
+    /** Calls the listener with each event; returns what takes it away. */
+    on<K extends keyof Events>(event: K, listener: (value: Events[K]) => void): () => void;
+    /** Called with what is missed, as the event 'gap' is. */
+    onGap: ((gap: Gap) => void) | null;
+    readonly status: Status;
+    /** Where the client would resume; null before there is such a place. */
+    readonly position: string | null;
+    /** The current subscriptions, sorted; empty until a client of all topics is told which there are. */
+    readonly topics: string[];
+    /** Adds subscriptions, which begin at `since` ('snapshot'); one that is held begins anew there, unless it is 'now'. */
+    subscribe(topics: string[], since?: Since): void;
+    /** Drops subscriptions, and what the states hold of them. */
+    unsubscribe(topics: string[]): void;
+    /** The live state of a subscription: it holds what comes from the first call on. */
+    state(topic: string): LiveState;
+    /** Ends the client for good. */
+    close(): void;
+    /**
+     * The messages, from the first call of `next` on. When the iterator is `queue` messages behind the whole client stops
+     * listening, and resumes once the half of them is taken: the server keeps what it can, and tells the rest as a gap.
+     */
+    [Symbol.asyncIterator](): AsyncGenerator<TopicMessage, void, undefined>;
+}
 
-type Timer = ReturnType<typeof setTimeout>;
-type TimerName = 'retry' | 'replace' | 'stable' | 'flush' | 'renew' | 'upgrade';
-
-export interface ClientSettings extends Environment {
+export interface ClientSettings extends Settings {
     readonly topics: readonly string[];
     readonly since: Since;
     readonly transport: 'auto' | Transport;
@@ -32,481 +47,449 @@ export interface ClientSettings extends Environment {
     readonly queue: number;
 }
 
-export class Client implements AsyncIterable<TopicMessage>, Owner {
-    /** Called with what is missed, as the event 'gap'. */
-    onGap: ((gap: Gap) => void) | null = null;
-    #status: Status = { state: 'connecting', transport: null, attempt: 0 };
-    #settings: ClientSettings;
-    #subscriptions: Subscriptions;
-    #states = new Map<string, State>();
-    #listeners = new Listeners();
-    #queues = new Set<Queue>();
-    /** Snapshots that are announced, and of which nothing has come yet. */
-    #announced: Subscription[] = [];
+/** Close codes and statuses after which coming back would only be refused again (src/close.rs; RFC 6455, section 7.4.1). */
+const FINAL = [400, 403, 1000, 1002, 1003, 1007, 1008, 1009, 4403, 4429];
+/** A server's wish to be left alone is respected for as long as this, in milliseconds. */
+const MAX_WISH = 300_000;
+/** Between requests to change the subscriptions, in milliseconds: the server takes 20 messages a second. */
+const REQUEST_PAUSE = 200;
+/** … where changing them means a new connection. */
+const RECONNECT_PAUSE = 1000;
 
-    #link: Link | null = null;
+const enum Timer { Retry, Replace, Stable, Flush, Renew, Upgrade }
+
+export function start(settings: ClientSettings): Client {
+    const { timeouts, transport: choice } = settings;
+    const states = new Map<string, Keeper>();
+    const subscriptions = subscriptionsOf(settings.topics, settings.since, snapshot => {
+        for (const state of states.values()) state.stage(snapshot);
+    });
+    const listeners: { [event: string]: Listeners<any> } = {};
+    /** What each iterator has yet to hand out. */
+    const queues = new Set<TopicMessage[]>();
+    /** Iterators that wait. */
+    let readers: (() => void)[] = [];
+    let status: Status = { state: 'connecting', transport: null, attempt: 0 };
+    /** Why the client was closed, where nobody asked for it: iterators throw it. */
+    let failure: Error | undefined;
+
+    let link: Link | null = null;
     /** The connection that is to replace `link`, once it is caught up. */
-    #early: Link | null = null;
+    let early: Link | null = null;
     /** The transport that a replacement is wanted with. */
-    #wanted: Transport | null = null;
-    /** Broadcasts that came over `link` and over `early`, to tell which came over both. */
-    #heard: { old: string[]; early: [string, Events['broadcast']][] } = { old: [], early: [] };
+    let wanted: Transport | null = null;
+    /** Others needed an image, so these get it, too, and the server does not know what they miss by it. */
+    let lost: string[] = [];
+    /** Broadcasts that came over one of the two connections: they have no position to tell them by. */
+    const heard = new Set<string>();
 
-    #attempt = 0;
-    /** The wait that the server has wished for. */
-    #wish = 0;
-    #notBefore = 0;
-    #retryAt = 0;
-    /** Connections by WebSocket in a row that were not acknowledged. */
-    #refused = 0;
-    #hasWorked = false;
-    #isPaused = false;
-    #flushedAt = 0;
+    let attempt = 0;
+    /** The wait that the server wishes for before the next attempt, and whether the present wait is such a one. */
+    let wish = 0;
+    let isWished = false;
+    /** Connections by WebSocket in a row that were not acknowledged, and how many are tried before an event stream. */
+    let refused = 0;
+    let patience = 1;
+    let isPaused = false;
+    let flushedAt = 0;
     /** The server's clock less ours. */
-    #skew = 0;
-    #timers: { [name in TimerName]?: Timer | undefined } = {};
+    let skew = 0;
+    /** Takes away what listens to the page. */
+    const closing = new AbortController();
+    let timers: (ReturnType<typeof setTimeout> | undefined)[] = [];
 
-    constructor(settings: ClientSettings) {
-        this.#settings = settings;
-        this.#subscriptions = new Subscriptions(settings.topics, settings.since);
-        for (const [target, event] of wakes()) target.addEventListener(event, this.#wake);
-        this.#connect();
-    }
+    const after = (ms: number, timer: Timer, then: () => void): void => {
+        clearTimeout(timers[timer]);
+        timers[timer] = setTimeout(() => {
+            timers[timer] = undefined;
+            then();
+        }, Math.min(ms, 2 ** 31 - 1));
+    };
 
-    on<K extends keyof Events>(event: K, listener: (value: Events[K]) => void): () => void {
-        return this.#listeners.on(event, listener);
-    }
+    const emit = <K extends keyof Events>(event: K, value: Events[K]): void => {
+        tellAll(listeners[event] ?? [], value);
+    };
 
-    get status(): Status {
-        return this.#status;
-    }
+    const tell = (state: Status['state'], more: object = {}): void => {
+        status = { state, transport: link && link.transport, attempt, ...more };
+        emit('status', status);
+    };
 
-    /** Where the client would resume; null before the first message or acknowledgement. */
-    get position(): string | null {
-        return this.#subscriptions.position;
-    }
-
-    /** The current subscriptions, sorted; empty until a client of all topics is told which there are. */
-    get topics(): string[] {
-        return this.#subscriptions.names;
-    }
-
-    /** Adds subscriptions, which begin at `since`; one that is held begins anew there, unless it is 'now'. */
-    subscribe(topics: string[], since: Since = 'snapshot'): void {
-        this.#subscriptions.add(topics, since);
-        this.#change();
-    }
-
-    /** Drops subscriptions, and what the states hold of them. */
-    unsubscribe(topics: string[]): void {
-        if (this.#subscriptions.remove(topics).length === 0) return;
-        for (const state of this.#states.values()) state.keep(what => this.#subscriptions.covers(what));
-        this.#change();
-    }
-
-    /** The live state of a subscription: it holds what comes from this call on. */
-    state(topic: string): LiveState {
-        const state = this.#states.get(topic) ?? new State(parse(topic));
-        this.#states.set(topic, state);
-        return state;
-    }
-
-    /**
-     * The messages, from this call on. When the iterator is `queue` messages behind the whole client stops listening, and
-     * resumes once the half of them is taken: the server has kept what it could, and tells the rest as a gap.
-     */
-    [Symbol.asyncIterator](): AsyncIterableIterator<TopicMessage> {
-        const queue = new Queue(() => this.#resume(), queue => {
-            this.#queues.delete(queue);
-            this.#resume();
-        });
-        if (this.#status.state === 'closed') queue.end();
-        this.#queues.add(queue);
-        return queue;
-    }
-
-    /** Ends the client for good. */
-    close(): void {
-        this.#finish({ code: 1000, reason: 'closed by the client' });
-    }
+    const show = (): void => tell(link!.isLive ? 'live' : link!.isAcknowledged ? 'catching-up' : 'connecting');
 
     // Connections
 
-    #connect(): void {
-        if (this.#subscriptions.isEmpty) return this.#tell('waiting', { reason: 'there are no topics' });
-        const transport = this.#choose();
-        this.#link = this.#open(transport);
-        this.#tell('connecting');
-    }
+    const open = (transport: Transport): Link =>
+        openLink(transport, subscriptions.plan(transport === 'websocket'), settings, { text, retry, ended });
 
-    #open(transport: Transport): Link {
-        return new Link(transport, this.#subscriptions.plan(transport === 'websocket'), this.#settings, this);
-    }
+    const connect = (): void => {
+        if (subscriptions.isEmpty()) return tell('waiting', { reason: 'no topics' });
+        // While nothing gets through, the two take turns.
+        link = open(choice !== 'auto' ? choice : refused < patience ? 'websocket' : 'sse');
+        show();
+    };
 
-    /** An event stream where WebSockets do not get through; the two take turns while nothing does. */
-    #choose(): Transport {
-        const { transport, WebSocket } = this.#settings;
-        if (transport !== 'auto') return transport;
-        return WebSocket && this.#refused < (this.#hasWorked ? 3 : 1) ? 'websocket' : 'sse';
-    }
+    /** Stops all that belongs to the present connections. */
+    const hangUp = (): void => {
+        timers.forEach(clearTimeout);
+        timers = [];
+        link?.close();
+        early?.close();
+        link = early = wanted = null;
+    };
 
-    #let(name: TimerName, ms: number, then: () => void): void {
-        clearTimeout(this.#timers[name]);
-        this.#timers[name] = setTimeout(() => {
-            this.#timers[name] = undefined;
-            then();
-        }, Math.min(ms, 2 ** 31 - 1));
-    }
+    const retryIn = (ms: number, end?: End): void => {
+        after(ms, Timer.Retry, connect);
+        tell('waiting', { retryInMs: ms, ...end });
+    };
 
-    /** Stops what belongs to the present connections. */
-    #hangUp(): void {
-        for (const timer of Object.values(this.#timers)) clearTimeout(timer);
-        this.#timers = {};
-        this.#link?.close();
-        this.#early?.close();
-        this.#link = this.#early = this.#wanted = null;
-        this.#announced = [];
-    }
-
-    /** How long to wait before the next attempt: full jitter, so that those who were cut together come back apart. */
-    #backoff(): number {
-        const { retry, maxRetry } = this.#settings.timeouts;
-        const wait = Math.max(Math.random() * Math.min(maxRetry, retry * 2 ** this.#attempt++), this.#wish);
-        this.#notBefore = Date.now() + this.#wish;
-        this.#wish = 0;
+    /** Full jitter: those who were cut together come back apart. */
+    const backoff = (): number => {
+        const jitter = Math.random() * Math.min(timeouts.maxRetry, timeouts.retry * 2 ** attempt++);
+        const wait = Math.max(jitter, wish);
+        isWished = wish > 0;
+        wish = 0;
         return wait;
-    }
+    };
 
-    #retryIn(ms: number, end?: End): void {
-        this.#retryAt = Date.now() + ms;
-        this.#let('retry', ms, () => this.#connect());
-        this.#tell('waiting', { retryInMs: Math.round(ms), code: end?.code, reason: end?.reason });
-    }
+    const retry = (ms: number): void => {
+        wish = Math.min(ms, MAX_WISH);
+    };
 
-    retry(ms: number): void {
-        this.#wish = Math.min(Math.max(ms, 0), MAX_WISH);
-    }
+    const ended = (which: Link, end: End): void => {
+        if (which === early) return notReplaced();
+        if (!which.isAcknowledged) refused = which.transport === 'sse' ? 0 : refused + 1;
+        const code = end.code!;
+        if (FINAL.includes(code) || (code % 4000 === 401 && !settings.canRenew)) return finish(end, `${end.reason} (${code})`);
+        if (early) return takeOver();
+        hangUp();
+        retryIn(backoff(), end);
+    };
 
-    ended(link: Link, end: End): void {
-        if (link === this.#early) return this.#notReplaced(link);
-        if (!link.isAcknowledged) this.#refused = link.hasRequests ? this.#refused + 1 : 0;
-        if (this.#isFinal(end)) return this.#finish(end, new Error(`${end.reason} (${end.code})`));
-        if (this.#early) return this.#takeOver();
-        this.#hangUp();
-        this.#retryIn(this.#backoff(), end);
-    }
-
-    #isFinal({ code = 0, refusal }: End): boolean {
-        const isUnauthorized = code === 4401 || (code === 401 && refusal);
-        return FINAL.includes(code) || !!(refusal && (code === 400 || code === 403))
-            || !!(isUnauthorized && !this.#settings.canRenew);
-    }
-
-    #finish(end: End, error?: Error): void {
-        if (this.#status.state === 'closed') return;
-        this.#hangUp();
-        for (const [target, event] of wakes()) target.removeEventListener(event, this.#wake);
-        this.#tell('closed', end);
-        for (const queue of this.#queues) queue.end(error);
-    }
-
-    #tell(state: Status['state'], more: Partial<Status> = {}): void {
-        const transport = this.#link?.transport ?? null;
-        this.#status = { state, transport, attempt: this.#attempt, ...more };
-        this.#listeners.emit('status', this.#status);
-    }
+    const finish = (end: End, error?: string): void => {
+        if (status.state === 'closed') return;
+        hangUp();
+        closing.abort();
+        if (error) failure = new Error(error);
+        tell('closed', end);
+        read();
+    };
 
     /** The network is back, or the page is looked at again: timers may have slept, and connections died meanwhile. */
-    #wake = (): void => {
-        if (globalThis.document?.hidden) return;
-        this.#link?.probe();
-        const wait = Math.max(Math.random() * this.#settings.timeouts.retry, this.#notBefore - Date.now());
-        if (this.#timers.retry && Date.now() + wait < this.#retryAt) this.#retryIn(wait);
+    const wake = (): void => {
+        link?.probe();
+        if (timers[Timer.Retry] && !isWished) retryIn(Math.random() * timeouts.retry);
     };
 
     // Replacing a connection before it ends
 
-    #replaceIn(ms: number, transport: Transport): void {
-        this.#wanted = transport;
-        this.#let('replace', ms, () => this.#replace());
-    }
+    const replaceIn = (ms: number, transport: Transport): void => {
+        wanted = transport;
+        after(ms, Timer.Replace, replace);
+    };
 
     /** Opens the connection that is to replace the present one. Not in a catch-up: it is called again after it. */
-    #replace(): void {
-        if (!this.#wanted || this.#timers.replace || this.#early || !this.#link?.isLive) return;
-        if (!this.#subscriptions.isSettled) return;
-        this.#heard = { old: [], early: [] };
-        this.#early = this.#open(this.#wanted);
-    }
+    const replace = (): void => {
+        if (!wanted || timers[Timer.Replace] || early || !link?.isLive || !subscriptions.isQuiet()) return;
+        heard.clear();
+        early = open(wanted);
+    };
 
-    #notReplaced(link: Link): void {
-        this.#early = null;
-        if (link.transport === this.#link!.transport) return this.#replaceIn(this.#backoff(), link.transport);
-        this.#wanted = null;
-        this.#upgradeLater();
-    }
+    const notReplaced = (): void => {
+        const { transport } = early!;
+        early = null;
+        if (transport === link!.transport) return replaceIn(backoff(), transport);
+        wanted = null;
+        upgradeLater();
+    };
 
-    #dropEarly(): void {
-        this.#early?.close();
-        this.#early = null;
-    }
+    const dropEarly = (): void => {
+        early?.close();
+        early = null;
+    };
 
     /** The replacement goes on alone. */
-    #takeOver(): void {
-        const [old, early] = [this.#link!, this.#early!];
-        this.#early = null;
-        this.#hangUp();
-        this.#link = early;
-        early.isLive = old.isLive && early.isAcknowledged;
-        if (early.isAcknowledged) this.#begun(early);
-        this.#tell(early.isLive ? 'live' : early.isAcknowledged ? 'catching-up' : 'connecting');
-        for (const [text, message] of this.#heard.early) {
-            const at = this.#heard.old.indexOf(text);
-            if (at < 0) this.#listeners.emit('broadcast', message);
-            else this.#heard.old.splice(at, 1);
-        }
-        this.#heard = { old: [], early: [] };
-    }
+    const takeOver = (): void => {
+        const next = early!;
+        next.isLive = link!.isLive && next.isAcknowledged;
+        early = null;
+        hangUp();
+        link = next;
+        if (link.isAcknowledged) begun();
+        show();
+    };
 
     /** Over an event stream a WebSocket is tried again later. */
-    #upgradeLater(): void {
-        const { transport, WebSocket, timeouts } = this.#settings;
-        if (this.#link!.hasRequests || transport !== 'auto' || !WebSocket) return;
-        this.#let('upgrade', timeouts.upgrade * (1 + Math.random()), () => {
-            if (!this.#wanted) this.#replaceIn(0, 'websocket');
-        });
-    }
+    const upgradeLater = (): void => {
+        if (link!.transport === 'websocket' || choice !== 'auto') return;
+        after(timeouts.upgrade * (1 + Math.random()), Timer.Upgrade, () => wanted || replaceIn(0, 'websocket'));
+    };
 
     // Messages
 
-    text(link: Link, text: string): void {
+    const text = (which: Link, text: string): void => {
         let message;
         try {
             message = JSON.parse(text);
         } catch {
-            return link.fail('what came is no JSON');
+            return which.fail('not JSON');
         }
-        if (link === this.#early && this.#isEarly(link, message, text)) return;
-        this.#listeners.emit('raw', text);
-        this.#obey(this.#link!, message);
-    }
+        if (which === early) return takeEarly(message, text);
+        emit('raw', text);
+        obey(message);
+    };
 
     /**
      * Handles what comes over the replacement while the old connection goes on. Where it brings every message since it was
      * asked for, the two are merged by position: whichever brings a message first counts. Otherwise it takes over at once.
      */
-    #isEarly(link: Link, message: any, text: string): boolean {
+    const takeEarly = (message: any, text: string): void => {
         switch (message.type) {
             case 'connection_ack':
-                link.acknowledge();
-                return true;
-            case 'catch_up': {
-                const entries: { mode: string }[] = Object.values(message.data.topics);
-                if (entries.every(({ mode }) => mode === 'replayed')) return true;
+                return early!.acknowledge();
+            case 'reconnect':
+                return early!.fail('draining');
+            case 'catch_up':
+                if (Object.values<any>(message.data.topics).every(({ mode }) => mode === 'replayed')) return;
                 break;
-            }
             case 'caught_up':
                 break;
-            case 'reconnect':
-                link.fail('the server shuts down');
-                return true;
             case 'error':
             case 'pong':
-                return true;
+                return;
             default:
-                if ('topic' in message) this.#take(message, text);
-                else this.#heard.early.push([JSON.stringify([message.type, message.data]), message]);
-                return true;
+                return hand(message, text);
         }
-        this.#takeOver();
-        return false;
-    }
+        takeOver();
+        emit('raw', text);
+        obey(message);
+    };
 
-    #obey(link: Link, message: any): void {
-        switch (message.type) {
+    const obey = (message: any): void => {
+        const { type, data } = message;
+        const { position } = data ?? {};
+        const current = link!;
+        switch (type) {
             case 'connection_ack':
-                return this.#acknowledged(link, message);
+                return acknowledged(message);
             case 'subscription_update':
-                this.#subscriptions.answered(message.data.position, ++link.answered);
-                return this.#replace();
+                subscriptions.answered(data.topics, position, ++current.answered);
+                return replace();
             case 'catch_up':
-                return this.#catchUp(link, message);
+                return catchUp(message);
             case 'caught_up':
-                return this.#caughtUp(link, message);
+                subscriptions.reach(position);
+                for (const state of states.values()) state.caughtUp(position);
+                if (!current.isLive) {
+                    current.isLive = true;
+                    live();
+                    show();
+                    emit('caughtup', message);
+                }
+                return replace();
             case 'reconnect':
                 // Not all at once, and early enough to be caught up in time.
-                return this.#replaceIn(Math.random() * message.data.after_ms / 2, link.transport);
+                return replaceIn(Math.random() * data.after_ms / 2, current.transport);
             case 'error':
-                return this.#error(link, message);
+                if (data.code === 'too_many_subscriptions') subscriptions.refused([], ++current.answered);
+                subscriptions.refused(data.topics ?? []);
+                return emit('error', message);
             case 'pong':
             case 'auth_ack':
                 return;
         }
-        if ('topic' in message) return this.#take(message);
-        if (this.#early) this.#heard.old.push(JSON.stringify([message.type, message.data]));
-        this.#listeners.emit('broadcast', message);
-    }
+        hand(message);
+    };
 
-    #acknowledged(link: Link, { timestamp, data }: ConnectionAck): void {
-        const { since, lost } = link.plan;
-        link.acknowledge();
-        if (lost.length > 0 && data.position !== this.position) {
-            this.#gap(Object.fromEntries(lost.map(name => [name, { mode: 'snapshot', skipped: null }])), 0);
-        }
-        this.#subscriptions.acknowledged(data.topics, data.position, since);
-        this.#skew = Date.parse(timestamp) - Date.now();
-        link.isLive = since === 'now' || data.topics.length === 0;
-        this.#begun(link);
-        this.#tell(link.isLive ? 'live' : 'catching-up');
-        this.#flush();
-    }
+    const acknowledged = ({ timestamp, data: { topics, position } }: any): void => {
+        const { since } = link!.plan;
+        const before = subscriptions.position();
+        lost = since === 'snapshot' && before && before !== position ? subscriptions.settled() : [];
+        subscriptions.answered(topics, position, 0);
+        skew = Date.parse(timestamp) - Date.now();
+        link!.acknowledge();
+        link!.isLive = since === 'now' || topics.length === 0;
+        begun();
+        show();
+        flush();
+    };
 
     /** Sets what a connection that is acknowledged has to wait for. */
-    #begun(link: Link): void {
-        if (link.hasRequests) {
-            this.#refused = this.#wish = 0;
-            this.#hasWorked = true;
+    const begun = (): void => {
+        if (link!.transport === 'websocket') {
+            refused = wish = 0;
+            patience = 3;
         }
-        if (link.isLive) this.#stable();
-        this.#upgradeLater();
-        this.#renewLater(link);
-    }
+        if (link!.isLive) live();
+        upgradeLater();
+        renewLater();
+    };
 
-    #stable(): void {
-        this.#let('stable', this.#settings.timeouts.stable, () => {
-            this.#attempt = 0;
-        });
-    }
+    const live = (): void => after(timeouts.stable, Timer.Stable, () => {
+        attempt = 0;
+    });
 
-    #catchUp(link: Link, message: CatchUpMessage): void {
-        const { topics, broadcasts_skipped = 0 } = message.data;
-        this.#dropEarly();
-        link.isLive = false;
-        this.#announced.push(...this.#subscriptions.announced(topics, link.answered));
-        if (this.#status.state !== 'catching-up') this.#tell('catching-up');
-        this.#listeners.emit('catchup', message);
-        this.#gap(Object.fromEntries(Object.entries(topics).filter(([, { mode, skipped }]) => mode === 'gap' || skipped !== 0)),
-            broadcasts_skipped);
-    }
+    const catchUp = (message: any): void => {
+        const { topics, broadcasts_skipped } = message.data;
+        dropEarly();
+        for (const name of lost) if (topics[name]) topics[name].skipped = null;
+        lost = [];
+        subscriptions.announced(topics, link!.answered);
+        if (link!.isLive || status.state !== 'catching-up') {
+            link!.isLive = false;
+            show();
+        }
+        emit('catchup', message);
+        const missed = Object.entries<any>(topics).filter(([, { mode, skipped }]) => mode === 'gap' || skipped !== 0);
+        gap(Object.fromEntries(missed), broadcasts_skipped);
+    };
 
-    #gap(topics: Gap['topics'], broadcastsSkipped: number): void {
-        if (Object.keys(topics).length === 0 && broadcastsSkipped === 0) return;
+    const gap = (topics: Gap['topics'], broadcastsSkipped = 0): void => {
+        if (!broadcastsSkipped && Object.keys(topics).length === 0) return;
         const gap = { topics, broadcastsSkipped };
-        if (this.onGap) call(this.onGap, gap);
-        this.#listeners.emit('gap', gap);
-    }
+        tellAll(client.onGap ? [client.onGap] : [], gap);
+        emit('gap', gap);
+    };
 
-    #caughtUp(link: Link, message: CaughtUpMessage): void {
-        const { position } = message.data;
-        const wasLive = link.isLive;
-        link.isLive = true;
-        this.#stage();
-        this.#subscriptions.reach(position);
-        for (const state of this.#states.values()) state.caughtUp(position);
-        if (!wasLive) {
-            this.#stable();
-            this.#tell('live');
-            this.#listeners.emit('caughtup', message);
+    /** Hands out what publishers sent. `text` is given where it was not told yet. */
+    const hand = (message: any, text?: string): void => {
+        if (!message.topic) {
+            const told = JSON.stringify([message.type, message.data]);
+            if (early && heard.delete(told)) return;
+            if (early) heard.add(told);
+            return emit('broadcast', message);
         }
-        this.#replace();
-    }
+        if (!subscriptions.take(message)) return;
+        if (text) emit('raw', text);
+        for (const state of states.values()) state.take(message, !link!.isLive);
+        emit('message', message);
+        for (const queue of queues) queue.push(message);
+        read();
+        if (isBehind(settings.queue)) pause();
+    };
 
-    /** `text` is given where it was not told yet. */
-    #take(message: TopicMessage, text?: string): void {
-        if (!this.#subscriptions.take(message)) return;
-        if (text) this.#listeners.emit('raw', text);
-        this.#stage();
-        for (const state of this.#states.values()) state.take(message, !this.#link!.isLive);
-        this.#listeners.emit('message', message);
-        for (const queue of this.#queues) queue.push(message);
-        if ([...this.#queues].some(queue => queue.length >= this.#settings.queue)) this.#pause();
-    }
+    // Iterators
 
-    /** The position is now in the announced images, so a connection that is cut resumes in them. */
-    #stage(): void {
-        for (const snapshot of this.#announced.splice(0)) {
-            for (const state of this.#states.values()) state.stage(snapshot);
-        }
-    }
+    const read = (): void => {
+        for (const resolve of readers) resolve();
+        readers = [];
+    };
 
-    #error(link: Link, message: Events['error']): void {
-        const { code, topics } = message.data;
-        if (code === 'too_many_subscriptions') this.#subscriptions.refused(undefined, ++link.answered);
-        if (topics) this.#subscriptions.refused(topics, NaN);
-        this.#listeners.emit('error', message);
-    }
+    const isBehind = (most: number): boolean => [...queues].some(queue => queue.length >= most);
 
-    // Iterators that are behind
+    const pause = (): void => {
+        hangUp();
+        isPaused = true;
+        tell('waiting', { reason: 'iterator is behind' });
+    };
 
-    #pause(): void {
-        this.#hangUp();
-        this.#isPaused = true;
-        this.#tell('waiting', { reason: 'an iterator is behind' });
-    }
-
-    #resume(): void {
-        if (!this.#isPaused || [...this.#queues].some(queue => queue.length > this.#settings.queue / 2)) return;
-        this.#isPaused = false;
-        this.#retryIn(Math.random() * this.#settings.timeouts.retry);
-    }
+    const resume = (): void => {
+        if (!isPaused || isBehind(settings.queue / 2)) return;
+        isPaused = false;
+        retryIn(Math.random() * timeouts.retry);
+    };
 
     // Requests
 
-    #change(): void {
-        this.#dropEarly();
-        if (this.#timers.flush) return;
-        const pause = this.#link?.hasRequests ? REQUEST_PAUSE : RECONNECT_PAUSE;
-        this.#let('flush', Math.max(0, this.#flushedAt + pause - Date.now()), () => this.#flush());
-    }
+    const change = (): void => {
+        dropEarly();
+        const pause = link?.transport === 'sse' ? RECONNECT_PAUSE : REQUEST_PAUSE;
+        if (!timers[Timer.Flush]) after(flushedAt + pause - Date.now(), Timer.Flush, flush);
+    };
 
     /** Tells the server of subscriptions that were added or dropped. */
-    #flush(): void {
-        const link = this.#link;
-        if (!link) return this.#timers.retry || this.#isPaused ? undefined : this.#connect();
-        if (link.hasRequests && !link.isAcknowledged) return;
-        const { dropped, added } = this.#subscriptions.requests();
-        if (dropped.length === 0 && added.size === 0) return;
-        this.#flushedAt = Date.now();
-        if (!link.hasRequests) {
-            this.#hangUp();
-            this.#wish = 0;
-            return this.#connect();
+    const flush = (): void => {
+        if (!link) return !timers[Timer.Retry] && !isPaused && status.state !== 'closed' ? connect() : undefined;
+        const current = link;
+        if (current.transport === 'websocket' && !current.isAcknowledged) return;
+        const requests = subscriptions.requests(current.asked);
+        if (requests.length === 0) return;
+        flushedAt = Date.now();
+        if (current.transport === 'sse') {
+            hangUp();
+            return connect();
         }
-        if (dropped.length > 0) {
-            link.asked += 1;
-            link.send({ type: 'unsubscribe', topics: dropped });
-        }
-        for (const [since, group] of added) {
-            link.asked += 1;
-            for (const held of group) held.asked = link.asked;
-            link.send({ type: 'subscribe', topics: group.map(({ name }) => name), since });
-        }
-    }
+        current.asked += requests.length;
+        requests.forEach(current.send);
+    };
 
     // Tokens
 
     /** A new token is shown before the old one expires, and again later if there was none. */
-    #renewLater(link: Link): void {
-        const expires = this.#settings.canRenew && expiry(link.token);
-        const left = Number(expires) - Date.now() - this.#skew;
-        if (left > 1000) this.#let('renew', left * 0.8, () => this.#renew(link));
-    }
+    const renewLater = (): void => {
+        const left = expiry(link!.token) - Date.now() - skew;
+        if (settings.canRenew && left > 1000) after(left * 0.8, Timer.Renew, renew);
+    };
 
-    #renew(link: Link): void {
-        this.#renewLater(link);
-        if (!link.hasRequests) return this.#wanted ? undefined : this.#replaceIn(0, link.transport);
-        // Where this fails, the connection ends with 4401, and the next one's status says why.
-        Promise.resolve(this.#settings.token()).then(token => {
-            if (link !== this.#link || !token || token === link.token) return;
-            link.token = token;
-            link.send({ type: 'auth', token });
-            this.#renewLater(link);
-        }, () => {});
-    }
-}
+    const renew = async (): Promise<void> => {
+        const current = link!;
+        renewLater();
+        if (current.transport === 'sse') {
+            if (!wanted) replaceIn(0, 'sse');
+            return;
+        }
+        // Where there is none the connection ends with 4401, and the status of the next attempt says why.
+        let token;
+        try {
+            token = await settings.token();
+        } catch {}
+        if (!token || current !== link || token === current.token) return;
+        current.token = token;
+        current.send({ type: 'auth', token });
+        renewLater();
+    };
 
-/** What tells a page that time may have passed without it. */
-function wakes(): [EventTarget, string][] {
-    const { document } = globalThis;
-    return document ? [[globalThis as never, 'online'], [document, 'visibilitychange']] : [];
+    const client: Client = {
+        onGap: null,
+        get status() {
+            return status;
+        },
+        get position() {
+            return subscriptions.position();
+        },
+        get topics() {
+            return subscriptions.names();
+        },
+        on(event, listener) {
+            return listen(listeners[event] ??= new Set(), listener);
+        },
+        subscribe(topics, since = 'snapshot') {
+            subscriptions.include(topics, since);
+            change();
+        },
+        unsubscribe(topics) {
+            subscriptions.exclude(topics);
+            for (const state of states.values()) state.narrow(subscriptions.isCovered);
+            change();
+        },
+        state(topic) {
+            const state = states.get(topic) ?? keep(check(topic));
+            states.set(topic, state);
+            return state.shown;
+        },
+        close: () => finish({ code: 1000, reason: 'closed' }),
+        async *[Symbol.asyncIterator]() {
+            const queue: TopicMessage[] = [];
+            queues.add(queue);
+            try {
+                for (;;) {
+                    while (queue[0]) {
+                        yield queue.shift()!;
+                        resume();
+                    }
+                    if (status.state === 'closed') break;
+                    await new Promise<void>(resolve => readers.push(resolve));
+                }
+                if (failure) throw failure;
+            } finally {
+                queues.delete(queue);
+                resume();
+            }
+        },
+    };
+    // In a browser.
+    globalThis.addEventListener?.('online', wake, { signal: closing.signal });
+    globalThis.document?.addEventListener('visibilitychange', wake, { signal: closing.signal });
+    connect();
+    return client;
 }

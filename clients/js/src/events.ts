@@ -35,27 +35,23 @@ export interface Events {
     raw: string;
 }
 
-export class Listeners {
-    #lists: { [K in keyof Events]?: Set<(value: Events[K]) => void> } = {};
+export type Listeners<T> = Set<(value: T) => void>;
 
-    on<K extends keyof Events>(event: K, listener: (value: Events[K]) => void): () => void {
-        const list = (this.#lists[event] ??= new Set() as never) as Set<(value: Events[K]) => void>;
-        list.add(listener);
-        return () => list.delete(listener);
-    }
-
-    emit<K extends keyof Events>(event: K, value: Events[K]): void {
-        for (const listener of this.#lists[event] ?? []) call(listener, value);
-    }
+/** Adds a listener; returns what takes it away. */
+export function listen<T>(listeners: Listeners<T>, listener: (value: T) => void): () => void {
+    listeners.add(listener);
+    return () => listeners.delete(listener);
 }
 
-/** Calls a listener. What it throws is the program's to see, and no business of the connection or of other listeners. */
-export function call<T>(listener: (value: T) => void, value: T): void {
-    try {
-        listener(value);
-    } catch (error) {
-        queueMicrotask(() => {
-            throw error;
-        });
+/** What a listener throws is the program's to see, and no business of the connection or of other listeners. */
+export function tellAll<T>(listeners: Iterable<(value: T) => void>, value: T): void {
+    for (const listener of listeners) {
+        try {
+            listener(value);
+        } catch (error) {
+            queueMicrotask(() => {
+                throw error;
+            });
+        }
     }
 }

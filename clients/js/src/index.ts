@@ -1,6 +1,6 @@
 // oddswire's client for browsers and Node: see the README beside it.
 
-import { Client, type ClientSettings } from './client.js';
+import { start, type Client } from './client.js';
 import type { Timeouts } from './link.js';
 import type { Since } from './subscriptions.js';
 import type { Transport, WebSocketClass } from './transports.js';
@@ -34,7 +34,7 @@ export interface ConnectOptions {
 
 const TIMEOUTS: Timeouts = {
     open: 10_000,
-    idle: 25_000,
+    idle: 20_000,
     pong: 10_000,
     stable: 10_000,
     retry: 1000,
@@ -47,22 +47,22 @@ export function connect(url: string | URL, options: ConnectOptions = {}): Client
     const { topics = [], since = 'snapshot', conflateMs, token, transport = 'auto', signal, queue = 4096 } = options;
     const WebSocket = options.WebSocket ?? (globalThis.WebSocket as WebSocketClass | undefined);
     if (transport === 'websocket' && !WebSocket) {
-        throw new TypeError("transport is 'websocket', but there is none here: give one as the option WebSocket");
+        throw new TypeError('no WebSocket here: give one as an option');
     }
     const canRenew = typeof token === 'function';
-    const settings: ClientSettings = {
+    const client = start({
         base: baseOf(url),
         topics,
         since,
         conflateMs,
         token: canRenew ? token : () => token,
         canRenew,
-        transport,
+        // Without WebSockets there is no choice.
+        transport: WebSocket ? transport : 'sse',
         WebSocket,
         queue,
         timeouts: { ...TIMEOUTS, ...options.timeouts },
-    };
-    const client = new Client(settings);
+    });
     if (signal?.aborted) client.close();
     signal?.addEventListener('abort', () => client.close());
     return client;
@@ -72,7 +72,7 @@ function baseOf(url: string | URL): URL {
     const base = new URL(url, globalThis.location?.href);
     base.protocol = base.protocol.replace('ws', 'http');
     if (!base.protocol.startsWith('http')) {
-        throw new TypeError(`the address is '${url}': expected http, https, ws or wss`);
+        throw new TypeError(`url '${url}': expected http(s) or ws(s)`);
     }
     base.search = base.hash = '';
     if (!base.pathname.endsWith('/')) base.pathname += '/';

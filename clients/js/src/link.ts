@@ -1,27 +1,30 @@
 // One connection: it is opened with a token, watched for silence, and ends once.
 
 import type { Plan } from './subscriptions.js';
-import { openStream, openWebSocket, type Ear, type End, type Socket, type Transport, type WebSocketClass } from './transports.js';
+import { openStream, openWebSocket, type End, type Socket, type Transport, type WebSocketClass } from './transports.js';
 
-/** Milliseconds; each has a default. */
+/** In milliseconds; each has a default. */
 export interface Timeouts {
     /** For a connection to be acknowledged, the token function included: 10,000. */
     open: number;
-    /** Of silence, after which a WebSocket is asked for a sign of life: 25,000. The server sends an event stream one every 15 s. */
+    /**
+     * Without a message, after which a WebSocket is asked for a sign of life; an event stream brings one every 15 s by
+     * itself. It is looked at in steps of this length, so it can take twice as long: 20,000.
+     */
     idle: number;
     /** For that sign to come: 10,000. */
     pong: number;
-    /** For which a connection has to be live before the next wait begins from the shortest again: 10,000. */
+    /** For which a connection has to be live before waits are short again: 10,000. */
     stable: number;
-    /** The longest first wait before a new attempt; it doubles with each, up to `maxRetry`. The wait itself is drawn between 0 and it: 1,000. */
+    /** The wait before a new attempt is drawn between 0 and this, which doubles with each attempt: 1,000. */
     retry: number;
-    /** 30,000. */
+    /** What it doubles up to: 30,000. */
     maxRetry: number;
     /** Over an event stream, until a WebSocket is tried again, and up to twice as long: 60,000. */
     upgrade: number;
 }
 
-export interface Environment {
+export interface Settings {
     readonly base: URL;
     readonly conflateMs: number | undefined;
     readonly token: () => string | undefined | Promise<string>;
@@ -36,109 +39,99 @@ export interface Owner {
     ended(link: Link, end: End): void;
 }
 
-export class Link implements Ear {
-    /** The server has acknowledged it. */
-    isAcknowledged = false;
-    /** No catch-up is under way. */
-    isLive = false;
-    /** How many requests were sent that are answered, and how many of them were. */
-    asked = 0;
-    answered = 0;
+export interface Link {
+    readonly transport: Transport;
+    readonly plan: Plan;
     token: string | undefined;
-    #socket: Socket | undefined;
-    #isOver = false;
-    #timer: ReturnType<typeof setTimeout> | undefined;
-    #heardAt = 0;
-    #isProbing = false;
-
-    constructor(readonly transport: Transport, readonly plan: Plan, readonly env: Environment, readonly owner: Owner) {
-        const { open } = env.timeouts;
-        this.#timer = setTimeout(() => this.fail(`no connection within ${open} ms`), open);
-        this.#open().catch((error: unknown) => this.fail(String(error)));
-    }
-
-    get hasRequests(): boolean {
-        return this.transport === 'websocket';
-    }
-
-    async #open(): Promise<void> {
-        this.token = await this.env.token();
-        if (this.#isOver) return;
-        const { base, conflateMs, WebSocket } = this.env;
-        const url = new URL(this.hasRequests ? 'api/ws' : 'api/sse', base);
-        const query = url.searchParams;
-        if (this.plan.topics.length > 0) query.set('topics', this.plan.topics.join());
-        query.set('since', this.plan.since);
-        if (conflateMs) query.set('conflate_ms', String(conflateMs));
-        if (!this.hasRequests) {
-            this.#socket = openStream(url, this.token, this);
-            return;
-        }
-        if (this.token) query.set('token', this.token);
-        url.protocol = url.protocol.replace('http', 'ws');
-        this.#socket = openWebSocket(url, WebSocket!, this);
-    }
-
+    /** The server has acknowledged it. */
+    isAcknowledged: boolean;
+    /** No catch-up is under way. */
+    isLive: boolean;
+    /** How many requests were sent that are answered, and how many of them were. */
+    asked: number;
+    answered: number;
+    send(message: object): void;
     /** From here on its silence is watched. */
-    acknowledge(): void {
-        this.isAcknowledged = true;
-        this.#watch();
-    }
+    acknowledge(): void;
+    /** Asks for a sign of life now. */
+    probe(): void;
+    fail(reason: string): void;
+    close(): void;
+}
 
-    send(message: object): void {
-        this.#socket?.send?.(JSON.stringify(message));
-    }
+export function openLink(transport: Transport, plan: Plan, settings: Settings, owner: Owner): Link {
+    const { open, idle, pong } = settings.timeouts;
+    let socket: Socket | undefined;
+    let isOver = false;
+    /** Looks since something came. */
+    let silent = 0;
+    let timer = setTimeout(() => link.fail('no answer'), open);
 
-    text(text: string): void {
-        if (!this.#isOver) this.owner.text(this, text);
-    }
+    // In two steps, though the silence has been too long already: a page that slept wakes up to a timer that is long
+    // overdue, and to messages that wait behind it.
+    const look = (): void => {
+        if (silent > 1) return link.fail('silence');
+        if (silent) link.send({ type: 'ping' });
+        timer = setTimeout(look, silent++ ? pong : idle);
+    };
+    /** Begins to look anew, after so many looks in vain. */
+    const watch = (after: number): void => {
+        clearTimeout(timer);
+        silent = after;
+        look();
+    };
+    const end = (end: End): void => {
+        if (isOver) return;
+        link.close();
+        owner.ended(link, end);
+    };
+    const link: Link = {
+        transport,
+        plan,
+        token: undefined,
+        isAcknowledged: false,
+        isLive: false,
+        asked: 0,
+        answered: 0,
+        send: message => socket!.send(JSON.stringify(message)),
+        acknowledge() {
+            link.isAcknowledged = true;
+            watch(0);
+        },
+        probe() {
+            if (link.isAcknowledged && transport !== 'sse') watch(1);
+        },
+        fail: reason => end({ reason }),
+        close() {
+            isOver = true;
+            clearTimeout(timer);
+            socket?.close();
+        },
+    };
+    const start = async (): Promise<void> => {
+        link.token = await settings.token();
+        if (isOver) return;
+        const url = address(link, settings);
+        const ear = {
+            text: (text: string) => isOver || owner.text(link, text),
+            heard: () => (silent = 0),
+            retry: (ms: number) => isOver || owner.retry(ms),
+            end,
+        };
+        socket = transport === 'sse' ? openStream(url, link.token, ear) : openWebSocket(url, settings.WebSocket!, ear);
+    };
+    start().catch((error: unknown) => link.fail(String(error)));
+    return link;
+}
 
-    heard(): void {
-        this.#heardAt = performance.now();
-        if (!this.#isProbing) return;
-        this.#isProbing = false;
-        this.#watch();
-    }
-
-    retry(ms: number): void {
-        if (!this.#isOver) this.owner.retry(ms);
-    }
-
-    #watch(): void {
-        const left = this.#heardAt + this.env.timeouts.idle - performance.now();
-        clearTimeout(this.#timer);
-        this.#timer = setTimeout(() => left > 0 ? this.#watch() : this.#probe(), Math.max(left, 0));
-    }
-
-    /** Asks whether the peer is still there, where that can be asked. */
-    probe(): void {
-        if (this.hasRequests && this.isAcknowledged && !this.#isProbing) this.#probe();
-    }
-
-    /**
-     * In two steps, though the silence has been too long already: a page that slept wakes up to a timer that is long
-     * overdue, and to messages that wait behind it.
-     */
-    #probe(): void {
-        this.#isProbing = true;
-        this.send({ type: 'ping' });
-        clearTimeout(this.#timer);
-        this.#timer = setTimeout(() => this.fail('nothing comes any more'), this.env.timeouts.pong);
-    }
-
-    fail(reason: string): void {
-        this.end({ reason });
-    }
-
-    end(end: End): void {
-        if (this.#isOver) return;
-        this.close();
-        this.owner.ended(this, end);
-    }
-
-    close(): void {
-        this.#isOver = true;
-        clearTimeout(this.#timer);
-        this.#socket?.close();
-    }
+function address({ transport, plan, token }: Link, { base, conflateMs }: Settings): URL {
+    const url = new URL(transport === 'sse' ? 'api/sse' : 'api/ws', base);
+    const query = url.searchParams;
+    if (plan.topics.length > 0) query.set('topics', plan.topics.join());
+    query.set('since', plan.since);
+    if (conflateMs) query.set('conflate_ms', String(conflateMs));
+    if (transport === 'sse') return url;
+    if (token) query.set('token', token);
+    url.protocol = url.protocol.replace('http', 'ws');
+    return url;
 }

@@ -1,8 +1,8 @@
 // The latest message of every key of a subscription, kept right through catch-ups.
 
-import { call } from './events.js';
+import { listen, tellAll, type Listeners } from './events.js';
 import type { TopicMessage } from './messages.js';
-import { covers, type Subscription } from './subscription.js';
+import { covers, pathOf } from './subscription.js';
 
 export interface LiveState extends ReadonlyMap<string, TopicMessage> {
     /** The newest message without a key; a narrowed subscription has none. */
@@ -19,109 +19,92 @@ export interface LiveState extends ReadonlyMap<string, TopicMessage> {
     on(event: 'change', listener: (changed: TopicMessage[]) => void): () => void;
 }
 
+/** What keeps a live state. */
+export interface Keeper {
+    readonly shown: LiveState;
+    /** A snapshot of this subscription comes: it replaces what is held of it at once, when it is whole. */
+    stage(snapshot: string): void;
+    take(message: TopicMessage, isCatchingUp: boolean): void;
+    /** A catch-up has ended at this position. */
+    caughtUp(position: string): void;
+    /** Subscriptions were dropped: nothing stays but what others cover. */
+    narrow(isCovered: (path: string) => boolean): void;
+}
+
 /** More changes than this are told before a catch-up is over: a client that is slow for good is always in one. */
 const MOST_CHANGES = 1000;
 
-export class State extends Map<string, TopicMessage> implements LiveState {
-    latest: TopicMessage | null = null;
-    complete = false;
-    #of: Subscription;
-    /** What a snapshot brings: it takes the place of the rest at once, when it is whole. */
-    #staged: { keys: Map<string, TopicMessage>; latest: TopicMessage | null; complete: boolean } | null = null;
-    /** By key; '' is the newest message without one. */
-    #changed = new Map<string, TopicMessage>();
-    #listeners = new Set<(changed: TopicMessage[]) => void>();
+export function keep(own: string): Keeper {
+    const listeners: Listeners<TopicMessage[]> = new Set();
+    const held = new Map<string, TopicMessage>();
+    const shown = Object.assign(held, {
+        latest: null as TopicMessage | null,
+        complete: false,
+        on: (_: 'change', listener: (changed: TopicMessage[]) => void) => listen(listeners, listener),
+    });
+    /** Snapshots under way, and what has come since they began. Here and below, '' is the key of the newest without one. */
+    let snapshots: string[] = [];
+    const staged = new Map<string, TopicMessage>();
+    const changed = new Map<string, TopicMessage>();
 
-    constructor(of: Subscription) {
-        super();
-        this.#of = of;
-    }
+    const tell = (): void => {
+        const list = [...changed.values()];
+        changed.clear();
+        if (list[0]) tellAll(listeners, list);
+    };
 
-    on(_: 'change', listener: (changed: TopicMessage[]) => void): () => void {
-        this.#listeners.add(listener);
-        return () => this.#listeners.delete(listener);
-    }
-
-    /** A snapshot of this subscription comes: it replaces what is held of it, once it is whole. */
-    stage(snapshot: Subscription): void {
-        if (!covers(snapshot, this.#of) && !covers(this.#of, snapshot)) return;
-        this.#staged ??= { keys: new Map(this), latest: this.latest, complete: this.complete };
-        for (const message of this.#staged.keys.values()) {
-            if (covers(snapshot, message)) this.#staged.keys.delete(message.key!);
+    const apply = (message: TopicMessage): void => {
+        const { key, id, data } = message;
+        if (key === undefined) shown.latest = message;
+        else if (data === null) {
+            if (!held.delete(key)) return;
+        } else {
+            if (held.get(key)?.id === id) return;
+            held.set(key, message);
         }
-        if (covers(snapshot, this.#of)) this.#staged = { keys: this.#staged.keys, latest: null, complete: true };
-    }
+        changed.set(key ?? '', message);
+    };
 
-    take(message: TopicMessage, isCatchingUp: boolean): void {
-        if (!covers(this.#of, message)) return;
-        const { key } = message;
-        if (this.#staged) {
-            if (key === undefined) this.#staged.latest = message;
-            else if (message.data === null) this.#staged.keys.delete(key);
-            else this.#staged.keys.set(key, message);
-            return;
-        }
-        if (key === undefined) this.latest = message;
-        else if (message.data === null) this.delete(key);
-        else this.set(key, message);
-        this.#change(message);
-        if (isCatchingUp ? this.#changed.size > MOST_CHANGES : this.#changed.size === 1) queueMicrotask(() => this.tell());
-    }
+    const commit = (): void => {
+        staged.forEach(apply);
+        staged.clear();
+        snapshots = [];
+    };
 
-    /** A catch-up has ended at this position: what is of another epoch is gone, or the server would have sent it again. */
-    caughtUp(position: string): void {
-        const staged = this.#staged;
-        this.#staged = null;
-        if (staged) this.#replace(staged);
-        const epoch = position.slice(0, position.indexOf('-') + 1);
-        const isStale = (message: TopicMessage) => !message.id.startsWith(epoch);
-        this.drop(isStale);
-        if (this.latest && isStale(this.latest)) this.latest = null;
-        this.tell();
-    }
+    const retain = (isKept: (message: TopicMessage) => boolean): void => {
+        for (const message of held.values()) if (!isKept(message)) apply({ ...message, data: null });
+        if (shown.latest && !isKept(shown.latest)) shown.latest = null;
+    };
 
-    #replace(staged: { keys: Map<string, TopicMessage>; latest: TopicMessage | null; complete: boolean }): void {
-        this.drop(message => !staged.keys.has(message.key!));
-        for (const [key, message] of staged.keys) {
-            if (this.get(key)?.id !== message.id) this.#change(message);
-        }
-        // Not key by key: the order of a map is that of first insertion, and here it is that of the positions.
-        this.clear();
-        for (const [key, message] of staged.keys) this.set(key, message);
-        if (staged.latest && staged.latest.id !== this.latest?.id) this.#change(staged.latest);
-        this.latest = staged.latest;
-        this.complete = staged.complete;
-    }
-
-    /** Removes keys, and notes each as gone. */
-    drop(isGone: (message: TopicMessage) => boolean): void {
-        for (const [key, message] of this) {
-            if (!isGone(message)) continue;
-            this.delete(key);
-            this.#change({ ...message, data: null });
-        }
-    }
-
-    /** What is held is cut down to what the remaining subscriptions cover. */
-    keep(isHeld: (what: { topic: string; key?: string | undefined }) => boolean): void {
-        this.drop(message => !isHeld(message));
-        for (const [key, message] of this.#staged?.keys ?? []) if (!isHeld(message)) this.#staged!.keys.delete(key);
-        if (!isHeld(this.#of)) {
-            this.latest = null;
-            this.complete = false;
-            if (this.#staged) Object.assign(this.#staged, { latest: null, complete: false });
-        }
-        this.tell();
-    }
-
-    #change(message: TopicMessage): void {
-        this.#changed.set(message.key ?? '', message);
-    }
-
-    tell(): void {
-        if (this.#changed.size === 0) return;
-        const changed = [...this.#changed.values()];
-        this.#changed.clear();
-        for (const listener of this.#listeners) call(listener, changed);
-    }
+    return {
+        shown,
+        stage(snapshot) {
+            if (!covers(snapshot, own) && !covers(own, snapshot)) return;
+            snapshots.push(snapshot);
+            for (const [key, message] of staged) if (covers(snapshot, pathOf(message))) staged.delete(key);
+        },
+        take(message, isCatchingUp) {
+            if (!covers(own, pathOf(message))) return;
+            if (snapshots[0]) return void staged.set(message.key ?? '', message);
+            apply(message);
+            if (isCatchingUp ? changed.size > MOST_CHANGES : changed.size === 1) queueMicrotask(tell);
+        },
+        caughtUp(position) {
+            const epoch = position.slice(0, position.indexOf('-') + 1);
+            const isReplaced = (path: string) => snapshots.some(snapshot => covers(snapshot, path));
+            // What is of another epoch is gone, or it would have been sent again.
+            retain(message => staged.has(message.key ?? '') || (message.id.startsWith(epoch) && !isReplaced(pathOf(message))));
+            if (isReplaced(own)) shown.complete = true;
+            commit();
+            tell();
+        },
+        narrow(isCovered) {
+            retain(message => isCovered(pathOf(message)));
+            for (const [key, message] of staged) if (!isCovered(pathOf(message))) staged.delete(key);
+            snapshots = snapshots.filter(isCovered);
+            if (!snapshots[0]) commit();
+            if (!isCovered(own)) shown.complete = false;
+            tell();
+        },
+    };
 }

@@ -1,12 +1,11 @@
 // What the client reads in a JSON Web Token: when it expires.
 
-/** In Unix milliseconds; undefined where the token does not say, or is none. */
-export function expiry(token: string | undefined): number | undefined {
+/** In Unix milliseconds; NaN where the token does not say, or is none. */
+export function expiry(token: string | undefined): number {
     try {
         const claims = token!.split('.')[1]!.replace(/-/g, '+').replace(/_/g, '/');
-        const { exp } = JSON.parse(atob(claims));
-        return exp * 1000 || undefined;
+        return JSON.parse(atob(claims)).exp * 1000;
     } catch {
-        return undefined;
+        return NaN;
     }
 }
