@@ -72,7 +72,7 @@ function numberOf(value) {
 }
 
 function textOf(value) {
-  return typeof value === "string" ? value : String(Number(value.toFixed(6)));
+  return typeof value === "string" ? value : String(Number(value.toPrecision(12)));
 }
 
 /** What people call the event that the data is about, where it says so; else an empty text. */

@@ -12,6 +12,11 @@ export class Refused extends Error {
     super(detail || `the server answers ${status}`);
     Object.assign(this, { status, code });
   }
+
+  /** Whether asking again gives the same answer. */
+  get isFinal() {
+    return this.status === 401 || this.status === 403;
+  }
 }
 
 export class Feed {
@@ -24,6 +29,8 @@ export class Feed {
   #token = "";
   #skew = 0;
   #isLive = false;
+  /** Which call of `open` counts: the last one. */
+  #turn = 0;
 
   /**
    * `base` is where the server is. `hears` is told: `status(status)`, `subscribed(names)`, `changed(name, messages)`,
@@ -58,9 +65,10 @@ export class Feed {
   /** Connects anew: to these topics, or to all where there are none. */
   async open(topics, token) {
     this.close();
+    const turn = ++this.#turn;
     this.#token = token;
-    const taken = await this.poll();
-    if (!taken) return;
+    const isWelcome = await this.poll();
+    if (!isWelcome || turn !== this.#turn) return;
     const client = connect(this.#base, {
       since: "snapshot",
       ...(topics.length > 0 && { topics }),
@@ -108,7 +116,10 @@ export class Feed {
     client.on("raw", text => hears.raw(text));
   }
 
-  /** Asks for the list of topics; whether it may be had. A server that is away is left to the client, which comes back. */
+  /**
+   * Asks for the list of topics; whether whoever asks is welcome. A server that is away, or takes nobody just now, is left
+   * to the client, which comes back.
+   */
   async poll() {
     try {
       const headers = this.#token === "" ? {} : { Authorization: `Bearer ${this.#token}` };
@@ -117,11 +128,11 @@ export class Feed {
       const body = await response.json();
       if (!response.ok) throw new Refused(response.status, body.error);
       this.#hears.topics(body);
+      return true;
     } catch (error) {
       if (!(error instanceof Refused)) return true;
       this.#hears.refused(error);
-      return error.status === 503;
+      return !error.isFinal;
     }
-    return true;
   }
 }

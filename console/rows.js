@@ -59,7 +59,7 @@ export class Row {
     setText(this.#detail, "");
     this.#values.replaceChildren(...(name ? [make("span", "id", id)] : []), this.#size);
     this.#age.dataset.kind = "";
-    this.#narrow.ariaLabel = `Only ${clip(name || id, 80)}`;
+    this.#narrow.ariaLabel = `Only this: ${clip(name || id, 80)}`;
     this.#age.replaceChildren(...(isNarrowable ? [this.#narrow] : []));
     this.#timestamp = NaN;
   }

@@ -149,14 +149,26 @@ export class Table {
 
   /** Another size of the screen has rows of another height and another number of columns. */
   #measure() {
-    if (this.#isMeasured && this.#columns === Math.min(this.#room, this.#numbers)) return;
+    if (!this.#isMeasured) this.#measureRoom();
+    const columns = Math.min(this.#room, this.#numbers);
+    if (columns === this.#columns) return;
+    this.#columns = columns;
+    this.#grid.style.setProperty("--columns", String(columns));
+    this.#renew();
+  }
+
+  #measureRoom() {
     const style = getComputedStyle(this.#grid);
     const pixels = name => Number.parseInt(style.getPropertyValue(name), 10);
     this.#isMeasured = true;
-    this.#rowHeight = pixels("--row-height");
     this.#room = Math.max(1, Math.floor((this.#grid.clientWidth - pixels("--beside")) / pixels("--cell-width")));
-    this.#columns = Math.min(this.#room, this.#numbers);
-    this.#grid.style.setProperty("--columns", String(this.#columns));
+    if (this.#rowHeight === pixels("--row-height")) return;
+    this.#rowHeight = pixels("--row-height");
+    this.#renew();
+  }
+
+  /** Makes all rows anew. */
+  #renew() {
     this.#rows.clear();
     this.#body.replaceChildren();
     this.#isArranged = false;
