@@ -133,7 +133,7 @@ def test_a_callback_can_publish_and_is_told_where_it_would_wait_for_itself(hub: 
         with pytest.raises(QueueFull):
             publisher.publish(TOPIC, 3)
 
-    publisher = Publisher(hub.url, TOKEN, Options(queue_messages=1), on_undelivered=again)
+    publisher = Publisher(hub.url, TOKEN, Options(queue_messages=1, block_timeout=3600.0), on_undelivered=again)
     publisher.publish("nope", 1)
     with pytest.raises(DeliveryError):
         publisher.flush(WITHIN)
