@@ -137,13 +137,13 @@ def test_who_waits_for_room_goes_on_when_there_is_some(
 
 
 def test_who_waits_for_room_when_it_is_closed_is_told_so(
-    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers, log: Log
 ) -> None:
     link = links(hub)
     link.faults += [Answer(503, headers=(("Retry-After", "60"),))]
     publisher = publishers(link.url, queue_messages=1, block_timeout=WITHIN)
     publisher.publish(TOPIC, 0)
-    link.until(lambda requests: len(requests) == 1)
+    log.until("503 http_error")
     raised: list[Exception] = []
 
     def wait() -> None:
