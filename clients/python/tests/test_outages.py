@@ -12,7 +12,7 @@ import pytest
 
 from hub import WITHIN, Hub
 from kinds import AnyPublisher, Log, Publishers
-from link import LOSE_ANSWER, LOSE_REQUEST, STALL, Answer, Fault, Link
+from link import DRIBBLE, LOSE_ANSWER, LOSE_REQUEST, STALL, Answer, Fault, Link
 from oddswire import DeliveryError
 
 TOPIC = "odds_updates"
@@ -120,6 +120,18 @@ def test_a_server_that_does_not_answer_is_given_up_at_the_timeout_and_asked_agai
     publisher.flush(WITHIN)
     assert numbers(hub) == [1]
     log.until("no answer within request_timeout (0.05 s)")
+
+
+def test_an_answer_that_comes_byte_by_byte_for_ever_is_given_up_at_the_timeout(
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
+) -> None:
+    link = links(hub)
+    link.faults += [DRIBBLE]
+    publisher = publishers(link.url, request_timeout=0.2)
+    publisher.publish(TOPIC, 1)
+    publisher.flush(WITHIN)
+    assert numbers(hub) == [1]
+    assert len(link.requests) == 2
 
 
 def test_the_pause_that_a_429_asks_for_is_kept(hubs: Callable[..., Hub], publishers: Publishers, log: Log) -> None:
