@@ -1,7 +1,7 @@
 # The commands that people and CI type. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-engines test-python check check-api check-python fmt docker bench bench-quick fuzz clean
+.PHONY: help run demo test test-engines test-python check check-api check-python fmt docker bench bench-quick fuzz clean
 
 # The name that `make docker` gives the image.
 IMAGE ?= oddswire
@@ -23,6 +23,9 @@ run: export ODDSWIRE_PUBLISH_TOKEN ?= dev-token
 endif
 run: ## Build and start the server; publishing takes the token dev-token unless ODDSWIRE_PUBLISH_TOKEN is set
 	cargo run --release -- $(ARGS)
+
+demo: ## Build and start the server with a synthetic market that publishes to it; the console is at localhost:8000
+	cargo run --release -- demo $(ARGS)
 
 # Nextest runs no documentation tests, so those have a line of their own.
 test: ## Run every test, with cargo-nextest where it is installed
