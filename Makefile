@@ -10,8 +10,8 @@ ARGS ?=
 # Cargo's own variable moves the build output; the benchmark has to start the servers from where they are.
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-# Tests that do not start a server with the engine that is asked for: they would be the same again.
-OF_THE_SERVER := not (test(/^(redis|redis_faults|redis_links|rolling|journal|process|takeover|descriptors|corpora|examples|manual|command_[a-z]+)::/))
+# Tests that do not start a server with the engine that is asked for, and those of its page: they would be the same again.
+OF_THE_SERVER := not (test(/^(redis|redis_faults|redis_links|rolling|journal|process|takeover|descriptors|corpora|console|examples|manual|command_[a-z]+)::/))
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -5,10 +5,9 @@ import { button, make, setText } from "./elements.js";
 import { Fixture } from "./fixtures.js";
 import { age, clip, counted } from "./format.js";
 
-// A price fades from fresh to stale.
+// A price is fresh at first, and old in the end.
 const FRESH_MS = 10_000;
 const OLD_MS = 5 * 60_000;
-const STALE_MS = 30 * 60_000;
 
 export class Row {
   /** The item that it shows, and where. */
@@ -93,7 +92,7 @@ export class Row {
     if (Number.isNaN(this.#timestamp)) return;
     const old = now - this.#timestamp;
     setText(this.#age, age(old));
-    const kind = old < FRESH_MS ? "fresh" : old < OLD_MS ? "" : old < STALE_MS ? "old" : "stale";
+    const kind = old < FRESH_MS ? "fresh" : old < OLD_MS ? "" : "old";
     if (this.#age.dataset.kind !== kind) this.#age.dataset.kind = kind;
   }
 

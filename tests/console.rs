@@ -47,12 +47,12 @@ async fn the_page_shows_what_is_published_as_it_comes() {
     app.odds("8301/1x2/betpawa", prices(1.85, 4.2)).await;
     app.odds("8301/1x2/sporty", json!({"outcomes": [{"name": "Over", "price": 1.9, "point": 2.5}]})).await;
     app.odds("8302/1x2/betpawa", json!("no number at all")).await;
-    assert_eq!(page.row("sporty").await, "1x2 / sporty Over 2.5 1.9 now");
+    assert_eq!(page.row("sporty").await, "1x2 / sporty Over 2.5 1.90 now");
     page.shows("#counted", "3 keys · 2 events").await;
     let order = page.evaluate("[...document.querySelectorAll('.row .name')].map(name => name.textContent)").await;
     assert_eq!(order, json!(["8301", "betpawa", "sporty", "8302", "betpawa"]));
     page.shows(".row", "no number at all").await;
-    assert_eq!(page.row("betpawa").await, "1x2 / betpawa away 4.2 home 1.85 now", "and nothing of event_id");
+    assert_eq!(page.row("betpawa").await, "1x2 / betpawa away 4.20 home 1.85 now", "and nothing of event_id");
 
     app.odds("8301/1x2/betpawa", prices(1.9, 4.0)).await;
     page.until(&format!("{} === 'up▲' && {} === 'down▼'", moved("betpawa", "home"), moved("betpawa", "away"))).await;
@@ -372,12 +372,12 @@ async fn numbers_of_any_data_have_names() {
         (r#"{"home": "1.90", "team": "1. FC", "event_id": 7, "seen_at": 5, "runnerId": 3}"#, json!(["home  1.90"])),
         (
             r#"{"prices": {"home": 0.10000000000000001, "away": 1e-9}}"#,
-            json!(["prices home  0.1", "prices away  1e-9"]),
+            json!(["prices home  0.10", "prices away  1e-9"]),
         ),
-        (r#"{"back": [[11.5, 55.61]]}"#, json!(["back 1 1  11.5", "back 1 2  55.61"])),
+        (r#"{"back": [[11.5, 55.61]]}"#, json!(["back 1 1  11.50", "back 1 2  55.61"])),
         (
             r#"[{"name": "Over", "price": -110, "point": 49}, {"name": "Draw", "odds": 3.4}, {"name": "Size", "tv": 5}]"#,
-            json!(["Over 49 -110", "Draw  3.4", "Size tv  5"]),
+            json!(["Over 49 -110", "Draw  3.40", "Size tv  5"]),
         ),
         (r#"{"name": "x", "price": 2}"#, json!(["price  2"])),
         (r#"{"market": {"name": "Over", "price": 2}}"#, json!(["Over  2"])),
