@@ -1,7 +1,7 @@
 # The commands that people and CI type. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-engines test-python check check-python fmt docker bench bench-quick fuzz clean
+.PHONY: help run test test-engines test-python check check-api check-python fmt docker bench bench-quick fuzz clean
 
 # The name that `make docker` gives the image.
 IMAGE ?= oddswire
@@ -11,7 +11,7 @@ ARGS ?=
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 # Tests that do not start a server with the engine that is asked for: they would be the same again.
-OF_THE_SERVER := not (test(/^(redis|redis_faults|redis_links|rolling|journal|process|takeover|descriptors|corpora)::/))
+OF_THE_SERVER := not (test(/^(redis|redis_faults|redis_links|rolling|journal|process|takeover|descriptors|corpora|examples|manual)::/))
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,7 +73,7 @@ check-python: ## Types, lints and formatting of the Python client
 
 # Some checks need tools that not everybody has, and the advisories a database from the network.
 # Each says so in one line where it could not run; what they do find fails the check.
-check: ## Formatting, lints, documentation, dependency audit, Dockerfile, deployment files
+check: check-api ## Formatting, lints, documentation, dependency audit, Dockerfile, deployment files
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
@@ -110,6 +110,20 @@ check: ## Formatting, lints, documentation, dependency audit, Dockerfile, deploy
 		echo "check: skipped deploy/alerts.yml, promtool is not installed (Debian's package prometheus)"; \
 	fi
 	@$(MAKE) --no-print-directory check-python
+
+# CI has both validators.
+check-api: ## Validate the API's description in docs/api
+	@if command -v openapi-spec-validator >/dev/null; then \
+		set -x; openapi-spec-validator docs/api/openapi.yaml; \
+	else \
+		echo "check: skipped docs/api/openapi.yaml (pip install openapi-spec-validator)"; test "$$CI" != true; \
+	fi
+	@if [ -d "$$TEST_NODE_MODULES/@asyncapi/parser" ]; then \
+		set -x; node docs/api/check-asyncapi.mjs; \
+	else \
+		echo "check: skipped docs/api/asyncapi.yaml (npm install @asyncapi/parser, and TEST_NODE_MODULES)"; \
+		test "$$CI" != true; \
+	fi
 
 fmt: ## Format the code
 	cargo fmt --all

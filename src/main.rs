@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use oddswire::commands::{self, demo::Feed};
 use oddswire::config::{self, Cli, Command, Config, Health};
 use oddswire::server::Server;
 use oddswire::{engine, health, telemetry};
@@ -13,12 +14,15 @@ use tokio::sync::oneshot;
 fn main() -> ExitCode {
     match config::read() {
         Cli { command: Some(Command::Health(settings)), .. } => check_health(&settings),
-        Cli { command: Some(Command::Serve(config)), .. } => serve(*config),
-        Cli { command: None, config } => serve(config),
+        Cli { command: Some(Command::Client(command)), .. } => commands::run(command),
+        Cli { command: Some(Command::Demo(demo)), .. } => serve(demo.config.clone(), Some(Feed::of(&demo))),
+        Cli { command: Some(Command::Serve(config)), .. } => serve(*config, None),
+        Cli { command: None, config } => serve(config, None),
     }
 }
 
-fn serve(config: Config) -> ExitCode {
+/// Serves, and feeds itself where it is to.
+fn serve(config: Config, feed: Option<Feed>) -> ExitCode {
     if let Err(error) = engine::check(&config) {
         config::refuse(&error.to_string());
     }
@@ -36,8 +40,14 @@ fn serve(config: Config) -> ExitCode {
             Ok(signals) => signals,
             Err(error) => return fail(&logger, "signals cannot be received", &error),
         };
+        let token = config.publish_token.clone();
         match Server::bind(config, logger.clone()) {
-            Ok(server) => run(server, signals, &logger).await,
+            Ok(server) => {
+                let feed = feed.zip(token);
+                let _until_the_end =
+                    feed.map(|(feed, token)| feed.start(server.local_addr(), server.admin_addr(), &token, &logger));
+                run(server, signals, &logger).await
+            }
             Err(error) => fail(&logger, "the server cannot start", &error),
         }
     });
