@@ -26,6 +26,8 @@ RUN mkdir -p src bench/src/bin \
 # stubs. Without the touch the stubs would be shipped.
 COPY src src
 COPY docs/api docs/api
+COPY console console
+COPY clients/js/dist clients/js/dist
 RUN touch src/lib.rs src/main.rs \
     && cargo build --release --locked --package oddswire
 

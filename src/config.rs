@@ -1,5 +1,7 @@
 //! Every setting: flag, environment variable, unit, bound and default. Checked once; inside, the values are valid.
 
+pub mod commands;
+
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -13,6 +15,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use self::commands::{ClientCommand, Demo};
 use crate::admission::TrustedProxies;
 use crate::auth::{self, Origins, Publishers, Token, Verifier};
 use crate::topic::Topics;
@@ -38,8 +41,13 @@ pub struct Cli {
 pub enum Command {
     /// Serve until SIGTERM or SIGINT (what happens without a command)
     Serve(Box<Config>),
+    /// Serve, and publish a synthetic market of 200 events and 10 bookmakers to it
+    Demo(Box<Demo>),
     /// Ask a running server whether it is alive: exit code 0 if so, 1 if not
     Health(Health),
+    /// What people at a terminal do.
+    #[command(flatten)]
+    Client(ClientCommand),
 }
 
 /// The settings of `health`.
@@ -304,6 +312,10 @@ pub struct Config {
     #[arg(long, env = "ODDSWIRE_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9100",
           value_parser = admin_address, help_heading = "Operation")]
     pub admin_listen: AdminListen,
+    /// Serve the console, a page that shows what goes on, at /
+    #[arg(long, env = "ODDSWIRE_CONSOLE", value_name = "BOOL", default_value = "true",
+          action = clap::ArgAction::Set, help_heading = "Operation")]
+    pub console: bool,
     /// Longest head of a request, in bytes
     #[arg(long, env = "ODDSWIRE_HEADER_BYTES", value_name = "SIZE", default_value = "16KiB",
           value_parser = Size(8 << 10, 1 << 20), help_heading = "Operation")]
@@ -453,8 +465,20 @@ pub fn read() -> Cli {
     match parsed {
         Cli { command: None, config } => Cli { command: None, config: check(config) },
         Cli { command: Some(Command::Serve(config)), .. } => Cli { command: None, config: check(*config) },
+        Cli { command: Some(Command::Demo(demo)), config } => {
+            let demo = demo.check().unwrap_or_else(|error| refuse(&error.to_string()));
+            Cli { command: Some(Command::Demo(Box::new(demo))), config }
+        }
         other => other,
     }
+}
+
+/// Whether what is written to a terminal may be coloured: not where `NO_COLOR` says so (<https://no-color.org>), nor on a
+/// terminal that cannot.
+#[must_use]
+pub fn may_colour() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Ends the program where a setting cannot be used: one line on standard error, and exit code 2.
@@ -479,11 +503,13 @@ fn refuse_usage(error: &clap::Error) -> ! {
 /// The text of an error; a secret that is refused is not shown.
 fn without_secret(error: &clap::Error) -> String {
     use clap::error::{ContextKind, ContextValue};
-    const SECRETS: [&str; 3] = ["--publish-token ", "--subscriber-jwt-secret ", "--redis-url "];
+    const SECRETS: [&str; 4] = ["--publish-token ", "--subscriber-jwt-secret ", "--redis-url ", "--token "];
     let text = error.to_string();
+    // A URL may hold a password.
+    let is_url = |arg: &str| ["--url ", "[URL]"].iter().any(|url| arg.starts_with(url));
     match (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue)) {
         (Some(ContextValue::String(arg)), Some(ContextValue::String(value)))
-            if SECRETS.iter().any(|secret| arg.starts_with(secret)) =>
+            if SECRETS.iter().any(|secret| arg.starts_with(secret)) || (is_url(arg) && value.contains('@')) =>
         {
             text.replace(&format!("'{value}'"), "(not shown)")
         }

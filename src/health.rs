@@ -51,7 +51,7 @@ async fn ask(address: SocketAddr) -> Result<StatusCode, HealthError> {
 }
 
 /// A server that listens on all addresses is asked on the loopback interface.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -11,6 +11,7 @@
 //! - [`engine`]: who orders and keeps messages.
 //! - [`session`], [`routes`]: WebSocket connections and the HTTP surface.
 //! - [`server`], [`config`], [`telemetry`], [`health`]: the program.
+//! - [`commands`], [`endpoint`]: its client side, for people at a terminal.
 //!
 //! # Without the server
 //!
@@ -45,8 +46,10 @@
 pub mod admission;
 pub mod auth;
 pub mod close;
+pub mod commands;
 pub mod config;
 mod connection;
+pub mod endpoint;
 pub mod engine;
 pub mod health;
 mod index;

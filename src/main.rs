@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use oddswire::commands::{self, demo::Feed};
 use oddswire::config::{self, Cli, Command, Config, Health};
 use oddswire::server::Server;
 use oddswire::{engine, health, telemetry};
@@ -13,12 +14,15 @@ use tokio::sync::oneshot;
 fn main() -> ExitCode {
     match config::read() {
         Cli { command: Some(Command::Health(settings)), .. } => check_health(&settings),
-        Cli { command: Some(Command::Serve(config)), .. } => serve(*config),
-        Cli { command: None, config } => serve(config),
+        Cli { command: Some(Command::Client(command)), .. } => commands::run(command),
+        Cli { command: Some(Command::Demo(demo)), .. } => serve(demo.config.clone(), Some(Feed::of(&demo))),
+        Cli { command: Some(Command::Serve(config)), .. } => serve(*config, None),
+        Cli { command: None, config } => serve(config, None),
     }
 }
 
-fn serve(config: Config) -> ExitCode {
+/// Serves, and feeds itself where it is to.
+fn serve(config: Config, feed: Option<Feed>) -> ExitCode {
     if let Err(error) = engine::check(&config) {
         config::refuse(&error.to_string());
     }
@@ -32,12 +36,19 @@ fn serve(config: Config) -> ExitCode {
         Err(error) => return fail(&logger, "the runtime cannot start", &error),
     };
     let code = runtime.block_on(async {
-        let signals = match Signals::new() {
+        // Who runs it in a terminal to look at it wants it gone with the terminal.
+        let signals = match Signals::new(feed.is_some()) {
             Ok(signals) => signals,
             Err(error) => return fail(&logger, "signals cannot be received", &error),
         };
+        let token = config.publish_token.clone();
         match Server::bind(config, logger.clone()) {
-            Ok(server) => run(server, signals, &logger).await,
+            Ok(server) => {
+                let feed = feed.zip(token);
+                let _until_the_end =
+                    feed.map(|(feed, token)| feed.start(server.local_addr(), server.admin_addr(), &token, &logger));
+                run(server, signals, &logger).await
+            }
             Err(error) => fail(&logger, "the server cannot start", &error),
         }
     });
@@ -73,24 +84,32 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// Whether the terminal's end is a signal to stop, and not to reload.
+    hangup_stops: bool,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    fn new(hangup_stops: bool) -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            hangup_stops,
         })
     }
 
-    /// Waits for a signal to stop; SIGHUP on the way reloads.
+    /// Waits for a signal to stop; SIGHUP on the way reloads, unless it stops.
     async fn stop(&mut self, reload: &impl Fn()) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => reload(),
+                _ = self.hangup.recv() => {
+                    if self.hangup_stops {
+                        return;
+                    }
+                    reload();
+                }
             }
         }
     }

@@ -66,7 +66,7 @@ fn respond(incoming: &Incoming, content_type: &'static str, content: String) -> 
 }
 
 /// The same on every node that runs the same program.
-fn etag_of(content: &str) -> String {
+pub(super) fn etag_of(content: &str) -> String {
     let mut etag = String::from("\"");
     for byte in &Sha256::digest(content)[..8] {
         write!(etag, "{byte:02x}").expect("writing to memory does not fail");

@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod body;
+mod console;
 mod cors;
 mod docs;
 mod ops;
@@ -104,6 +105,8 @@ fn endpoints(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible
         .or(ops::routes(app))
         .unify()
         .or(docs::routes())
+        .unify()
+        .or(console::routes(app))
         .unify()
         .boxed()
         .recover(recover)

@@ -1,0 +1,182 @@
+//! Requests to a server, one after the other over one connection.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use thiserror::Error;
+use tokio::task::JoinSet;
+
+use super::dial::{DialError, Dialer};
+use super::printable;
+use crate::auth::Token;
+
+/// An answer must be whole within this time. The server itself gives a publish 30 s unless it is told otherwise.
+const TIMEOUT: Duration = Duration::from_mins(1);
+/// Longest answer: the connections of a large server.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// How the program names itself.
+pub(super) const AGENT: &str = concat!("oddswire/", env!("CARGO_PKG_VERSION"));
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub(super) enum AskError {
+    /// No connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The connection broke, or what came is no HTTP.
+    #[error("the connection broke: {0}")]
+    Broken(hyper::Error),
+    /// The answer broke off, or is too long.
+    #[error("the answer is not whole: {0}")]
+    Body(Box<dyn std::error::Error + Send + Sync>),
+    /// It takes too long.
+    #[error("no answer within {TIMEOUT:?}")]
+    Timeout,
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// A client of one server.
+pub(super) struct Client {
+    dialer: Dialer,
+    token: Option<Token>,
+    open: Option<SendRequest<Full<Bytes>>>,
+    /// What drives the open connection.
+    driving: JoinSet<()>,
+}
+
+impl Client {
+    pub(super) fn new(dialer: Dialer, token: Option<Token>) -> Self {
+        Self { dialer, token, open: None, driving: JoinSet::new() }
+    }
+
+    /// Asks for a resource.
+    pub(super) async fn get(&mut self, path: &str) -> Result<Answer, AskError> {
+        self.send(Method::GET, path, &[], Bytes::new()).await
+    }
+
+    /// Publishes lines, once however often it is sent with the same key.
+    pub(super) async fn post_lines(&mut self, path: &str, key: &str, lines: Bytes) -> Result<Answer, AskError> {
+        self.send(
+            Method::POST,
+            path,
+            &[(CONTENT_TYPE.as_str(), "application/x-ndjson"), ("idempotency-key", key)],
+            lines,
+        )
+        .await
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Answer, AskError> {
+        let endpoint = self.dialer.endpoint();
+        let mut request = Request::builder().method(method).uri(endpoint.path(path));
+        request = request.header(HOST, endpoint.authority()).header(USER_AGENT, AGENT);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body)).expect("paths and tokens are visible ASCII");
+        // A connection on which something went wrong is not used again.
+        let open = self.open.take();
+        let asked = tokio::time::timeout(TIMEOUT, self.ask(open, request)).await;
+        asked.map_err(|_| AskError::Timeout)?
+    }
+
+    async fn ask(
+        &mut self,
+        open: Option<SendRequest<Full<Bytes>>>,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Answer, AskError> {
+        let mut sender = match open {
+            // The server may have closed it meanwhile.
+            Some(mut open) => match open.ready().await {
+                Ok(()) => open,
+                Err(_) => self.connect().await?,
+            },
+            None => self.connect().await?,
+        };
+        let (head, body) = sender.send_request(request).await.map_err(AskError::Broken)?.into_parts();
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(AskError::Body)?.to_bytes();
+        self.open = Some(sender);
+        Ok(Answer { status: head.status, headers: head.headers, body })
+    }
+
+    async fn connect(&mut self) -> Result<SendRequest<Full<Bytes>>, AskError> {
+        let stream = self.dialer.dial().await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(AskError::Broken)?;
+        self.driving.abort_all();
+        self.driving.spawn(async move {
+            // How it ends is told to whoever waits for an answer.
+            let _: Result<(), _> = connection.await;
+        });
+        Ok(sender)
+    }
+}
+
+/// What a server says of a request that it refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    /// The server's code; empty where something else answered, such as a proxy.
+    pub(super) code: String,
+    pub(super) detail: String,
+    /// The first bad message.
+    pub(super) index: Option<usize>,
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// Reads an answer that is no success.
+    pub(super) fn of(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+        #[derive(Deserialize)]
+        struct Body {
+            error: Error,
+        }
+        #[derive(Deserialize)]
+        struct Error {
+            code: String,
+            detail: String,
+            index: Option<usize>,
+        }
+        let read = serde_json::from_slice::<Body>(body).ok().map(|body| body.error);
+        let (code, detail, index) = read.map_or_else(Default::default, |e| (e.code, printable(&e.detail), e.index));
+        let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        Self { status, code, detail, index, retry_after: seconds.map(Duration::from_secs) }
+    }
+
+    /// Whether the same request may be taken later.
+    pub(super) fn is_temporary(&self) -> bool {
+        self.status.is_server_error()
+            || matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.detail.as_str(), self.status.canonical_reason()) {
+            ("", Some(reason)) => write!(f, "{} {reason}", self.status.as_u16()),
+            ("", None) => write!(f, "{}", self.status.as_u16()),
+            (detail, _) => write!(f, "{}: {detail}", self.status.as_u16()),
+        }
+    }
+}

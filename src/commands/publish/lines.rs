@@ -1,0 +1,148 @@
+//! Reads a file or a pipe line by line, also compressed with gzip.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flate2::bufread::MultiGzDecoder;
+
+use crate::commands::Failure;
+
+/// Longest line.
+const MAX_LINE_BYTES: u64 = 16 << 20;
+/// The first bytes of a gzip file (RFC 1952, section 2.3.1).
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// The lines of a file.
+pub(in crate::commands) struct Lines {
+    source: Source,
+    name: String,
+    /// Bytes read from the file itself, and its length, where it has one.
+    read: Arc<AtomicU64>,
+    length: Option<u64>,
+    number: u64,
+}
+
+enum Source {
+    Plain(BufReader<Counted>),
+    Gzip(BufReader<MultiGzDecoder<BufReader<Counted>>>),
+}
+
+/// A line that is not blank.
+#[derive(Debug)]
+pub(in crate::commands) struct Line {
+    /// From 1.
+    pub(in crate::commands) number: u64,
+    pub(in crate::commands) text: String,
+}
+
+impl Lines {
+    /// Opens a file; `-` is standard input.
+    pub(in crate::commands) fn open(path: &Path) -> Result<Self, Failure> {
+        let name = if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() };
+        let failed = |error: io::Error| Failure::Usage(format!("cannot read {name}: {error}"));
+        let (input, length): (Box<dyn Read + Send>, _) = if path.as_os_str() == "-" {
+            (Box::new(io::stdin()), None)
+        } else {
+            let file = File::open(path).map_err(failed)?;
+            let facts = file.metadata().map_err(failed)?;
+            if facts.is_dir() {
+                return Err(Failure::Usage(format!("cannot read {name}: it is a directory")));
+            }
+            (Box::new(file), facts.is_file().then_some(facts.len()))
+        };
+        let read = Arc::new(AtomicU64::new(0));
+        let source = Source::of(Counted { input, read: Arc::clone(&read) }).map_err(failed)?;
+        Ok(Self { source, name, read, length, number: 0 })
+    }
+
+    /// How long the file is, if that is known.
+    pub(in crate::commands) fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// How much of it was read.
+    pub(in crate::commands) fn read_to(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Whether the next line is here already, so that reading it waits for nobody.
+    pub(in crate::commands) fn has_another(&self) -> bool {
+        self.length.is_some() || self.source.buffered().contains(&b'\n')
+    }
+
+    fn read_line(&mut self) -> Result<Option<Line>, Failure> {
+        loop {
+            let mut bytes = Vec::new();
+            let read = self.source.reader().take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut bytes);
+            read.map_err(|error| {
+                Failure::Failed(format!("cannot read {} behind line {}: {error}", self.name, self.number))
+            })?;
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            self.number += 1;
+            let number = self.number;
+            if bytes.len() as u64 > MAX_LINE_BYTES {
+                return Err(Failure::Failed(format!("line {number}: it is longer than {MAX_LINE_BYTES} bytes")));
+            }
+            let text = String::from_utf8(bytes).map_err(|error| {
+                let at = error.utf8_error().valid_up_to();
+                Failure::Failed(format!("line {number}: it is not UTF-8: byte {at} is part of no character"))
+            })?;
+            let text = text.trim();
+            if !text.is_empty() {
+                return Ok(Some(Line { number, text: text.to_owned() }));
+            }
+        }
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Result<Line, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read_line().transpose()
+    }
+}
+
+impl Source {
+    fn of(input: Counted) -> io::Result<Self> {
+        let mut input = BufReader::with_capacity(64 << 10, input);
+        // A pipe may give its first byte alone: then it is taken as text, as it is where it comes in whole lines.
+        if input.fill_buf()?.starts_with(&GZIP) {
+            return Ok(Self::Gzip(BufReader::with_capacity(64 << 10, MultiGzDecoder::new(input))));
+        }
+        Ok(Self::Plain(input))
+    }
+
+    fn reader(&mut self) -> &mut dyn BufRead {
+        match self {
+            Self::Plain(reader) => reader,
+            Self::Gzip(reader) => reader,
+        }
+    }
+
+    fn buffered(&self) -> &[u8] {
+        match self {
+            Self::Plain(reader) => reader.buffer(),
+            Self::Gzip(reader) => reader.buffer(),
+        }
+    }
+}
+
+/// Counts what is read.
+struct Counted {
+    input: Box<dyn Read + Send>,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}

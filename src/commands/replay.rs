@@ -1,0 +1,265 @@
+//! `oddswire replay`: recorded messages at the pace at which they were recorded, or faster.
+//!
+//! Each line has its moment, counted from the first one, so that nothing adds up: what was late does not make later what
+//! follows.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::mpsc::{self, Receiver};
+use tokio::time::Instant;
+
+use super::publish::lines::{Line, Lines};
+use super::publish::publisher::Publisher;
+use super::publish::{Bar, Batch, Tally};
+use super::{Failure, interrupted};
+use crate::config::commands::{By, Replay, Speed};
+use crate::topic::Topic;
+
+/// Lines that are read ahead.
+const READ_AHEAD: usize = 1024;
+/// One request has this much at most.
+const BATCH_MESSAGES: usize = 500;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// A line of a recording, as it is published.
+#[derive(Debug)]
+struct Recorded {
+    line: u64,
+    /// In Unix milliseconds.
+    at: i64,
+    message: String,
+    read_to: u64,
+}
+
+/// Replays a recording to its end.
+pub(super) async fn run(settings: Replay) -> Result<(), Failure> {
+    let token = settings.target.token()?;
+    let lines = Lines::open(&settings.file)?;
+    let bar = Bar::new(lines.length());
+    let publisher = Publisher::new(&settings.target, token, bar.clone())?;
+    let recording = read(lines, &settings);
+    let mut player = Player { publisher, recording, waiting: None, clock: None, tally: Tally::default(), bar };
+    let began = Instant::now();
+    let ended = tokio::select! {
+        ended = player.play(settings.speed) => ended,
+        asked = interrupted() => Err(match asked {
+            Ok(()) => Failure::Failed(format!("interrupted after {}", player.tally.summary(began.elapsed()))),
+            Err(error) => Failure::Failed(format!("signals cannot be received: {error}")),
+        }),
+    };
+    player.bar.finish();
+    ended?;
+    let late = player.clock.map_or(Duration::ZERO, |clock| clock.latest);
+    let punctual = match settings.speed {
+        Speed::Max => String::new(),
+        Speed::Times(_) => format!("; at most {:.1} s late", late.as_secs_f64()),
+    };
+    println!("{}{punctual}", player.tally.summary(began.elapsed()));
+    Ok(())
+}
+
+/// Reads in a thread of its own; where the lines have to be sorted, to the end before the first one is handed on.
+fn read(lines: Lines, settings: &Replay) -> Receiver<Result<Recorded, Failure>> {
+    let (read, recording) = mpsc::channel(READ_AHEAD);
+    let Replay { by, topic, kind, .. } = settings.clone();
+    tokio::task::spawn_blocking(move || {
+        let source = Source { lines, by, topic, kind };
+        let recorded: Box<dyn Iterator<Item = _>> = match by {
+            By::At => Box::new(source),
+            By::SeenAt => match sorted(source) {
+                Ok(sorted) => Box::new(sorted.into_iter().map(Ok)),
+                Err(failure) => Box::new(std::iter::once(Err(failure))),
+            },
+        };
+        for line in recorded {
+            if read.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    recording
+}
+
+/// All lines by their time; those of the same time as they stand. How far the file is read says nothing then, so a line
+/// counts by its place.
+fn sorted(source: Source) -> Result<Vec<Recorded>, Failure> {
+    let length = source.lines.length().unwrap_or(0);
+    let mut lines = source.collect::<Result<Vec<_>, _>>()?;
+    lines.sort_by_key(|recorded| recorded.at);
+    let count = lines.len() as u64;
+    for (place, recorded) in (1..).zip(&mut lines) {
+        recorded.read_to = length * place / count;
+    }
+    Ok(lines)
+}
+
+/// The lines of a recording.
+struct Source {
+    lines: Lines,
+    by: By,
+    topic: Topic,
+    kind: Option<String>,
+}
+
+impl Iterator for Source {
+    type Item = Result<Recorded, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let line = match self.lines.next()? {
+            Ok(line) => line,
+            Err(failure) => return Some(Err(failure)),
+        };
+        let named = |reason| Failure::Failed(format!("line {}: {reason}", line.number));
+        let recorded = self.recorded(&line).map_err(named);
+        Some(recorded.map(|recorded| Recorded { read_to: self.lines.read_to(), ..recorded }))
+    }
+}
+
+impl Source {
+    fn recorded(&self, line: &Line) -> Result<Recorded, String> {
+        #[derive(Deserialize)]
+        #[serde(expecting = r#"{"at": time, "key": text, "data": value}"#)]
+        struct Entry<'a> {
+            #[serde(borrow)]
+            at: &'a RawValue,
+            #[serde(borrow)]
+            key: Option<Cow<'a, str>>,
+            #[serde(borrow)]
+            data: &'a RawValue,
+        }
+        #[derive(Deserialize)]
+        struct Seen<'a> {
+            #[serde(borrow)]
+            seen_at: &'a RawValue,
+        }
+        let entry: Entry<'_> =
+            serde_json::from_str(&line.text).map_err(|error| format!("no recorded message: {error}"))?;
+        let at = match self.by {
+            By::At => moment(entry.at.get())
+                .ok_or_else(|| "'at' is no time: expected RFC 3339 or Unix milliseconds".to_owned())?,
+            By::SeenAt => {
+                let seen: Option<Seen<'_>> = serde_json::from_str(entry.data.get()).ok();
+                let seen = seen.and_then(|seen| moment(seen.seen_at.get()));
+                seen.ok_or_else(|| "data.seen_at is no time: expected RFC 3339 or Unix milliseconds".to_owned())?
+            }
+        };
+        let kind = self.kind.as_ref().map(|kind| format!(r#","type":{}"#, quoted(kind))).unwrap_or_default();
+        let key = entry.key.map(|key| format!(r#","key":{}"#, quoted(&key))).unwrap_or_default();
+        let message = format!(r#"{{"topic":"{}"{kind}{key},"data":{}}}"#, self.topic, entry.data.get());
+        Ok(Recorded { line: line.number, at, message, read_to: 0 })
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("a string always serialises")
+}
+
+/// RFC 3339 or Unix milliseconds, as milliseconds.
+fn moment(json: &str) -> Option<i64> {
+    match serde_json::from_str(json).ok()? {
+        serde_json::Value::Number(millis) => millis.as_i64(),
+        serde_json::Value::String(text) => {
+            let moment = OffsetDateTime::parse(&text, &Rfc3339).ok()?;
+            i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok()
+        }
+        _ => None,
+    }
+}
+
+/// When the first line was published, and when that was in the recording.
+struct Clock {
+    began: Instant,
+    first: i64,
+    /// By how much a line was published after its moment.
+    latest: Duration,
+}
+
+impl Clock {
+    /// The moment of a line. One that stands behind a later one is published with what is due.
+    fn due(&self, recorded: &Recorded, speed: Speed) -> Instant {
+        let Speed::Times(times) = speed else { return self.began };
+        let since = u64::try_from(recorded.at.saturating_sub(self.first)).unwrap_or(0);
+        let since = Duration::try_from_secs_f64(Duration::from_millis(since).as_secs_f64() / times);
+        since.ok().and_then(|since| self.began.checked_add(since)).unwrap_or(self.began)
+    }
+}
+
+struct Player {
+    publisher: Publisher,
+    recording: Receiver<Result<Recorded, Failure>>,
+    /// What was read and is not due yet, or is a bad line behind good ones.
+    waiting: Option<Result<Recorded, Failure>>,
+    clock: Option<Clock>,
+    tally: Tally,
+    bar: Bar,
+}
+
+impl Player {
+    async fn play(&mut self, speed: Speed) -> Result<(), Failure> {
+        while let Some(first) = self.next().await? {
+            let now = Instant::now();
+            let clock = self.clock.get_or_insert(Clock { began: now, first: first.at, latest: Duration::ZERO });
+            let due = clock.due(&first, speed);
+            tokio::time::sleep_until(due).await;
+            clock.latest = clock.latest.max(Instant::now() - due);
+            let (batch, read_to) = self.due(first, speed);
+            let taken = self.publisher.deliver(&batch, None).await;
+            let taken = taken.map_err(|not_taken| Failure::Failed(not_taken.to_string()))?;
+            self.tally.add(&batch, &taken);
+            self.bar.reached(read_to, self.tally.messages);
+        }
+        Ok(())
+    }
+
+    /// The next line, which may still have to be read.
+    async fn next(&mut self) -> Result<Option<Recorded>, Failure> {
+        match self.waiting.take() {
+            Some(read) => read.map(Some),
+            None => self.recording.recv().await.transpose(),
+        }
+    }
+
+    /// This line with all behind it that are due by now, as far as they are read and fit into a request.
+    fn due(&mut self, first: Recorded, speed: Speed) -> (Batch, u64) {
+        let now = Instant::now();
+        let is_due = |recorded: &Recorded, clock: &Clock| speed == Speed::Max || clock.due(recorded, speed) <= now;
+        let (mut batch, mut read_to) = (Batch::default(), first.read_to);
+        batch.push(first.line, first.message);
+        while let (Some(clock), Ok(read)) = (&self.clock, self.recording.try_recv()) {
+            match read {
+                Ok(recorded)
+                    if is_due(&recorded, clock)
+                        && !batch.is_full_for(&recorded.message, BATCH_MESSAGES, BATCH_BYTES) =>
+                {
+                    read_to = recorded.read_to;
+                    batch.push(recorded.line, recorded.message);
+                }
+                later => {
+                    self.waiting = Some(later);
+                    break;
+                }
+            }
+        }
+        (batch, read_to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_rfc_3339_or_unix_milliseconds() {
+        assert_eq!(moment("1743511672980"), Some(1_743_511_672_980));
+        assert_eq!(moment(r#""2026-08-04T17:54:32Z""#), Some(1_785_866_072_000));
+        assert_eq!(moment(r#""2026-08-04T19:54:32.5+02:00""#), Some(1_785_866_072_500));
+        for bad in ["null", r#""yesterday""#, "1.5", "{}"] {
+            assert_eq!(moment(bad), None, "{bad}");
+        }
+    }
+}

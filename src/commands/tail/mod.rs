@@ -1,0 +1,34 @@
+//! `oddswire tail`: shows what is published, as it comes, through restarts and cuts of the connection.
+//!
+//! [`follow`] keeps the connection and knows where it stands, [`print`] writes in a thread of its own, so that a pipe that
+//! nobody reads keeps nobody from ending the program, and [`show`] makes lines for
+//! people.
+
+mod follow;
+mod print;
+mod show;
+mod value;
+
+use self::follow::Follower;
+use self::print::Printer;
+use super::dial::Dialer;
+use super::{Failure, interrupted};
+use crate::config::commands::Tail;
+
+/// Follows until somebody wants it to end, nobody reads any more, or the server says that trying again is of no use.
+pub(super) async fn run(settings: Tail) -> Result<(), Failure> {
+    let dialer = Dialer::new(settings.url.clone()).map_err(|error| Failure::Failed(error.to_string()))?;
+    let printer = Printer::start(&settings);
+    let mut follower = Follower::new(dialer, settings, printer.lines());
+    let ended = tokio::select! {
+        refused = follower.run() => refused,
+        asked = interrupted() => asked.map_err(|error| Failure::Failed(format!("signals cannot be received: {error}"))),
+        () = print::reader_gone() => Ok(()),
+    };
+    if ended.is_ok() {
+        follower.say_goodbye();
+    }
+    drop(follower);
+    printer.finish().await?;
+    ended
+}

@@ -1,0 +1,347 @@
+//! Lines for people: time, topic, key, and the data with what has changed marked.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use unicode_width::UnicodeWidthChar as _;
+
+use super::print::{Look, Notice, Tone};
+use super::value::Value;
+use crate::commands::printable;
+
+/// Keys whose last data is remembered, to mark what changes. With more, all are forgotten, and marks begin anew.
+const REMEMBERED: usize = 20_000;
+/// Keys longer than this do not widen the column of keys.
+const WIDEST_KEY: usize = 28;
+
+const RESET: &str = "\x1b[0m";
+const DIM: &str = "\x1b[2m";
+const BOLD: &str = "\x1b[1m";
+const RED: &str = "\x1b[31m";
+const GREEN: &str = "\x1b[32m";
+const YELLOW: &str = "\x1b[33m";
+const CYAN: &str = "\x1b[36m";
+
+/// What is said of the connection, as a line.
+pub(super) fn notice(notice: &Notice, colour: bool) -> String {
+    let (mark, style) = match notice.tone {
+        Tone::Good => ("--", GREEN),
+        Tone::Aside => ("--", DIM),
+        Tone::Warning => ("!!", YELLOW),
+    };
+    let mut line = Text::new(colour, None);
+    line.put(style, &format!("{mark} {}", notice.text));
+    line.end()
+}
+
+/// Turns messages into lines.
+pub(super) struct Show {
+    look: Look,
+    full: bool,
+    topic_width: usize,
+    key_width: usize,
+    last: HashMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    #[serde(rename = "type")]
+    kind: String,
+    topic: Option<String>,
+    key: Option<String>,
+    timestamp: Option<String>,
+    data: Value,
+}
+
+impl Show {
+    pub(super) fn new(look: Look, full: bool) -> Self {
+        Self { look, full, topic_width: 0, key_width: 0, last: HashMap::new() }
+    }
+
+    /// The line of a message; nothing for one that is told elsewhere.
+    pub(super) fn message(&mut self, text: &str) -> String {
+        // What is no message is said by whoever reads the connection.
+        let Ok(message) = serde_json::from_str::<Message>(text) else { return String::new() };
+        let mut line = Text::new(self.look.colour, self.width());
+        match (message.topic.as_deref(), message.kind.as_str()) {
+            (Some(topic), _) => self.published(&mut line, topic, &message),
+            (None, "connection_ack" | "reconnect" | "pong") => return String::new(),
+            (None, "catch_up") => return self.catch_up(&message.data),
+            (None, "caught_up") => {
+                let position = message.data.field("position").map_or("", Value::text);
+                line.put(GREEN, &format!("-- live from {}", printable(position)));
+            }
+            (None, "error") => {
+                let detail = message.data.field("detail").map_or("", Value::text);
+                line.put(YELLOW, &format!("!! {}", printable(detail)));
+            }
+            (None, kind) => {
+                line.put(DIM, clock(message.timestamp.as_deref()));
+                line.put(BOLD, &format!("  {}  ", printable(kind)));
+                value(&mut line, &message.data, None);
+            }
+        }
+        line.end()
+    }
+
+    fn published(&mut self, line: &mut Text, topic: &str, message: &Message) {
+        self.topic_width = self.topic_width.max(topic.len());
+        line.put(DIM, clock(message.timestamp.as_deref()));
+        line.put(CYAN, &format!("  {:width$}", printable(topic), width = self.topic_width));
+        let key = message.key.as_deref().map(printable);
+        if let Some(key) = &key {
+            self.key_width = self.key_width.max(width(key).min(WIDEST_KEY));
+        }
+        if self.key_width > 0 {
+            let key = key.as_deref().unwrap_or_default();
+            let padding = self.key_width.saturating_sub(width(key));
+            line.put(BOLD, &format!("  {key}{:padding$}", ""));
+        }
+        line.put("", "  ");
+        let Some(key) = &message.key else { return value(line, &message.data, None) };
+        let name = format!("{topic}/{key}");
+        if message.data == Value::Null {
+            self.last.remove(&name);
+            return line.put(RED, "deleted");
+        }
+        value(line, &message.data, self.last.get(&name));
+        if self.last.len() >= REMEMBERED && !self.last.contains_key(&name) {
+            self.last.clear();
+        }
+        self.last.insert(name, message.data.clone());
+    }
+
+    /// What a catch-up brings, and what is missing for good.
+    fn catch_up(&self, data: &Value) -> String {
+        let mut lines = String::new();
+        let mut say = |style: &'static str, text: &str| {
+            let mut line = Text::new(self.look.colour, self.width());
+            line.put(style, text);
+            lines += &line.end();
+        };
+        for (topic, told) in data.field("topics").map_or(&[][..], Value::fields) {
+            let mode = told.field("mode").map_or("", Value::text);
+            let (style, text) = match mode {
+                "replayed" => (DIM, "-- every message since"),
+                "conflated" => (YELLOW, "-- the latest of each key"),
+                "snapshot" => (YELLOW, "-- the state as it is"),
+                _ => (RED, "!! GAP, messages are lost: what is kept"),
+            };
+            let skipped = match told.field("skipped").and_then(Value::number) {
+                Some(count) if count < 1.0 => String::new(),
+                Some(count) => format!(", {count} skipped"),
+                None => ", nobody knows how many were skipped".to_owned(),
+            };
+            say(style, &format!("{text} of {} ({}{skipped})", printable(topic), printable(mode)));
+        }
+        if let Some(count) = data.field("broadcasts_skipped").and_then(Value::number) {
+            say(RED, &format!("!! {count} broadcasts are lost"));
+        }
+        lines
+    }
+
+    /// Where lines are cut: a terminal may change its width at any time.
+    fn width(&self) -> Option<usize> {
+        let cut = self.look.terminal && !self.full;
+        cut.then(columns)
+    }
+}
+
+/// The columns of the terminal; 80 where it does not say.
+fn columns() -> usize {
+    crossterm::terminal::size()
+        .ok()
+        .map(|(columns, _)| usize::from(columns))
+        .filter(|columns| *columns > 0)
+        .unwrap_or(80)
+}
+
+/// The time of day in a timestamp such as `2026-02-06T12:00:00.123Z`.
+fn clock(timestamp: Option<&str>) -> &str {
+    let time = timestamp.and_then(|text| text.get(11..23));
+    time.filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic())).unwrap_or("            ")
+}
+
+/// The columns that a text takes.
+fn width(text: &str) -> usize {
+    text.chars().filter_map(unicode_width::UnicodeWidthChar::width).sum()
+}
+
+/// A value on one line: names dimmed, nulls left out, and behind a number that moved an arrow. Lists, such as prices,
+/// stand first and times last, since the line may be cut.
+fn value(line: &mut Text, now: &Value, before: Option<&Value>) {
+    let Value::Object(fields) = now else { return nested(line, now, before) };
+    let mut fields: Vec<_> = fields.iter().filter(|(_, field)| *field != Value::Null).collect();
+    fields.sort_by_key(|(_, field)| field.rank());
+    for (at, (name, field)) in fields.into_iter().enumerate() {
+        line.put(DIM, &format!("{}{} ", if at > 0 { "  " } else { "" }, printable(name)));
+        nested(line, field, before.and_then(|before| before.field(name)));
+    }
+}
+
+/// A value inside another one, in brackets; of the objects in a list only the values, since their names are the same.
+fn nested(line: &mut Text, now: &Value, before: Option<&Value>) {
+    let changed = if before.is_some_and(|before| before != now) { YELLOW } else { "" };
+    match now {
+        Value::Null => line.put(DIM, "null"),
+        Value::Bool(value) => line.put(changed, &value.to_string()),
+        Value::Text(text) => line.put(changed, &printable(text)),
+        Value::Number(number) => moved(line, number, before),
+        Value::List(items) => {
+            line.put(DIM, "[");
+            for (at, item) in items.iter().enumerate() {
+                line.put(DIM, if at > 0 { ", " } else { "" });
+                element(line, item, before.and_then(|before| before.item(at)));
+            }
+            line.put(DIM, "]");
+        }
+        Value::Object(_) => {
+            line.put(DIM, "{");
+            value(line, now, before);
+            line.put(DIM, "}");
+        }
+    }
+}
+
+fn element(line: &mut Text, now: &Value, before: Option<&Value>) {
+    let fields: Vec<_> = match now {
+        Value::Object(fields) => {
+            fields.iter().map(|(name, field)| (field, before.and_then(|before| before.field(name)))).collect()
+        }
+        Value::List(items) => {
+            items.iter().enumerate().map(|(at, item)| (item, before.and_then(|before| before.item(at)))).collect()
+        }
+        other => return nested(line, other, before),
+    };
+    for (at, (field, before)) in fields.into_iter().filter(|(field, _)| **field != Value::Null).enumerate() {
+        line.put("", if at > 0 { " " } else { "" });
+        nested(line, field, before);
+    }
+}
+
+fn moved(line: &mut Text, now: &serde_json::Number, before: Option<&Value>) {
+    let before = before.and_then(Value::number);
+    match before.zip(now.as_f64()).map(|(before, now)| now.total_cmp(&before)) {
+        Some(Ordering::Greater) => line.put(GREEN, &format!("{now}▲")),
+        Some(Ordering::Less) => line.put(RED, &format!("{now}▼")),
+        _ => line.put("", &now.to_string()),
+    }
+}
+
+/// A line that is put together piece by piece, and cut where the terminal ends.
+struct Text {
+    pieces: Vec<(&'static str, String)>,
+    colour: bool,
+    /// Columns that there are; `None` is no limit.
+    width: Option<usize>,
+}
+
+impl Text {
+    fn new(colour: bool, width: Option<usize>) -> Self {
+        Self { pieces: Vec::new(), colour, width }
+    }
+
+    fn put(&mut self, style: &'static str, piece: &str) {
+        self.pieces.push((style, piece.to_owned()));
+    }
+
+    /// The line. One that is too long ends with a sign that there is more.
+    fn end(self) -> String {
+        let needed: usize = self.pieces.iter().map(|(_, piece)| width(piece)).sum();
+        let is_cut = self.width.is_some_and(|width| needed > width);
+        let mut left = if is_cut { self.width.unwrap_or(0).saturating_sub(1) } else { usize::MAX };
+        let mut line = String::new();
+        for (style, piece) in self.pieces {
+            let fitting = fitting(&piece, &mut left);
+            if self.colour && !style.is_empty() && !fitting.is_empty() {
+                line.extend([style, fitting, RESET]);
+            } else {
+                line += fitting;
+            }
+        }
+        line + if is_cut { "…\n" } else { "\n" }
+    }
+}
+
+/// As much of a text as there are columns left. With the first character that does not fit, none are.
+fn fitting<'a>(text: &'a str, left: &mut usize) -> &'a str {
+    for (at, char) in text.char_indices() {
+        let wide = char.width().unwrap_or(0);
+        if wide > *left {
+            *left = 0;
+            return &text[..at];
+        }
+        *left -= wide;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Look = Look { terminal: false, colour: false };
+
+    fn odds(price: &str) -> String {
+        format!(
+            r#"{{"type":"o","topic":"odds","id":"1-1","key":"8301/1x2","timestamp":"2026-02-06T12:00:00.123Z",{}{price}{}}}"#,
+            r#""data":{"at":"2026-02-06T12:00:00Z","home":"#,
+            r#","none":null,"outcomes":[{"name":"Mönchen","price":2}]}"#
+        )
+    }
+
+    #[test]
+    fn a_price_that_moves_has_an_arrow_and_times_stand_last() {
+        let mut show = Show::new(PLAIN, false);
+        let rest = "at 2026-02-06T12:00:00Z\n";
+        for (price, shown) in [("1.85", "1.85"), ("1.9", "1.9▲"), ("1.9", "1.9"), ("1.8", "1.8▼")] {
+            let line = show.message(&odds(price));
+            assert_eq!(line, format!("12:00:00.123  odds  8301/1x2  outcomes [Mönchen 2]  home {shown}  {rest}"));
+        }
+    }
+
+    #[test]
+    fn a_line_is_cut_at_the_last_column_and_says_so() {
+        for (text, columns, cut) in
+            [("abcdef", 6, "abcdef"), ("abcdef", 5, "abcd…"), ("日本語", 5, "日本…"), ("日本語", 4, "日…")]
+        {
+            let mut line = Text::new(true, Some(columns));
+            line.put("", &text[..text.char_indices().nth(1).unwrap().0]);
+            line.put("", &text[text.char_indices().nth(1).unwrap().0..]);
+            assert_eq!(line.end().trim_end(), cut, "{text} in {columns}");
+        }
+    }
+
+    #[test]
+    fn every_style_that_begins_ends_however_the_line_is_cut() {
+        for columns in 0..60 {
+            let mut line = Text::new(true, Some(columns));
+            for piece in 0..10 {
+                line.put([DIM, GREEN, RED][piece % 3], "four");
+            }
+            let line = line.end();
+            assert_eq!(line.matches(RESET).count() * 2, line.matches('\x1b').count(), "{columns}: {line:?}");
+        }
+    }
+
+    #[test]
+    fn what_comes_from_others_cannot_steer_the_terminal() {
+        let evil = r#"{"type":"o","topic":"odds","key":"8301\u009b2J","timestamp":"\u001b[2J\u001b[2J\u001b[2J\u001b[2J\u001b[2J","data":{"\u001b]0;x\u0007":"\u001b[2J"}}"#;
+        let line = Show::new(PLAIN, false).message(evil);
+        assert!(!line.trim_end().contains(char::is_control), "{line:?}");
+    }
+
+    #[test]
+    fn a_catch_up_says_what_is_missing() {
+        let said = |mode: &str, skipped: &str| {
+            let text = format!(
+                r#"{{"type":"catch_up","data":{{"topics":{{"odds":{{"mode":"{mode}","skipped":{skipped}}}}}}}}}"#
+            );
+            Show::new(PLAIN, false).message(&text)
+        };
+        assert_eq!(said("replayed", "0"), "-- every message since of odds (replayed)\n");
+        assert_eq!(said("conflated", "12"), "-- the latest of each key of odds (conflated, 12 skipped)\n");
+        assert!(said("gap", "null").starts_with("!! GAP") && said("gap", "null").contains("nobody knows"));
+    }
+}

@@ -1,0 +1,224 @@
+//! What two moments of a server say together, and how somebody wants to see it.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::sample::{Connection, Sample};
+
+/// Looks whose rate is drawn.
+const HISTORY: usize = 120;
+
+/// In which order clients are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sort {
+    /// Who is furthest behind first, then who has most on the way: the slowest.
+    Slowest,
+    /// Who gets most first.
+    Rate,
+    /// Who came last first.
+    Newest,
+}
+
+impl Sort {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Slowest => "slowest first",
+            Self::Rate => "most traffic first",
+            Self::Newest => "newest first",
+        }
+    }
+}
+
+/// A client as it is listed.
+#[derive(Debug)]
+pub(super) struct Client<'a> {
+    pub(super) facts: &'a Connection,
+    /// Bytes a second, where it was there before.
+    pub(super) rate: Option<f64>,
+}
+
+/// A topic as it is listed.
+#[derive(Debug)]
+pub(super) struct Topic {
+    pub(super) name: String,
+    pub(super) subscribers: f64,
+    pub(super) keys: f64,
+    pub(super) history: f64,
+    /// Messages a second.
+    pub(super) rate: Option<f64>,
+}
+
+/// The last two looks, and what was made of those before.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) url: String,
+    /// Why there is no newer look.
+    pub(super) trouble: Option<String>,
+    pub(super) sort: Sort,
+    pub(super) paused: bool,
+    pub(super) scroll: usize,
+    /// Messages a second, the newest last.
+    pub(super) rates: VecDeque<u64>,
+    before: Option<Sample>,
+    now: Option<Sample>,
+}
+
+impl View {
+    pub(super) fn new(url: String) -> Self {
+        Self {
+            url,
+            trouble: None,
+            sort: Sort::Slowest,
+            paused: false,
+            scroll: 0,
+            rates: VecDeque::new(),
+            before: None,
+            now: None,
+        }
+    }
+
+    /// The last look.
+    pub(super) fn now(&self) -> Option<&Sample> {
+        self.now.as_ref()
+    }
+
+    /// Takes another look; while it is paused, what is shown stays.
+    pub(super) fn take(&mut self, sample: Result<Sample, String>) {
+        if self.paused {
+            return;
+        }
+        match sample {
+            Ok(sample) => {
+                self.trouble = None;
+                self.before = self.now.replace(sample);
+                if let Some(rate) = self.rate("oddswire_messages_published_total") {
+                    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is drawn")]
+                    self.rates.push_back(rate.round() as u64);
+                    self.rates.drain(..self.rates.len().saturating_sub(HISTORY));
+                }
+            }
+            Err(reason) => self.trouble = Some(reason),
+        }
+    }
+
+    pub(super) fn sort_by_next(&mut self) {
+        self.sort = match self.sort {
+            Sort::Slowest => Sort::Rate,
+            Sort::Rate => Sort::Newest,
+            Sort::Newest => Sort::Slowest,
+        };
+    }
+
+    pub(super) fn pause(&mut self) {
+        self.paused = !self.paused;
+    }
+
+    /// Moves the list of clients, within its bounds.
+    pub(super) fn scroll(&mut self, by: isize) {
+        let last = self.now.as_ref().map_or(0, |now| now.connections.len().saturating_sub(1));
+        self.scroll = self.scroll.saturating_add_signed(by).min(last);
+    }
+
+    /// How fast a counter rises, in all its series.
+    pub(super) fn rate(&self, name: &str) -> Option<f64> {
+        self.rise(|sample| sample.metrics.sum(name))
+    }
+
+    /// A rise a second between the two looks; nothing with one look, or where it fell, as after a restart.
+    fn rise(&self, value: impl Fn(&Sample) -> f64) -> Option<f64> {
+        let (before, now) = self.before.as_ref().zip(self.now.as_ref())?;
+        let rise = value(now) - value(before);
+        let seconds = (now.at - before.at).as_secs_f64();
+        (rise >= 0.0 && seconds > 0.0).then_some(rise / seconds)
+    }
+
+    /// A quantile of what a histogram got between the two looks; nothing where it got nothing.
+    pub(super) fn quantile(&self, histogram: &str, share: f64) -> Option<f64> {
+        let (before, now) = self.before.as_ref().zip(self.now.as_ref())?;
+        let earlier: HashMap<u64, f64> =
+            before.metrics.buckets(histogram).iter().map(|(bound, count)| (bound.to_bits(), *count)).collect();
+        let since =
+            now.metrics.buckets(histogram).into_iter().map(|(bound, count)| {
+                (bound, (count - earlier.get(&bound.to_bits()).copied().unwrap_or(0.0)).max(0.0))
+            });
+        quantile(&since.collect::<Vec<_>>(), share)
+    }
+
+    /// The topics, by name.
+    pub(super) fn topics(&self) -> Vec<Topic> {
+        let Some(now) = &self.now else { return Vec::new() };
+        let mut names = now.metrics.values("oddswire_subscribers", "topic");
+        names.sort_unstable();
+        let topic = |name: &str| {
+            let gauge = |gauge: &str| now.metrics.of(gauge, ("topic", name));
+            Topic {
+                name: name.to_owned(),
+                subscribers: gauge("oddswire_subscribers"),
+                keys: gauge("oddswire_keys"),
+                history: gauge("oddswire_history"),
+                rate: self.rise(|sample| sample.metrics.of("oddswire_messages_published_total", ("topic", name))),
+            }
+        };
+        names.into_iter().map(topic).collect()
+    }
+
+    /// The clients, in the order that is wanted.
+    pub(super) fn clients(&self) -> Vec<Client<'_>> {
+        let Some(now) = &self.now else { return Vec::new() };
+        let earlier = self.before.iter().flat_map(|before| &before.connections);
+        let earlier: HashMap<&str, u64> = earlier.map(|facts| (facts.id.as_str(), facts.bytes_sent)).collect();
+        let seconds = self.before.as_ref().map_or(0.0, |before| (now.at - before.at).as_secs_f64());
+        let client = |facts: &'_ Connection| {
+            let sent = earlier.get(facts.id.as_str()).map(|sent| facts.bytes_sent.saturating_sub(*sent));
+            #[expect(clippy::cast_precision_loss, reason = "for people")]
+            let rate = sent.filter(|_| seconds > 0.0).map(|sent| sent as f64 / seconds);
+            rate
+        };
+        let mut clients: Vec<_> = now.connections.iter().map(|facts| Client { facts, rate: client(facts) }).collect();
+        // Those that are equal stay where they are from look to look.
+        clients.sort_by(|one, other| one.facts.id.cmp(&other.facts.id));
+        match self.sort {
+            Sort::Slowest => {
+                clients.sort_by_key(|client| std::cmp::Reverse((client.facts.behind, client.facts.outbox_bytes)));
+            }
+            Sort::Rate => {
+                let rate = |client: &Client<'_>| client.rate.unwrap_or(0.0);
+                clients.sort_by(|one, other| rate(other).total_cmp(&rate(one)));
+            }
+            Sort::Newest => clients.sort_by_key(|client| client.facts.age_ms),
+        }
+        clients
+    }
+}
+
+/// The value below which this share lies; inside a bucket they are taken to lie evenly.
+fn quantile(buckets: &[(f64, f64)], share: f64) -> Option<f64> {
+    let total = buckets.last().map(|(_, count)| *count).filter(|total| *total > 0.0)?;
+    let wanted = total * share;
+    let mut below = (0.0, 0.0);
+    for (bound, count) in buckets {
+        if *count >= wanted {
+            // Beyond the last bound nothing is known but that it is beyond.
+            let inside =
+                if bound.is_finite() { (wanted - below.1) / (count - below.1).max(f64::MIN_POSITIVE) } else { 0.0 };
+            let width = if bound.is_finite() { bound - below.0 } else { 0.0 };
+            return Some(below.0 + width * inside);
+        }
+        below = (*bound, *count);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_lies_inside_its_bucket() {
+        let buckets = [(1.0, 50.0), (2.0, 100.0), (f64::INFINITY, 100.0)];
+        assert_eq!(quantile(&buckets, 0.5), Some(1.0));
+        assert_eq!(quantile(&buckets, 0.75), Some(1.5));
+        assert_eq!(quantile(&[(1.0, 0.0), (f64::INFINITY, 4.0)], 0.99), Some(1.0), "at least the last bound");
+        assert_eq!(quantile(&[(1.0, 0.0), (f64::INFINITY, 0.0)], 0.5), None);
+        assert_eq!(quantile(&[], 0.5), None);
+    }
+}
