@@ -119,7 +119,7 @@ class Cell {
   show(cell, before) {
     this.element.hidden = cell === undefined;
     if (cell === undefined) return;
-    setText(this.#name, cell.name);
+    if (this.#name.textContent !== cell.name) this.#name.textContent = this.#name.title = cell.name;
     setText(this.#value, cell.text);
     setText(this.#line, cell.line);
     if (before === undefined || before.name !== cell.name) this.#moved("", "");

@@ -9,6 +9,8 @@ import { Row, isFixture } from "./rows.js";
 const OVERSCAN = 6;
 
 export class Table {
+  /** How many keys there are, how many of them are shown, and of how many fixtures. */
+  counts = { keys: 0, shown: 0, fixtures: 0 };
   #grid = byId("grid");
   #body = byId("rows");
   #now;
@@ -68,12 +70,6 @@ export class Table {
     this.#isArranged = false;
   }
 
-  /** How many keys there are, how many of them are shown, and of how many fixtures. */
-  get counts() {
-    const fixtures = this.#items.filter(isFixture).length;
-    return { keys: this.#fixtures.keys, shown: this.#items.length - fixtures, fixtures };
-  }
-
   /** Brings the rows in sight up to date. To be called once for each frame at most. */
   draw() {
     this.#measure();
@@ -120,6 +116,8 @@ export class Table {
     this.#isArranged = true;
     this.#fixtures.follow(this.#messages);
     this.#items = this.#fixtures.arranged(this.#words);
+    const fixtures = this.#items.filter(isFixture).length;
+    this.counts = { keys: this.#fixtures.keys, shown: this.#items.length - fixtures, fixtures };
     this.#grid.setAttribute("aria-rowcount", String(this.#items.length + 1));
     this.#body.style.height = `${this.#items.length * this.#rowHeight}px`;
   }
