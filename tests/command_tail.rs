@@ -102,8 +102,8 @@ async fn a_restart_that_forgets_is_told_as_what_it_is() {
     server.stop().await;
     let _server = Process::start(&[], &settings).await;
     let told = tail.shows("scrape_progress").await;
-    assert!(told.contains("GAP") || told.contains("the state as it is"), "{told}");
-    assert!(told.contains("nobody knows how many"), "{told}");
+    assert!(told.contains("GAP") || told.contains("the whole state"), "{told}");
+    assert!(told.contains("an unknown number"), "{told}");
     tail.shows("live from").await;
 }
 

@@ -1,6 +1,6 @@
 //! `oddswire demo`: the real server, and a market that publishes to it over HTTP as scrapers would.
 //!
-//! [`market`] is the market, [`prices`] how bookmakers see an event, [`scrape`] the runs that report their progress.
+//! `market` is the market, `prices` how bookmakers see an event, `scrape` the runs that report their progress.
 
 mod market;
 mod prices;
