@@ -109,8 +109,8 @@ pub struct Publish {
     /// The first line to publish; those before it are passed over
     #[arg(long, value_name = "LINE", default_value = "1", value_parser = count(1, usize::MAX), conflicts_with = "progress")]
     pub from_line: usize,
-    /// File that remembers how far publishing came: run again after an interruption, it goes on there, and what was
-    /// under way is taken once. Removed when all is taken
+    /// File that remembers how far publishing came: run again after an interruption, it goes on there, and within five
+    /// minutes what was under way is not taken twice. Removed when all is taken
     #[arg(long, value_name = "FILE")]
     pub progress: Option<PathBuf>,
 }

@@ -1,6 +1,6 @@
 //! `oddswire demo`: the real server, and a market that publishes to it over HTTP as scrapers would.
 //!
-//! [`market`] is the market, [`prices`] how bookmakers see an event, [`scrape`] the runs that report their progress.
+//! `market` is the market, `prices` how bookmakers see an event, `scrape` the runs that report their progress.
 
 mod market;
 mod prices;
@@ -15,9 +15,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::market::{EVENTS, Market};
+use self::prices::BOOKMAKERS;
 use self::scrape::Runs;
 use super::publish::publisher::{NotTaken, Publisher};
 use super::publish::{Bar, Batch};
+use super::{Failure, print};
 use crate::auth::Token;
 use crate::config::commands::{Demo, Target};
 use crate::health;
@@ -55,11 +57,8 @@ impl Feed {
             token_file: None,
             retry_for: RETRY_FOR,
         };
-        println!("oddswire demo: {EVENTS} events, 10 bookmakers, {} changes a second. Ctrl-C ends it.", self.rate);
-        println!("  the console:        {url}/\n  what is published:  oddswire tail {url}");
-        if let Some(admin) = admin {
-            println!("  what it costs:      oddswire top http://{}", health::reachable(admin));
-        }
+        // Nobody may be there to read it, which is nothing that a demonstration has to end for.
+        let _: Result<(), Failure> = print(self.greeting(&url, admin));
         let (token, logger) = (token.clone(), logger.clone());
         let mut feeding = JoinSet::new();
         feeding.spawn(async move {
@@ -72,6 +71,17 @@ impl Feed {
             }
         });
         feeding
+    }
+
+    fn greeting(self, url: &str, admin: Option<SocketAddr>) -> String {
+        let count = BOOKMAKERS.len();
+        let first = format!("oddswire demo: {EVENTS} events, {count} bookmakers, {} changes a second.", self.rate);
+        let top =
+            admin.map(|admin| format!("  what it costs:      oddswire top http://{}\n", health::reachable(admin)));
+        format!(
+            "{first} Ctrl-C ends it.\n  the console:        {url}/\n  what is published:  oddswire tail {url}\n{}",
+            top.unwrap_or_default()
+        )
     }
 
     async fn feed(self, mut publisher: Publisher, logger: &Logger) -> Result<(), NotTaken> {
