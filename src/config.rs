@@ -505,10 +505,11 @@ fn without_secret(error: &clap::Error) -> String {
     use clap::error::{ContextKind, ContextValue};
     const SECRETS: [&str; 4] = ["--publish-token ", "--subscriber-jwt-secret ", "--redis-url ", "--token "];
     let text = error.to_string();
+    // A URL may hold a password.
+    let is_url = |arg: &str| ["--url ", "[URL]"].iter().any(|url| arg.starts_with(url));
     match (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue)) {
         (Some(ContextValue::String(arg)), Some(ContextValue::String(value)))
-            // A URL may hold a password.
-            if SECRETS.iter().any(|secret| arg.starts_with(secret)) || value.contains('@') =>
+            if SECRETS.iter().any(|secret| arg.starts_with(secret)) || (is_url(arg) && value.contains('@')) =>
         {
             text.replace(&format!("'{value}'"), "(not shown)")
         }

@@ -18,8 +18,8 @@ const ENVIRONMENT: [(&str, &str); 1] = [("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
 
 /// A file of so many keyless messages without a topic; their data is their number.
 fn numbers(directory: &Directory, count: usize) -> PathBuf {
-    let lines: String = (1..=count).map(|number| format!("{{\"data\":{number}}}\n")).collect();
-    file(directory, "numbers.ndjson", lines.as_bytes())
+    let lines: Vec<String> = (1..=count).map(|number| format!("{{\"data\":{number}}}\n")).collect();
+    file(directory, "numbers.ndjson", lines.concat().as_bytes())
 }
 
 fn file(directory: &Directory, name: &str, contents: &[u8]) -> PathBuf {
@@ -133,8 +133,8 @@ async fn a_server_that_refuses_with_503_in_the_middle_is_tried_until_it_takes_th
     let mut server = Process::with_file_limit(&environment).await;
     server.limit_files_to("4000000");
     let text = "x".repeat(50_000);
-    let lines: String = (1..=200).map(|number| format!("{{\"data\":[{number},\"{text}\"]}}\n")).collect();
-    let path = file(&directory, "long.ndjson", lines.as_bytes());
+    let lines: Vec<String> = (1..=200).map(|number| format!("{{\"data\":[{number},\"{text}\"]}}\n")).collect();
+    let path = file(&directory, "long.ndjson", lines.concat().as_bytes());
     let mut client = ws::Client::connect(server.address, "topics=odds_updates").await;
     let url = server.url("");
     let arguments = arguments(&url, &path, &["--batch-messages=5"]);

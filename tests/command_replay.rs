@@ -16,7 +16,7 @@ fn arguments<'a>(url: &'a str, path: &'a Path, more: &[&'a str]) -> Vec<&'a str>
     [&["replay", "--url", url, path.to_str().unwrap()], more].concat()
 }
 
-/// A recording with these moments, each in data.seen_at too, in milliseconds.
+/// A recording with these moments, each in `data.seen_at` too, in milliseconds.
 fn recording(directory: &Directory, moments: &[(u64, u64)]) -> std::path::PathBuf {
     let mut lines = String::new();
     for (at, (moment, seen)) in moments.iter().enumerate() {
@@ -63,7 +63,7 @@ async fn seen_at_sorts_and_keeps_the_order_of_what_was_seen_at_once() {
             assert_eq!(client.expect("odds_updates").await["key"], key, "by {by}");
         }
         // What does not change is not delivered a second time.
-        app.publish(&Value::from_iter(delete)).await;
+        app.publish(&delete.collect::<Value>()).await;
     }
 }
 

@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::command::Running;
 use crate::harness::link::{Flow, Link};
 use crate::harness::program::{Directory, Port};
-use crate::harness::{App, jwt};
-use crate::process::{Process, TOKEN};
+use crate::harness::redis::Certificates;
+use crate::harness::tls::Tls;
+use crate::harness::{self, App, jwt};
+use crate::process::{self, Process};
 
 fn tail(address: SocketAddr, arguments: &[&str]) -> Running {
     Running::start(&[&["tail", &format!("http://{address}")], arguments].concat(), &[])
@@ -30,7 +33,7 @@ async fn tail_goes_on_after_a_restart_and_has_every_message_once() {
     let listen = port.address.to_string();
     let settings = [
         ("ODDSWIRE_LISTEN", listen.as_str()),
-        ("ODDSWIRE_PUBLISH_TOKEN", TOKEN),
+        ("ODDSWIRE_PUBLISH_TOKEN", process::TOKEN),
         ("ODDSWIRE_ENGINE", "journal"),
         ("ODDSWIRE_DATA_DIR", directory.0.to_str().unwrap()),
         ("ODDSWIRE_DRAIN_SPREAD", "0s"),
@@ -85,8 +88,11 @@ async fn tail_goes_on_after_a_cut_and_after_a_connection_that_is_silent() {
 async fn a_restart_that_forgets_is_told_as_what_it_is() {
     let port = Port::free();
     let listen = port.address.to_string();
-    let settings =
-        [("ODDSWIRE_LISTEN", listen.as_str()), ("ODDSWIRE_PUBLISH_TOKEN", TOKEN), ("ODDSWIRE_ENGINE", "memory")];
+    let settings = [
+        ("ODDSWIRE_LISTEN", listen.as_str()),
+        ("ODDSWIRE_PUBLISH_TOKEN", process::TOKEN),
+        ("ODDSWIRE_ENGINE", "memory"),
+    ];
     let server = Process::start(&["--drain-spread=0s"], &settings).await;
     let mut tail = tail(port.address, &["--topic=scrape_progress,odds_updates"]);
     tail.says("connected to").await;
@@ -112,6 +118,30 @@ async fn json_is_what_the_server_sends_byte_for_byte() {
         let sent = client.text().await.replace(['\n', '\r'], " ");
         assert_eq!(tail.line().await, sent.as_str());
     }
+}
+
+#[tokio::test]
+async fn an_encrypted_connection_needs_a_certificate_that_the_system_trusts() {
+    let Some(certificates) = Certificates::new() else { return };
+    let app = App::start().await;
+    let tls = Tls::to(app.address, &certificates).await;
+    let (url, file) = (format!("wss://{}", tls.address), app.url(""));
+    let trusted =
+        [("SSL_CERT_FILE", certificates.path("ca.crt")), ("ODDSWIRE_PUBLISH_TOKEN", harness::TOKEN.to_owned())];
+    let trusted: Vec<_> = trusted.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut tail = Running::start(&["tail", &url, "--json"], &trusted);
+    tail.says(&format!("connected to https://{}", tls.address)).await;
+    let mut publish = Running::start(&["publish", "--url", &url.replace("wss", "https"), "-"], &trusted);
+    let line = "{\"topic\":\"odds_updates\",\"data\":\"sealed\"}\n";
+    publish.stdin.take().unwrap().write_all(line.as_bytes()).await.unwrap();
+    assert_eq!(published(&mut tail).await["data"], "sealed");
+    assert_eq!(publish.end().await.code, Some(0));
+
+    let mut stranger = Running::start(&["tail", &url], &[("SSL_CERT_FILE", &certificates.path("other.crt"))]);
+    let said = stranger.says("trying again").await;
+    assert!(said.contains("certificate"), "{said}");
+    let mut plain = Running::start(&["tail", &file.replace("http", "https")], &trusted);
+    plain.says("trying again").await;
 }
 
 #[tokio::test]

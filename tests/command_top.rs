@@ -23,7 +23,10 @@ async fn one_look_has_topics_rates_and_clients() {
         assert_eq!(line("clients")[1..5], ["1", "websocket", "1", "sse"]);
         assert_eq!(line("odds_updates")[1..], ["1", "1", "1", "0"]);
         assert_eq!(line("scrape_progress")[1..], ["1", "0", "0", "0"]);
-        assert_eq!(line("127.0.0.1:").last(), Some(&"odds_updates/8301").filter(|_| ended.stdout.contains("8301")));
+        for subscription in ["odds_updates/8301", "scrape_progress"] {
+            let of_client = |line: &str| line.starts_with(" 127.0.0.1:") && line.ends_with(subscription);
+            assert!(ended.stdout.lines().any(of_client), "{subscription}: {}", ended.stdout);
+        }
         assert!(!ended.stdout.contains('\x1b'), "{}", ended.stdout);
     }
 }
@@ -71,9 +74,7 @@ async fn a_server_that_goes_is_said_and_a_signal_gives_the_terminal_back_too() {
     top.draws("publishing works").await;
     assert!(app.stop().await);
     top.draws("cannot connect to http://127.0.0.1:").await;
-    // What runs in the terminal has a name of its own: the signal is for that one, and not for what made the terminal.
-    let children = format!("/proc/{0}/task/{0}/children", top.id());
-    top.signal_to(std::fs::read_to_string(children).unwrap().trim(), "TERM");
+    top.signal_inside("TERM");
     let ended = top.end().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(is_restored(&ended.stdout), "{ended:?}");

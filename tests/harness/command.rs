@@ -107,18 +107,18 @@ impl Running {
         self.stdout.pieces.close();
     }
 
-    pub fn id(&self) -> u32 {
+    fn id(&self) -> u32 {
         self.child.id().expect("it runs")
     }
 
     pub fn signal(&self, name: &str) {
-        self.signal_to(&self.id().to_string(), name);
+        signal(&self.id().to_string(), name);
     }
 
-    /// Sends a signal to a process that this one has started.
-    pub fn signal_to(&self, id: &str, name: &str) {
-        let sent = std::process::Command::new("kill").args(["-s", name, id]).status();
-        assert!(sent.expect("kill is there").success());
+    /// Sends a signal to what runs inside of the terminal.
+    pub fn signal_inside(&self, name: &str) {
+        let children = format!("/proc/{0}/task/{0}/children", self.id());
+        signal(std::fs::read_to_string(children).expect("the kernel says it").trim(), name);
     }
 
     /// Waits for its end.
@@ -129,6 +129,11 @@ impl Running {
         let code = within(self.child.wait()).await.unwrap().code();
         Ended { code, stdout: self.stdout.text(), stderr: self.stderr.text() }
     }
+}
+
+fn signal(id: &str, name: &str) {
+    let sent = std::process::Command::new("kill").args(["-s", name, id]).status();
+    assert!(sent.expect("kill is there").success());
 }
 
 impl Output {

@@ -17,6 +17,7 @@ pub mod raw;
 pub mod recording;
 pub mod redis;
 pub mod sse;
+pub mod tls;
 pub mod wire;
 pub mod ws;
 

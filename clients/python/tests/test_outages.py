@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import resource
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
@@ -77,6 +79,22 @@ def test_a_server_that_comes_late_gets_everything(hub: Hub, publishers: Publishe
     hub.start()
     publisher.flush(WITHIN)
     assert numbers(hub) == list(range(100))
+
+
+def test_a_host_that_swallows_packets_is_tried_for_ever_because_it_got_nothing(
+    publishers: Publishers, log: Log
+) -> None:
+    # A listener whose backlog is full: the kernel drops what else knocks.
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as knocking:
+        for _ in range(4):
+            client = knocking.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        # With no time for outcomes that are not known, one of those would be given up at once.
+        publisher = publishers(f"http://127.0.0.1:{listener.getsockname()[1]}", request_timeout=0.2, retry_for=0.0)
+        publisher.publish(TOPIC, 1)
+        log.until("not_connected: ConnectTimeout", 3)
+        assert publishers.undelivered == []
 
 
 def test_a_batch_whose_answer_was_lost_is_taken_once(

@@ -13,7 +13,7 @@ use crate::commands::printable;
 /// Keys whose last data is remembered, to mark what changes. With more, all are forgotten, and marks begin anew.
 const REMEMBERED: usize = 20_000;
 /// Keys longer than this do not widen the column of keys.
-const WIDEST_KEY: usize = 40;
+const WIDEST_KEY: usize = 28;
 
 const RESET: &str = "\x1b[0m";
 const DIM: &str = "\x1b[2m";

@@ -28,6 +28,11 @@ const BAD: Style = Style::new().fg(Color::Red).bold();
 
 /// Draws everything.
 pub(super) fn draw(area: Rect, buffer: &mut Buffer, view: &View) {
+    if view.now().is_none() {
+        let [figures, keys] = Layout::vertical([Constraint::Min(0), Constraint::Length(1)]).areas(area);
+        Paragraph::new(figures_of(view, area.width)).render(figures, buffer);
+        return keys_of(view).render(keys, buffer);
+    }
     let topics = u16::try_from(view.topics().len()).unwrap_or(MOST_TOPICS).clamp(1, MOST_TOPICS);
     let rows = [Constraint::Length(FIGURES), Constraint::Length(RATES), Constraint::Length(topics + HEAD)];
     let rows = rows.into_iter().chain([Constraint::Min(HEAD + 1), Constraint::Length(1)]);
@@ -105,7 +110,7 @@ fn figures_of(view: &View, width: u16) -> Vec<Line<'static>> {
             [
                 (bytes("oddswire_process_resident_memory_bytes"), "process"),
                 (bytes("oddswire_outbox_bytes"), "on the way"),
-                (bytes("oddswire_outbox_bytes_max"), "to the slowest"),
+                (bytes("oddswire_outbox_bytes_max"), "slowest"),
                 (gauge("oddswire_process_open_fds"), "files"),
             ],
         ),
