@@ -25,6 +25,9 @@ RUN mkdir -p src bench/src/bin \
 # Cargo rebuilds what is newer than its last build, but COPY keeps the dates of the checkout, which are older than the
 # stubs. Without the touch the stubs would be shipped.
 COPY src src
+COPY docs/api docs/api
+COPY console console
+COPY clients/js/dist clients/js/dist
 RUN touch src/lib.rs src/main.rs \
     && cargo build --release --locked --package oddswire
 

@@ -1,7 +1,7 @@
 # The commands that people and CI type. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-engines check fmt docker bench bench-quick fuzz clean
+.PHONY: help run demo test test-engines test-python check check-api check-python fmt docker bench bench-quick fuzz clean
 
 # The name that `make docker` gives the image.
 IMAGE ?= oddswire
@@ -11,7 +11,7 @@ ARGS ?=
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 # Tests that do not start a server with the engine that is asked for: they would be the same again.
-OF_THE_SERVER := not (test(/^(redis|redis_faults|redis_links|rolling|journal|process|takeover|descriptors|corpora|command_[a-z]+)::/))
+OF_THE_SERVER := not (test(/^(redis|redis_faults|redis_links|rolling|journal|process|takeover|descriptors|corpora|examples|manual|command_[a-z]+)::/))
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,7 @@ test: ## Run every test, with cargo-nextest where it is installed
 		set -x; cargo test --workspace --all-targets; \
 	fi
 	cargo test --doc
+	@$(MAKE) --no-print-directory test-python
 	@$(MAKE) --no-print-directory test-engines
 
 # The tests of what one engine does are in both runs; those of the server are what a subscriber must not tell apart.
@@ -49,9 +50,33 @@ test-engines: ## Run the tests of the server again on each of the other engines
 		fi; \
 	done
 
+# The interpreter for the Python client, and what it needs for its tests and checks: the client's own [test] packages.
+PYTHON := $(or $(TEST_PYTHON),python3)
+PYTHON_PACKAGES := fastapi, hatchling, httpx, hypothesis, mypy, pytest, ruff, uvicorn, websockets
+
+# $(call in_python_client,NAME,COMMANDS): runs them in its folder; where a package is missing that is said in one line,
+# and an error in CI.
+define in_python_client
+	@if $(PYTHON) -c 'import $(PYTHON_PACKAGES)' 2>/dev/null; then \
+		set -ex; cd clients/python; $(2); \
+	elif [ "$$CI" = true ]; then \
+		echo "$(1): $(PYTHON) lacks one of $(PYTHON_PACKAGES)" >&2; exit 1; \
+	else \
+		echo "$(1): skipped clients/python ($(PYTHON) -m pip install './clients/python[test]')"; \
+	fi
+endef
+
+# `make test` has built the server; by itself this target builds it where there is none.
+test-python: ## Run the tests of the Python client against the server that was built last
+	@[ -x $(TARGET_DIR)/debug/oddswire ] || cargo build
+	$(call in_python_client,test,ODDSWIRE_BIN=$(abspath $(TARGET_DIR)/debug/oddswire) $(PYTHON) -m pytest -q)
+
+check-python: ## Types, lints and formatting of the Python client
+	$(call in_python_client,check,$(PYTHON) -m mypy; $(PYTHON) -m ruff check --no-cache; $(PYTHON) -m ruff format --check --no-cache)
+
 # Some checks need tools that not everybody has, and the advisories a database from the network.
 # Each says so in one line where it could not run; what they do find fails the check.
-check: ## Formatting, lints, documentation, dependency audit, Dockerfile, deployment files
+check: check-api ## Formatting, lints, documentation, dependency audit, Dockerfile, deployment files
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
@@ -86,6 +111,21 @@ check: ## Formatting, lints, documentation, dependency audit, Dockerfile, deploy
 		set -x; promtool check rules deploy/alerts.yml && promtool test rules deploy/alerts_test.yml; \
 	else \
 		echo "check: skipped deploy/alerts.yml, promtool is not installed (Debian's package prometheus)"; \
+	fi
+	@$(MAKE) --no-print-directory check-python
+
+# CI has both validators.
+check-api: ## Validate the API's description in docs/api
+	@if command -v openapi-spec-validator >/dev/null; then \
+		set -x; openapi-spec-validator docs/api/openapi.yaml; \
+	else \
+		echo "check: skipped docs/api/openapi.yaml (pip install openapi-spec-validator)"; test "$$CI" != true; \
+	fi
+	@if [ -d "$$TEST_NODE_MODULES/@asyncapi/parser" ]; then \
+		set -x; node docs/api/check-asyncapi.mjs; \
+	else \
+		echo "check: skipped docs/api/asyncapi.yaml (npm install @asyncapi/parser, and TEST_NODE_MODULES)"; \
+		test "$$CI" != true; \
 	fi
 
 fmt: ## Format the code

@@ -312,6 +312,10 @@ pub struct Config {
     #[arg(long, env = "ODDSWIRE_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9100",
           value_parser = admin_address, help_heading = "Operation")]
     pub admin_listen: AdminListen,
+    /// Serve the console, a page that shows what goes on, at /
+    #[arg(long, env = "ODDSWIRE_CONSOLE", value_name = "BOOL", default_value = "true",
+          action = clap::ArgAction::Set, help_heading = "Operation")]
+    pub console: bool,
     /// Longest head of a request, in bytes
     #[arg(long, env = "ODDSWIRE_HEADER_BYTES", value_name = "SIZE", default_value = "16KiB",
           value_parser = Size(8 << 10, 1 << 20), help_heading = "Operation")]

@@ -1,70 +1,39 @@
 //! A real browser: headless Chromium, with its own `EventSource` that reconnects by itself, and its own `WebSocket`.
 
-use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use oddswire::message::Payload;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::harness::browser::{Browser, Port};
 use crate::harness::follower::Follower;
 use crate::harness::{App, within};
 
 const TOPICS: &str = "/api/sse?topics=odds_updates,scrape_progress";
 
-/// A browser with one page, killed when the test is over.
-struct Browser {
-    child: Child,
-    stdin: ChildStdin,
-    lines: Lines<BufReader<ChildStdout>>,
-    /// What happened and was not asked for yet.
-    events: Vec<Value>,
-}
+/// A browser with one page.
+struct Page(Browser);
 
-impl Browser {
+impl Page {
     /// `None`, said in one line, where something that it takes is not installed.
     async fn start() -> Option<Self> {
-        let chromium = std::env::var_os("TEST_CHROMIUM").unwrap_or_else(|| "/usr/bin/chromium".into());
-        if !std::path::Path::new(&chromium).exists() {
-            return skip("chromium");
-        }
-        let mut probe = node();
-        probe.args(["-e", "require.resolve('playwright-core')"]).stderr(Stdio::null());
-        match within(probe.status()).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return skip("node"),
-            status if !status.as_ref().expect("node starts").success() => return skip("playwright-core"),
-            _ => {}
-        }
-        let mut script = node();
-        script.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/eventsource.mjs")).arg(chromium);
-        let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("node starts");
-        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Some(Self { child, stdin, lines: BufReader::new(stdout).lines(), events: Vec::new() })
+        Browser::start("eventsource.mjs", &["playwright-core"]).await.map(Self)
     }
 
     /// Opens a page in place of the one before, and in it the URL of an event stream or a WebSocket.
     async fn open(&mut self, page: &str, url: &str) {
-        let line = format!("{}\n", json!({"page": page, "url": url}));
-        within(self.stdin.write_all(line.as_bytes())).await.expect("the script reads");
-        self.next("page").await;
-        self.events.clear();
+        self.0.tell(&json!({"page": page, "url": url})).await;
+        self.0.next("page").await;
+        self.0.forget();
     }
 
-    /// The next event of a kind. Those of different kinds come in no certain order.
     async fn next(&mut self, kind: &str) -> Value {
-        loop {
-            if let Some(at) = self.events.iter().position(|event| event["event"] == kind) {
-                return self.events.remove(at);
-            }
-            let line = within(self.lines.next_line()).await.unwrap();
-            self.events.push(serde_json::from_str(&line.expect("the script goes on")).unwrap());
-        }
+        self.0.next(kind).await
     }
 
     /// The next message that the page got.
@@ -78,29 +47,9 @@ impl Browser {
         (response["status"].as_u64().unwrap(), response["last_event_id"].as_str().map(str::to_owned))
     }
 
-    /// Closes it, so that it leaves nothing behind.
-    async fn end(mut self) {
-        drop(self.stdin);
-        assert!(within(self.child.wait()).await.unwrap().success());
+    async fn end(self) {
+        self.0.end().await;
     }
-}
-
-/// Node, which finds its packages where the environment says.
-fn node() -> Command {
-    let mut command = Command::new("node");
-    if let Some(modules) = std::env::var_os("TEST_NODE_MODULES") {
-        command.env("NODE_PATH", modules);
-    }
-    command.kill_on_drop(true);
-    command
-}
-
-/// Passes over what is not installed, and says so past the capture of test output. CI has all of it.
-fn skip<T>(what: &str) -> Option<T> {
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{what} is not installed, and CI needs it");
-    let line = format!("skipped: {what} is not installed, and the browser needs it\n");
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
-    None
 }
 
 /// What the page was told since it was opened.
@@ -116,7 +65,7 @@ struct Told {
 
 impl Told {
     /// Takes messages until it is connected, holds that many published ones, and is live.
-    async fn until(&mut self, messages: usize, browser: &mut Browser) {
+    async fn until(&mut self, messages: usize, browser: &mut Page) {
         while self.connections == 0 || self.data.len() < messages || !self.follower.is_live() {
             let event = browser.next("message").await;
             let text = event["data"].as_str().unwrap();
@@ -148,40 +97,6 @@ impl Told {
     fn state(&self) -> Value {
         let entry = |(key, data): (&String, &String)| (key.clone(), serde_json::from_str::<Value>(data).unwrap());
         self.follower.state.iter().map(entry).collect()
-    }
-}
-
-/// A port that stays ours while nobody listens on it: others that ask for any free port do not get it, and who comes
-/// early is refused.
-struct Port {
-    address: SocketAddr,
-    _bound: TcpSocket,
-}
-
-impl Port {
-    fn reserve() -> Self {
-        let bound = Self::bind("127.0.0.1:0".parse().unwrap());
-        Self { address: bound.local_addr().unwrap(), _bound: bound }
-    }
-
-    fn bind(address: SocketAddr) -> TcpSocket {
-        let socket = TcpSocket::new_v4().unwrap();
-        // Two sockets may have the same port if both say so and only one listens.
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(address).expect("nobody else listens on the port");
-        socket
-    }
-
-    fn listen(&self) -> TcpListener {
-        Self::bind(self.address).listen(16).expect("nobody else listens on the port")
-    }
-
-    async fn serve(&self) -> App {
-        App::in_memory(|config| config.listen = self.address).await
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
     }
 }
 
@@ -226,7 +141,7 @@ fn raw(json: &str) -> Box<RawValue> {
 
 #[tokio::test]
 async fn a_page_finds_the_restarted_server_by_itself_and_is_told_that_its_state_is_another() {
-    let Some(mut browser) = Browser::start().await else { return };
+    let Some(mut browser) = Page::start().await else { return };
     let port = Port::reserve();
     let spread = Duration::from_secs(3);
     let app = App::in_memory(|config| (config.listen, config.drain_spread) = (port.address, spread)).await;
@@ -269,7 +184,7 @@ async fn a_page_finds_the_restarted_server_by_itself_and_is_told_that_its_state_
 
 #[tokio::test]
 async fn a_page_whose_connection_is_cut_gets_every_message_once() {
-    let Some(mut browser) = Browser::start().await else { return };
+    let Some(mut browser) = Page::start().await else { return };
     let app = App::start().await;
     let port = Port::reserve();
     let wire = Wire::open(&port, app.address, u64::MAX);
@@ -311,7 +226,7 @@ async fn a_page_whose_connection_is_cut_gets_every_message_once() {
 
 #[tokio::test]
 async fn pages_of_the_same_host_connect_and_others_only_where_they_are_allowed() {
-    let Some(mut browser) = Browser::start().await else { return };
+    let Some(mut browser) = Page::start().await else { return };
     let app = App::start().await;
     let same = app.url("/healthz");
     // To a browser another name is another origin.

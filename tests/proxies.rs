@@ -119,7 +119,7 @@ async fn its_own_checker_finds_nothing_wrong(software: Software) {
 /// Posts through the proxy.
 async fn post(proxy: &Proxy, path: &str, token: &str, body: impl Into<reqwest::Body>) -> Answer {
     let request = reqwest::Client::new().post(proxy.url(path)).bearer_auth(token);
-    within(Answer::of(request.header("content-type", "application/json").body(body))).await
+    within(Answer::of_other(request.header("content-type", "application/json").body(body))).await
 }
 
 async fn publish(proxy: &Proxy, data: Value) {
@@ -461,10 +461,10 @@ async fn a_token_in_the_query_stands_in_no_log(software: Software) {
     socket.nothing_came().await;
     socket.close().await;
     let path = "/api/topics?token=marmalade&a=1";
-    assert_eq!(within(Answer::of(reqwest::Client::new().get(proxy.url(path)))).await.status, 200);
+    assert_eq!(within(Answer::of_other(reqwest::Client::new().get(proxy.url(path)))).await.status, 200);
     // A server that is away is what proxies have most to say about.
     assert!(app.stop().await);
-    let status = within(Answer::of(reqwest::Client::new().get(proxy.url(path)))).await.status;
+    let status = within(Answer::of_other(reqwest::Client::new().get(proxy.url(path)))).await.status;
     assert!([502, 503].contains(&status), "{status}");
     let logged = || ["/api/ws", "/api/topics", &status.to_string()].iter().all(|part| proxy.logs().contains(part));
     crate::harness::eventually("the requests stand in the log", logged).await;

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::harness::follower::Follower;
 use crate::harness::get::{code, get};
 use crate::harness::node::node;
-use crate::harness::redis::{Certificates, Redis, Sentinel};
+use crate::harness::redis::{Certificates, Cluster, Redis, Sentinel};
 use crate::harness::{Answer, PATIENCE, sse, within, ws};
 use crate::process::{Environment, Process, TOKEN, refused, run, temporary};
 
@@ -380,6 +380,50 @@ async fn what_a_failover_loses_is_told_by_a_new_epoch() {
     let told = late.expect("catch_up").await;
     assert_eq!(told["data"]["topics"]["odds_updates"]["mode"], "snapshot");
     assert_eq!(second.state().await, state);
+}
+
+// Clusters.
+
+#[tokio::test]
+async fn a_cluster_is_used_like_one_broker_and_a_namespace_survives_the_restart_of_its_master() {
+    let Some(mut cluster) = Cluster::of(3).await else { return };
+    let url = cluster.url();
+    // Slots of different masters: whatever is asked reaches the one that has the namespace's.
+    let namespaces = ["oddswire", "a", "b", "c", "d"];
+    let mut owners = BTreeSet::new();
+    for namespace in namespaces {
+        let settings = [("ODDSWIRE_REDIS_URL", url.as_str()), ("ODDSWIRE_REDIS_NAMESPACE", namespace)];
+        let nodes = [node(&settings).await, node(&settings).await];
+        for node in &nodes {
+            node.ready().await;
+        }
+        let mut watcher = Watcher::of(&nodes[1]).await;
+        let mut last = position(&nodes[0].take(&round(0)).await);
+        for number in 1..20 {
+            last = position(&nodes[number % 2].take(&round(number)).await);
+        }
+        watcher.reaches(last).await;
+        assert_eq!((watcher.follower.messages, watcher.follower.state.len()), (40, 7));
+        assert_eq!(watcher.follower.state, nodes[0].state().await);
+        owners.insert(cluster.owner(&format!("{{{namespace}}}:log")).await.address());
+    }
+    assert!(owners.len() > 1, "the namespaces are spread");
+
+    let node = node(&[("ODDSWIRE_REDIS_URL", &url)]).await;
+    node.ready().await;
+    let mut watcher = Watcher::of(&node).await;
+    let before = position(&node.take(&round(100)).await);
+    let owner = cluster.owner("{oddswire}:log").await;
+    owner.ask::<()>(&["SAVE"]).await;
+    owner.kill();
+    node.becomes("degraded", |answer| answer.status == 200 && answer.body["engine"] == "degraded").await;
+    let refused = node.post("/api/publish", TOKEN, &round(101).to_string()).await;
+    assert_eq!((refused.status, refused.code()), (503, "engine_unavailable"));
+    owner.resume().await;
+    let after = position(&insist(&node, "after", &round(102)).await);
+    assert_eq!((after.epoch, after.offset), (before.epoch, before.offset + 2));
+    watcher.reaches(after).await;
+    assert_eq!((watcher.follower.messages, watcher.follower.modes.len()), (4, 0));
 }
 
 // A broker that is not there.

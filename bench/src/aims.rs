@@ -62,6 +62,8 @@ pub const AIMS: &[Aim] = &[
     // The outbox of 64 KiB, and as much again for what the writer has taken out of it.
     aim("slow-ws", "rss_peak_kib", DifferenceTo("slow-without-ws", 100.0), AtMost(128.0)),
     aim("ingest-batch-0-ws", "published_per_s", Nothing, AtLeast(50_000.0)),
+    // Publishers that share a sync, against one sync for each publish.
+    aim("engines-single-64-journal", "published_per_s", Case("engines-single-1-journal"), AtLeast(3.0)),
 ];
 
 impl Aim {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::deployment::Deployment;
 use crate::dialect::{Dialect, Transport};
 use crate::schedule::Source;
 
@@ -16,6 +17,7 @@ pub struct Case {
     pub servers: &'static [Dialect],
     /// Further arguments for oddswire.
     pub arguments: Vec<String>,
+    pub deployment: Deployment,
 }
 
 pub enum Kind {

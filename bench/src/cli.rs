@@ -141,7 +141,7 @@ impl RunArgs {
         }
     }
 
-    pub fn scale(&self, recording: Option<Arc<Vec<Change>>>) -> Scale {
+    pub fn scale(&self, recording: Option<Arc<Vec<Change>>>, broker: bool) -> Scale {
         Scale {
             quick: self.quick,
             lasts: Duration::from_secs(self.seconds.unwrap_or(if self.quick { 2 } else { 10 })),
@@ -150,6 +150,7 @@ impl RunArgs {
             publishers: self.publishers,
             outbox: self.outbox_bytes,
             recording,
+            broker,
         }
     }
 

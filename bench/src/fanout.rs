@@ -1,5 +1,6 @@
 //! The measurement of deliveries: messages are published, subscribers receive them.
 
+use std::net::SocketAddr;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -87,7 +88,7 @@ fn target(fanout: &Fanout, round: &Round, server: &Server) -> Target {
         Interest::Events(events) => subscribe_path(transport, Some(slot as u64 % events), "now"),
     };
     Target {
-        address: server.address,
+        addresses: server.addresses().to_vec(),
         transport,
         greets: server.dialect.greets(),
         path: Box::new(path),
@@ -106,8 +107,9 @@ struct Driver<'a> {
 
 impl Driver<'_> {
     fn phase(&mut self, schedule: &Schedule, progress: &ProgressBar) -> Result<Phase> {
-        let connect = |_| Publisher::connect(self.server.address, self.server.dialect);
-        let mut publishers = (0..self.fanout.publishers).map(connect).collect::<Result<Vec<_>>>()?;
+        let nodes = self.server.addresses().iter().cycle().take(self.fanout.publishers as usize);
+        let connect = |node: &SocketAddr| Publisher::connect(*node, self.server.dialect);
+        let mut publishers = nodes.map(connect).collect::<Result<Vec<_>>>()?;
         let mut tally = Tally::new(self.clock)?;
         let before = [self.server.cpu()?, own_cpu()?];
         let machine = process::machine()?;

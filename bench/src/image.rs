@@ -27,7 +27,7 @@ pub fn measure(
     round: &Round,
     server: &Server,
 ) -> Result<Figures> {
-    publisher::fill(server.address, server.dialect, state).context("could not publish the state")?;
+    publisher::fill(server.address(), server.dialect, state).context("could not publish the state")?;
     let idle = server.resident()?;
     let mut tally = Tally::new(setup.clock)?;
     let mut swarm = Swarm::new(round.everything(server, "snapshot"), clients)?;

@@ -16,6 +16,7 @@ mod connect;
 mod connection;
 mod curve;
 mod deadline;
+mod deployment;
 mod dialect;
 mod events;
 mod fanout;
@@ -95,7 +96,11 @@ fn run(args: &RunArgs) -> Result<()> {
     if let Err(error) = &recording {
         eprintln!("skipped the recorded odds, which not every machine has: {error:#}");
     }
-    let scale = args.scale(recording.ok().map(Arc::new));
+    let broker = deployment::broker_is_installed();
+    if !broker {
+        eprintln!("skipped the engine redis: redis-server is not installed");
+    }
+    let scale = args.scale(recording.ok().map(Arc::new), broker);
     let setup = Setup { clock: Clock::start(), limit: args.deadline() };
     let mut failed = 0;
     for scenario in args.scenarios() {

@@ -41,7 +41,7 @@ impl Round<'_> {
     pub fn everything(&self, server: &Server, since: &'static str) -> Target {
         let transport = self.case.transport;
         Target {
-            address: server.address,
+            addresses: server.addresses().to_vec(),
             transport,
             greets: server.dialect.greets(),
             path: Box::new(move |_| subscribe_path(transport, None, since)),

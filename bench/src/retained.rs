@@ -18,7 +18,7 @@ pub fn measure(keys: &[(String, String)], setup: &Setup, round: &Round, server: 
     let mut tally = Tally::new(setup.clock)?;
     let mut settled = || settled_kib(server, setup.limit, |period| swarm.hold(period, &mut tally));
     let before = settled()?;
-    publisher::fill(server.address, server.dialect, keys).context("could not publish the keys")?;
+    publisher::fill(server.address(), server.dialect, keys).context("could not publish the keys")?;
     let after = settled()?;
     let content: usize = keys.iter().map(|(key, data)| key.len() + data.len()).sum();
     let count = to_f64(keys.len() as u64);

@@ -45,7 +45,8 @@ pub fn measure(
 }
 
 fn one(setup: &Setup, round: &Round) -> Result<Figures> {
-    let mut server = Server::start(round.spec, round.case.arguments(round.spec.dialect), setup.limit)?;
+    let mut server =
+        Server::start(round.spec, round.case.deployment, round.case.arguments(round.spec.dialect), setup.limit)?;
     let result = match &round.case.kind {
         Kind::Idle { connections } => idle::measure(*connections, setup, round, &server),
         Kind::Connect { total, concurrent } => connect::measure(*total, *concurrent, setup, round, &server),

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
 use crate::case::{Case, Fanout, Interest, Kind};
+use crate::deployment::Deployment;
 use crate::dialect::{Dialect, Transport};
 use crate::recording::{self, Change};
 use crate::schedule::{Pace, Source};
@@ -57,6 +58,8 @@ pub enum Scenario {
     Retained,
     /// 40,000 deliveries a second to 1,000 and up to 19,000 subscribers
     Growth,
+    /// Memory, journal, and Redis with 1, 2 and 3 nodes: light, deliveries and publishes as fast as they are taken
+    Engines,
 }
 
 /// The sizes of the scenarios: as they are meant, or small enough for a run of all of them within minutes.
@@ -74,6 +77,8 @@ pub struct Scale {
     pub outbox: u32,
     /// The recorded odds, where they are at hand.
     pub recording: Option<Arc<Vec<Change>>>,
+    /// Whether there is a broker to start.
+    pub broker: bool,
 }
 
 impl Scale {
@@ -110,6 +115,7 @@ impl Scenario {
             kind,
             servers,
             arguments: Vec::new(),
+            deployment: Deployment::Memory,
         };
         let everybody = |readers, rate, bytes| {
             Kind::Fanout(fanout(readers, synthetic(KEYS, bytes, Pace::Steady(scale.rate(rate))), scale.lasts))
@@ -132,6 +138,7 @@ impl Scenario {
             Self::Replay => replay(transport, scale),
             Self::Retained => retained(transport, scale),
             Self::Growth => growth(transport, scale),
+            Self::Engines => engines(transport, scale),
         })
     }
 
@@ -176,6 +183,7 @@ fn narrow(transport: Transport, scale: &Scale) -> Result<Vec<Case>> {
         kind,
         servers: OURS,
         arguments: Vec::new(),
+        deployment: Deployment::Memory,
     };
     Ok(vec![
         case("narrow", load(readers, events, events)),
@@ -196,6 +204,7 @@ fn slow(transport: Transport, scale: &Scale) -> Vec<Case> {
             kind: Kind::Fanout(Fanout { deaf, ..fanout(readers, source, lasts) }),
             servers: OURS,
             arguments: vec!["--outbox-bytes".to_owned(), scale.outbox.to_string()],
+            deployment: Deployment::Memory,
         }
     };
     vec![case("slow", scale.connections(100)), case("slow-without", 0)]
@@ -210,6 +219,7 @@ fn ingest(transport: Transport, scale: &Scale) -> Vec<Case> {
             kind: Kind::Fanout(Fanout { publishers: 4, ..fanout(readers, source, scale.lasts) }),
             servers: OURS,
             arguments: Vec::new(),
+            deployment: Deployment::Memory,
         }
     };
     let of = |readers| [case("single", 1, readers), case("batch", 100, readers)];
@@ -224,7 +234,14 @@ fn replay(transport: Transport, scale: &Scale) -> Vec<Case> {
     // Its bursts are minutes apart, so that a few seconds would show only the first one.
     let lasts = scale.lasts * 3;
     let kind = Kind::Fanout(fanout(scale.connections(1_000), source, lasts));
-    vec![Case { name: format!("replay-{}", transport.name()), transport, kind, servers: FAST, arguments: Vec::new() }]
+    vec![Case {
+        name: format!("replay-{}", transport.name()),
+        transport,
+        kind,
+        servers: FAST,
+        arguments: Vec::new(),
+        deployment: Deployment::Memory,
+    }]
 }
 
 fn retained(transport: Transport, scale: &Scale) -> Vec<Case> {
@@ -238,6 +255,7 @@ fn retained(transport: Transport, scale: &Scale) -> Vec<Case> {
         kind: Kind::Retained { keys: Arc::clone(&keys) },
         servers: OURS,
         arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+        deployment: Deployment::Memory,
     };
     vec![case("retained", &[]), case("retained-without-history", &["--history-messages", "0"])]
 }
@@ -261,9 +279,37 @@ fn growth(transport: Transport, scale: &Scale) -> Vec<Case> {
             kind: Kind::Fanout(fanout(readers, source, scale.lasts)),
             servers: OURS,
             arguments: Vec::new(),
+            deployment: Deployment::Memory,
         }
     };
     SUBSCRIBERS.into_iter().map(case).collect()
+}
+
+/// The same loads on each engine. With several nodes the subscribers and the publishers are spread over them; the
+/// processor time is that of all nodes and the broker. What one publisher gets from the journal is what a sync for each
+/// publish leaves; the others share one.
+fn engines(transport: Transport, scale: &Scale) -> Vec<Case> {
+    use Deployment::{Journal, Memory, Redis};
+    if transport != Transport::Ws {
+        return Vec::new();
+    }
+    let case = |load: &str, deployment: Deployment, readers, publishers, source| Case {
+        name: format!("engines-{load}-{}", deployment.name()),
+        transport,
+        kind: Kind::Fanout(Fanout { publishers, ..fanout(readers, source, scale.lasts) }),
+        servers: OURS,
+        arguments: Vec::new(),
+        deployment,
+    };
+    let unpaced = |batch| Source::Synthetic { keys: 10_000, bytes: 200, pace: Pace::Unpaced, batch };
+    let all = [Memory, Journal, Redis(1), Redis(2), Redis(3)];
+    let here = || all.into_iter().filter(|deployment| scale.broker || !deployment.has_broker());
+    let light = here().map(|on| case("light", on, 1_000, 1, synthetic(KEYS, 200, Pace::Steady(100.0))));
+    let hot = here().map(|on| case("hot", on, 200, 8, unpaced(1)));
+    let single = here().map(|on| case("single-64", on, 0, 64, unpaced(1)));
+    let batch = here().map(|on| case("batch", on, 0, 4, unpaced(100)));
+    let alone = case("single-1", Journal, 0, 1, unpaced(1));
+    light.chain(hot).chain(single).chain([alone]).chain(batch).collect()
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! A server under test: a child process that listens on a free port.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::deadline::Deadline;
+use crate::deployment::{self, Deployment};
 use crate::dialect::Dialect;
 use crate::process::{self, Cpu, Resident};
 use crate::servers::ServerSpec;
@@ -30,64 +31,118 @@ const EXIT_CHECKS: u32 = 10;
 /// How much of a server's log an error quotes, in lines.
 const LOG_TAIL: usize = 5;
 
-/// A running server. It is killed when this value goes out of scope.
+/// A running server: one process, or several nodes with their broker. It is killed when this value goes out of scope.
 pub struct Server {
     name: String,
     pub dialect: Dialect,
-    child: Child,
-    pub address: SocketAddr,
+    /// The nodes, and behind them the broker where there is one.
+    children: Vec<Child>,
+    addresses: Vec<SocketAddr>,
     /// Holds its log, and what its configuration needs.
     scratch: TempDir,
 }
 
 impl Server {
     /// Starts a server with further arguments and returns once it accepts connections.
-    pub fn start(spec: &ServerSpec, further: &[String], limit: Duration) -> Result<Self> {
-        let address = free_address()?;
+    pub fn start(spec: &ServerSpec, deployment: Deployment, further: &[String], limit: Duration) -> Result<Self> {
         let scratch = tempfile::Builder::new().prefix("oddswire-bench-").tempdir()?;
-        let (program, arguments) = spec.command_line(address.port(), scratch.path())?;
-        let log = File::create(scratch.path().join("log")).context("could not create the server's log")?;
-        let child = Command::new(&program)
+        let (name, dialect) = (spec.name.clone(), spec.dialect);
+        let mut server = Self { name, dialect, children: Vec::new(), addresses: Vec::new(), scratch };
+        let started = server.start_all(spec, deployment, further, limit);
+        started.map_err(|error| server.explain(error)).map(|()| server)
+    }
+
+    fn start_all(
+        &mut self,
+        spec: &ServerSpec,
+        deployment: Deployment,
+        further: &[String],
+        limit: Duration,
+    ) -> Result<()> {
+        let deadline = Deadline::after(limit, "waiting for the server to accept");
+        let broker = deployment.has_broker().then(free_address).transpose()?;
+        if let Some(address) = broker {
+            self.children.push(deployment::start_broker(address, self.scratch.path())?);
+            self.wait_until_accepting(address, &deadline)?;
+        }
+        let further = [deployment.arguments(self.scratch.path(), broker), further.to_vec()].concat();
+        for _ in 0..deployment.nodes() {
+            let address = free_address()?;
+            let node = self.start_node(spec, address, &further)?;
+            self.children.push(node);
+            self.addresses.push(address);
+            self.wait_until_accepting(address, &deadline)?;
+            if broker.is_some() {
+                wait_until_ready(address, &deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start_node(&self, spec: &ServerSpec, address: SocketAddr, further: &[String]) -> Result<Child> {
+        let (program, arguments) = spec.command_line(address.port(), self.scratch.path())?;
+        let log = File::options().create(true).append(true).open(self.scratch.path().join("log"));
+        Command::new(&program)
             .args(arguments)
             .args(further)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(log.context("could not create the server's log")?)
             .spawn()
-            .with_context(|| format!("could not start {} ({program})", spec.name))?;
-        let mut server = Self { name: spec.name.clone(), dialect: spec.dialect, child, address, scratch };
-        match server.wait_until_accepting(limit) {
-            Ok(()) => Ok(server),
-            Err(error) => Err(server.explain(error)),
-        }
+            .with_context(|| format!("could not start {} ({program})", spec.name))
+    }
+
+    /// The address of its first node, or the only one.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// The addresses of all its nodes.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// No event tells that another process has begun to listen, hence the sleep between the attempts.
-    fn wait_until_accepting(&mut self, limit: Duration) -> Result<()> {
-        let deadline = Deadline::after(limit, "waiting for the server to accept");
+    fn wait_until_accepting(&mut self, address: SocketAddr, deadline: &Deadline) -> Result<()> {
         loop {
             let remaining = deadline.remaining()?;
-            match try_connect(self.address, remaining.min(START_ATTEMPT)) {
+            match try_connect(address, remaining.min(START_ATTEMPT)) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
                 Err(error) if error.kind() == ErrorKind::TimedOut => {}
                 Err(error) => return Err(error).context("could not connect"),
             }
-            if self.child.try_wait()?.is_some() {
+            if self.ended()?.is_some() {
                 bail!("the server does not accept connections");
             }
             pause(START_POLL);
         }
     }
 
-    /// Reads the resident memory of the server and its worker processes.
-    pub fn resident(&self) -> Result<Resident> {
-        process::resident(&process::family(self.child.id())?)
+    /// How one of its processes ended, where one did.
+    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        for child in &mut self.children {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Some(status));
+            }
+        }
+        Ok(None)
     }
 
-    /// Reads the processor time of the server and its worker processes.
+    /// All processes that belong to it, the broker included.
+    fn processes(&self) -> Result<Vec<u32>> {
+        let families = self.children.iter().map(|child| process::family(child.id()));
+        Ok(families.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// Reads the resident memory of the server, its worker processes and its broker.
+    pub fn resident(&self) -> Result<Resident> {
+        process::resident(&self.processes()?)
+    }
+
+    /// Reads the processor time of the server, its worker processes and its broker.
     pub fn cpu(&self) -> Result<Cpu> {
-        process::cpu(&process::family(self.child.id())?)
+        process::cpu(&self.processes()?)
     }
 
     /// Counts the lines of the server's log that contain a text.
@@ -105,7 +160,7 @@ impl Server {
     /// connections it breaks, and no event that could be awaited together with a timeout tells of it.
     pub fn explain(&mut self, error: Error) -> Error {
         for _ in 0..EXIT_CHECKS {
-            if let Ok(Some(status)) = self.child.try_wait() {
+            if let Ok(Some(status)) = self.ended() {
                 let log = self.log();
                 let lines: Vec<&str> = log.lines().collect();
                 let tail = lines[lines.len().saturating_sub(LOG_TAIL)..].join(" | ");
@@ -121,12 +176,14 @@ impl Drop for Server {
     /// Worker processes outlive a parent that is killed, so they are looked up before. Failures are ignored because they
     /// mean that a process is gone already.
     fn drop(&mut self) {
-        let family = process::family(self.child.id()).unwrap_or_default();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let raw = |pid: &u32| i32::try_from(*pid).ok().and_then(Pid::from_raw);
-        for worker in family.iter().skip(1).filter_map(raw) {
-            let _ = kill_process(worker, Signal::KILL);
+        for child in &mut self.children {
+            let family = process::family(child.id()).unwrap_or_default();
+            let _ = child.kill();
+            let _ = child.wait();
+            let raw = |pid: &u32| i32::try_from(*pid).ok().and_then(Pid::from_raw);
+            for worker in family.iter().skip(1).filter_map(raw) {
+                let _ = kill_process(worker, Signal::KILL);
+            }
         }
     }
 }
@@ -145,6 +202,22 @@ fn free_address() -> Result<SocketAddr> {
         .context("could not find a free port")
 }
 
+/// A node that has a broker accepts connections before it has read what the broker holds, and serves nobody until then.
+fn wait_until_ready(address: SocketAddr, deadline: &Deadline) -> Result<()> {
+    loop {
+        let remaining = deadline.remaining()?;
+        let mut stream = TcpStream::connect_timeout(&address, remaining.min(START_ATTEMPT))?;
+        stream.set_read_timeout(Some(remaining))?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        if answer.starts_with(b"HTTP/1.1 200") {
+            return Ok(());
+        }
+        pause(START_POLL);
+    }
+}
+
 /// Connects once. The source address is fixed because a socket that has the same address as the server could be given
 /// the very port it connects to, and would then be connected to itself.
 fn try_connect(address: SocketAddr, timeout: Duration) -> std::io::Result<()> {
@@ -161,14 +234,18 @@ mod tests {
     #[test]
     fn a_server_that_exits_is_reported_as_dead() {
         let spec = "gone=false {port}".parse().expect("it is valid");
-        let error = Server::start(&spec, &[], Duration::from_secs(10)).err().expect("the program exits at once");
+        let error = Server::start(&spec, Deployment::Memory, &[], Duration::from_secs(10))
+            .err()
+            .expect("the program exits at once");
         assert!(error.to_string().starts_with("the server gone died"));
     }
 
     #[test]
     fn a_server_that_never_listens_runs_into_the_deadline() {
         let spec = "mute=sleep 1{port}".parse().expect("it is valid");
-        let error = Server::start(&spec, &[], Duration::from_millis(100)).err().expect("the program does not listen");
+        let error = Server::start(&spec, Deployment::Memory, &[], Duration::from_millis(100))
+            .err()
+            .expect("the program does not listen");
         assert!(format!("{error:#}").contains("deadline"), "{error:#}");
     }
 }

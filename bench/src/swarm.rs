@@ -31,7 +31,8 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 
 /// Where and how to subscribe.
 pub struct Target {
-    pub address: SocketAddr,
+    /// The nodes, over which the slots are spread.
+    pub addresses: Vec<SocketAddr>,
     pub transport: Transport,
     /// Whether a connection counts as established only after a first message.
     pub greets: bool,
@@ -172,10 +173,11 @@ impl Swarm {
 
     fn open(&mut self) -> Result<()> {
         let slot = self.free.pop().context("all slots are in use")?;
-        let Target { address, transport, path, deaf_from, .. } = &self.target;
-        let request = connection::request(*address, *transport, &path(slot));
+        let Target { addresses, transport, path, deaf_from, .. } = &self.target;
+        let address = addresses[slot % addresses.len()];
+        let request = connection::request(address, *transport, &path(slot));
         let ear = if slot >= *deaf_from { Ear::Deaf } else { Ear::Open };
-        let connection = Connection::start(source_address(slot)?, *address, request, ear)?;
+        let connection = Connection::start(source_address(slot)?, address, request, ear)?;
         self.slots[slot] = Some(Subscriber { connection, established: false, unfinished: false });
         self.register(slot)
     }

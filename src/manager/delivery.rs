@@ -14,13 +14,13 @@ use crate::outbox::{self, Full, Outgoing};
 impl ConnectionManager {
     /// Puts a message into every matching outbox. A connection whose outbox is full is left behind, nobody else notices.
     pub(super) fn deliver(&self, state: &mut State, message: &Arc<Message>) {
-        let State { connections, index, log, waves, .. } = state;
+        let State { connections, index, log, due, .. } = state;
         index.matching(message, |id, outbox| {
             if !outbox.is_fed() {
                 return;
             }
             match outbox.offer(Outgoing::Message(Arc::clone(message))) {
-                Ok(due) if due => waves.add(outbox),
+                Ok(wakes) if wakes => due.add(outbox),
                 Ok(_) => {}
                 Err(Full) => {
                     if let Some(entry) = connections.get_mut(&id) {
@@ -35,16 +35,16 @@ impl ConnectionManager {
     /// Puts an item into every outbox. Returns how many had room for it; the others will be told how many they missed.
     pub(super) fn put_to_all(&self, state: &mut State, item: &Outgoing) -> usize {
         self.keep_within_budget(state);
-        let State { connections, log, waves, .. } = state;
+        let State { connections, log, due, .. } = state;
         let mut sent = 0;
         for (id, entry) in connections {
             // Unlike a message this cannot be taken back later. Who has nothing on its way is no reason for a shortage.
             let within_budget = outbox::size(item) <= self.shared.budget.remaining() || entry.outbox.queued() == 0;
             let offered = if within_budget { entry.outbox.offer(item.clone()) } else { Err(Full) };
-            if let Ok(due) = offered {
+            if let Ok(wakes) = offered {
                 sent += 1;
-                if due {
-                    waves.add(&entry.outbox);
+                if wakes {
+                    due.add(&entry.outbox);
                 }
             } else {
                 entry.broadcasts_skipped += 1;

@@ -7,12 +7,13 @@
 //! - `reports`: what it tells of itself.
 //! - `registry`: the state behind the lock.
 //! - `delivery`: from a message to the outboxes, and who is left behind.
-//! - `waves`: when writers are woken.
+//! - `due`: writers that are to be woken; `waves`: when they are.
 //! - `sequence`: what an engine that keeps the sequence elsewhere does with the log.
 //! - `connection`: what a client wants, and the guard of a registered connection.
 
 mod connection;
 mod delivery;
+mod due;
 #[cfg(test)]
 mod model;
 mod registry;
@@ -278,7 +279,7 @@ impl ConnectionManager {
             match state.log.append(draft, now) {
                 Some(message) => {
                     self.deliver(&mut state, &message);
-                    state.waves.begin_early(&message);
+                    state.due.begin_early(&message);
                 }
                 None => counts.unchanged += 1,
             }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::waves::Waves;
+use super::due::Due;
 use crate::close::Close;
 use crate::index::{ConnectionId, Index, topics_of};
 use crate::log::{CatchUp, Log, Since, Style};
@@ -78,7 +78,7 @@ pub(super) struct State {
     /// Bytes in all outboxes beyond which it is worth trying again to get back to the budget.
     pub(super) budget_floor: usize,
     /// Writers that are to be woken.
-    pub(super) waves: Waves,
+    pub(super) due: Due,
     /// Set once the clients are let go, to the longest that one stays.
     pub(super) draining: Option<Duration>,
     /// Set once every connection is to end: later ones end at once.
@@ -100,7 +100,7 @@ impl State {
             index: Index::default(),
             log,
             budget_floor: 0,
-            waves: Waves::default(),
+            due: Due::default(),
             draining: None,
             closing: None,
         }

@@ -26,7 +26,7 @@ impl ConnectionManager {
         for entry in entries {
             if let Some(message) = state.log.apply(entry, now) {
                 self.deliver(&mut state, &message);
-                state.waves.begin_early(&message);
+                state.due.begin_early(&message);
             }
         }
         self.wake(state);

@@ -16,7 +16,6 @@ use tokio::time::Instant;
 
 use super::ConnectionManager;
 use super::registry::State;
-use crate::message::Message;
 use crate::outbox::Outbox;
 
 /// The longest rest between two waves. With the wave itself it is what a delivery can be late so that others go out with it.
@@ -25,39 +24,6 @@ const LONGEST_REST: Duration = Duration::from_millis(20);
 const SHORTEST_REST: Duration = Duration::from_millis(2);
 /// A wave that takes longer is not waited for.
 const LONGEST_WAVE: Duration = Duration::from_millis(50);
-/// A batch of more than this does not wait for its own end: an outbox holds only so much.
-const EARLY_BYTES: usize = 64 << 10;
-
-/// Outboxes whose writers have not been told yet.
-#[derive(Debug, Default)]
-pub(super) struct Waves {
-    /// Whether somebody wakes them in waves. Where nobody does they are woken at once.
-    run: bool,
-    due: Vec<Outbox>,
-    /// Bytes of the batch that is being published, since its writers were last woken.
-    batch_bytes: usize,
-}
-
-impl Waves {
-    pub(super) fn add(&mut self, outbox: &Outbox) {
-        self.due.push(outbox.clone());
-    }
-
-    /// Notes a message of a batch, whose writers begin before its end where it is a large one.
-    pub(super) fn begin_early(&mut self, message: &Message) {
-        self.batch_bytes += message.frames().size();
-        if self.batch_bytes >= EARLY_BYTES {
-            self.batch_bytes = 0;
-            self.due.drain(..).for_each(|outbox| outbox.wake());
-        }
-    }
-
-    /// What is to be woken at once, at the end of a batch.
-    fn overdue(&mut self) -> Vec<Outbox> {
-        self.batch_bytes = 0;
-        if self.run { Vec::new() } else { std::mem::take(&mut self.due) }
-    }
-}
 
 /// Ends the waves, also when their task is dropped in the middle of one.
 struct Running<'a> {
@@ -67,7 +33,7 @@ struct Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let mut state = self.manager.state();
-        state.waves.run = false;
+        state.due.gather(false);
         self.manager.wake(state);
     }
 }
@@ -75,14 +41,14 @@ impl Drop for Running<'_> {
 impl ConnectionManager {
     /// Wakes writers in waves for as long as it is polled. Before and after, each publish wakes them itself.
     pub async fn run_waves(&self) {
-        self.state().waves.run = true;
+        self.state().due.gather(true);
         let _running = Running { manager: self };
         let runtime = Handle::current().metrics();
         loop {
             self.shared.published.notified().await;
             // What others are about to publish belongs to this wave.
             tokio::task::yield_now().await;
-            let wave = std::mem::take(&mut self.state().waves.due);
+            let wave = self.state().due.take();
             let began = Instant::now();
             wave.iter().for_each(Outbox::wake);
             drop(wave);
@@ -102,8 +68,8 @@ impl ConnectionManager {
 
     /// Ends what put messages into outboxes: sees to it that their writers hear of it, now or with the next wave.
     pub(super) fn wake(&self, mut state: MutexGuard<'_, State>) {
-        let overdue = state.waves.overdue();
-        let due = !state.waves.due.is_empty();
+        let overdue = state.due.overdue();
+        let due = !state.due.is_empty();
         drop(state);
         overdue.iter().for_each(Outbox::wake);
         if due {
@@ -122,6 +88,7 @@ mod tests {
 
     use slog::{Discard, Logger, o};
 
+    use super::super::due::EARLY_BYTES;
     use super::super::{Connect, Limits};
     use super::*;
     use crate::log::{self, Log};

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 
-use http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, COOKIE, HOST, IF_NONE_MATCH, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, StatusCode};
 use warp::Filter;
 
@@ -45,6 +45,11 @@ impl Incoming {
     /// A header's value, where it is text.
     pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Whether the client already has what this entity tag names.
+    pub(super) fn holds(&self, etag: &str) -> bool {
+        self.header(&IF_NONE_MATCH).is_some_and(|listed| matches(listed, etag))
     }
 
     /// Refuses pages of other origins. Who is no browser says no origin, and passes.
@@ -112,6 +117,11 @@ impl Incoming {
     }
 }
 
+/// Weak comparison (RFC 9110, section 13.1.2).
+fn matches(listed: &str, etag: &str) -> bool {
+    listed.split(',').map(str::trim).any(|entry| entry == "*" || entry.strip_prefix("W/").unwrap_or(entry) == etag)
+}
+
 fn unavailable(code: &'static str, detail: &str) -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with_header(RETRY_AFTER, "2")
 }
@@ -125,4 +135,19 @@ pub(super) fn check_allowed(access: &Access, asked: &[Subscription]) -> Result<(
     }
     let detail = format!("the token does not allow {}: its claim 'topics' must list them", forbidden.join(", "));
     Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_etag_matches_alone_in_a_list_weak_and_by_star() {
+        let etag = "\"1-2\"";
+        for listed in ["\"1-2\"", "W/\"1-2\"", "\"0-1\", \"1-2\"", "*"] {
+            assert!(matches(listed, etag), "{listed}");
+        }
+        assert!(!matches("\"1-3\"", etag));
+        assert!(!matches("1-2", etag));
+    }
 }

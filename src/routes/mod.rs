@@ -3,7 +3,9 @@
 mod access;
 mod admin;
 mod body;
+mod console;
 mod cors;
+mod docs;
 mod ops;
 mod publish;
 mod query;
@@ -101,6 +103,10 @@ fn endpoints(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible
         .or(topics::route(app))
         .unify()
         .or(ops::routes(app))
+        .unify()
+        .or(docs::routes())
+        .unify()
+        .or(console::routes(app))
         .unify()
         .boxed()
         .recover(recover)
@@ -218,7 +224,7 @@ async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
         Some(refusal) => refusal.clone(),
         None if rejection.is_not_found() => {
             let detail = "there is nothing at this path: see /api/ws, /api/sse, /api/publish, /api/broadcast, \
-                          /api/topics, /healthz and /readyz";
+                          /api/topics, /api/docs/, /healthz and /readyz";
             Refusal::new(StatusCode::NOT_FOUND, "not_found", detail)
         }
         None => Refusal::bad_request(format!("the request cannot be understood: {rejection:?}")),

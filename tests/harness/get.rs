@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use super::contract;
 use super::raw::{Raw, Response};
 
 /// Asks, and reads the answer; of an event stream, its head. The connection stays open for as long as the first lives.
@@ -23,6 +24,9 @@ pub async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> (
     let mut raw = Raw::connect(address).await;
     raw.send(head.as_bytes()).await;
     let response = raw.response().await;
+    let is_read = response.header("transfer-encoding").is_empty();
+    let (status, headers, body) = (response.status, response.headers(), is_read.then_some(&response.body));
+    contract::Response { method: "GET", path, status, headers, body }.check();
     (raw, response)
 }
 

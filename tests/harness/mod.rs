@@ -1,11 +1,15 @@
 //! Starts exactly what production starts, and speaks the domain to it.
 
+pub mod browser;
 pub mod command;
+pub mod contract;
 pub mod follower;
 pub mod get;
 pub mod jwt;
 pub mod link;
+pub mod markdown;
 pub mod node;
+pub mod page;
 pub mod program;
 pub mod prometheus;
 pub mod proxy;
@@ -216,7 +220,21 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Asks our server: what it answers has to be as its description says.
     pub async fn of(request: reqwest::RequestBuilder) -> Self {
+        let (client, request) = request.build_split();
+        let request = request.expect("a test's request is one");
+        let (method, path) = (request.method().to_string(), request.url().path().to_owned());
+        let answer = Self::of_other(reqwest::RequestBuilder::from_parts(client, request)).await;
+        let (status, body) = (answer.status, Some(&answer.body));
+        let text = |value: &reqwest::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let headers = answer.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        contract::Response { method: &method, path: &path, status, headers, body }.check();
+        answer
+    }
+
+    /// Asks a server that is not ours, or stands before it.
+    pub async fn of_other(request: reqwest::RequestBuilder) -> Self {
         let response = request.send().await.expect("the server answers");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await.expect("the body is whole");

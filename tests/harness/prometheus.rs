@@ -71,7 +71,7 @@ impl Prometheus {
 
     /// The data of an answer of its API.
     pub async fn get(&self, path: &str) -> Value {
-        let answer = within(Answer::of(reqwest::Client::new().get(self.url(path)))).await;
+        let answer = within(Answer::of_other(reqwest::Client::new().get(self.url(path)))).await;
         assert_eq!(answer.body["status"], "success", "{path}: {}", answer.text);
         answer.body["data"].clone()
     }

@@ -26,6 +26,12 @@ pub struct Response {
 }
 
 impl Response {
+    /// The headers, in the order in which they came.
+    pub fn headers(&self) -> Vec<(String, String)> {
+        let headers = self.head.lines().filter_map(|line| line.split_once(':'));
+        headers.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
+    }
+
     pub fn header(&self, name: &str) -> &str {
         let headers = self.head.lines().filter_map(|line| line.split_once(':'));
         headers.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value.trim())

@@ -138,6 +138,62 @@ impl Redis {
     }
 }
 
+/// Masters that share the slots between them.
+pub struct Cluster {
+    pub masters: Vec<Redis>,
+    _buses: Vec<Port>,
+}
+
+impl Cluster {
+    /// Starts so many, and waits until each of them calls the cluster whole.
+    pub async fn of(count: usize) -> Option<Self> {
+        const SLOTS: usize = 16_384;
+        let (mut masters, buses) = (Vec::new(), (0..count).map(|_| Port::free()).collect::<Vec<_>>());
+        for (at, bus) in buses.iter().enumerate() {
+            let bus = bus.address.port().to_string();
+            let master = Redis::with(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await?;
+            let [first, last] = [at, at + 1].map(|at| at * SLOTS / count);
+            let slots = [first.to_string(), (last - 1).to_string()];
+            master.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", &slots[0], &slots[1]]).await;
+            master.ask::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]).await;
+            masters.push(master);
+        }
+        for (master, bus) in masters.iter().zip(&buses).skip(1) {
+            let [ip, port] = [master.address().ip().to_string(), master.address().port().to_string()];
+            let bus = bus.address.port().to_string();
+            masters[0].ask::<()>(&["CLUSTER", "MEET", &ip, &port, &bus]).await;
+        }
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut looks = tokio::time::interval(Duration::from_millis(10));
+        for master in &masters {
+            loop {
+                let said: String = master.ask(&["CLUSTER", "INFO"]).await;
+                if said.contains("cluster_state:ok") && said.contains(&format!("cluster_known_nodes:{count}")) {
+                    break;
+                }
+                assert!(tokio::time::Instant::now() < deadline, "the cluster is never whole: {said}");
+                looks.tick().await;
+            }
+        }
+        Some(Self { masters, _buses: buses })
+    }
+
+    /// A URL that names one of them only: the others are found.
+    pub fn url(&self) -> String {
+        format!("redis-cluster://{}", self.masters[0].address())
+    }
+
+    /// The master that has a key's slot.
+    pub async fn owner(&mut self, key: &str) -> &mut Redis {
+        let slot: usize = self.masters[0].ask(&["CLUSTER", "KEYSLOT", key]).await;
+        let slots: Vec<(usize, usize, Vec<redis::Value>)> = self.masters[0].ask(&["CLUSTER", "SLOTS"]).await;
+        let of =
+            slots.into_iter().find(|(first, last, _)| (*first..=*last).contains(&slot)).expect("each has an owner");
+        let port: (String, u16) = redis::from_redis_value(redis::Value::Array(of.2[..2].to_vec())).unwrap();
+        self.masters.iter_mut().find(|master| master.address().port() == port.1).expect("one of ours")
+    }
+}
+
 /// A Sentinel that alone decides who is the master, which it calls `main`.
 pub struct Sentinel {
     process: Child,

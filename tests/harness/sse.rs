@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{App, within};
+use super::{App, contract, within};
 
 type Bytes = Result<Vec<u8>, String>;
 
@@ -88,7 +88,9 @@ impl Client {
     }
 
     pub async fn next(&mut self) -> Value {
-        serde_json::from_str(&self.text().await).expect("the server sends JSON")
+        let message = serde_json::from_str(&self.text().await).expect("the server sends JSON");
+        contract::message(&message);
+        message
     }
 
     pub async fn expect(&mut self, kind: &str) -> Value {

@@ -9,7 +9,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
-use super::within;
+use super::{contract, within};
 
 pub struct Client {
     stream: WebSocketStream<TcpStream>,
@@ -46,7 +46,9 @@ impl Client {
 
     /// The next text message.
     pub async fn next(&mut self) -> Value {
-        serde_json::from_str(&self.text().await).expect("the server sends JSON")
+        let message = serde_json::from_str(&self.text().await).expect("the server sends JSON");
+        contract::message(&message);
+        message
     }
 
     /// The next text message, which has to be of this type.

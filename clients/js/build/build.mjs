@@ -1,0 +1,39 @@
+// Builds dist/: the types, and one minified module.
+import { execFileSync } from 'node:child_process';
+import { rmSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { build as bundle } from 'esbuild';
+import { minify } from 'terser';
+
+const HERE = fileURLToPath(new URL('..', import.meta.url));
+const TSC = fileURLToPath(new URL('../node_modules/typescript/bin/tsc', import.meta.url));
+
+/** Names of properties that never leave the module: they become one letter. The tests run on the built file. */
+const INTERNAL = ['isAcknowledged', 'isLive', 'asked', 'answered', 'acknowledge', 'heard', 'probe', 'fail', 'end',
+    'ended', 'plan', 'base', 'canRenew', 'names', 'settled', 'isEmpty', 'isQuiet', 'include', 'exclude', 'isCovered',
+    'refused', 'announced', 'requests', 'take', 'reach', 'stage', 'caughtUp', 'narrow', 'shown', 'told', 'cursor',
+    'isSettled'];
+
+/** Writes it all into this directory. */
+export async function build(directory) {
+    rmSync(directory, { recursive: true, force: true });
+    execFileSync(process.execPath, [TSC, '--project', HERE, '--outDir', directory], { stdio: 'inherit' });
+    const { outputFiles } = await bundle({
+        absWorkingDir: HERE,
+        entryPoints: ['src/index.ts'],
+        bundle: true,
+        minifySyntax: true,
+        format: 'esm',
+        target: 'es2022',
+        write: false,
+    });
+    const { code } = await minify(outputFiles[0].text, {
+        module: true,
+        ecma: 2020,
+        compress: { passes: 4, unsafe_arrows: true },
+        mangle: { properties: { regex: new RegExp(`^(${INTERNAL.join('|')})$`), keep_quoted: true } },
+    });
+    writeFileSync(`${directory}/oddswire.js`, `${code}\n`);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await build(`${HERE}dist`);

@@ -1,0 +1,55 @@
+import type { Plan } from './subscriptions.js';
+import { type End, type Transport, type WebSocketClass } from './transports.js';
+/** In milliseconds; each has a default. */
+export interface Timeouts {
+    /** For a connection to be acknowledged, the token function included: 10,000. */
+    open: number;
+    /**
+     * Without a message, after which a WebSocket is asked for a sign of life; an event stream brings one every 15 s by
+     * itself. It is looked at in steps of this length, so it can take twice as long: 20,000.
+     */
+    idle: number;
+    /** For that sign to come: 10,000. */
+    pong: number;
+    /** For which a connection has to be live before waits are short again: 10,000. */
+    stable: number;
+    /** The wait before a new attempt is drawn between 0 and this, which doubles with each attempt: 1,000. */
+    retry: number;
+    /** What it doubles up to: 30,000. */
+    maxRetry: number;
+    /** Over an event stream, until a WebSocket is tried again, and up to twice as long: 60,000. */
+    upgrade: number;
+}
+export interface Settings {
+    readonly base: URL;
+    readonly conflateMs: number | undefined;
+    readonly token: () => string | undefined | Promise<string>;
+    readonly WebSocket: WebSocketClass | undefined;
+    readonly timeouts: Timeouts;
+}
+/** Whom a link tells. */
+export interface Owner {
+    text(link: Link, text: string): void;
+    retry(ms: number): void;
+    ended(link: Link, end: End): void;
+}
+export interface Link {
+    readonly transport: Transport;
+    readonly plan: Plan;
+    token: string | undefined;
+    /** The server has acknowledged it. */
+    isAcknowledged: boolean;
+    /** No catch-up is under way. */
+    isLive: boolean;
+    /** How many requests were sent that are answered, and how many of them were. */
+    asked: number;
+    answered: number;
+    send(message: object): void;
+    /** From here on its silence is watched. */
+    acknowledge(): void;
+    /** Asks for a sign of life now. */
+    probe(): void;
+    fail(reason: string): void;
+    close(): void;
+}
+export declare function openLink(transport: Transport, plan: Plan, settings: Settings, owner: Owner): Link;

@@ -1,0 +1,2 @@
+/** In Unix milliseconds; NaN where the token does not say, or is none. */
+export declare function expiry(token: string | undefined): number;

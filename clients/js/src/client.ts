@@ -1,0 +1,495 @@
+// The client: it keeps one connection, replaces it before it ends where that is announced, comes back where it is not,
+// and hands every message out once.
+//
+// One function with its variables, where the rest of the house would have a class: private members do not get shorter in
+// the built file, and they would make it larger by a tenth.
+
+import { listen, tellAll, type Events, type Gap, type Listeners, type Status } from './events.js';
+import { openLink, type Link, type Settings } from './link.js';
+import type { TopicMessage } from './messages.js';
+import { keep, type Keeper, type LiveState } from './state.js';
+import { check } from './subscription.js';
+import { subscriptionsOf, type Since } from './subscriptions.js';
+import { expiry } from './token.js';
+import type { End, Transport } from './transports.js';
+
+export interface Client extends AsyncIterable<TopicMessage> {
+    /** Calls the listener with each event; returns what takes it away. */
+    on<K extends keyof Events>(event: K, listener: (value: Events[K]) => void): () => void;
+    /** Called with what is missed, as the event 'gap' is. */
+    onGap: ((gap: Gap) => void) | null;
+    readonly status: Status;
+    /** Where the client would resume; null before there is such a place. */
+    readonly position: string | null;
+    /** The current subscriptions, sorted; empty until a client of all topics is told which there are. */
+    readonly topics: string[];
+    /** Adds subscriptions, which begin at `since` ('snapshot'); one that is held begins anew there, unless it is 'now'. */
+    subscribe(topics: string[], since?: Since): void;
+    /** Drops subscriptions, and what the states hold of them. */
+    unsubscribe(topics: string[]): void;
+    /** The live state of a subscription: it holds what comes from the first call on. */
+    state(topic: string): LiveState;
+    /** Ends the client for good. */
+    close(): void;
+    /**
+     * The messages, from the first call of `next` on. When the iterator is `queue` messages behind the whole client stops
+     * listening, and resumes once the half of them is taken: the server keeps what it can, and tells the rest as a gap.
+     */
+    [Symbol.asyncIterator](): AsyncGenerator<TopicMessage, void, undefined>;
+}
+
+export interface ClientSettings extends Settings {
+    readonly topics: readonly string[];
+    readonly since: Since;
+    readonly transport: 'auto' | Transport;
+    /** Whether asking for a token again can give another one. */
+    readonly canRenew: boolean;
+    readonly queue: number;
+}
+
+/** Close codes and statuses after which coming back would only be refused again (src/close.rs; RFC 6455, section 7.4.1). */
+const FINAL = [400, 403, 1000, 1002, 1003, 1007, 1008, 1009, 4403, 4429];
+/** A server's wish to be left alone is respected for as long as this, in milliseconds. */
+const MAX_WISH = 300_000;
+/** Between requests to change the subscriptions, in milliseconds: the server takes 20 messages a second. */
+const REQUEST_PAUSE = 200;
+/** … where changing them means a new connection. */
+const RECONNECT_PAUSE = 1000;
+
+const enum Timer { Retry, Replace, Stable, Flush, Renew, Upgrade }
+
+export function start(settings: ClientSettings): Client {
+    const { timeouts, transport: choice } = settings;
+    const states = new Map<string, Keeper>();
+    const subscriptions = subscriptionsOf(settings.topics, settings.since, snapshot => {
+        for (const state of states.values()) state.stage(snapshot);
+    });
+    const listeners: { [event: string]: Listeners<any> } = {};
+    /** What each iterator has yet to hand out. */
+    const queues = new Set<TopicMessage[]>();
+    /** Iterators that wait. */
+    let readers: (() => void)[] = [];
+    let status: Status = { state: 'connecting', transport: null, attempt: 0 };
+    /** Why the client was closed, where nobody asked for it: iterators throw it. */
+    let failure: Error | undefined;
+
+    let link: Link | null = null;
+    /** The connection that is to replace `link`, once it is caught up. */
+    let early: Link | null = null;
+    /** The transport that a replacement is wanted with. */
+    let wanted: Transport | null = null;
+    /** Others needed an image, so these get it, too, and the server does not know what they miss by it. */
+    let lost: string[] = [];
+    /** Broadcasts that came over one of the two connections: they have no position to tell them by. */
+    const heard = new Set<string>();
+
+    let attempt = 0;
+    /** The wait that the server wishes for before the next attempt, and whether the present wait is such a one. */
+    let wish = 0;
+    let isWished = false;
+    /** Connections by WebSocket in a row that were not acknowledged, and how many are tried before an event stream. */
+    let refused = 0;
+    let patience = 1;
+    let isPaused = false;
+    let flushedAt = 0;
+    /** The server's clock less ours. */
+    let skew = 0;
+    /** Takes away what listens to the page. */
+    const closing = new AbortController();
+    let timers: (ReturnType<typeof setTimeout> | undefined)[] = [];
+
+    const after = (ms: number, timer: Timer, then: () => void): void => {
+        clearTimeout(timers[timer]);
+        timers[timer] = setTimeout(() => {
+            timers[timer] = undefined;
+            then();
+        }, Math.min(ms, 2 ** 31 - 1));
+    };
+
+    const emit = <K extends keyof Events>(event: K, value: Events[K]): void => {
+        tellAll(listeners[event] ?? [], value);
+    };
+
+    const tell = (state: Status['state'], more: object = {}): void => {
+        status = { state, transport: link && link.transport, attempt, ...more };
+        emit('status', status);
+    };
+
+    const show = (): void => tell(link!.isLive ? 'live' : link!.isAcknowledged ? 'catching-up' : 'connecting');
+
+    // Connections
+
+    const open = (transport: Transport): Link =>
+        openLink(transport, subscriptions.plan(transport === 'websocket'), settings, { text, retry, ended });
+
+    const connect = (): void => {
+        if (subscriptions.isEmpty()) return tell('waiting', { reason: 'no topics' });
+        // While nothing gets through, the two take turns.
+        link = open(choice !== 'auto' ? choice : refused < patience ? 'websocket' : 'sse');
+        show();
+    };
+
+    /** Stops all that belongs to the present connections. */
+    const hangUp = (): void => {
+        timers.forEach(clearTimeout);
+        timers = [];
+        link?.close();
+        early?.close();
+        link = early = wanted = null;
+    };
+
+    const retryIn = (ms: number, end?: End): void => {
+        after(ms, Timer.Retry, connect);
+        tell('waiting', { retryInMs: ms, ...end });
+    };
+
+    /** Full jitter: those who were cut together come back apart. */
+    const backoff = (): number => {
+        const jitter = Math.random() * Math.min(timeouts.maxRetry, timeouts.retry * 2 ** attempt++);
+        const wait = Math.max(jitter, wish);
+        isWished = wish > 0;
+        wish = 0;
+        return wait;
+    };
+
+    const retry = (ms: number): void => {
+        wish = Math.min(ms, MAX_WISH);
+    };
+
+    const ended = (which: Link, end: End): void => {
+        if (which === early) return notReplaced();
+        if (!which.isAcknowledged) refused = which.transport === 'sse' ? 0 : refused + 1;
+        const code = end.code!;
+        if (FINAL.includes(code) || (code % 4000 === 401 && !settings.canRenew)) return finish(end, `${end.reason} (${code})`);
+        if (early) return takeOver();
+        hangUp();
+        retryIn(backoff(), end);
+    };
+
+    const finish = (end: End, error?: string): void => {
+        if (status.state === 'closed') return;
+        hangUp();
+        closing.abort();
+        if (error) failure = new Error(error);
+        tell('closed', end);
+        read();
+    };
+
+    /** The network is back, or the page is looked at again: timers may have slept, and connections died meanwhile. */
+    const wake = (): void => {
+        link?.probe();
+        if (timers[Timer.Retry] && !isWished) retryIn(Math.random() * timeouts.retry);
+    };
+
+    // Replacing a connection before it ends
+
+    const replaceIn = (ms: number, transport: Transport): void => {
+        wanted = transport;
+        after(ms, Timer.Replace, replace);
+    };
+
+    /** Opens the connection that is to replace the present one. Not in a catch-up: it is called again after it. */
+    const replace = (): void => {
+        if (!wanted || timers[Timer.Replace] || early || !link?.isLive || !subscriptions.isQuiet()) return;
+        heard.clear();
+        early = open(wanted);
+    };
+
+    const notReplaced = (): void => {
+        const { transport } = early!;
+        early = null;
+        if (transport === link!.transport) return replaceIn(backoff(), transport);
+        wanted = null;
+        upgradeLater();
+    };
+
+    const dropEarly = (): void => {
+        early?.close();
+        early = null;
+    };
+
+    /** The replacement goes on alone. */
+    const takeOver = (): void => {
+        const next = early!;
+        next.isLive = link!.isLive && next.isAcknowledged;
+        early = null;
+        hangUp();
+        link = next;
+        if (link.isAcknowledged) begun();
+        show();
+    };
+
+    /** Over an event stream a WebSocket is tried again later. */
+    const upgradeLater = (): void => {
+        if (link!.transport === 'websocket' || choice !== 'auto') return;
+        after(timeouts.upgrade * (1 + Math.random()), Timer.Upgrade, () => wanted || replaceIn(0, 'websocket'));
+    };
+
+    // Messages
+
+    const text = (which: Link, text: string): void => {
+        let message;
+        try {
+            message = JSON.parse(text);
+        } catch {
+            return which.fail('not JSON');
+        }
+        if (which === early) return takeEarly(message, text);
+        emit('raw', text);
+        obey(message);
+    };
+
+    /**
+     * Handles what comes over the replacement while the old connection goes on. Where it brings every message since it was
+     * asked for, the two are merged by position: whichever brings a message first counts. Otherwise it takes over at once.
+     */
+    const takeEarly = (message: any, text: string): void => {
+        switch (message.type) {
+            case 'connection_ack':
+                return early!.acknowledge();
+            case 'reconnect':
+                return early!.fail('draining');
+            case 'catch_up':
+                if (Object.values<any>(message.data.topics).every(({ mode }) => mode === 'replayed')) return;
+                break;
+            case 'caught_up':
+                break;
+            case 'error':
+            case 'pong':
+                return;
+            default:
+                return hand(message, text);
+        }
+        takeOver();
+        emit('raw', text);
+        obey(message);
+    };
+
+    const obey = (message: any): void => {
+        const { type, data } = message;
+        const { position } = data ?? {};
+        const current = link!;
+        switch (type) {
+            case 'connection_ack':
+                return acknowledged(message);
+            case 'subscription_update':
+                subscriptions.answered(data.topics, position, ++current.answered);
+                return replace();
+            case 'catch_up':
+                return catchUp(message);
+            case 'caught_up':
+                subscriptions.reach(position);
+                for (const state of states.values()) state.caughtUp(position);
+                if (!current.isLive) {
+                    current.isLive = true;
+                    live();
+                    show();
+                    emit('caughtup', message);
+                }
+                return replace();
+            case 'reconnect':
+                // Not all at once, and early enough to be caught up in time.
+                return replaceIn(Math.random() * data.after_ms / 2, current.transport);
+            case 'error':
+                if (data.code === 'too_many_subscriptions') subscriptions.refused([], ++current.answered);
+                subscriptions.refused(data.topics ?? []);
+                return emit('error', message);
+            case 'pong':
+            case 'auth_ack':
+                return;
+        }
+        hand(message);
+    };
+
+    const acknowledged = ({ timestamp, data: { topics, position } }: any): void => {
+        const { since } = link!.plan;
+        const before = subscriptions.position();
+        lost = since === 'snapshot' && before && before !== position ? subscriptions.settled() : [];
+        subscriptions.answered(topics, position, 0);
+        skew = Date.parse(timestamp) - Date.now();
+        link!.acknowledge();
+        link!.isLive = since === 'now' || topics.length === 0;
+        begun();
+        show();
+        flush();
+    };
+
+    /** Sets what a connection that is acknowledged has to wait for. */
+    const begun = (): void => {
+        if (link!.transport === 'websocket') {
+            refused = wish = 0;
+            patience = 3;
+        }
+        if (link!.isLive) live();
+        upgradeLater();
+        renewLater();
+    };
+
+    const live = (): void => after(timeouts.stable, Timer.Stable, () => {
+        attempt = 0;
+    });
+
+    const catchUp = (message: any): void => {
+        const { topics, broadcasts_skipped } = message.data;
+        dropEarly();
+        for (const name of lost) if (topics[name]) topics[name].skipped = null;
+        lost = [];
+        subscriptions.announced(topics, link!.answered);
+        if (link!.isLive || status.state !== 'catching-up') {
+            link!.isLive = false;
+            show();
+        }
+        emit('catchup', message);
+        const missed = Object.entries<any>(topics).filter(([, { mode, skipped }]) => mode === 'gap' || skipped !== 0);
+        gap(Object.fromEntries(missed), broadcasts_skipped);
+    };
+
+    const gap = (topics: Gap['topics'], broadcastsSkipped = 0): void => {
+        if (!broadcastsSkipped && Object.keys(topics).length === 0) return;
+        const gap = { topics, broadcastsSkipped };
+        tellAll(client.onGap ? [client.onGap] : [], gap);
+        emit('gap', gap);
+    };
+
+    /** Hands out what publishers sent. `text` is given where it was not told yet. */
+    const hand = (message: any, text?: string): void => {
+        if (!message.topic) {
+            const told = JSON.stringify([message.type, message.data]);
+            if (early && heard.delete(told)) return;
+            if (early) heard.add(told);
+            return emit('broadcast', message);
+        }
+        if (!subscriptions.take(message)) return;
+        if (text) emit('raw', text);
+        for (const state of states.values()) state.take(message, !link!.isLive);
+        emit('message', message);
+        for (const queue of queues) queue.push(message);
+        read();
+        if (isBehind(settings.queue)) pause();
+    };
+
+    // Iterators
+
+    const read = (): void => {
+        for (const resolve of readers) resolve();
+        readers = [];
+    };
+
+    const isBehind = (most: number): boolean => [...queues].some(queue => queue.length >= most);
+
+    const pause = (): void => {
+        hangUp();
+        isPaused = true;
+        tell('waiting', { reason: 'iterator is behind' });
+    };
+
+    const resume = (): void => {
+        if (!isPaused || isBehind(settings.queue / 2)) return;
+        isPaused = false;
+        retryIn(Math.random() * timeouts.retry);
+    };
+
+    // Requests
+
+    const change = (): void => {
+        dropEarly();
+        const pause = link?.transport === 'sse' ? RECONNECT_PAUSE : REQUEST_PAUSE;
+        if (!timers[Timer.Flush]) after(flushedAt + pause - Date.now(), Timer.Flush, flush);
+    };
+
+    /** Tells the server of subscriptions that were added or dropped. */
+    const flush = (): void => {
+        if (!link) return !timers[Timer.Retry] && !isPaused && status.state !== 'closed' ? connect() : undefined;
+        const current = link;
+        if (current.transport === 'websocket' && !current.isAcknowledged) return;
+        const requests = subscriptions.requests(current.asked);
+        if (requests.length === 0) return;
+        flushedAt = Date.now();
+        if (current.transport === 'sse') {
+            hangUp();
+            return connect();
+        }
+        current.asked += requests.length;
+        requests.forEach(current.send);
+    };
+
+    // Tokens
+
+    /** A new token is shown before the old one expires, and again later if there was none. */
+    const renewLater = (): void => {
+        const left = expiry(link!.token) - Date.now() - skew;
+        if (settings.canRenew && left > 1000) after(left * 0.8, Timer.Renew, renew);
+    };
+
+    const renew = async (): Promise<void> => {
+        const current = link!;
+        renewLater();
+        if (current.transport === 'sse') {
+            if (!wanted) replaceIn(0, 'sse');
+            return;
+        }
+        // Where there is none the connection ends with 4401, and the status of the next attempt says why.
+        let token;
+        try {
+            token = await settings.token();
+        } catch {}
+        if (!token || current !== link || token === current.token) return;
+        current.token = token;
+        current.send({ type: 'auth', token });
+        renewLater();
+    };
+
+    const client: Client = {
+        onGap: null,
+        get status() {
+            return status;
+        },
+        get position() {
+            return subscriptions.position();
+        },
+        get topics() {
+            return subscriptions.names();
+        },
+        on(event, listener) {
+            return listen(listeners[event] ??= new Set(), listener);
+        },
+        subscribe(topics, since = 'snapshot') {
+            subscriptions.include(topics, since);
+            change();
+        },
+        unsubscribe(topics) {
+            subscriptions.exclude(topics);
+            for (const state of states.values()) state.narrow(subscriptions.isCovered);
+            change();
+        },
+        state(topic) {
+            const state = states.get(topic) ?? keep(check(topic));
+            states.set(topic, state);
+            return state.shown;
+        },
+        close: () => finish({ code: 1000, reason: 'closed' }),
+        async *[Symbol.asyncIterator]() {
+            const queue: TopicMessage[] = [];
+            queues.add(queue);
+            try {
+                for (;;) {
+                    while (queue[0]) {
+                        yield queue.shift()!;
+                        resume();
+                    }
+                    if (status.state === 'closed') break;
+                    await new Promise<void>(resolve => readers.push(resolve));
+                }
+                if (failure) throw failure;
+            } finally {
+                queues.delete(queue);
+                resume();
+            }
+        },
+    };
+    // In a browser.
+    globalThis.addEventListener?.('online', wake, { signal: closing.signal });
+    globalThis.document?.addEventListener('visibilitychange', wake, { signal: closing.signal });
+    connect();
+    return client;
+}

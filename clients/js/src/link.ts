@@ -1,0 +1,137 @@
+// One connection: it is opened with a token, watched for silence, and ends once.
+
+import type { Plan } from './subscriptions.js';
+import { openStream, openWebSocket, type End, type Socket, type Transport, type WebSocketClass } from './transports.js';
+
+/** In milliseconds; each has a default. */
+export interface Timeouts {
+    /** For a connection to be acknowledged, the token function included: 10,000. */
+    open: number;
+    /**
+     * Without a message, after which a WebSocket is asked for a sign of life; an event stream brings one every 15 s by
+     * itself. It is looked at in steps of this length, so it can take twice as long: 20,000.
+     */
+    idle: number;
+    /** For that sign to come: 10,000. */
+    pong: number;
+    /** For which a connection has to be live before waits are short again: 10,000. */
+    stable: number;
+    /** The wait before a new attempt is drawn between 0 and this, which doubles with each attempt: 1,000. */
+    retry: number;
+    /** What it doubles up to: 30,000. */
+    maxRetry: number;
+    /** Over an event stream, until a WebSocket is tried again, and up to twice as long: 60,000. */
+    upgrade: number;
+}
+
+export interface Settings {
+    readonly base: URL;
+    readonly conflateMs: number | undefined;
+    readonly token: () => string | undefined | Promise<string>;
+    readonly WebSocket: WebSocketClass | undefined;
+    readonly timeouts: Timeouts;
+}
+
+/** Whom a link tells. */
+export interface Owner {
+    text(link: Link, text: string): void;
+    retry(ms: number): void;
+    ended(link: Link, end: End): void;
+}
+
+export interface Link {
+    readonly transport: Transport;
+    readonly plan: Plan;
+    token: string | undefined;
+    /** The server has acknowledged it. */
+    isAcknowledged: boolean;
+    /** No catch-up is under way. */
+    isLive: boolean;
+    /** How many requests were sent that are answered, and how many of them were. */
+    asked: number;
+    answered: number;
+    send(message: object): void;
+    /** From here on its silence is watched. */
+    acknowledge(): void;
+    /** Asks for a sign of life now. */
+    probe(): void;
+    fail(reason: string): void;
+    close(): void;
+}
+
+export function openLink(transport: Transport, plan: Plan, settings: Settings, owner: Owner): Link {
+    const { open, idle, pong } = settings.timeouts;
+    let socket: Socket | undefined;
+    let isOver = false;
+    /** Looks since something came. */
+    let silent = 0;
+    let timer = setTimeout(() => link.fail('no answer'), open);
+
+    // In two steps, though the silence has been too long already: a page that slept wakes up to a timer that is long
+    // overdue, and to messages that wait behind it.
+    const look = (): void => {
+        if (silent > 1) return link.fail('silence');
+        if (silent) link.send({ type: 'ping' });
+        timer = setTimeout(look, silent++ ? pong : idle);
+    };
+    /** Begins to look anew, after so many looks in vain. */
+    const watch = (after: number): void => {
+        clearTimeout(timer);
+        silent = after;
+        look();
+    };
+    const end = (end: End): void => {
+        if (isOver) return;
+        link.close();
+        owner.ended(link, end);
+    };
+    const link: Link = {
+        transport,
+        plan,
+        token: undefined,
+        isAcknowledged: false,
+        isLive: false,
+        asked: 0,
+        answered: 0,
+        send: message => socket!.send(JSON.stringify(message)),
+        acknowledge() {
+            link.isAcknowledged = true;
+            watch(0);
+        },
+        probe() {
+            if (link.isAcknowledged && transport !== 'sse') watch(1);
+        },
+        fail: reason => end({ reason }),
+        close() {
+            isOver = true;
+            clearTimeout(timer);
+            socket?.close();
+        },
+    };
+    const start = async (): Promise<void> => {
+        link.token = await settings.token();
+        if (isOver) return;
+        const url = address(link, settings);
+        const ear = {
+            text: (text: string) => isOver || owner.text(link, text),
+            heard: () => (silent = 0),
+            retry: (ms: number) => isOver || owner.retry(ms),
+            end,
+        };
+        socket = transport === 'sse' ? openStream(url, link.token, ear) : openWebSocket(url, settings.WebSocket!, ear);
+    };
+    start().catch((error: unknown) => link.fail(String(error)));
+    return link;
+}
+
+function address({ transport, plan, token }: Link, { base, conflateMs }: Settings): URL {
+    const url = new URL(transport === 'sse' ? 'api/sse' : 'api/ws', base);
+    const query = url.searchParams;
+    if (plan.topics.length > 0) query.set('topics', plan.topics.join());
+    query.set('since', plan.since);
+    if (conflateMs) query.set('conflate_ms', String(conflateMs));
+    if (transport === 'sse') return url;
+    if (token) query.set('token', token);
+    url.protocol = url.protocol.replace('http', 'ws');
+    return url;
+}

@@ -1,0 +1,110 @@
+// The latest message of every key of a subscription, kept right through catch-ups.
+
+import { listen, tellAll, type Listeners } from './events.js';
+import type { TopicMessage } from './messages.js';
+import { covers, pathOf } from './subscription.js';
+
+export interface LiveState extends ReadonlyMap<string, TopicMessage> {
+    /** The newest message without a key; a narrowed subscription has none. */
+    readonly latest: TopicMessage | null;
+    /**
+     * Whether it holds every key that the server has. It does not where the subscription began with 'now' or a position,
+     * and until the first snapshot is there.
+     */
+    readonly complete: boolean;
+    /**
+     * Calls the listener with what changed, each key once: its newest message, or one whose `data` is null where the key
+     * is gone. One call a catch-up, and one a turn of the event loop in between. Returns what takes the listener away.
+     */
+    on(event: 'change', listener: (changed: TopicMessage[]) => void): () => void;
+}
+
+/** What keeps a live state. */
+export interface Keeper {
+    readonly shown: LiveState;
+    /** A snapshot of this subscription comes: it replaces what is held of it at once, when it is whole. */
+    stage(snapshot: string): void;
+    take(message: TopicMessage, isCatchingUp: boolean): void;
+    /** A catch-up has ended at this position. */
+    caughtUp(position: string): void;
+    /** Subscriptions were dropped: nothing stays but what others cover. */
+    narrow(isCovered: (path: string) => boolean): void;
+}
+
+/** More changes than this are told before a catch-up is over: a client that is slow for good is always in one. */
+const MOST_CHANGES = 1000;
+
+export function keep(own: string): Keeper {
+    const listeners: Listeners<TopicMessage[]> = new Set();
+    const held = new Map<string, TopicMessage>();
+    const shown = Object.assign(held, {
+        latest: null as TopicMessage | null,
+        complete: false,
+        on: (_: 'change', listener: (changed: TopicMessage[]) => void) => listen(listeners, listener),
+    });
+    /** Snapshots under way, and what has come since they began. Here and below, '' is the key of the newest without one. */
+    let snapshots: string[] = [];
+    const staged = new Map<string, TopicMessage>();
+    const changed = new Map<string, TopicMessage>();
+
+    const tell = (): void => {
+        const list = [...changed.values()];
+        changed.clear();
+        if (list[0]) tellAll(listeners, list);
+    };
+
+    const apply = (message: TopicMessage): void => {
+        const { key, id, data } = message;
+        if (key === undefined) shown.latest = message;
+        else if (data === null) {
+            if (!held.delete(key)) return;
+        } else {
+            if (held.get(key)?.id === id) return;
+            held.set(key, message);
+        }
+        changed.set(key ?? '', message);
+    };
+
+    const commit = (): void => {
+        staged.forEach(apply);
+        staged.clear();
+        snapshots = [];
+    };
+
+    const retain = (isKept: (message: TopicMessage) => boolean): void => {
+        for (const message of held.values()) if (!isKept(message)) apply({ ...message, data: null });
+        if (shown.latest && !isKept(shown.latest)) shown.latest = null;
+    };
+
+    return {
+        shown,
+        stage(snapshot) {
+            if (!covers(snapshot, own) && !covers(own, snapshot)) return;
+            snapshots.push(snapshot);
+            for (const [key, message] of staged) if (covers(snapshot, pathOf(message))) staged.delete(key);
+        },
+        take(message, isCatchingUp) {
+            if (!covers(own, pathOf(message))) return;
+            if (snapshots[0]) return void staged.set(message.key ?? '', message);
+            apply(message);
+            if (isCatchingUp ? changed.size > MOST_CHANGES : changed.size === 1) queueMicrotask(tell);
+        },
+        caughtUp(position) {
+            const epoch = position.slice(0, position.indexOf('-') + 1);
+            const isReplaced = (path: string) => snapshots.some(snapshot => covers(snapshot, path));
+            // What is of another epoch is gone, or it would have been sent again.
+            retain(message => staged.has(message.key ?? '') || (message.id.startsWith(epoch) && !isReplaced(pathOf(message))));
+            if (isReplaced(own)) shown.complete = true;
+            commit();
+            tell();
+        },
+        narrow(isCovered) {
+            retain(message => isCovered(pathOf(message)));
+            for (const [key, message] of staged) if (!isCovered(pathOf(message))) staged.delete(key);
+            snapshots = snapshots.filter(isCovered);
+            if (!snapshots[0]) commit();
+            if (!isCovered(own)) shown.complete = false;
+            tell();
+        },
+    };
+}

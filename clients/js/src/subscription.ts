@@ -1,0 +1,20 @@
+// What a client listens to: a topic (`odds_updates`), or a topic narrowed by leading segments of the key
+// (`odds_updates/8301`). A message stands at its topic and key, written the same way.
+
+/** Refuses what the server would refuse, and what its query cannot name: a comma separates subscriptions there. */
+export function check(name: string): string {
+    if (!/^[a-z0-9_]{1,64}(\/[^/,\p{Cc}]+)*$/u.test(name) || name !== name.trim()) {
+        throw new TypeError(`topics '${name}': expected topic or topic/key`);
+    }
+    return name;
+}
+
+/** Where a message stands. */
+export function pathOf({ topic, key }: { topic: string; key?: string }): string {
+    return key === undefined ? topic : `${topic}/${key}`;
+}
+
+/** Whether all of what stands at or below the path belongs to the subscription. */
+export function covers(subscription: string, path: string): boolean {
+    return `${path}/`.startsWith(`${subscription}/`);
+}

@@ -1,0 +1,206 @@
+// Which subscriptions the client has, and how far it has come with each: what decides where to resume, and which message
+// is new.
+//
+// One position serves all topics, since the messages of a connection come in its order. During a catch-up that begins
+// with an image of one topic the position goes back, and what other topics bring again after a resume is told by the
+// cursor that each subscription has.
+
+import type { CatchUpMessage, TopicMessage } from './messages.js';
+import { check, covers, pathOf } from './subscription.js';
+
+/** 'now', 'snapshot' or a position. */
+export type Since = string;
+
+/** What a connection asks for in its query. */
+export interface Plan {
+    /** Empty: all topics. */
+    readonly topics: readonly string[];
+    readonly since: Since;
+}
+
+interface Held {
+    readonly name: string;
+    /** Where it has yet to begin; null once resuming at the client's position brings all that is left of it. */
+    since: Since | null;
+    /** What stands up to this offset was delivered or told as skipped; Infinity until the server says where it begins. */
+    cursor: number;
+    /** Which request of the connection asks for it: 0 is its query, Infinity none yet. */
+    asked: number;
+    /** The mode of the catch-up that is announced for it, and of which nothing has come yet. */
+    told: string | null;
+    /** Its messages come, whatever else is asked for it. */
+    isSettled: boolean;
+}
+
+export interface Subscriptions {
+    /** Sorted. */
+    names(): string[];
+    /** Those whose messages come in the order of the position. */
+    settled(): string[];
+    /** Where the client resumes; null until it has seen a position. */
+    position(): string | null;
+    /** Whether there is nothing to connect for. */
+    isEmpty(): boolean;
+    /** Whether resuming at the position brings all that is left of every subscription. */
+    isQuiet(): boolean;
+    include(names: readonly string[], since: Since): void;
+    exclude(names: readonly string[]): void;
+    /** Whether all of what stands at or below the path belongs to a subscription. */
+    isCovered(path: string): boolean;
+    /** What the next connection asks for in its query; the rest is asked for by requests, where the transport has them. */
+    plan(hasRequests: boolean): Plan;
+    /** The requests that a connection has yet to be sent, after `asked` others. */
+    requests(asked: number): object[];
+    /** The server has answered the connection's request of this number; 0 is the acknowledgement. */
+    answered(topics: readonly string[], position: string, request: number): void;
+    /** The server refuses these, or what the connection's request of this number asked for. */
+    refused(names: readonly string[], request?: number): void;
+    /** The server has announced a catch-up, having answered so many requests. */
+    announced(topics: CatchUpMessage['data']['topics'], answered: number): void;
+    /** Whether a message is new to any of its subscriptions; the client has come to it then. */
+    take(message: TopicMessage): boolean;
+    /** Everything up to this position has been delivered or told as skipped. */
+    reach(position: string): void;
+}
+
+/** `snapshot` is called when a connection that is cut would resume within the snapshot of this subscription. */
+export function subscriptionsOf(
+    topics: readonly string[],
+    since: Since,
+    snapshot: (of: string) => void,
+): Subscriptions {
+    const held = new Map<string, Held>();
+    /** Dropped, and the server has yet to be told. */
+    const dropped = new Set<string>();
+    /** Where all topics begin that the server has; null once it has said which these are. */
+    let all = topics.length > 0 ? null : since;
+    let position: string | null = null;
+    let epoch = '';
+
+    const list = (holds: (held: Held) => unknown): Held[] => [...held.values()].filter(holds);
+    const namesOf = (list: Held[]): string[] => list.map(({ name }) => name).sort();
+    const isPending = ({ since }: Held): boolean => since !== null;
+
+    const settle = (held: Held): void => {
+        Object.assign(held, { since: null, asked: 0, isSettled: true });
+    };
+
+    /** Notes the epoch of a position: offsets of another one mean nothing any more. */
+    const enter = (position: string): number => {
+        const [of, offset] = split(position);
+        if (of !== epoch) for (const known of list(({ cursor }) => cursor < Infinity)) known.cursor = -1;
+        epoch = of;
+        return offset;
+    };
+
+    const include = (names: readonly string[], since: Since): void => {
+        if (!/^(now|snapshot|\d+-\d+)$/.test(since)) {
+            throw new TypeError(`since '${since}': expected 'now', 'snapshot' or a position`);
+        }
+        for (const name of names.map(check)) {
+            const before = held.get(name);
+            // What is held already goes on as it was, unless a beginning is asked for.
+            if (before?.isSettled && since === 'now') continue;
+            const begun = { cursor: Infinity, isSettled: false, ...before };
+            held.set(name, { ...begun, name, since, asked: Infinity, told: null });
+        }
+    };
+    include(topics, since);
+
+    const reach = (to: string): void => {
+        const offset = enter(to);
+        position = to;
+        for (const each of held.values()) {
+            if (each.told === 'snapshot') snapshot(each.name);
+            if (each.told && each.since) settle(each);
+            each.told = null;
+            each.cursor = Math.max(each.cursor, offset);
+        }
+    };
+
+    return {
+        names: () => namesOf(list(() => true)),
+        settled: () => namesOf(list(held => !isPending(held))),
+        position: () => position,
+        isEmpty: () => held.size === 0 && all === null,
+        isQuiet: () => dropped.size === 0 && !list(isPending)[0],
+        include,
+        exclude(names) {
+            for (const name of names.map(check)) {
+                held.delete(name);
+                dropped.add(name);
+            }
+        },
+        isCovered: path => !!list(({ name }) => covers(name, path))[0],
+        plan(hasRequests) {
+            if (all !== null) return { topics: [], since: all };
+            dropped.clear();
+            const pending = list(isPending);
+            let since = position ?? pending[0]!.since!;
+            // Without requests all begin in the same place. Where that is the image, some may miss what it leaves out.
+            if (!hasRequests && pending.some(({ since }) => since !== 'now')) since = 'snapshot';
+            const named = list(held => !hasRequests || (position ? held.isSettled : held.since === since));
+            for (const each of held.values()) {
+                each.told = null;
+                if (!isPending(each)) continue;
+                each.asked = named.includes(each) && !(hasRequests && each.isSettled) ? 0 : Infinity;
+                if (!each.isSettled) each.cursor = Infinity;
+            }
+            return { topics: namesOf(named), since };
+        },
+        requests(asked) {
+            const requests: object[] = [];
+            if (dropped.size > 0) requests.push({ type: 'unsubscribe', topics: [...dropped] });
+            dropped.clear();
+            const unsent = list(held => held.asked === Infinity);
+            for (const since of new Set(unsent.map(({ since }) => since))) {
+                const group = unsent.filter(held => held.since === since);
+                requests.push({ type: 'subscribe', topics: namesOf(group), since });
+                for (const held of group) held.asked = asked + requests.length;
+            }
+            return requests;
+        },
+        answered(topics, at, request) {
+            const offset = enter(at);
+            if (all !== null) {
+                include(topics.filter(name => !dropped.has(name)), all);
+                for (const named of list(({ name }) => topics.includes(name))) named.asked = 0;
+                all = null;
+            }
+            for (const begun of list(held => held.since === 'now' && held.asked <= request)) {
+                position ??= at;
+                begun.cursor = offset;
+                settle(begun);
+            }
+        },
+        refused(names, request) {
+            for (const { name } of list(held => names.includes(held.name) || held.asked === request)) held.delete(name);
+        },
+        announced(topics, answered) {
+            for (const each of held.values()) {
+                const mode = topics[each.name]?.mode;
+                const isAnswered = each.asked <= answered;
+                // Of one that was dropped and is asked for anew this may be the old one's.
+                if (!mode || !(each.isSettled || isAnswered)) continue;
+                if (each.since && isAnswered) {
+                    const [of, offset] = split(each.since);
+                    each.cursor = of === epoch ? offset : -1;
+                }
+                if (mode === 'snapshot') each.cursor = -1;
+                if (mode === 'snapshot' || isAnswered) each.told = each.told === 'snapshot' ? each.told : mode;
+            }
+        },
+        take(message) {
+            const offset = enter(message.id);
+            const isNew = !!list(held => held.cursor < offset && covers(held.name, pathOf(message)))[0];
+            if (isNew) reach(message.id);
+            return isNew;
+        },
+        reach,
+    };
+}
+
+function split(position: string): [epoch: string, offset: number] {
+    const [epoch, offset] = position.split('-');
+    return [epoch!, Number(offset)];
+}

@@ -1,0 +1,170 @@
+"""An existing FastAPI backend that scrapes and shows its progress over SSE, and beside that publishes to oddswire.
+
+What was there before is the scrape, its progress callbacks and the SSE endpoint; all of it stays as it is. New are the
+lines marked with `oddswire`: one publisher for the life of the application, and one more callback.
+
+    ODDSWIRE_URL=http://localhost:8000 ODDSWIRE_PUBLISH_TOKEN=dev-token uvicorn fastapi_app:app
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import uuid
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import StreamingResponse
+
+from oddswire import AsyncPublisher, OddswireError, Options, Undelivered
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+logger = logging.getLogger(__name__)
+
+
+# What was there before.
+
+
+def now() -> str:
+    """UTC without a time zone, as the clients of the SSE know it."""
+    return datetime.now(timezone.utc).replace(tzinfo=None).isoformat()
+
+
+@dataclass
+class ScrapeProgress:
+    """How a scrape stands."""
+
+    phase: str
+    current: int
+    total: int
+    platform: str | None = None
+    events_count: int = 0
+    duration_ms: int | None = None
+    message: str | None = None
+    timestamp: str = field(default_factory=now)
+    scrape_run_id: str | None = None
+    elapsed_ms: int | None = None
+    error: str | None = None
+
+
+Odds = dict[str, Any]
+
+
+class Run:
+    """A scrape, and who wants to know how it goes."""
+
+    def __init__(self) -> None:
+        self.id = uuid.uuid4().hex
+        self.progress: list[ScrapeProgress] = []
+        self.on_progress: list[Callable[[ScrapeProgress], None]] = [self.progress.append]
+        self.on_odds: list[Callable[[str, Odds], None]] = []
+        self.changed = asyncio.Condition()
+
+    async def tell(self, phase: str, current: int, events: int = 0) -> None:
+        """Calls every callback with the progress."""
+        step = ScrapeProgress(phase, current, 3, events_count=events, scrape_run_id=self.id)
+        for callback in self.on_progress:
+            callback(step)
+        async with self.changed:
+            self.changed.notify_all()
+
+
+async def scrape(run: Run, pages: list[dict[str, Odds]]) -> None:
+    """Goes through the bookmakers' pages; here they come with the request, so that the example needs no bookmaker."""
+    await run.tell("starting", 0)
+    await run.tell("discovery", 1)
+    events: set[str] = set()
+    for page in pages:
+        for key, odds in page.items():
+            events.add(key.partition("/")[0])
+            for callback in run.on_odds:
+                callback(key, odds)
+        await run.tell("scraping", 2, len(events))
+    await run.tell("completed", 3, len(events))
+
+
+# New: what mirrors it into oddswire.
+
+
+def mirror(run: Run, publisher: AsyncPublisher) -> None:
+    """Publishes what the callbacks are told. They are plain functions on the loop, so nothing here waits; and a hub
+    that is away or full must never harm the scrape."""
+
+    def progress(step: ScrapeProgress) -> None:
+        publish(publisher, "scrape_progress", asdict(step))
+
+    def odds(key: str, odds: Odds) -> None:
+        publish(publisher, "odds_updates", odds, key=key, type="odds_update")
+
+    run.on_progress.append(progress)
+    run.on_odds.append(odds)
+
+
+def publish(publisher: AsyncPublisher, topic: str, data: object, **fields: Any) -> None:
+    """Queues a message, or says why not."""
+    try:
+        publisher.publish_nowait(topic, data, **fields)
+    except (OddswireError, ValueError, TypeError) as error:
+        logger.warning("not published to %s: %s", topic, error)
+
+
+def undelivered(report: Undelivered) -> None:
+    """What the hub will not get."""
+    logger.error("lost for oddswire: %s: %s", report.message.address, report.problem)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """One publisher for the life of the application: opened before the first request, flushed after the last."""
+    url = os.environ.get("ODDSWIRE_URL", "http://localhost:8000")
+    token = os.environ["ODDSWIRE_PUBLISH_TOKEN"]
+    # A superseded price is worth nothing; progress has no key, so each step of it is sent.
+    options = Options(conflate=True, close_timeout=2.0)
+    try:
+        async with AsyncPublisher(url, token, options, on_undelivered=undelivered) as app.state.publisher:  # oddswire
+            yield
+    except OddswireError as error:
+        # Every message was in the log already; the application still ends in order.
+        logger.warning("at shutdown: %s", error)
+
+
+app = FastAPI(lifespan=lifespan)
+app.state.runs = {}
+
+
+@app.post("/scrapes", status_code=201)
+async def start(request: Request, pages: list[dict[str, Odds]]) -> dict[str, str]:
+    """Starts a scrape."""
+    run = Run()
+    mirror(run, request.app.state.publisher)  # oddswire
+    request.app.state.runs[run.id] = run, asyncio.create_task(scrape(run, pages))
+    return {"scrape_run_id": run.id}
+
+
+@app.get("/scrapes/{run_id}/progress")
+async def watch(request: Request, run_id: str) -> StreamingResponse:
+    """The endpoint that was there before, with its clients: one run's progress over SSE."""
+    if run_id not in request.app.state.runs:
+        raise HTTPException(404, f"no such scrape: {run_id}")
+    run, _ = request.app.state.runs[run_id]
+
+    async def events() -> AsyncIterator[str]:
+        sent = 0
+        while True:
+            async with run.changed:
+                while len(run.progress) == sent:
+                    await run.changed.wait()
+            for step in run.progress[sent:]:
+                sent += 1
+                yield f"data: {json.dumps(asdict(step))}\n\n"
+                if step.phase in ("completed", "failed") and step.platform is None:
+                    return
+
+    return StreamingResponse(events(), media_type="text/event-stream")

@@ -1,0 +1,107 @@
+"""What waits for the server: bounded, first in first out, with a place for each key where prices are conflated.
+
+Invariant: `count` and `size` are those of everything that was put and not released yet, so a message under way holds
+its place in the bound until the server has answered for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from oddswire.message import Message
+
+
+class Slot:
+    """A place in the queue, and the message that stands in it."""
+
+    __slots__ = ("message", "number", "since")
+
+    def __init__(self, message: Message, number: int, since: float) -> None:
+        self.message = message
+        self.number = number
+        self.since = since
+
+
+class Queue:
+    """The messages that wait, in order."""
+
+    def __init__(self, messages: int, size: int, *, conflate: bool) -> None:
+        self.count = 0
+        self.size = 0
+        self.last_number = 0
+        self.superseded = 0
+        self._most_messages = messages
+        self._most_bytes = size
+        self._conflate = conflate
+        self._waiting: deque[Slot] = deque()
+        self._waiting_bytes = 0
+        self._by_key: dict[tuple[str, str], Slot] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of what is not under way yet."""
+        return self._waiting_bytes
+
+    @property
+    def first(self) -> Slot | None:
+        """The place whose turn is next."""
+        return self._waiting[0] if self._waiting else None
+
+    def put(self, message: Message, now: float) -> bool:
+        """Takes a message, unless there is no room."""
+        if message.size > self._most_bytes:
+            raise ValueError(
+                f"the message to {message.address} has {message.size} bytes, queue_bytes is {self._most_bytes}"
+            )
+        slot = self._place_of(message)
+        more = message.size - (slot.message.size if slot else 0)
+        if (more > 0 and self.size + more > self._most_bytes) or (slot is None and self.count >= self._most_messages):
+            return False
+        self.size += more
+        self._waiting_bytes += more
+        if slot is None:
+            self._append(message, now)
+        else:
+            slot.message = message
+            self.superseded += 1
+        return True
+
+    def _place_of(self, message: Message) -> Slot | None:
+        """The unsent message that this one supersedes. It keeps its place: behind the others, a key that changes all
+        the time would never be sent."""
+        if not self._conflate or message.key is None:
+            return None
+        return self._by_key.get((message.topic, message.key))
+
+    def _append(self, message: Message, now: float) -> None:
+        self.last_number += 1
+        self.count += 1
+        slot = Slot(message, self.last_number, now)
+        self._waiting.append(slot)
+        if self._conflate and message.key is not None:
+            self._by_key[message.topic, message.key] = slot
+
+    def take(self, messages: int, size: int) -> list[Slot]:
+        """Takes out what a batch may hold: at least one, as long as there is one."""
+        taken: list[Slot] = []
+        room = size
+        while self._waiting and len(taken) < messages:
+            slot = self._waiting[0]
+            if taken and slot.message.size > room:
+                break
+            room -= slot.message.size
+            self._waiting_bytes -= slot.message.size
+            taken.append(self._waiting.popleft())
+            if self._conflate and slot.message.key is not None:
+                del self._by_key[slot.message.topic, slot.message.key]
+        return taken
+
+    def release(self, slot: Slot) -> None:
+        """Gives the place of a message that was answered for back."""
+        self.count -= 1
+        self.size -= slot.message.size

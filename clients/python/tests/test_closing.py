@@ -1,0 +1,210 @@
+"""Flush, close, the end of the process, forks, callbacks: nothing that was taken disappears without a word."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hub import TOKEN, WITHIN, Hub
+from kinds import Blocking, Log, Publishers
+from link import STALL, Link
+from oddswire import DeliveryError, FlushTimeout, Options, Publisher, PublisherClosed, QueueFull, Undelivered
+
+TOPIC = "odds_updates"
+SOURCE = Path(__file__).parents[1] / "src"
+
+
+def test_close_sends_what_is_left_and_then_nothing_more_is_taken(hub: Hub, publishers: Publishers) -> None:
+    publisher = publishers(hub.url, window=3600.0)
+    for number in range(1000):
+        publisher.publish(TOPIC, number)
+    publisher.close()
+    assert [message["data"] for message in hub.history()] == list(range(1000))
+    with pytest.raises(PublisherClosed):
+        publisher.publish(TOPIC, 1000)
+    publisher.close()
+    publisher.flush()
+
+
+def test_a_flush_of_nothing_ends_at_once(hub: Hub, publishers: Publishers) -> None:
+    publishers(hub.url).flush(WITHIN)
+
+
+def test_a_flush_that_takes_too_long_says_what_waits_and_loses_nothing(
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
+) -> None:
+    link = links(hub)
+    link.faults += [STALL]
+    publisher = publishers(link.url)
+    publisher.publish(TOPIC, 1)
+    with pytest.raises(FlushTimeout, match=r"1 messages wait for the server after 0\.05 s"):
+        publisher.flush(0.05)
+    with pytest.raises(TimeoutError):
+        publisher.flush(0.0)
+    link.release()
+    publisher.flush(WITHIN)
+    assert [message["data"] for message in hub.history()] == [1]
+
+
+def test_a_flush_waits_for_what_was_published_before_it_only(
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
+) -> None:
+    link = links(hub)
+    publisher = publishers(link.url, batch_messages=1, window=3600.0)
+    publisher.publish(TOPIC, 1)
+    publisher.flush(WITHIN)
+    link.faults += [STALL]
+    publisher.publish(TOPIC, 2)
+    link.until(lambda requests: len(requests) == 2)
+    flush = threading.Thread(target=publisher.flush, args=(WITHIN,))
+    flush.start()
+    link.release()
+    flush.join(WITHIN)
+    assert not flush.is_alive()
+    assert [message["data"] for message in hub.history()] == [1, 2]
+
+
+def test_a_close_that_takes_too_long_reports_everything_that_is_left(
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
+) -> None:
+    link = links(hub)
+    link.faults += [STALL]
+    publisher = publishers(link.url, batch_messages=2)
+    for number in range(5):
+        publisher.publish(TOPIC, number)
+    link.until(lambda requests: len(requests) == 1)
+    with pytest.raises(DeliveryError, match="5 undelivered") as raised:
+        publisher.close(0.05)
+    codes = [(int(report.message.data), report.problem.code) for report in publishers.undelivered]
+    # The two that are under way may arrive yet; the others never will.
+    assert codes == [(0, "outcome_unknown"), (1, "outcome_unknown"), (2, "closed"), (3, "closed"), (4, "closed")]
+    assert raised.value.first == tuple(publishers.undelivered)
+    assert publisher.stats.waiting == 0
+
+
+def test_an_error_in_the_context_is_not_hidden_by_what_could_not_be_delivered(hub: Hub, log: Log) -> None:
+    with pytest.raises(KeyError, match="mine"), Publisher(hub.url, "wrong") as publisher:
+        publisher.publish(TOPIC, 1)
+        raise KeyError("mine")
+    log.until("1 undelivered")
+    with pytest.raises(DeliveryError), Publisher(hub.url, "wrong") as publisher:
+        publisher.publish(TOPIC, 1)
+
+
+def test_a_callback_that_fails_keeps_nothing_from_being_delivered(hub: Hub, log: Log) -> None:
+    def fail(undelivered: Undelivered) -> None:
+        raise RuntimeError(undelivered.message.topic)
+
+    publisher = Publisher(hub.url, TOKEN, on_undelivered=fail)
+    publisher.publish("nope", 1)
+    publisher.publish(TOPIC, 2)
+    with pytest.raises(DeliveryError):
+        publisher.close()
+    log.until("a callback of the publisher failed")
+    assert [message["data"] for message in hub.history()] == [2]
+
+
+def test_a_callback_that_would_have_to_be_awaited_is_refused() -> None:
+    async def report(undelivered: Undelivered) -> None:
+        """Would never run."""
+
+    with pytest.raises(TypeError, match="report is a coroutine function"):
+        Publisher("http://localhost", TOKEN, on_undelivered=report)  # type: ignore[arg-type]
+
+
+def test_a_callback_can_publish_and_is_told_where_it_would_wait_for_itself(hub: Hub) -> None:
+    errors: list[Exception] = []
+
+    def again(undelivered: Undelivered) -> None:
+        publisher.publish(TOPIC, undelivered.message.data)
+        for call in (publisher.flush, publisher.close, lambda: publisher.broadcast("notice", 1)):
+            with pytest.raises(RuntimeError, match="would wait for itself") as raised:
+                call()
+            errors.append(raised.value)
+        # There is room for one, and the batch under way has it: waiting here would be waiting for itself.
+        with pytest.raises(QueueFull):
+            publisher.publish(TOPIC, 3)
+
+    publisher = Publisher(hub.url, TOKEN, Options(queue_messages=1), on_undelivered=again)
+    publisher.publish("nope", 1)
+    with pytest.raises(DeliveryError):
+        publisher.flush(WITHIN)
+    assert len(errors) == 3
+    publisher.close()
+    assert [message["data"] for message in hub.history()] == [1]
+
+
+def test_a_client_that_cannot_be_made_is_reported_and_hangs_nothing(publishers: Publishers, log: Log) -> None:
+    def broken() -> None:
+        raise OSError("no such certificate")
+
+    make = Publisher if publishers.kind == "sync" else Blocking
+    publisher = make("http://localhost", TOKEN, Options(), http=broken)  # type: ignore[arg-type]
+    log.until("the publisher for http://localhost failed")
+    with pytest.raises(PublisherClosed, match="no such certificate"):
+        publisher.publish(TOPIC, 1)
+    publisher.close()
+    if isinstance(publisher, Blocking):
+        publisher.end()
+
+
+def test_the_publisher_of_a_parent_process_says_so_in_a_fork(hub: Hub) -> None:
+    with Publisher(hub.url, TOKEN) as publisher:
+        publisher.publish(TOPIC, 1)
+        child = os.fork()
+        if child == 0:
+            try:
+                publisher.publish(TOPIC, 2)
+            except RuntimeError as error:
+                publisher.close()
+                os._exit(0 if "make one in each process" in str(error) else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert [message["data"] for message in hub.history()] == [1]
+
+
+FORGETFUL = """
+import sys
+from oddswire import Options, Publisher
+publisher = Publisher(sys.argv[1], sys.argv[2], Options(window=3600.0, close_timeout=float(sys.argv[3])))
+for number in range(10):
+    publisher.publish("odds_updates", number)
+"""
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=WITHIN, env=environment, check=False)
+
+
+def test_a_program_that_forgets_to_close_sends_what_is_left_when_it_ends(hub: Hub) -> None:
+    ended = run(FORGETFUL, hub.url, TOKEN, "15")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [message["data"] for message in hub.history()] == list(range(10))
+
+
+def test_a_program_that_forgets_to_close_says_what_it_could_not_send(hub: Hub) -> None:
+    hub.end(signal.SIGTERM)
+    began = time.monotonic()
+    ended = run(FORGETFUL, hub.url, TOKEN, "0.2")
+    assert time.monotonic() - began < WITHIN
+    assert "10 undelivered, the first to odds_updates: " in ended.stderr
+
+
+def test_a_publisher_shows_its_url_and_state_and_never_its_token(hub: Hub) -> None:
+    publisher = Publisher(hub.url, "s3cret-token")
+    shown = [repr(publisher)]
+    publisher.close()
+    shown.append(repr(publisher))
+    assert shown == [f"<Publisher {hub.url} open>", f"<Publisher {hub.url} closed>"]
+    held = [repr(vars(part)) for part in (publisher, publisher._delivery, publisher._courier)]
+    assert "s3cret-token" not in "".join(held)

@@ -1,0 +1,76 @@
+"""The FastAPI example under a real uvicorn: its SSE goes on as before, and oddswire has the same."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from fastapi_app import ScrapeProgress, app
+from hub import TOKEN, WITHIN, Hub
+
+PAGES = [{"8301/1x2/betpawa": {"home": 1.85}, "8301/1x2/other": {"home": 1.9}}, {"8302/1x2/betpawa": {"home": 2.5}}]
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[str]:
+    """The example on a port of its own, until its lifespan has ended."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(2 * WITHIN)
+        listener.close()
+    assert not thread.is_alive()
+
+
+def scrape(url: str) -> list[dict[str, object]]:
+    """Starts a scrape, and watches it over the SSE that was there before."""
+    with httpx.Client(base_url=url, trust_env=False, timeout=WITHIN) as client:
+        run = client.post("/scrapes", json=PAGES).raise_for_status().json()["scrape_run_id"]
+        with client.stream("GET", f"/scrapes/{run}/progress") as stream:
+            return [json.loads(line.removeprefix("data: ")) for line in stream.iter_lines() if line]
+
+
+def test_the_example_mirrors_progress_and_odds_and_its_sse_stays(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ODDSWIRE_URL", hub.url)
+    monkeypatch.setenv("ODDSWIRE_PUBLISH_TOKEN", TOKEN)
+    with serving() as url:
+        over_sse = scrape(url)
+    # The lifespan has ended, so everything was flushed.
+    assert [message["data"] for message in hub.history("scrape_progress")] == over_sse
+    assert [step["phase"] for step in over_sse] == ["starting", "discovery", "scraping", "scraping", "completed"]
+    assert hub.state() == {key: odds for page in PAGES for key, odds in page.items()}
+    assert {message["type"] for message in hub.history()} == {"odds_update"}
+
+
+def test_a_hub_that_is_away_does_not_harm_the_scrape_of_the_example(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.end()
+    monkeypatch.setenv("ODDSWIRE_URL", hub.url)
+    monkeypatch.setenv("ODDSWIRE_PUBLISH_TOKEN", TOKEN)
+    with serving() as url:
+        assert scrape(url)[-1]["phase"] == "completed"
+    assert "lost for oddswire: odds_updates/8301/1x2/betpawa: closed" in caplog.text
+
+
+def test_the_example_has_the_progress_that_clients_know() -> None:
+    described = Path(__file__).parents[4] / "shared" / "data" / "README.md"
+    if not described.exists():
+        pytest.skip("../shared/data is not there")
+    shape = next(line for line in described.read_text().splitlines() if line.startswith('`{"platform"'))
+    known = json.loads(shape.split("`")[1])
+    assert asdict(ScrapeProgress("starting", 0, 3)).keys() == known.keys()

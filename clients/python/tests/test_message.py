@@ -1,0 +1,156 @@
+"""What is refused at the line that published it, and what goes out byte for byte."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oddswire import Message, Options
+
+TOPIC = "odds_updates"
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(JSON, st.none() | st.just("8301/1x2/betpawa"), st.none() | st.just('ty"pe'))
+def test_a_message_is_one_json_object_and_as_long_as_it_says(data: object, key: str | None, type: str | None) -> None:
+    if data is None:
+        key = "a"
+    message = Message.of(TOPIC, data, key, type)
+    expected = {"topic": TOPIC, "key": key, "type": type, "data": data}
+    optional = {name: value for name, value in expected.items() if name in ("topic", "data") or value is not None}
+    assert json.loads(message.encoded) == optional
+    assert message.size == len(message.encoded) + 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "1.50",
+        "1E+05",
+        "12345678901234567890.10",
+        r'"\u0041\/\ud83d\ude00 é 😀"',
+        '{ "b" :1,"a":[ ],"b":2 }',
+        "[1,\r\n2]",
+    ]
+    + ["1" * 5000, " null "],
+)
+def test_bytes_go_out_as_they_are(data: str) -> None:
+    for given_as in (data.encode(), bytearray(data.encode()), memoryview(data.encode())):
+        message = Message.of(TOPIC, given_as, "a")
+        assert message.data == data.encode()
+        assert b'"data":' + data.encode() + b"}" in message.encoded
+
+
+def test_a_buffer_that_changes_later_changes_nothing() -> None:
+    data = bytearray(b"1")
+    message = Message.of(TOPIC, data, "a")
+    data[0] = ord("2")
+    assert message.data == b"1"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b'1},{"topic":"scrape_progress","data":2', "not one JSON value"),
+        (b"", "not one JSON value"),
+        (b"{'a':1}", "not one JSON value"),
+        (b"NaN", "NaN is not JSON"),
+        (b'{"a":-Infinity}', "-Infinity is not JSON"),
+        (b'"\xff"', "not UTF-8"),
+        (b"\xef\xbb\xbf1", "not one JSON value"),
+        ('"é"'.encode("utf-16"), "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (float("nan"), "Out of range float values are not JSON compliant"),
+        ([1, {"a": float("inf")}], "Out of range float values are not JSON compliant"),
+        ("\ud800", "half of a surrogate pair"),
+    ],
+)
+def test_data_that_is_no_json_is_refused(data: object, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Message.of(TOPIC, data, "a")
+
+
+def test_data_that_contains_itself_or_cannot_be_encoded_is_refused() -> None:
+    endless: list[object] = []
+    endless.append(endless)
+    with pytest.raises(ValueError, match="Circular"):
+        Message.of(TOPIC, endless)
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        Message.of(TOPIC, deep)
+    with pytest.raises(TypeError, match="datetime is not JSON serializable"):
+        Message.of(TOPIC, {"at": datetime.now(timezone.utc)})
+
+
+@pytest.mark.parametrize("topic", ["", "Odds", "odds/8301", "odds-updates", "a" * 65, "odds\n", "ö"])
+def test_what_can_be_no_topic_is_refused(topic: str) -> None:
+    with pytest.raises(ValueError, match=r"topic '.*' is not valid: a topic is 1 to 64 bytes of a-z, 0-9 and _"):
+        Message.of(topic, 1)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "/a", "a/", "a//b", "a\nb", "a\x00", "a\x85", "k" * 257, "é" * 128 + "k", "\ud800"]
+)
+def test_what_can_be_no_key_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="key .* is not valid: a key is 1 to 256 bytes"):
+        Message.of(TOPIC, 1, key)
+
+
+def test_keys_and_types_are_measured_in_bytes() -> None:
+    assert Message.of(TOPIC, 1, "é" * 128, "é" * 32).key == "é" * 128
+    for type in ("", "t" * 65, "é" * 32 + "t", "a\tb", "\x7f"):
+        with pytest.raises(ValueError, match="type .* is not valid"):
+            Message.of(TOPIC, 1, "a", type)
+
+
+def test_null_and_an_expiry_need_a_key() -> None:
+    moment = datetime(2999, 1, 1, tzinfo=timezone.utc)
+    for data in (None, b"null", b" null\n"):
+        with pytest.raises(ValueError, match="null without a key"):
+            Message.of(TOPIC, data)
+    with pytest.raises(ValueError, match="expires_at without a key"):
+        Message.of(TOPIC, 1, expires_at=moment)
+
+
+def test_an_expiry_goes_out_in_utc_and_one_without_a_time_zone_is_refused() -> None:
+    two_hours_east = timezone(timedelta(hours=2))
+    moment = datetime(2999, 2, 6, 21, 0, 0, 123456, two_hours_east)
+    message = json.loads(Message.of(TOPIC, 1, "a", expires_at=moment).encoded)
+    assert message["expires_at"] == "2999-02-06T19:00:00.123Z"
+    with pytest.raises(ValueError, match="has no time zone"):
+        Message.of(TOPIC, 1, "a", expires_at=datetime(2999, 1, 1))
+
+
+def test_an_error_shows_no_more_than_the_beginning_of_what_was_wrong() -> None:
+    with pytest.raises(ValueError, match="topic") as raised:
+        Message.of("X" * 100_000, 1)
+    assert len(str(raised.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"batch_messages": 0}, "batch_messages is 0: expected a whole number, 1 to "),
+        ({"batch_messages": 1.5}, "batch_messages is 1.5"),
+        ({"queue_bytes": True}, "queue_bytes is True"),
+        ({"window": -1}, "window is -1: expected 0 to 3600"),
+        ({"window": float("nan")}, "window is nan"),
+        ({"backoff": 0}, "backoff is 0"),
+        ({"on_full": "drop"}, "on_full is 'drop': expected 'block' or 'raise'"),
+        ({"retry_for": 291}, "together at most 300 s"),
+        ({"retry_for": "4m"}, "retry_for is '4m'"),
+    ],
+)
+def test_an_option_out_of_its_bounds_is_refused_by_name(changed: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Options(**changed)  # type: ignore[arg-type]

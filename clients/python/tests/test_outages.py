@@ -1,0 +1,212 @@
+"""Servers that end and come back, answers that get lost, pauses asked for: nothing is lost, nothing doubled."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from hub import WITHIN, Hub
+from kinds import AnyPublisher, Log, Publishers
+from link import LOSE_ANSWER, LOSE_REQUEST, STALL, Answer, Fault, Link
+from oddswire import DeliveryError
+
+TOPIC = "odds_updates"
+
+
+def numbers(hub: Hub) -> list[int]:
+    """The data of every message, in the order of the log."""
+    return [message["data"] for message in hub.history()]
+
+
+def publish_through(publisher: AnyPublisher, count: int, at: dict[int, Callable[[], None]]) -> None:
+    """Publishes keyless numbers, which the server never takes for unchanged, and does something at some of them."""
+    for number in range(count):
+        if number in at:
+            at[number]()
+        publisher.publish(TOPIC, number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_restart_in_the_middle_with_the_journal_loses_and_doubles_nothing(
+    durable: Hub, publishers: Publishers, log: Log, number: signal.Signals
+) -> None:
+    publisher = publishers(durable.url, batch_messages=7)
+
+    def restart() -> None:
+        log.until("messages for")
+        durable.end(number)
+        durable.start()
+
+    publish_through(publisher, 1200, {200: restart, 600: restart, 1000: restart})
+    publisher.flush(WITHIN)
+    assert numbers(durable) == list(range(1200))
+    assert publisher.stats.delivered == 1200
+    assert publishers.epochs == []
+
+
+def test_a_restart_in_the_middle_with_the_engine_memory_goes_on_with_what_was_not_confirmed(
+    hub: Hub, publishers: Publishers, log: Log
+) -> None:
+    publisher = publishers(hub.url, batch_messages=7, queue_messages=100)
+    writer = threading.Thread(target=publish_through, args=(publisher, 2000, {}))
+    writer.start()
+    log.until("taken", 50)
+    hub.end(signal.SIGKILL)
+    # A try that failed is the end of what the old process can have confirmed.
+    log.until("not taken")
+    confirmed = publisher.stats.delivered
+    hub.start()
+    writer.join(WITHIN)
+    publisher.flush(WITHIN)
+    assert 0 < confirmed < 2000
+    assert numbers(hub) == list(range(confirmed, 2000))
+    assert len(publishers.epochs) == 1
+    assert publishers.epochs[0][0] < publishers.epochs[0][1]
+
+
+def test_a_server_that_comes_late_gets_everything(hub: Hub, publishers: Publishers, log: Log) -> None:
+    hub.end()
+    publisher = publishers(hub.url)
+    publish_through(publisher, 100, {})
+    log.until("not_connected", 3)
+    hub.start()
+    publisher.flush(WITHIN)
+    assert numbers(hub) == list(range(100))
+
+
+def test_a_batch_whose_answer_was_lost_is_taken_once(
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
+) -> None:
+    link = links(hub)
+    link.faults += [LOSE_ANSWER, LOSE_ANSWER, LOSE_REQUEST]
+    publisher = publishers(link.url)
+    publisher.publish(TOPIC, 1)
+    publisher.publish(TOPIC, 2)
+    publisher.flush(WITHIN)
+    publisher.publish(TOPIC, 3)
+    publisher.flush(WITHIN)
+    assert numbers(hub) == [1, 2, 3]
+    first, *retries, other = link.requests
+    assert retries == [first] * 3, "the same bytes under the same key"
+    assert first.key
+    assert other.key not in (None, first.key)
+    assert publisher.stats.retries == 3
+
+
+def test_answers_lost_all_the_time_double_nothing_and_keep_the_order(
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
+) -> None:
+    link = links(hub)
+    faults: list[Fault] = [LOSE_ANSWER, LOSE_REQUEST, Answer(502), Answer(504)]
+    link.faults += [faults[number * 7 % 11 % 4] for number in range(60)]
+    publisher = publishers(link.url, batch_messages=3)
+    publish_through(publisher, 60, {})
+    publisher.flush(WITHIN)
+    assert numbers(hub) == list(range(60))
+
+
+def test_a_server_that_does_not_answer_is_given_up_at_the_timeout_and_asked_again(
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers, log: Log
+) -> None:
+    link = links(hub)
+    link.faults += [STALL]
+    publisher = publishers(link.url, request_timeout=0.05)
+    publisher.publish(TOPIC, 1)
+    publisher.flush(WITHIN)
+    assert numbers(hub) == [1]
+    log.until("no answer within request_timeout (0.05 s)")
+
+
+def test_the_pause_that_a_429_asks_for_is_kept(hubs: Callable[..., Hub], publishers: Publishers, log: Log) -> None:
+    hub = hubs(publishes_per_second="1")
+    publisher = publishers(hub.url, batch_messages=1)
+    began = time.monotonic()
+    publish_through(publisher, 4, {})
+    publisher.flush(WITHIN)
+    # A burst of two is free; the server asks for a second before each further one.
+    assert time.monotonic() - began >= 1.0
+    assert numbers(hub) == [0, 1, 2, 3]
+    log.until("429 too_many_publishes")
+    assert publisher.stats.retries <= 4, "nobody knocks before the time"
+
+
+def test_a_503_that_says_when_is_obeyed_and_then_taken_once(
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
+) -> None:
+    link = links(hub)
+    link.faults += [Answer(503, headers=(("Retry-After", "1"),))]
+    publisher = publishers(link.url)
+    began = time.monotonic()
+    publisher.publish(TOPIC, 1)
+    publisher.flush(WITHIN)
+    assert time.monotonic() - began >= 1.0
+    assert numbers(hub) == [1]
+    assert len(link.requests) == 2
+
+
+def test_a_full_disk_is_waited_for_however_long_because_nothing_was_taken(
+    durable: Hub, publishers: Publishers, log: Log
+) -> None:
+    assert durable.process is not None
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.prlimit(durable.process.pid, resource.RLIMIT_FSIZE, (4096, most))
+    # Far shorter than the outage: a batch that was certainly not taken is not given up.
+    publisher = publishers(durable.url, retry_for=0.0, retry_after_max=0.02)
+    for number in range(40):
+        publisher.publish(TOPIC, [number, "x" * 50_000])
+    log.until("503 engine_unavailable: nothing was taken", 2)
+    resource.prlimit(durable.process.pid, resource.RLIMIT_FSIZE, (most, most))
+    publisher.flush(WITHIN)
+    assert [message["data"][0] for message in durable.history()] == list(range(40))
+    assert publishers.undelivered == []
+
+
+def test_what_was_sent_and_never_answered_is_given_up_in_time_and_reported_as_unknown(
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
+) -> None:
+    link = links(hub)
+    link.faults += [LOSE_REQUEST] * 10_000
+    publisher = publishers(link.url, retry_for=0.1)
+    publisher.publish(TOPIC, 1, key="a")
+    with pytest.raises(DeliveryError) as raised:
+        publisher.flush(WITHIN)
+    assert raised.value.count == 1
+    [undelivered] = publishers.undelivered
+    assert (undelivered.problem.code, undelivered.message.key) == ("outcome_unknown", "a")
+    assert "retry_for (0.1 s)" in undelivered.problem.detail
+    link.faults.clear()
+    publisher.publish(TOPIC, 2, key="a")
+    publisher.flush(WITHIN)
+    assert hub.state() == {"a": 2}
+
+
+def test_a_proxy_that_has_lost_sight_of_the_server_is_waited_for(
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
+) -> None:
+    link = links(hub)
+    link.faults += [Answer(404), Answer(502), Answer(503), Answer(504), Answer(500), Answer(408), Answer(425)]
+    publisher = publishers(link.url)
+    publisher.publish(TOPIC, 1)
+    publisher.flush(WITHIN)
+    assert numbers(hub) == [1]
+    assert len({request.key for request in link.requests}) == 1
+
+
+def test_a_message_with_the_server_away_is_in_the_log_without_its_data_and_the_token(
+    hub: Hub, publishers: Publishers, log: Log
+) -> None:
+    hub.end()
+    publisher = publishers(hub.url, token="s3cret-token")
+    publisher.publish(TOPIC, {"home": "confidential"}, key="a")
+    log.until("not_connected")
+    with pytest.raises(DeliveryError):
+        publisher.close(0.0)
+    text = "\n".join([*log.lines, repr(publisher)])
+    assert hub.url in text
+    assert "s3cret-token" not in text
+    assert "confidential" not in text

@@ -1,0 +1,51 @@
+// The connection at a glance, for the eye, the tab's title and the screen reader.
+
+import { byId, setText } from "./elements.js";
+import { duration } from "./format.js";
+
+const TRANSPORTS = { websocket: "WebSocket", sse: "SSE" };
+
+export class Header {
+  #status = { state: "connecting", transport: null, attempt: 0 };
+  #retryAt = 0;
+
+  status(status) {
+    this.#status = status;
+    this.#retryAt = performance.now() + (status.retryInMs ?? 0);
+    byId("status").dataset.state = status.state;
+    this.tick();
+  }
+
+  /** The server refused: there is no connection to speak of. */
+  refused(text) {
+    byId("status").dataset.state = "closed";
+    this.#show(text);
+    this.#status = { state: "refused" };
+  }
+
+  position(position) {
+    setText(byId("position"), position ?? "");
+  }
+
+  /** Counts down to the next attempt. */
+  tick() {
+    const { state, transport, attempt } = this.#status;
+    if (state === "connecting") this.#show(attempt > 1 ? "Connecting again…" : "Connecting…");
+    else if (state === "catching-up") this.#show("Catching up…");
+    else if (state === "live") this.#show("Live", TRANSPORTS[transport] ?? "");
+    else if (state === "waiting") this.#show(this.#countdown());
+    else if (state === "closed") this.#show("Closed");
+  }
+
+  #countdown() {
+    const left = this.#retryAt - performance.now();
+    return left < 1000 ? "Away · trying again" : `Away · again in ${duration(Math.round(left / 1000) * 1000)}`;
+  }
+
+  #show(text, detail = "") {
+    setText(byId("status-text"), text);
+    setText(byId("status-detail"), detail);
+    const title = `${text} – oddswire`;
+    if (document.title !== title) document.title = title;
+  }
+}

@@ -1,0 +1,105 @@
+// What became of the connection, newest first: each time it is lost, resumed, and what its catch-up brings or lacks.
+
+import { byId, make, setText } from "./elements.js";
+import { clip, clock, count, counted, duration } from "./format.js";
+
+const MAX_ENTRIES = 60;
+
+export class Timeline {
+  #list = byId("timeline");
+  #entries = [];
+  #isDrawn = true;
+  #told = null;
+  #last = "";
+
+  /** `announce(text)` tells those who do not see it; `position()` is where the client stands. */
+  constructor(announce, position) {
+    this.announce = announce;
+    this.position = position;
+  }
+
+  status({ state, transport, attempt, retryInMs, code, reason }) {
+    if (state === "waiting" || state === "closed") this.#told = null;
+    const why = [code, reason].filter(part => part !== undefined && part !== "").join(" ");
+    if (state === "waiting") {
+      this.#add("lost", `Not connected${why && `: ${why}`}. Again in ${duration(retryInMs ?? 0)}.`, `attempt ${attempt}`);
+      if (this.#last !== "waiting") this.announce("The connection is lost.");
+    } else if (state === "closed") {
+      this.#add("lost", `Closed${why && `: ${why}`}.`);
+      this.announce("The connection is closed.");
+    } else if (state === "live" && this.#last !== "live") {
+      this.#isLive(transport);
+    } else if (state === "connecting" && this.position() !== null) {
+      this.#add("note", "Resuming", `after ${this.position()}`);
+    }
+    this.#last = state;
+  }
+
+  /** The end of a catch-up is told behind it. */
+  #isLive(transport) {
+    if (this.#told !== null) {
+      this.#told.transport = transport;
+      return;
+    }
+    this.#add("live", `Live over ${transport === "sse" ? "SSE" : "WebSocket"}`);
+    this.announce("The connection is live.");
+  }
+
+  /** A catch-up begins, or goes on; `received` is how many messages have come before. */
+  catchUp({ data }, received) {
+    this.#told ??= { received, transport: undefined };
+    for (const [name, { mode, skipped }] of Object.entries(data.topics)) {
+      this.#add(mode === "gap" ? "gap" : "note", `${clip(name, 80)}: ${SAYS[mode] ?? mode}`, skippedText(skipped));
+    }
+  }
+
+  caughtUp({ data }, received) {
+    const came = received - (this.#told?.received ?? received);
+    this.#add("note", `Caught up with ${counted(came, "message")}`, data.position);
+    const transport = this.#told?.transport;
+    this.#told = null;
+    if (transport !== undefined) this.#isLive(transport);
+  }
+
+  error({ data }) {
+    this.#add("gap", `The server says: ${clip(data.detail, 300)}`, data.code);
+  }
+
+  refused(error) {
+    this.#add("lost", `Refused: ${clip(error.message, 300)}`, `${error.status} ${error.code}`);
+  }
+
+  #add(kind, text, detail = "") {
+    const newest = this.#entries[0];
+    if (newest?.text === text && newest.detail === detail) return;
+    this.#entries.unshift({ kind, text, detail, at: new Date() });
+    this.#entries.length = Math.min(this.#entries.length, MAX_ENTRIES);
+    this.#isDrawn = false;
+  }
+
+  /** Shows what is new. To be called once for each frame at most. */
+  draw() {
+    if (this.#isDrawn) return;
+    this.#isDrawn = true;
+    setText(byId("timeline-newest"), this.#entries[0].text);
+    this.#list.replaceChildren(
+      ...this.#entries.map(({ kind, text, detail, at }) => {
+        const when = make("time", "", clock(at));
+        when.dateTime = at.toISOString();
+        return make("li", kind, when, make("p", "", text, ...(detail ? [make("small", "", detail)] : [])));
+      }),
+    );
+  }
+}
+
+const SAYS = {
+  replayed: "every message is replayed",
+  conflated: "the newest of each key that changed",
+  snapshot: "the whole state",
+  gap: "a gap, messages are lost",
+};
+
+function skippedText(skipped) {
+  if (skipped === 0) return "";
+  return skipped === null ? "an unknown number skipped" : `${count(skipped)} skipped`;
+}

@@ -1,0 +1,89 @@
+// The topics that the server has, with who listens to them and what came of each.
+
+import { byId, make, setText } from "./elements.js";
+import { count, counted } from "./format.js";
+
+export class Topics {
+  #list = byId("topics");
+  #cards = new Map();
+  #onToggle;
+
+  /** `onToggle(name)` is for the switch of a topic. */
+  constructor(onToggle) {
+    this.#onToggle = onToggle;
+  }
+
+  get names() {
+    return [...this.#cards.keys()];
+  }
+
+  /** Shows what the server says about them. */
+  list({ connections, topics }) {
+    setText(byId("connections"), counted(connections, "connection"));
+    const listed = new Set(topics.map(topic => topic.name));
+    for (const [name, card] of this.#cards) {
+      if (listed.has(name)) continue;
+      card.element.remove();
+      this.#cards.delete(name);
+    }
+    for (const topic of topics) {
+      let card = this.#cards.get(topic.name);
+      if (card === undefined) {
+        card = new Card(topic.name, this.#onToggle);
+        this.#cards.set(topic.name, card);
+        this.#list.append(card.element);
+      }
+      card.list(topic);
+    }
+  }
+
+  /** Shows which of them are subscribed to, as a whole or in part. */
+  subscribed(names) {
+    for (const card of this.#cards.values()) card.subscribed(names);
+  }
+
+  /** Shows how many messages came, and how many in the last second. */
+  count(counts, rates) {
+    for (const [name, card] of this.#cards) card.count(counts.get(name) ?? 0, rates.get(name) ?? 0);
+  }
+}
+
+class Card {
+  #switch = make("input", "");
+  #fields = new Map();
+  #part = make("span", "part");
+
+  constructor(name, onToggle) {
+    this.name = name;
+    this.#switch.type = "checkbox";
+    this.#switch.addEventListener("change", () => onToggle(name));
+    const facts = make("dl", "facts");
+    for (const field of ["subscribers", "keys", "in history", "received"]) {
+      const value = make("dd", "", "0");
+      this.#fields.set(field, value);
+      facts.append(make("div", "", make("dt", "", field), value));
+    }
+    this.element = make("li", "", make("label", "", this.#switch, make("b", "", name), this.#part), facts);
+  }
+
+  list({ subscribers, keys, history }) {
+    this.#set("subscribers", count(subscribers));
+    this.#set("keys", count(keys));
+    this.#set("in history", count(history));
+  }
+
+  subscribed(names) {
+    const isWhole = names.includes(this.name);
+    const parts = names.filter(name => name.startsWith(`${this.name}/`)).length;
+    this.#switch.checked = isWhole || parts > 0;
+    setText(this.#part, !isWhole && parts > 0 ? "in part" : "");
+  }
+
+  count(received, rate) {
+    this.#set("received", rate > 0 ? `${count(received)} (${count(rate)}/s)` : count(received));
+  }
+
+  #set(field, text) {
+    setText(this.#fields.get(field), text);
+  }
+}

@@ -1,0 +1,75 @@
+//! `GET /api/docs/…`: what this server speaks, for programs that read such things, and a page that links it.
+
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, StatusCode};
+use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
+use warp::path::FullPath;
+use warp::reply::{Reply as _, Response};
+use warp::{Filter, Rejection};
+
+use super::access::{Incoming, incoming};
+use super::get;
+
+/// The page's links are relative, so that it also works under a prefix that a proxy takes away. `{base}` is where they
+/// begin: nothing where the page's own path ends with a slash.
+const PAGE: &str = "<!doctype html>
+<html lang=\"en\">
+<meta charset=\"utf-8\">
+<meta name=\"viewport\" content=\"width=device-width\">
+<meta name=\"color-scheme\" content=\"light dark\">
+<title>oddswire: API</title>
+<h1>oddswire: API</h1>
+<ul>
+<li><a href=\"{base}openapi.yaml\">openapi.yaml</a>: the HTTP endpoints (OpenAPI 3.1)
+<li><a href=\"{base}asyncapi.yaml\">asyncapi.yaml</a>: what is said over WebSocket and server-sent events (AsyncAPI 3)
+</ul>
+";
+
+/// RFC 9512.
+const YAML: &str = "application/yaml";
+const HTML: &str = "text/html; charset=utf-8";
+
+pub(super) fn routes() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    let document = |content: &'static str| move |incoming: Incoming| respond(&incoming, YAML, content.to_owned());
+    let page = |path: FullPath, incoming: Incoming| {
+        let base = if path.as_str().ends_with('/') { "" } else { "docs/" };
+        respond(&incoming, HTML, PAGE.replace("{base}", base))
+    };
+    let openapi = warp::path!("api" / "docs" / "openapi.yaml").and(get()).and(incoming());
+    let asyncapi = warp::path!("api" / "docs" / "asyncapi.yaml").and(get()).and(incoming());
+    let index = warp::path!("api" / "docs").and(get()).and(warp::path::full()).and(incoming());
+    openapi
+        .map(document(include_str!("../../docs/api/openapi.yaml")))
+        .or(asyncapi.map(document(include_str!("../../docs/api/asyncapi.yaml"))))
+        .unify()
+        .or(index.map(page))
+        .unify()
+}
+
+fn respond(incoming: &Incoming, content_type: &'static str, content: String) -> Response {
+    let etag = etag_of(&content);
+    let mut response = if incoming.holds(&etag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let mut response = Response::new(content.into());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        response
+    };
+    let headers = response.headers_mut();
+    headers.insert(ETAG, HeaderValue::from_str(&etag).expect("hexadecimal digits and quotes are a valid header value"));
+    // Asked again each time: a new version of the program has new documents at once.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The same on every node that runs the same program.
+pub(super) fn etag_of(content: &str) -> String {
+    let mut etag = String::from("\"");
+    for byte in &Sha256::digest(content)[..8] {
+        write!(etag, "{byte:02x}").expect("writing to memory does not fail");
+    }
+    etag + "\""
+}

@@ -1,0 +1,270 @@
+//! The examples of README.md and docs/: each is run as it stands, with the real program, and has to print what the page
+//! shows. Without that they would be wrong sooner or later.
+//!
+//! A block `console` has commands behind `$`, and what they print. A block `python run` or `js run` is run in Python or
+//! in a page of the server; a block `text` right behind it is what it prints. Addresses, positions, times and names of
+//! connections may differ. A line `…` stands for all that follows, `…` at the end of a line for the rest of it. The
+//! server's settings, where a page needs other ones, stand in comments: `<!-- server: ODDSWIRE_…=… -->`.
+
+use std::path::Path;
+use std::process::{Command as StdCommand, Stdio};
+use std::sync::LazyLock;
+
+use regex::Regex;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::harness::markdown::{Block, Page, root};
+use crate::harness::program::{Directory, is_installed};
+use crate::harness::within;
+use crate::process::Process;
+
+/// The token of `make run`, which the pages use.
+const TOKEN: &str = "dev-token";
+
+/// A page's server, and a folder for its commands.
+struct Reader {
+    server: Process,
+    folder: Directory,
+}
+
+impl Reader {
+    async fn of(page: &Page) -> Self {
+        let settings = page.remarks("server");
+        let settings = settings.iter().map(|setting| setting.split_once('=').expect("a name and a value"));
+        let common = [("ODDSWIRE_PUBLISH_TOKEN", TOKEN), ("ODDSWIRE_ENGINE", "memory")];
+        let server = Process::serve(&common.into_iter().chain(settings).collect::<Vec<_>>()).await;
+        Self { server, folder: Directory::new() }
+    }
+
+    /// The text with the server's addresses in place of the usual ones.
+    fn placed(&self, text: &str) -> String {
+        let (public, admin) = (self.server.address.to_string(), self.server.admin.to_string());
+        text.replace("localhost:8000", &public).replace("localhost:9100", &admin)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let programs = Path::new(env!("CARGO_BIN_EXE_oddswire")).parent().unwrap().display();
+        command.env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap())).env("NO_PROXY", "*");
+        command.current_dir(&self.folder.0).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs each command of a block.
+    async fn console(&self, block: &Block) {
+        for (command, expected) in commands(block) {
+            if let Some(target) = command.strip_prefix("make ") {
+                is_target(target);
+                continue;
+            }
+            let programs = ["curl", "websocat"].into_iter().filter(|name| command.contains(name));
+            if !programs.into_iter().all(|name| is_installed(name, StdCommand::new(name).arg("--version"))) {
+                continue;
+            }
+            let mut shell = self.command("bash");
+            shell.args(["-o", "pipefail", "-c", &self.placed(&command)]);
+            let goes_on = ["websocat", "curl -sN", "oddswire tail"].iter().any(|name| command.contains(name));
+            let running = Running::start(shell, "").await;
+            running.prints(&self.placed(&expected), goes_on).await;
+        }
+    }
+
+    async fn python(&self, block: &Block, expected: Option<&str>) {
+        let python = std::env::var("TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        let mut probe = StdCommand::new(&python);
+        probe.args(["-c", "import websockets"]);
+        if !has(&mut probe, "the Python package websockets") {
+            return;
+        }
+        let mut command = self.command(&python);
+        command.args(["-u", "-c", &self.placed(&block.text)]);
+        Running::start(command, "").await.prints(&self.placed(expected.unwrap_or("…")), true).await;
+    }
+
+    async fn page(&self, block: &Block, expected: Option<&str>) {
+        let chromium = std::env::var("TEST_CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned());
+        let modules = std::env::var("TEST_NODE_MODULES").unwrap_or_default();
+        let mut probe = StdCommand::new("node");
+        probe.args(["-e", "require.resolve('playwright-core')"]).env("NODE_PATH", &modules);
+        if !has(&mut probe, "playwright-core") || !has(StdCommand::new(&chromium).arg("--version"), "chromium") {
+            return;
+        }
+        let mut command = self.command("node");
+        let script = root().join("tests/clients/page.mjs");
+        command.arg(script).args([&chromium, &self.placed("http://localhost:8000/api/topics")]);
+        let running = Running::start(command.env("NODE_PATH", modules), &self.placed(&block.text)).await;
+        running.prints(&self.placed(expected.unwrap_or("…")), true).await;
+    }
+}
+
+/// Whether something is there, by a command that succeeds then. If not, that is said, past the capture of test output.
+fn has(probe: &mut StdCommand, what: &str) -> bool {
+    let status = probe.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let there = status.is_ok_and(|status| status.success());
+    assert!(there || std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{what} is missing, and CI needs it");
+    if !there {
+        use std::io::Write as _;
+        std::io::stderr().write_all(format!("skipped: {what} is not installed\n").as_bytes()).unwrap();
+    }
+    there
+}
+
+/// The commands of a block, and what each prints.
+fn commands(block: &Block) -> Vec<(String, String)> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    let mut goes_on = false;
+    for line in block.text.lines() {
+        match (line.strip_prefix("$ "), found.last_mut()) {
+            (Some(command), _) => found.push((command.to_owned(), String::new())),
+            (None, Some((command, _))) if goes_on => *command = format!("{command}\n{line}"),
+            (None, Some((_, output))) => *output += &format!("{line}\n"),
+            (None, None) => panic!("line {}: output before a command", block.line),
+        }
+        goes_on = line.ends_with('\\');
+    }
+    found
+}
+
+/// `make` itself is not run: it would build, or serve on a fixed port. Its target has to be there.
+fn is_target(words: &str) {
+    let target = words.split_whitespace().next().unwrap();
+    let makefile = std::fs::read_to_string(root().join("Makefile")).unwrap();
+    assert!(makefile.lines().any(|line| line.starts_with(&format!("{target}:"))), "make has no target {target}");
+}
+
+/// A program that runs, and what it prints.
+struct Running {
+    shown: String,
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    async fn start(mut command: impl std::borrow::BorrowMut<Command>, input: &str) -> Self {
+        let command = command.borrow_mut();
+        let shown = format!("{:?}", command.as_std());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
+        if !input.is_empty() {
+            let mut stdin = child.stdin.take().unwrap();
+            within(stdin.write_all(input.as_bytes())).await.expect("the program reads");
+        }
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { shown, child, lines }
+    }
+
+    /// Waits for what it has to print; where it does not go on after that, for its end.
+    async fn prints(mut self, expected: &str, goes_on: bool) {
+        for expected in expected.lines() {
+            let Some(line) = within(self.lines.next_line()).await.expect("it prints text") else {
+                let errors = self.errors().await;
+                panic!("{} ended in place of printing\n{expected}\n{errors}", self.shown);
+            };
+            if expected == "…" {
+                return;
+            }
+            let (is, expected) = (comparable(&line), comparable(expected));
+            let same = match expected.strip_suffix('…') {
+                Some(begin) => is.starts_with(begin),
+                None => is == expected,
+            };
+            assert!(same, "{} printed\n{is}\nin place of\n{expected}", self.shown);
+        }
+        if !goes_on {
+            drop(self.child.stdin.take());
+            let more = within(self.lines.next_line()).await.expect("it prints text");
+            assert_eq!(more, None, "{} printed more than is shown", self.shown);
+            let status = within(self.child.wait()).await.expect("it ends");
+            let errors = self.errors().await;
+            assert!(status.success(), "{}: {status}\n{errors}", self.shown);
+        }
+    }
+
+    async fn errors(&mut self) -> String {
+        let mut text = String::new();
+        let mut stderr = self.child.stderr.take().expect("it is piped");
+        within(stderr.read_to_string(&mut text)).await.expect("it prints text");
+        text
+    }
+}
+
+/// A line without what differs from run to run. Offsets stay: they count what the page's commands have published.
+fn comparable(line: &str) -> String {
+    static VARIES: LazyLock<[(Regex, &str); 5]> = LazyLock::new(|| {
+        [
+            (r"[0-9]{13}-", "EPOCH-"),
+            (r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z", "TIME"),
+            (r"c[0-9a-f]{16}\b", "CONNECTION"),
+            (r"^retry: [0-9]+$", "retry: SOME"),
+            (r"(?i)^date: .*$", "date: NOW"),
+        ]
+        .map(|(pattern, with)| (Regex::new(pattern).unwrap(), with))
+    });
+    let line = line.trim_end();
+    VARIES.iter().fold(line.to_owned(), |line, (varies, with)| varies.replace_all(&line, *with).into_owned())
+}
+
+async fn run(name: &str) {
+    let page = Page::read(name);
+    let reader = Reader::of(&page).await;
+    let blocks = page.blocks();
+    let mut ran = 0;
+    for (at, block) in blocks.iter().enumerate() {
+        let expected = blocks.get(at + 1).filter(|next| next.info == "text").map(|next| next.text.as_str());
+        eprintln!("{name}:{}: {}", block.line, block.info);
+        match block.info.as_str() {
+            "console" => reader.console(block).await,
+            "python run" => reader.python(block, expected).await,
+            "js run" => reader.page(block, expected).await,
+            _ => continue,
+        }
+        ran += 1;
+    }
+    assert!(ran > 0, "{name} has no example");
+}
+
+#[tokio::test]
+async fn the_examples_of_the_readme_do_what_it_shows() {
+    let shown_only: Vec<_> = Page::read("README.md").blocks();
+    for block in shown_only {
+        let is_run = ["console", "python run", "js run", "text"].contains(&block.info.as_str());
+        assert!(is_run, "README.md:{}: a block '{}' is not run", block.line, block.info);
+    }
+    run("README.md").await;
+}
+
+#[tokio::test]
+async fn the_examples_of_the_quickstart_do_what_it_shows() {
+    run("docs/quickstart.md").await;
+}
+
+#[tokio::test]
+async fn the_examples_of_the_publishers_page_do_what_it_shows() {
+    run("docs/publishing.md").await;
+}
+
+#[tokio::test]
+async fn the_examples_of_the_protocol_page_do_what_it_shows() {
+    run("docs/protocol.md").await;
+}
+
+#[tokio::test]
+async fn the_examples_of_the_security_page_do_what_it_shows() {
+    run("docs/security.md").await;
+}
+
+#[tokio::test]
+async fn the_examples_of_the_operators_page_do_what_it_shows() {
+    run("docs/operations.md").await;
+}
+
+#[test]
+fn every_page_with_examples_is_run() {
+    let run = include_str!("examples.rs");
+    for page in Page::all() {
+        let has_examples = page.blocks().iter().any(|block| block.info == "console" || block.info.ends_with(" run"));
+        let is_run = run.contains(&format!("run(\"{}\")", page.name));
+        assert!(!has_examples || is_run, "{} has examples that no test runs", page.name);
+    }
+}

@@ -1,0 +1,239 @@
+//! The two documents of `docs/api`, and whether what a server says is as they say. The harness asks for every response
+//! and every message that any test gets, so a change that they don't know of fails some test.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use jsonschema::{Draft, Validator};
+use serde_json::{Value, json};
+
+/// Headers that a client acts on: one that a response has is one that its description has.
+const MEANT_FOR_CLIENTS: [&str; 9] = [
+    "allow",
+    "cache-control",
+    "connection",
+    "etag",
+    "retry-after",
+    "sec-websocket-version",
+    "upgrade",
+    "www-authenticate",
+    "x-accel-buffering",
+];
+
+/// `docs/api/openapi.yaml`: the HTTP endpoints.
+pub fn openapi() -> &'static Document {
+    static DOCUMENT: OnceLock<Document> = OnceLock::new();
+    DOCUMENT.get_or_init(|| Document::read(include_str!("../../docs/api/openapi.yaml"), Draft::Draft202012))
+}
+
+/// `docs/api/asyncapi.yaml`: what is said over WebSocket and SSE.
+pub fn asyncapi() -> &'static Document {
+    static DOCUMENT: OnceLock<Document> = OnceLock::new();
+    DOCUMENT.get_or_init(|| Document::read(include_str!("../../docs/api/asyncapi.yaml"), Draft::Draft7))
+}
+
+pub struct Document {
+    pub root: Value,
+    draft: Draft,
+    /// By the pointer of their schema: compiling one takes longer than all that a usual test asks of it.
+    validators: Mutex<HashMap<String, Arc<Validator>>>,
+}
+
+/// A place in a document, and what stands there.
+#[derive(Clone)]
+pub struct Place {
+    pub pointer: String,
+    pub value: &'static Value,
+}
+
+impl Document {
+    fn read(text: &str, draft: Draft) -> Self {
+        let root = serde_saphyr::from_str(text).expect("the document is YAML");
+        Self { root, draft, validators: Mutex::default() }
+    }
+
+    /// What a pointer (RFC 6901) leads to, past references on the way; `None` where there is nothing.
+    pub fn find(&'static self, names: &[&str]) -> Option<Place> {
+        self.find_in(&Place { pointer: String::new(), value: &self.root }, names)
+    }
+
+    /// The same, from another place than the document's root.
+    pub fn find_in(&'static self, place: &Place, names: &[&str]) -> Option<Place> {
+        names.iter().try_fold(place.clone(), |place, name| Some(self.resolve(place.child(name)?)))
+    }
+
+    /// The same, where the document has to have it.
+    pub fn at(&'static self, names: &[&str]) -> Place {
+        self.find(names).unwrap_or_else(|| panic!("the document has no {names:?}"))
+    }
+
+    fn resolve(&'static self, mut place: Place) -> Place {
+        while let Some(reference) = place.value.get("$ref").and_then(Value::as_str) {
+            let pointer = reference.strip_prefix('#').expect("references stay within the document").to_owned();
+            let value = self.root.pointer(&pointer).unwrap_or_else(|| panic!("nothing is at {reference}"));
+            place = Place { pointer, value };
+        }
+        place
+    }
+
+    /// The children of a place by their names, past references.
+    pub fn children(&'static self, place: &Place) -> Vec<(&'static str, Place)> {
+        let Some(children) = place.value.as_object() else { return Vec::new() };
+        let named = |name: &'static String| (name.as_str(), self.resolve(place.child(name).expect("it is its child")));
+        children.keys().map(named).collect()
+    }
+
+    /// The entries of a list, past references.
+    pub fn entries(&'static self, place: &Place) -> Vec<Place> {
+        let count = place.value.as_array().map_or(0, Vec::len);
+        let entry = |at: usize| Place { pointer: format!("{}/{at}", place.pointer), value: &place.value[at] };
+        (0..count).map(|at| self.resolve(entry(at))).collect()
+    }
+
+    /// Whether a value fits a schema; if not, why.
+    pub fn check(&self, schema: &Place, value: &Value) -> Result<(), String> {
+        let mut validators = self.validators.lock().unwrap();
+        let validator = validators.entry(schema.pointer.clone()).or_insert_with(|| {
+            let mut whole = self.root.clone();
+            whole["$ref"] = json!(format!("#{}", schema.pointer));
+            let built = jsonschema::options().with_draft(self.draft).build(&whole);
+            Arc::new(built.unwrap_or_else(|error| panic!("{} is no schema: {error}", schema.pointer)))
+        });
+        let validator = Arc::clone(validator);
+        drop(validators);
+        validator
+            .validate(value)
+            .map_err(|error| format!("{error} at '{}', which is not as {} says", error.instance_path(), schema.pointer))
+    }
+}
+
+impl Place {
+    /// What stands under a name, be it a reference.
+    pub fn child(&self, name: &str) -> Option<Self> {
+        let value = self.value.get(name)?;
+        let escaped = name.replace('~', "~0").replace('/', "~1").replace('{', "%7B").replace('}', "%7D");
+        Some(Self { pointer: format!("{}/{escaped}", self.pointer), value })
+    }
+}
+
+/// The schema of a message of the server, by its type.
+pub fn schema_of(message: &Value) -> &'static str {
+    match message["type"].as_str() {
+        Some("connection_ack") => "ConnectionAck",
+        Some("subscription_update") => "SubscriptionUpdate",
+        Some("catch_up") => "CatchUpMessage",
+        Some("caught_up") => "CaughtUpMessage",
+        Some("error") => "ErrorMessage",
+        Some("pong") => "Pong",
+        Some("auth_ack") => "AuthAck",
+        Some("reconnect") => "ReconnectMessage",
+        _ if message.get("topic").is_some() => "TopicMessage",
+        _ => "BroadcastMessage",
+    }
+}
+
+/// Fails the test where a message of the server is not as its schema says.
+pub fn message(message: &Value) {
+    let schema = asyncapi().at(&["components", "schemas", schema_of(message)]);
+    if let Err(why) = asyncapi().check(&schema, message) {
+        panic!("docs/api/asyncapi.yaml does not know this message: {why}: {message}");
+    }
+}
+
+/// A response, as far as the document describes it.
+#[derive(Debug)]
+pub struct Response<'a> {
+    pub method: &'a str,
+    /// The query may follow; it does not count.
+    pub path: &'a str,
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    /// The JSON body, or null; `None` where it was not read.
+    pub body: Option<&'a Value>,
+}
+
+impl Response<'_> {
+    /// Fails the test where the response is not as the document says.
+    pub fn check(&self) {
+        if let Err(why) = self.fits() {
+            panic!("docs/api/openapi.yaml does not know this response: {why}: {self:?}");
+        }
+    }
+
+    fn fits(&self) -> Result<(), String> {
+        // What holds at every path stands in the document's description.
+        let is_preflight = self.method == "OPTIONS" && self.status == 204;
+        let is_nowhere = self.status == 404 && self.body.is_some_and(|body| body["error"]["code"] == "not_found");
+        if is_preflight || is_nowhere || self.status == 431 {
+            return Ok(());
+        }
+        let item = self.item().ok_or("there is no such path")?;
+        let method = if self.method == "HEAD" { "get".to_owned() } else { self.method.to_lowercase() };
+        // A method that is not possible is refused as those that are possible say.
+        let operations = openapi().children(&item);
+        let operation = operations
+            .iter()
+            .find(|(name, _)| *name == method)
+            .or_else(|| operations.iter().find(|(name, _)| self.status == 405 && matches!(*name, "get" | "post")));
+        let (_, operation) = operation.ok_or("there is no such method")?;
+        let response = operation.child("responses").and_then(|responses| responses.child(&self.status.to_string()));
+        let response = openapi().resolve(response.ok_or("there is no such status")?);
+        self.check_headers(&response)?;
+        self.check_body(&response)
+    }
+
+    /// The path item, by its path or by its template.
+    fn item(&self) -> Option<Place> {
+        let path = self.path.split('?').next().unwrap_or_default();
+        let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
+        let is_match = |template: &str| {
+            let (mut given, mut wanted) = (path.split('/'), template.split('/'));
+            given.by_ref().zip(wanted.by_ref()).all(|(given, wanted)| wanted.starts_with('{') || given == wanted)
+                && path.split('/').count() == template.split('/').count()
+        };
+        let mut items = openapi().children(&openapi().at(&["paths"]));
+        // What is written out counts before a template.
+        items.sort_by_key(|(template, _)| template.contains('{'));
+        items.into_iter().find(|(template, _)| is_match(template)).map(|(_, item)| item)
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(given, _)| given.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    }
+
+    fn check_headers(&self, response: &Place) -> Result<(), String> {
+        let described = response.child("headers").map_or_else(Vec::new, |headers| openapi().children(&headers));
+        for (name, header) in &described {
+            match self.header(name) {
+                Some(value) => {
+                    let schema = header.child("schema").ok_or_else(|| format!("{name} has no schema"))?;
+                    openapi().check(&schema, &value.into()).map_err(|why| format!("{name}: {why}"))?;
+                }
+                None if header.value["required"] == true => return Err(format!("it has no {name}")),
+                None => {}
+            }
+        }
+        let known = |name: &str| described.iter().any(|(described, _)| described.eq_ignore_ascii_case(name));
+        // What a server that ends a connection says of it is HTTP's own.
+        let closes = |name: &str| name == "connection" && self.header(name) == Some("close");
+        match MEANT_FOR_CLIENTS.iter().find(|name| self.header(name).is_some() && !known(name) && !closes(name)) {
+            Some(name) => Err(format!("its {name} is not described")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_body(&self, response: &Place) -> Result<(), String> {
+        let content_type = self.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
+        let Some(content) = response.child("content") else {
+            let none = content_type.is_empty() && self.body.is_none_or(Value::is_null);
+            return if none { Ok(()) } else { Err("it should have no body".to_owned()) };
+        };
+        let media = content.child(content_type).ok_or_else(|| format!("its type is '{content_type}'"))?;
+        let Some(body) = self.body.filter(|_| content_type == "application/json" && self.method != "HEAD") else {
+            return Ok(());
+        };
+        let schema = media.child("schema").ok_or("its body has no schema")?;
+        openapi().check(&schema, body)
+    }
+}

@@ -1,0 +1,103 @@
+//! The console in a real browser, and what somebody does with it.
+
+use serde_json::{Value, json};
+
+use super::browser::Browser;
+
+/// A page of the console.
+pub struct Page(Browser);
+
+impl Page {
+    /// `None`, said in one line, where something that it takes is not installed.
+    pub async fn start() -> Option<Self> {
+        Browser::start("console.mjs", &["playwright-core", "axe-core"]).await.map(Self)
+    }
+
+    async fn operate(&mut self, operation: Value) -> Value {
+        self.0.tell(&operation).await;
+        let mut answer = self.0.next_of(&["done", "failed"]).await;
+        assert_eq!(answer["event"], "done", "{}", answer["detail"].as_str().unwrap_or_default());
+        answer["value"].take()
+    }
+
+    /// Opens it on a large screen, and waits until it is live.
+    pub async fn open(&mut self, url: &str) {
+        self.look(url, 1440, 900).await;
+        self.is_live().await;
+    }
+
+    /// Opens it on a screen of this size.
+    pub async fn look(&mut self, url: &str, width: u32, height: u32) {
+        self.operate(json!({"open": {"url": url, "width": width, "height": height}})).await;
+    }
+
+    /// Loads it again, in the same tab.
+    pub async fn reload(&mut self) {
+        self.evaluate("window.isOld = true, void location.reload()").await;
+        self.until("window.isOld === undefined").await;
+    }
+
+    pub async fn is_live(&mut self) {
+        self.until("document.querySelector('#status').dataset.state === 'live'").await;
+    }
+
+    /// Waits until an expression holds, and gives its value.
+    pub async fn until(&mut self, expression: &str) -> Value {
+        self.operate(json!({"until": expression})).await
+    }
+
+    pub async fn evaluate(&mut self, expression: &str) -> Value {
+        self.operate(json!({"evaluate": expression})).await
+    }
+
+    pub async fn press(&mut self, key: &str) {
+        self.operate(json!({"press": key})).await;
+    }
+
+    pub async fn type_text(&mut self, text: &str) {
+        self.operate(json!({"type": text})).await;
+    }
+
+    pub async fn click(&mut self, selector: &str) {
+        self.operate(json!({"click": selector})).await;
+    }
+
+    /// Waits until an element that is seen has this text in it.
+    pub async fn shows(&mut self, selector: &str, text: &str) {
+        let [selector, text] = [selector, text].map(|text| json!(text));
+        let has = format!("e.offsetParent !== null && e.textContent.includes({text})");
+        self.until(&format!("[...document.querySelectorAll({selector})].some(e => {has})")).await;
+    }
+
+    /// The text of the row of a key, by what it ends in: its cells apart by spaces.
+    pub async fn row(&mut self, last: &str) -> String {
+        let last = json!(last);
+        let row = format!(
+            "[...document.querySelectorAll('.row')].find(r => r.querySelector('.name')?.textContent === {last})"
+        );
+        let text = self.until(&format!("({row})?.innerText.replace(/\\s+/g, ' ')")).await;
+        text.as_str().expect("a text").to_owned()
+    }
+
+    /// Nothing that a page must not do was done; what the browser itself says of a server that is away is not the page's.
+    pub async fn is_quiet(&mut self, but_for: &[&str]) {
+        let noise = self.operate(json!({"noise": null})).await;
+        let said = noise["console"].as_array().unwrap().iter().map(|text| text.as_str().unwrap());
+        let unexpected: Vec<&str> = said.filter(|text| !but_for.iter().any(|known| text.contains(known))).collect();
+        assert!(unexpected.is_empty(), "the console says {unexpected:?}");
+        assert_eq!((&noise["exceptions"], &noise["foreign"]), (&json!([]), &json!([])));
+    }
+
+    /// Nothing of it hinders anybody, in daylight and at night.
+    pub async fn has_no_barrier(&mut self, what: &str) {
+        for scheme in ["light", "dark"] {
+            self.operate(json!({"scheme": scheme})).await;
+            let found = self.operate(json!({"axe": null})).await;
+            assert_eq!(found, json!([]), "{what}, {scheme}");
+        }
+    }
+
+    pub async fn end(self) {
+        self.0.end().await;
+    }
+}

@@ -1,0 +1,151 @@
+//! The Markdown files: their links lead somewhere, and their tables and messages are those of the source.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use clap::CommandFactory as _;
+use oddswire::close::Close;
+use oddswire::config::Cli;
+use serde_json::Value;
+
+use crate::harness::contract::{self, asyncapi, openapi};
+use crate::harness::markdown::{Page, root};
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading_that_are_there() {
+    let pages = Page::all();
+    let anchors = |path: &Path| {
+        let page = pages.iter().find(|page| page.path.canonicalize().unwrap() == path);
+        page.map(Page::anchors).unwrap_or_default()
+    };
+    let mut wrong = Vec::new();
+    for page in &pages {
+        for (line, target) in page.links() {
+            if ["http://", "https://", "mailto:"].iter().any(|scheme| target.starts_with(scheme)) {
+                continue;
+            }
+            let (file, anchor) = target.split_once('#').unwrap_or((&target, ""));
+            let path = if file.is_empty() { page.path.clone() } else { page.path.parent().unwrap().join(file) };
+            match path.canonicalize() {
+                Ok(path) if anchor.is_empty() || anchors(&path).iter().any(|known| known == anchor) => {}
+                _ => wrong.push(format!("{}:{line}: {target}", page.name)),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "links that lead nowhere:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_readme_leads_to_every_page_in_docs() {
+    let page = Page::read("README.md");
+    let file = |target: String| target.split('#').next().unwrap_or_default().to_owned();
+    let links: BTreeSet<String> = page.links().into_iter().map(|(_, target)| file(target)).collect();
+    for page in Page::all().iter().filter(|page| page.name.starts_with("docs/")) {
+        assert!(links.contains(&page.name), "README.md has no link to {}", page.name);
+    }
+}
+
+#[test]
+fn the_table_of_close_codes_is_that_of_the_source() {
+    let rows = Page::read("docs/protocol.md").table(&["code", "reason", "come back?"]);
+    let described: BTreeSet<_> = rows.iter().map(|row| (row[0].clone(), row[1].clone(), row[2].clone())).collect();
+    let row = |close: Close| {
+        let row = close.row();
+        (row.code.to_string(), row.reason.to_owned(), if row.reconnect { "yes" } else { "no" }.to_owned())
+    };
+    assert_eq!(described, Close::ALL.map(row).into());
+}
+
+#[test]
+fn the_table_of_error_codes_is_that_of_the_openapi_document() {
+    let rows = Page::read("docs/publishing.md").table(&["status", "code"]);
+    let described: BTreeSet<String> = rows.iter().map(|row| format!("{} {}", row[0], row[1])).collect();
+    let mut documented = BTreeSet::new();
+    for (status, response) in openapi().children(&openapi().at(&["paths", "/api/publish", "post", "responses"])) {
+        let Some(schema) = openapi().find_in(&response, &["content", "application/json", "schema"]) else { continue };
+        for code in openapi().at(&["components", "schemas", "ErrorCode", "enum"]).value.as_array().unwrap() {
+            let error = serde_json::json!({"error": {"code": code, "detail": ""}});
+            if openapi().check(&schema, &error).is_ok() {
+                documented.insert(format!("{status} {}", code.as_str().unwrap()));
+            }
+        }
+    }
+    assert_eq!(described, documented);
+}
+
+#[test]
+fn the_messages_in_the_docs_are_as_the_asyncapi_document_says() {
+    let mut seen = 0;
+    for page in Page::all() {
+        for block in page.blocks().into_iter().filter(|block| block.info == "json message") {
+            for (at, line) in block.text.lines().enumerate() {
+                let place = format!("{}:{}", page.name, block.line + at);
+                let message: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{place}: {error}"));
+                let asked = asyncapi().at(&["components", "schemas", "ClientMessage"]);
+                if asyncapi().check(&asked, &message).is_err() {
+                    eprintln!("{place}");
+                    contract::message(&message);
+                }
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 10, "only {seen} messages were found");
+}
+
+/// A line as Markdown's tables need it.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('<', "&lt;")
+}
+
+/// `docs/settings.md`, made of what `--help` says.
+fn settings() -> String {
+    let mut page = "# Settings\n\nEvery setting is a flag and an environment variable. Durations are written `250ms`, `30s`, \
+        `1h`, sizes `16KiB`, `8MiB`.\nA bad value ends the start with exit code 2 and one line that says what is allowed; an \
+        unknown `ODDSWIRE_…` variable is a\nwarning in the log. This page is what `oddswire --help` says, and a test \
+        compares them.\n"
+        .to_owned();
+    let command = Cli::command();
+    let mut headings: Vec<Option<&str>> = Vec::new();
+    let settings: Vec<_> = command.get_arguments().filter(|setting| setting.get_long().is_some()).collect();
+    for setting in &settings {
+        if !headings.contains(&setting.get_help_heading()) {
+            headings.push(setting.get_help_heading());
+        }
+    }
+    for heading in headings {
+        let title = heading.unwrap_or("The server");
+        write!(page, "\n## {title}\n\n| flag | variable | default | |\n|---|---|---|---|\n").unwrap();
+        for setting in settings.iter().filter(|setting| setting.get_help_heading() == heading) {
+            let flag = setting.get_long().unwrap();
+            let value = setting.get_value_names().filter(|_| setting.get_action().takes_values());
+            let value = value.map_or(String::new(), |names| format!(" {}", names[0]));
+            let variable = setting.get_env().map_or(String::new(), |name| format!("`{}`", name.to_str().unwrap()));
+            let defaults = setting.get_default_values().iter();
+            let defaults = defaults.filter(|value| !value.is_empty() && setting.get_action().takes_values());
+            let default: String = defaults.map(|value| format!("`{}`", value.to_str().unwrap())).collect();
+            let help = cell(&setting.get_help().unwrap().to_string());
+            let possible: Vec<String> = setting
+                .get_possible_values()
+                .iter()
+                .filter(|_| setting.get_action().takes_values())
+                .map(|value| format!("`{}`", value.get_name()))
+                .collect();
+            let possible = if possible.is_empty() { String::new() } else { format!(": {}", possible.join(", ")) };
+            writeln!(page, "| `--{flag}{value}` | {variable} | {default} | {help}{possible} |").unwrap();
+        }
+    }
+    page
+}
+
+/// `UPDATE_DOCS=1` writes it anew.
+#[test]
+fn the_page_of_settings_is_what_the_program_says() {
+    let path = root().join("docs/settings.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, settings()).unwrap();
+    }
+    let page = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(page == settings(), "docs/settings.md is not what the program says: UPDATE_DOCS=1 writes it anew");
+}
