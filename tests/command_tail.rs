@@ -214,8 +214,8 @@ async fn lines_for_people_mark_what_moves_and_are_coloured_and_cut_in_a_terminal
     let app = App::start().await;
     let url = format!("http://{}", app.address);
     let mut piped = Running::start(&["tail", &url], &[("TERM", "xterm-256color")]);
-    let mut shown = Running::in_terminal(&["tail", &url], &[]);
-    let mut plain = Running::in_terminal(&["tail", &url], &[("NO_COLOR", "1")]);
+    let Some(mut shown) = Running::in_terminal(&["tail", &url], &[]) else { return };
+    let Some(mut plain) = Running::in_terminal(&["tail", &url], &[("NO_COLOR", "1")]) else { return };
     app.connections(3).await;
     let long = "x".repeat(200);
     for home in [1.85, 1.9] {

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fastrand::Rng;
-use slog::{Logger, error, info};
+use slog::{Logger, error, info, warn};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -63,10 +63,7 @@ impl Feed {
         let mut feeding = JoinSet::new();
         feeding.spawn(async move {
             match Publisher::new(&target, token, Bar::none()) {
-                Ok(publisher) => match self.feed(publisher, &logger).await {
-                    Ok(()) => {}
-                    Err(not_taken) => error!(logger, "demo.failed"; "error" => not_taken.to_string()),
-                },
+                Ok(publisher) => self.feed(publisher, &logger).await,
                 Err(failure) => error!(logger, "demo.failed"; "error" => failure.to_string()),
             }
         });
@@ -84,7 +81,7 @@ impl Feed {
         )
     }
 
-    async fn feed(self, mut publisher: Publisher, logger: &Logger) -> Result<(), NotTaken> {
+    async fn feed(self, mut publisher: Publisher, logger: &Logger) {
         let mut rng = self.seed.map_or_else(Rng::new, Rng::with_seed);
         let mut market = Market::new(&mut rng, Timestamp::now());
         let mut runs = Runs::default();
@@ -92,7 +89,7 @@ impl Feed {
         let mut ticks = tokio::time::interval(TICK);
         // What is late is published with what follows; there is no need for as many requests.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (began, mut changes) = (Instant::now(), 0);
+        let (began, mut changes, mut refused) = (Instant::now(), 0, false);
         loop {
             ticks.tick().await;
             let now = Timestamp::now();
@@ -102,7 +99,14 @@ impl Feed {
             let due = usize::try_from(due).unwrap_or(usize::MAX).saturating_sub(changes);
             changes += due;
             messages.extend(market.changes(&mut rng, now, due.min(self.rate)));
-            publish(&mut publisher, messages).await?;
+            let taken = publish(&mut publisher, messages).await;
+            // A price may have expired while the server was away. The market goes on, and this is said once in a row.
+            if let Err(not_taken) = &taken
+                && !refused
+            {
+                warn!(logger, "demo.refused"; "error" => not_taken.to_string());
+            }
+            refused = taken.is_err();
         }
     }
 }
