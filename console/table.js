@@ -86,6 +86,8 @@ export class Table {
       this.#place(row.element, previous);
       previous = row.element;
     }
+    // In a catch-up the messages are ahead of what was told of them: keys may be gone.
+    if (!this.#isArranged) return this.draw();
     this.#changed.clear();
     this.#keepOneFocusable();
   }
@@ -108,7 +110,9 @@ export class Table {
     if (isFixture(item)) {
       row.showFixture(isNew);
     } else if (isNew || this.#changed.has(item.key)) {
-      this.#numbers = Math.max(this.#numbers, row.showMessage(this.#messages.get(item.key), isNew, now));
+      const message = this.#messages.get(item.key);
+      if (message === undefined) this.#isArranged = false;
+      else this.#numbers = Math.max(this.#numbers, row.showMessage(message, isNew, now));
     }
   }
 
@@ -211,8 +215,8 @@ export class Table {
   }
 
   #open(target) {
-    const item = this.#rowOf(target)?.item;
-    if (item !== undefined && !isFixture(item)) this.#onOpen(this.#messages.get(item.key));
+    const message = this.#messages.get(this.#rowOf(target)?.item.key);
+    if (message !== undefined) this.#onOpen(message);
   }
 
   #rowOf(target) {
