@@ -1,7 +1,7 @@
 # The commands that people and CI type. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-engines test-python check check-api check-python fmt docker bench bench-quick fuzz clean
+.PHONY: help run demo test test-engines test-python test-js check check-api check-python check-js fmt docker bench bench-quick fuzz clean
 
 # The name that `make docker` gives the image.
 IMAGE ?= oddswire
@@ -10,8 +10,8 @@ ARGS ?=
 # Cargo's own variable moves the build output; the benchmark has to start the servers from where they are.
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-# Tests that do not start a server with the engine that is asked for: they would be the same again.
-OF_THE_SERVER := not (test(/^(redis|redis_faults|redis_links|rolling|journal|process|takeover|descriptors|corpora|examples|manual)::/))
+# Tests that do not start a server with the engine that is asked for, and those of its page: they would be the same again.
+OF_THE_SERVER := not (test(/^(redis|redis_faults|redis_links|rolling|journal|process|takeover|descriptors|corpora|console|examples|manual|command_[a-z]+)::/))
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ endif
 run: ## Build and start the server; publishing takes the token dev-token unless ODDSWIRE_PUBLISH_TOKEN is set
 	cargo run --release -- $(ARGS)
 
+demo: ## Build and start the server with a synthetic market that publishes to it; the console is at localhost:8000
+	cargo run --release -- demo $(ARGS)
+
 # Nextest runs no documentation tests, so those have a line of their own.
 test: ## Run every test, with cargo-nextest where it is installed
 	@if cargo nextest --version >/dev/null 2>&1; then \
@@ -33,6 +36,7 @@ test: ## Run every test, with cargo-nextest where it is installed
 	fi
 	cargo test --doc
 	@$(MAKE) --no-print-directory test-python
+	@$(MAKE) --no-print-directory test-js
 	@$(MAKE) --no-print-directory test-engines
 
 # The tests of what one engine does are in both runs; those of the server are what a subscriber must not tell apart.
@@ -70,6 +74,25 @@ test-python: ## Run the tests of the Python client against the server that was b
 
 check-python: ## Types, lints and formatting of the Python client
 	$(call in_python_client,check,$(PYTHON) -m mypy; $(PYTHON) -m ruff check --no-cache; $(PYTHON) -m ruff format --check --no-cache)
+
+# $(call in_js_client,NAME,COMMAND): the same for the client in JavaScript.
+define in_js_client
+	@if [ -d clients/js/node_modules/esbuild ]; then \
+		set -ex; cd clients/js; $(2); \
+	elif [ "$$CI" = true ]; then \
+		echo "$(1): clients/js lacks its packages" >&2; exit 1; \
+	else \
+		echo "$(1): skipped clients/js (npm install --no-package-lock --prefix clients/js)"; \
+	fi
+endef
+
+# With a browser where TEST_NODE_MODULES has its driver.
+test-js: ## Run the tests of the JavaScript client against the server that was built last
+	@[ -x $(TARGET_DIR)/debug/oddswire ] || cargo build
+	$(call in_js_client,test,ODDSWIRE_BIN=$(abspath $(TARGET_DIR)/debug/oddswire) npm test --silent)
+
+check-js: ## Types of the JavaScript client, and whether what is generated and built from it is up to date, and small
+	$(call in_js_client,check,npm run --silent check)
 
 # Some checks need tools that not everybody has, and the advisories a database from the network.
 # Each says so in one line where it could not run; what they do find fails the check.
@@ -110,6 +133,7 @@ check: check-api ## Formatting, lints, documentation, dependency audit, Dockerfi
 		echo "check: skipped deploy/alerts.yml, promtool is not installed (Debian's package prometheus)"; \
 	fi
 	@$(MAKE) --no-print-directory check-python
+	@$(MAKE) --no-print-directory check-js
 
 # CI has both validators.
 check-api: ## Validate the API's description in docs/api

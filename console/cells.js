@@ -25,7 +25,7 @@ export function cells(data) {
 function collect(value, path, depth, search) {
   const number = numberOf(value);
   if (number !== null) {
-    search.found.push({ name: path.join(" ") || "value", line: "", value: number, text: textOf(value) });
+    search.found.push({ name: path.join(" ") || "value", line: "", value: number, text: priceOf(value) });
   } else if (value !== null && typeof value === "object" && depth < MAX_DEPTH) {
     for (const [step, child] of steps(value, path)) {
       if (search.found.length >= MAX_CELLS || search.left-- <= 0) return;
@@ -56,7 +56,7 @@ function outcomeOf(value) {
     name,
     line: line === undefined ? "" : textOf(value[line]),
     value: numberOf(value[price]),
-    text: textOf(value[price]),
+    text: priceOf(value[price]),
   };
 }
 
@@ -72,7 +72,13 @@ function numberOf(value) {
 }
 
 function textOf(value) {
-  return typeof value === "string" ? value : String(Number(value.toFixed(6)));
+  return typeof value === "string" ? value : String(Number(value.toPrecision(12)));
+}
+
+/** With two decimals, where there is one: 1.9 beside 1.91 reads as 1.90. */
+function priceOf(value) {
+  const text = textOf(value);
+  return /\.\d$/.test(text) ? `${text}0` : text;
 }
 
 /** What people call the event that the data is about, where it says so; else an empty text. */

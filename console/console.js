@@ -25,7 +25,9 @@ let asked = new URL(location.href).searchParams.getAll("topics").flatMap(list =>
 /** The subscription whose keys the table shows. */
 let shown = "";
 let isLive = false;
+/** Why there is no connection, and none is tried: what the server refused, or what the client says. */
 let refusal = null;
+let closed = null;
 /** While paused: how many messages had come by then. */
 let pausedAt = null;
 let isFrameDue = false;
@@ -38,13 +40,15 @@ const feed = new Feed(base, {
   catchUp: message => heard(() => timeline.catchUp(message, feed.total)),
   caughtUp: message => heard(() => timeline.caughtUp(message, feed.total)),
   gap: gap => gaps.add(gap),
+  broadcast: message => heard(() => timeline.broadcast(message)),
+  farewell: () => heard(() => timeline.farewell()),
   error: message => heard(() => timeline.error(message)),
   raw: text => heard(() => raw.add(text)),
   topics: body => topics.list(body),
   refused: onRefused,
 });
 const header = new Header();
-const timeline = new Timeline(text => setText(byId("announcer"), text), () => feed.position);
+const timeline = new Timeline(announce, () => feed.position);
 const table = new Table({ now: () => feed.now(), onOpen: showMessage, onNarrow: narrow, onResize: () => needFrame() });
 const topics = new Topics(toggle);
 const progress = new Progress();
@@ -55,13 +59,18 @@ const token = new TokenEntry(start);
 
 /** Connects anew, to what is asked for. */
 function start() {
-  [shown, refusal, isLive] = ["", null, false];
+  [shown, refusal, closed, isLive] = ["", null, null, false];
   setPaused(false);
   table.show(new Map());
   const list = asked.map(name => encodeURIComponent(name).replaceAll("%2F", "/")).join(",");
   history.replaceState(null, "", base.pathname + (list === "" ? "" : `?topics=${list}`));
   feed.open(asked, token.token);
   needFrame();
+}
+
+/** Tells those who do not see it. */
+function announce(text) {
+  setText(byId("announcer"), text);
 }
 
 function heard(change) {
@@ -84,7 +93,10 @@ function draw() {
   table.draw();
   raw.draw(performance.now());
   showCounts();
-  showEmpty(whyEmpty());
+  const empty = whyEmpty();
+  showEmpty(empty);
+  byId("closed").hidden = closed === null || empty !== null;
+  setText(byId("closed-why"), closed ?? "");
 }
 
 function showCounts() {
@@ -104,6 +116,7 @@ function tick() {
   ticked = { at: now, total: feed.total, counts: new Map(feed.counts) };
   header.tick();
   table.tick();
+  offer();
   needFrame();
 }
 
@@ -142,16 +155,21 @@ function onStatus(status) {
   isLive = status.state === "live";
   header.status(status);
   timeline.status(status);
+  closed = status.state === "closed" ? `The connection is closed: ${clip(status.reason ?? "", 200)} (${status.code}).` : null;
   needFrame();
 }
 
 function onSubscribed(names) {
   topics.subscribed(names);
+  showNarrowed(names);
+  needFrame();
+}
+
+function showNarrowed(names) {
   const parts = names.filter(name => name.includes("/"));
   byId("narrowed").hidden = parts.length === 0;
   setText(byId("narrowed-to"), parts.map(name => clip(name, 120)).join(", "));
   byId("grid").classList.toggle("narrowed", parts.length > 0);
-  needFrame();
 }
 
 function onChanged(name, messages) {
@@ -162,11 +180,12 @@ function onChanged(name, messages) {
 }
 
 function onRefused(error) {
-  refusal = error;
   timeline.refused(error);
   needFrame();
-  if (error.status === 503) return;
+  if (!error.isFinal) return;
   feed.close();
+  [refusal, shown, isLive] = [error, "", false];
+  table.show(new Map());
   const needsToken = error.status === 401;
   header.refused(needsToken ? "A token is needed" : "Refused");
   if (needsToken) token.ask(whyToken());
@@ -192,6 +211,12 @@ function toggle(name) {
   const others = feed.subscriptions.filter(other => other !== name && !other.startsWith(`${name}/`));
   const isOn = others.length < feed.subscriptions.length;
   const wanted = isOn ? others : [...others, name];
+  if (wanted.length === 0) {
+    // To ask for nothing is to ask for everything.
+    topics.subscribed(feed.subscriptions);
+    announce("One topic has to stay.");
+    return;
+  }
   const isAll = topics.names.every(name => wanted.includes(name));
   asked = isAll ? [] : wanted;
   start();
@@ -200,8 +225,12 @@ function toggle(name) {
 /** Subscribes to one fixture of the topic in place of all. */
 function narrow(id) {
   const [topic] = shown.split("/", 1);
-  asked = [...feed.subscriptions.filter(name => name.split("/", 1)[0] !== topic), `${topic}/${id}`];
+  const narrowed = `${topic}/${id}`;
+  asked = [...feed.subscriptions.filter(name => name.split("/", 1)[0] !== topic), narrowed];
   start();
+  // What was pressed is gone with its row: the way back takes its place.
+  showNarrowed([narrowed]);
+  byId("widen").focus();
 }
 
 function whyEmpty() {
@@ -209,9 +238,10 @@ function whyEmpty() {
   if (refusal?.status === 401) {
     return { title: "A token is needed", text: whyToken(), action: "Enter a token", act: () => token.ask(whyToken()) };
   }
-  if (refusal !== null && !isLive) {
+  if (refusal !== null) {
     return { title: "The server refuses", text: refusal.message, action: "Try again", act: start };
   }
+  if (closed !== null) return { title: "Not connected", text: closed, action: "Connect again", act: start };
   if (table.counts.keys > 0) {
     return { title: "Nothing matches", text: "No key or event has all of these words.", action: "Clear the filter", act: clearFilter };
   }
@@ -234,7 +264,8 @@ function clearFilter() {
 byId("pause").addEventListener("click", () => setPaused(pausedAt === null));
 byId("raw-open").addEventListener("click", () => heard(() => raw.open()));
 byId("copy-open").addEventListener("click", () => showCommands(base, asked, feed.subscriptions, token.token !== ""));
-byId("widen").addEventListener("click", () => ((asked = []), start()));
+byId("widen").addEventListener("click", () => ((asked = []), byId("filter").focus(), start()));
+byId("again").addEventListener("click", start);
 byId("filter").addEventListener("input", ({ target }) => heard(() => table.filter(target.value)));
 byId("topic").addEventListener("change", ({ target }) => show(target.value));
 addEventListener("scroll", needFrame, { passive: true });

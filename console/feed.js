@@ -12,6 +12,11 @@ export class Refused extends Error {
     super(detail || `the server answers ${status}`);
     Object.assign(this, { status, code });
   }
+
+  /** Whether asking again gives the same answer. */
+  get isFinal() {
+    return this.status === 401 || this.status === 403;
+  }
 }
 
 export class Feed {
@@ -24,10 +29,13 @@ export class Feed {
   #token = "";
   #skew = 0;
   #isLive = false;
+  /** Which call of `open` counts: the last one. */
+  #turn = 0;
 
   /**
    * `base` is where the server is. `hears` is told: `status(status)`, `subscribed(names)`, `changed(name, messages)`,
-   * `catchUp(message)`, `caughtUp(message)`, `gap(gap)`, `error(message)`, `raw(text)`, `topics(body)`, `refused(error)`.
+   * `catchUp(message)`, `caughtUp(message)`, `gap(gap)`, `broadcast(message)`, `farewell()`, `error(message)`, `raw(text)`,
+   * `topics(body)`, `refused(error)`.
    */
   constructor(base, hears) {
     this.#base = base;
@@ -58,9 +66,10 @@ export class Feed {
   /** Connects anew: to these topics, or to all where there are none. */
   async open(topics, token) {
     this.close();
+    const turn = ++this.#turn;
     this.#token = token;
-    const taken = await this.poll();
-    if (!taken) return;
+    const isWelcome = await this.poll();
+    if (!isWelcome || turn !== this.#turn) return;
     const client = connect(this.#base, {
       since: "snapshot",
       ...(topics.length > 0 && { topics }),
@@ -71,9 +80,9 @@ export class Feed {
   }
 
   close() {
-    this.#client?.close();
-    this.#client = null;
-    this.#isLive = false;
+    const client = this.#client;
+    [this.#client, this.#isLive] = [null, false];
+    client?.close();
   }
 
   #listen(client) {
@@ -104,11 +113,18 @@ export class Feed {
       hears.caughtUp(message);
     });
     client.on("gap", gap => hears.gap(gap));
+    client.on("broadcast", message => hears.broadcast(message));
     client.on("error", message => hears.error(message));
-    client.on("raw", text => hears.raw(text));
+    client.on("raw", text => {
+      hears.raw(text);
+      if (text.startsWith('{"type":"reconnect"')) hears.farewell();
+    });
   }
 
-  /** Asks for the list of topics; whether it may be had. A server that is away is left to the client, which comes back. */
+  /**
+   * Asks for the list of topics; whether whoever asks is welcome. A server that is away, or takes nobody just now, is left
+   * to the client, which comes back.
+   */
   async poll() {
     try {
       const headers = this.#token === "" ? {} : { Authorization: `Bearer ${this.#token}` };
@@ -117,11 +133,11 @@ export class Feed {
       const body = await response.json();
       if (!response.ok) throw new Refused(response.status, body.error);
       this.#hears.topics(body);
+      return true;
     } catch (error) {
       if (!(error instanceof Refused)) return true;
       this.#hears.refused(error);
-      return error.status === 503;
+      return !error.isFinal;
     }
-    return true;
   }
 }

@@ -5,10 +5,9 @@ import { button, make, setText } from "./elements.js";
 import { Fixture } from "./fixtures.js";
 import { age, clip, counted } from "./format.js";
 
-// A price fades from fresh to stale.
+// A price is fresh at first, and old in the end.
 const FRESH_MS = 10_000;
 const OLD_MS = 5 * 60_000;
-const STALE_MS = 30 * 60_000;
 
 export class Row {
   /** The item that it shows, and where. */
@@ -59,7 +58,7 @@ export class Row {
     setText(this.#detail, "");
     this.#values.replaceChildren(...(name ? [make("span", "id", id)] : []), this.#size);
     this.#age.dataset.kind = "";
-    this.#narrow.ariaLabel = `Only ${clip(name || id, 80)}`;
+    this.#narrow.ariaLabel = `Only this: ${clip(name || id, 80)}`;
     this.#age.replaceChildren(...(isNarrowable ? [this.#narrow] : []));
     this.#timestamp = NaN;
   }
@@ -72,7 +71,8 @@ export class Row {
     const found = cells(message.data);
     if (isNew) this.#becomeEntry();
     const before = isNew ? [] : this.#shown;
-    const fits = found.length <= this.#cells.length ? found.length : this.#cells.length - 1;
+    // The last place is for how many there are besides.
+    const fits = found.length <= this.#cells.length ? found.length : Math.max(1, this.#cells.length - 1);
     for (const [at, cell] of this.#cells.entries()) cell.show(at < fits ? found[at] : undefined, before[at]);
     setText(this.#more, fits < found.length ? `+${found.length - fits} more` : found.length === 0 ? brief(message.data) : "");
     this.#shown = found;
@@ -93,7 +93,7 @@ export class Row {
     if (Number.isNaN(this.#timestamp)) return;
     const old = now - this.#timestamp;
     setText(this.#age, age(old));
-    const kind = old < FRESH_MS ? "fresh" : old < OLD_MS ? "" : old < STALE_MS ? "old" : "stale";
+    const kind = old < FRESH_MS ? "fresh" : old < OLD_MS ? "" : "old";
     if (this.#age.dataset.kind !== kind) this.#age.dataset.kind = kind;
   }
 
@@ -120,7 +120,7 @@ class Cell {
   show(cell, before) {
     this.element.hidden = cell === undefined;
     if (cell === undefined) return;
-    setText(this.#name, cell.name);
+    if (this.#name.textContent !== cell.name) this.#name.textContent = this.#name.title = cell.name;
     setText(this.#value, cell.text);
     setText(this.#line, cell.line);
     if (before === undefined || before.name !== cell.name) this.#moved("", "");

@@ -473,14 +473,6 @@ pub fn read() -> Cli {
     }
 }
 
-/// Whether what is written to a terminal may be coloured: not where `NO_COLOR` says so (<https://no-color.org>), nor on a
-/// terminal that cannot.
-#[must_use]
-pub fn may_colour() -> bool {
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
-}
-
 /// Ends the program where a setting cannot be used: one line on standard error, and exit code 2.
 pub fn refuse(reason: &str) -> ! {
     eprintln!("oddswire: {reason}");
@@ -505,10 +497,11 @@ fn without_secret(error: &clap::Error) -> String {
     use clap::error::{ContextKind, ContextValue};
     const SECRETS: [&str; 4] = ["--publish-token ", "--subscriber-jwt-secret ", "--redis-url ", "--token "];
     let text = error.to_string();
+    // A URL may hold a password.
+    let is_url = |arg: &str| ["--url ", "[URL]"].iter().any(|url| arg.starts_with(url));
     match (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue)) {
         (Some(ContextValue::String(arg)), Some(ContextValue::String(value)))
-            // A URL may hold a password.
-            if SECRETS.iter().any(|secret| arg.starts_with(secret)) || value.contains('@') =>
+            if SECRETS.iter().any(|secret| arg.starts_with(secret)) || (is_url(arg) && value.contains('@')) =>
         {
             text.replace(&format!("'{value}'"), "(not shown)")
         }

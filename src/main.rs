@@ -36,7 +36,8 @@ fn serve(config: Config, feed: Option<Feed>) -> ExitCode {
         Err(error) => return fail(&logger, "the runtime cannot start", &error),
     };
     let code = runtime.block_on(async {
-        let signals = match Signals::new() {
+        // Who runs it in a terminal to look at it wants it gone with the terminal.
+        let signals = match Signals::new(feed.is_some()) {
             Ok(signals) => signals,
             Err(error) => return fail(&logger, "signals cannot be received", &error),
         };
@@ -84,24 +85,32 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// Whether the terminal's end is a signal to stop, and not to reload.
+    hangup_stops: bool,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    fn new(hangup_stops: bool) -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            hangup_stops,
         })
     }
 
-    /// Waits for a signal to stop; SIGHUP on the way reloads.
+    /// Waits for a signal to stop; SIGHUP on the way reloads, unless it stops.
     async fn stop(&mut self, reload: &impl Fn()) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => reload(),
+                _ = self.hangup.recv() => {
+                    if self.hangup_stops {
+                        return;
+                    }
+                    reload();
+                }
             }
         }
     }

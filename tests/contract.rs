@@ -55,7 +55,7 @@ fn every_example_fits_its_schema() {
     }
 }
 
-/// An operation of the OpenAPI document, with the examples of its parameters.
+/// An operation of `openapi.yaml`, with the examples of its parameters.
 struct Operation {
     method: &'static str,
     path: String,
@@ -144,7 +144,8 @@ async fn the_documented_headers_of_a_handshake_are_those_of_the_harness() {
     let app = App::start().await;
     let operations = Operation::all();
     let handshake = operations.iter().find(|operation| operation.path.starts_with("/api/ws")).unwrap();
-    let head: String = handshake.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head: Vec<String> = handshake.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = head.concat();
     let mut raw = crate::harness::raw::Raw::connect(app.address).await;
     raw.send(format!("GET {} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n", handshake.path).as_bytes()).await;
     raw.accepted().await;
@@ -178,7 +179,7 @@ async fn every_example_of_a_clients_message_is_answered_as_the_document_says() {
     }
 }
 
-/// The name that the AsyncAPI document has for a message of the server.
+/// The name that `asyncapi.yaml` has for a message of the server.
 fn message_of(message: &Value) -> String {
     let schema = format!("#/components/schemas/{}", schema_of(message));
     let messages = asyncapi().at(&["components", "messages"]);
@@ -338,7 +339,8 @@ fn the_paths_are_those_of_the_source() {
     let routes = sources("src/routes");
     let path = |inside: &str| {
         let segments = inside.split('/').map(|segment| segment.trim().trim_matches('"'));
-        segments.map(|segment| format!("/{}", if segment == "String" { "{}" } else { segment })).collect::<String>()
+        let shown = segments.map(|segment| if segment == "String" { "{}" } else { segment });
+        format!("/{}", shown.collect::<Vec<_>>().join("/"))
     };
     let mut served: BTreeSet<String> =
         routes.split("warp::path!(").skip(1).map(|rest| path(rest.split(')').next().unwrap())).collect();

@@ -47,6 +47,9 @@ impl Reader {
         let mut command = Command::new(program);
         let programs = Path::new(env!("CARGO_BIN_EXE_oddswire")).parent().unwrap().display();
         command.env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap())).env("NO_PROXY", "*");
+        // What the program's commands ask where nothing else is said.
+        command.env("ODDSWIRE_URL", format!("http://{}", self.server.address));
+        command.env("ODDSWIRE_ADMIN_URL", format!("http://{}", self.server.admin));
         command.current_dir(&self.folder.0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -119,7 +122,7 @@ fn commands(block: &Block) -> Vec<(String, String)> {
         match (line.strip_prefix("$ "), found.last_mut()) {
             (Some(command), _) => found.push((command.to_owned(), String::new())),
             (None, Some((command, _))) if goes_on => *command = format!("{command}\n{line}"),
-            (None, Some((_, output))) => *output += &format!("{line}\n"),
+            (None, Some((_, output))) => output.extend([line, "\n"]),
             (None, None) => panic!("line {}: output before a command", block.line),
         }
         goes_on = line.ends_with('\\');
@@ -191,10 +194,11 @@ impl Running {
 
 /// A line without what differs from run to run. Offsets stay: they count what the page's commands have published.
 fn comparable(line: &str) -> String {
-    static VARIES: LazyLock<[(Regex, &str); 5]> = LazyLock::new(|| {
+    static VARIES: LazyLock<[(Regex, &str); 6]> = LazyLock::new(|| {
         [
             (r"[0-9]{13}-", "EPOCH-"),
             (r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z", "TIME"),
+            (r"^[0-9:]{8}\.[0-9]{3} ", "TIME "),
             (r"c[0-9a-f]{16}\b", "CONNECTION"),
             (r"^retry: [0-9]+$", "retry: SOME"),
             (r"(?i)^date: .*$", "date: NOW"),
@@ -237,6 +241,11 @@ async fn the_examples_of_the_readme_do_what_it_shows() {
 #[tokio::test]
 async fn the_examples_of_the_quickstart_do_what_it_shows() {
     run("docs/quickstart.md").await;
+}
+
+#[tokio::test]
+async fn the_examples_of_the_commands_page_do_what_it_shows() {
+    run("docs/commands.md").await;
 }
 
 #[tokio::test]

@@ -124,7 +124,8 @@ fn settings() -> String {
             let variable = setting.get_env().map_or(String::new(), |name| format!("`{}`", name.to_str().unwrap()));
             let defaults = setting.get_default_values().iter();
             let defaults = defaults.filter(|value| !value.is_empty() && setting.get_action().takes_values());
-            let default: String = defaults.map(|value| format!("`{}`", value.to_str().unwrap())).collect();
+            let default: Vec<String> = defaults.map(|value| format!("`{}`", value.to_str().unwrap())).collect();
+            let default = default.concat();
             let help = cell(&setting.get_help().unwrap().to_string());
             let possible: Vec<String> = setting
                 .get_possible_values()

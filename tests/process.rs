@@ -352,6 +352,9 @@ async fn the_log_level_and_format_are_those_of_the_settings() {
 async fn a_variable_that_is_no_setting_is_a_warning_that_names_it() {
     let environment =
         [("ODDSWIRE_LISTEN", "127.0.0.1:0"), ("ODDSWIRE_LISTN", "marmalade"), ("ODDSWIRE_", "1"), ("ODDS", "1")];
+    // Those of other commands are settings too.
+    let of_commands = [("ODDSWIRE_URL", "http://localhost"), ("ODDSWIRE_TOKEN", "1"), ("ODDSWIRE_ADMIN_URL", "1")];
+    let environment = [&environment[..], &of_commands].concat();
     let mut process = Process::start(&[], &environment).await;
     process.signal("TERM");
     process.event("server.draining").await;

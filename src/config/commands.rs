@@ -109,8 +109,8 @@ pub struct Publish {
     /// The first line to publish; those before it are passed over
     #[arg(long, value_name = "LINE", default_value = "1", value_parser = count(1, usize::MAX), conflicts_with = "progress")]
     pub from_line: usize,
-    /// File that remembers how far publishing came: run again after an interruption, it goes on there, and what was
-    /// under way is taken once. Removed when all is taken
+    /// File that remembers how far publishing came: run again after an interruption, it goes on there, and within five
+    /// minutes what was under way is not taken twice. Removed when all is taken
     #[arg(long, value_name = "FILE")]
     pub progress: Option<PathBuf>,
 }
@@ -118,8 +118,8 @@ pub struct Publish {
 /// The settings of `replay`.
 #[derive(Debug, Clone, Args)]
 pub struct Replay {
-    /// Recording, one {"at": RFC 3339 or Unix milliseconds, "key": …, "data": …} a line, also compressed with gzip; '-'
-    /// is standard input
+    /// Recording, one {"at": TIME, "key": KEY, "data": DATA} a line, also compressed with gzip; '-' is standard input. A
+    /// time is RFC 3339 or Unix milliseconds
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// How many times faster than it was recorded: 1x, 10x, 0.5x, or 'max' for as fast as it goes
@@ -209,6 +209,14 @@ impl Demo {
         self.config = self.config.check()?;
         Ok(self)
     }
+}
+
+/// Whether what is written to a terminal may be coloured: not where `NO_COLOR` says so (<https://no-color.org>), nor on a
+/// terminal that cannot.
+#[must_use]
+pub fn may_colour() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// The settings of `top`.

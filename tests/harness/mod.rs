@@ -1,6 +1,7 @@
 //! Starts exactly what production starts, and speaks the domain to it.
 
 pub mod browser;
+pub mod command;
 pub mod contract;
 pub mod follower;
 pub mod get;
@@ -16,6 +17,7 @@ pub mod raw;
 pub mod recording;
 pub mod redis;
 pub mod sse;
+pub mod tls;
 pub mod watcher;
 pub mod wire;
 pub mod ws;

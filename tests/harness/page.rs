@@ -65,7 +65,7 @@ impl Page {
     /// Waits until an element that is seen has this text in it.
     pub async fn shows(&mut self, selector: &str, text: &str) {
         let [selector, text] = [selector, text].map(|text| json!(text));
-        let has = format!("e.offsetParent !== null && e.textContent.includes({text})");
+        let has = format!("e.checkVisibility() && e.textContent.includes({text})");
         self.until(&format!("[...document.querySelectorAll({selector})].some(e => {has})")).await;
     }
 

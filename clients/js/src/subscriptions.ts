@@ -109,7 +109,8 @@ export function subscriptionsOf(
 
     const reach = (to: string): void => {
         const offset = enter(to);
-        position = to;
+        // A connection that is replaced may have come further than the replacement's catch-up.
+        if (list(({ cursor }) => cursor < offset)[0]) position = to;
         for (const each of held.values()) {
             if (each.told === 'snapshot') snapshot(each.name);
             if (each.told && each.since) settle(each);

@@ -75,7 +75,7 @@ async function read(response: Response, ear: Ear): Promise<void> {
 }
 
 /** Longer lines, in UTF-16 units, than any that a server writes are not gathered. */
-const MAX_LINE = 1 << 26;
+const MAX_LINE = 1 << 24;
 
 /**
  * Reads an event stream piece by piece, as the HTML standard says (section 9.2.6). The decoder has dropped a byte order

@@ -37,6 +37,9 @@ LOSE_REQUEST = "lose the request"
 # Nothing happens until `release`; then the connection ends.
 STALL = "stall"
 
+# An answer begins, and goes on byte by byte for as long as anybody reads, until `release`.
+DRIBBLE = "dribble"
+
 Fault = str | Answer
 
 
@@ -77,12 +80,20 @@ class Link:
         handler.close_connection = fault is not None
         if fault == STALL:
             self._released.wait()
+        elif fault == DRIBBLE:
+            self._dribble(handler)
         elif isinstance(fault, Answer):
             self._answer(handler, fault.status, fault.headers, fault.body)
         elif fault != LOSE_REQUEST:
             status, headers, answer = self._pass_on(handler, body)
             if fault != LOSE_ANSWER:
                 self._answer(handler, status, headers, answer)
+
+    def _dribble(self, handler: BaseHTTPRequestHandler) -> None:
+        with suppress(ConnectionError):
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            while not self._released.wait(0.01):
+                handler.wfile.write(b" ")
 
     def _pass_on(self, handler: BaseHTTPRequestHandler, body: bytes) -> tuple[int, tuple[tuple[str, str], ...], bytes]:
         connection = http.client.HTTPConnection(self._upstream, timeout=WITHIN)

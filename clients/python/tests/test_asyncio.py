@@ -10,8 +10,10 @@ import pytest
 
 from hub import TOKEN, WITHIN, Hub
 from kinds import Log
-from link import STALL, Link
+from link import STALL, Answer, Link
 from oddswire import AsyncPublisher, DeliveryError, Options, PublisherClosed, QueueFull, Undelivered
+from oddswire.answer import Answered
+from oddswire.server import Server
 
 TOPIC = "odds_updates"
 FAST = Options(window=0.005, backoff=0.01, backoff_max=0.05)
@@ -107,7 +109,7 @@ def test_a_loop_that_ends_without_close_reports_what_is_left(hub: Hub, log: Log)
         await asyncio.to_thread(log.until, "not_connected")
 
     run(test())
-    log.until("1 undelivered, the first to odds_updates: closed")
+    log.until("1 undelivered, the first to odds_updates: ")
 
 
 def test_a_cancelled_scrape_still_delivers_what_it_had_published(hub: Hub) -> None:
@@ -202,5 +204,19 @@ def test_a_publisher_that_was_never_entered_can_be_closed(hub: Hub) -> None:
         await publisher.close()
         with pytest.raises(PublisherClosed):
             publisher.publish_nowait(TOPIC, 1)
+
+    run(test())
+
+
+def test_of_a_page_in_place_of_an_answer_the_beginning_is_read(hub: Hub, links: Callable[[Hub], Link]) -> None:
+    async def test() -> None:
+        link = links(hub)
+        link.faults += [Answer(200, b"<html>" * 1_000_000)]
+        server = Server(link.url, TOKEN, WITHIN, None)
+        async with server:
+            outcome = await server.post("/api/publish", b"[]")
+        assert isinstance(outcome, Answered)
+        assert outcome.body.startswith(b"<html>")
+        assert len(outcome.body) < 1_000_000
 
     run(test())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import resource
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
 from hub import WITHIN, Hub
 from kinds import AnyPublisher, Log, Publishers
-from link import LOSE_ANSWER, LOSE_REQUEST, STALL, Answer, Fault, Link
+from link import DRIBBLE, LOSE_ANSWER, LOSE_REQUEST, STALL, Answer, Fault, Link
 from oddswire import DeliveryError
 
 TOPIC = "odds_updates"
@@ -79,6 +81,22 @@ def test_a_server_that_comes_late_gets_everything(hub: Hub, publishers: Publishe
     assert numbers(hub) == list(range(100))
 
 
+def test_a_host_that_swallows_packets_is_tried_for_ever_because_it_got_nothing(
+    publishers: Publishers, log: Log
+) -> None:
+    # A listener whose backlog is full: the kernel drops what else knocks.
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as knocking:
+        for _ in range(4):
+            client = knocking.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        # With no time for outcomes that are not known, one of those would be given up at once.
+        publisher = publishers(f"http://127.0.0.1:{listener.getsockname()[1]}", request_timeout=0.2, retry_for=0.0)
+        publisher.publish(TOPIC, 1)
+        log.until("not_connected: ConnectTimeout", 3)
+        assert publishers.undelivered == []
+
+
 def test_a_batch_whose_answer_was_lost_is_taken_once(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
@@ -120,6 +138,18 @@ def test_a_server_that_does_not_answer_is_given_up_at_the_timeout_and_asked_agai
     publisher.flush(WITHIN)
     assert numbers(hub) == [1]
     log.until("no answer within request_timeout (0.05 s)")
+
+
+def test_an_answer_that_comes_byte_by_byte_for_ever_is_given_up_at_the_timeout(
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
+) -> None:
+    link = links(hub)
+    link.faults += [DRIBBLE]
+    publisher = publishers(link.url, request_timeout=0.2)
+    publisher.publish(TOPIC, 1)
+    publisher.flush(WITHIN)
+    assert numbers(hub) == [1]
+    assert len(link.requests) == 2
 
 
 def test_the_pause_that_a_429_asks_for_is_kept(hubs: Callable[..., Hub], publishers: Publishers, log: Log) -> None:

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::commands::grouped;
 
@@ -25,7 +25,7 @@ impl Bar {
     /// A bar up to `length`; without one it turns.
     pub(in crate::commands) fn new(length: Option<u64>) -> Self {
         let (bar, template) = match length {
-            Some(length) => (ProgressBar::new(length), "{bar:24} {percent:>3}%  {msg}  ETA {eta}"),
+            Some(length) => (ProgressBar::new(length), "{bar:24} {percent:>3}%  {msg}"),
             None => (ProgressBar::no_length(), "{spinner} {msg}  {elapsed}"),
         };
         // Hidden where standard error is no terminal.
@@ -43,14 +43,11 @@ impl Bar {
 
     /// This much of the input is done, with so many messages.
     pub(in crate::commands) fn reached(&self, position: u64, messages: u64) {
-        self.say(position, &self.rate(messages));
-    }
-
-    /// This much is done, and this is to be said of it.
-    pub(in crate::commands) fn say(&self, position: u64, text: &str) {
         self.drawn.set_position(position);
         if !self.held_up.load(Ordering::Relaxed) {
-            self.drawn.set_message(text.to_owned());
+            let left =
+                self.drawn.length().map(|_| format!("  ETA {}", HumanDuration(self.drawn.eta()))).unwrap_or_default();
+            self.drawn.set_message(self.rate(messages) + &left);
         }
     }
 
@@ -61,7 +58,7 @@ impl Bar {
         clippy::cast_precision_loss,
         reason = "for people"
     )]
-    pub(in crate::commands) fn rate(&self, messages: u64) -> String {
+    fn rate(&self, messages: u64) -> String {
         let rate = messages as f64 / self.began.elapsed().as_secs_f64().max(0.001);
         format!("{} messages, {}/s", grouped(messages), grouped(rate as u64))
     }

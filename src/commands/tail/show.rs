@@ -13,7 +13,7 @@ use crate::commands::printable;
 /// Keys whose last data is remembered, to mark what changes. With more, all are forgotten, and marks begin anew.
 const REMEMBERED: usize = 20_000;
 /// Keys longer than this do not widen the column of keys.
-const WIDEST_KEY: usize = 40;
+const WIDEST_KEY: usize = 28;
 
 const RESET: &str = "\x1b[0m";
 const DIM: &str = "\x1b[2m";
@@ -89,17 +89,14 @@ impl Show {
         self.topic_width = self.topic_width.max(topic.len());
         line.put(DIM, clock(message.timestamp.as_deref()));
         line.put(CYAN, &format!("  {:width$}", printable(topic), width = self.topic_width));
-        let key = message.key.as_deref().map(printable);
-        if let Some(key) = &key {
-            self.key_width = self.key_width.max(width(key).min(WIDEST_KEY));
-        }
-        if self.key_width > 0 {
-            let key = key.as_deref().unwrap_or_default();
-            let padding = self.key_width.saturating_sub(width(key));
-            line.put(BOLD, &format!("  {key}{:padding$}", ""));
-        }
-        line.put("", "  ");
-        let Some(key) = &message.key else { return value(line, &message.data, None) };
+        let Some(key) = &message.key else {
+            line.put("", "  ");
+            return value(line, &message.data, None);
+        };
+        let shown = printable(key);
+        self.key_width = self.key_width.max(width(&shown).min(WIDEST_KEY));
+        let padding = self.key_width.saturating_sub(width(&shown));
+        line.put(BOLD, &format!("  {shown}{:padding$}  ", ""));
         let name = format!("{topic}/{key}");
         if message.data == Value::Null {
             self.last.remove(&name);
@@ -115,25 +112,25 @@ impl Show {
     /// What a catch-up brings, and what is missing for good.
     fn catch_up(&self, data: &Value) -> String {
         let mut lines = String::new();
-        let mut say = |style: &str, text: &str| {
+        let mut say = |style: &'static str, text: &str| {
             let mut line = Text::new(self.look.colour, self.width());
             line.put(style, text);
             lines += &line.end();
         };
         for (topic, told) in data.field("topics").map_or(&[][..], Value::fields) {
             let mode = told.field("mode").map_or("", Value::text);
-            let (style, text) = match mode {
-                "replayed" => (DIM, "-- every message since"),
-                "conflated" => (YELLOW, "-- the latest of each key"),
-                "snapshot" => (YELLOW, "-- the state as it is"),
-                _ => (RED, "!! GAP, messages are lost: what is kept"),
-            };
-            let skipped = match told.field("skipped").and_then(Value::number) {
+            let count = match told.field("skipped").and_then(Value::number) {
                 Some(count) if count < 1.0 => String::new(),
                 Some(count) => format!(", {count} skipped"),
-                None => ", nobody knows how many were skipped".to_owned(),
+                None => ", an unknown number skipped".to_owned(),
             };
-            say(style, &format!("{text} of {} ({}{skipped})", printable(topic), printable(mode)));
+            let topic = printable(topic);
+            match mode {
+                "replayed" => say(DIM, &format!("-- catching up with {topic}: every message{count}")),
+                "conflated" => say(YELLOW, &format!("-- catching up with {topic}: the latest of each key{count}")),
+                "snapshot" => say(YELLOW, &format!("-- catching up with {topic}: the whole state{count}")),
+                _ => say(RED, &format!("!! GAP in {topic}: messages are lost{count}")),
+            }
         }
         if let Some(count) = data.field("broadcasts_skipped").and_then(Value::number) {
             say(RED, &format!("!! {count} broadcasts are lost"));
@@ -144,13 +141,23 @@ impl Show {
     /// Where lines are cut: a terminal may change its width at any time.
     fn width(&self) -> Option<usize> {
         let cut = self.look.terminal && !self.full;
-        cut.then(|| crossterm::terminal::size().map_or(80, |(columns, _)| usize::from(columns)))
+        cut.then(columns)
     }
+}
+
+/// The columns of the terminal; 80 where it does not say.
+fn columns() -> usize {
+    crossterm::terminal::size()
+        .ok()
+        .map(|(columns, _)| usize::from(columns))
+        .filter(|columns| *columns > 0)
+        .unwrap_or(80)
 }
 
 /// The time of day in a timestamp such as `2026-02-06T12:00:00.123Z`.
 fn clock(timestamp: Option<&str>) -> &str {
-    timestamp.and_then(|text| text.get(11..23)).filter(|text| text.is_ascii()).unwrap_or("            ")
+    let time = timestamp.and_then(|text| text.get(11..23));
+    time.filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic())).unwrap_or("            ")
 }
 
 /// The columns that a text takes.
@@ -158,8 +165,8 @@ fn width(text: &str) -> usize {
     text.chars().filter_map(unicode_width::UnicodeWidthChar::width).sum()
 }
 
-/// A value on one line: names dimmed, nulls left out, and behind a number that moved an arrow. What is likely to be looked
-/// for stands first, since the line may be cut: numbers, then texts, then times.
+/// A value on one line: names dimmed, nulls left out, and behind a number that moved an arrow. Lists, such as prices,
+/// stand first and times last, since the line may be cut.
 fn value(line: &mut Text, now: &Value, before: Option<&Value>) {
     let Value::Object(fields) = now else { return nested(line, now, before) };
     let mut fields: Vec<_> = fields.iter().filter(|(_, field)| *field != Value::Null).collect();
@@ -219,69 +226,119 @@ fn moved(line: &mut Text, now: &serde_json::Number, before: Option<&Value>) {
     }
 }
 
-/// A line that is written piece by piece, and cut where the terminal ends.
+/// A line that is put together piece by piece, and cut where the terminal ends.
 struct Text {
-    line: String,
+    pieces: Vec<(&'static str, String)>,
     colour: bool,
-    /// Columns that are left; `None` is no limit.
-    room: Option<usize>,
-    cut: bool,
+    /// Columns that there are; `None` is no limit.
+    width: Option<usize>,
 }
 
 impl Text {
     fn new(colour: bool, width: Option<usize>) -> Self {
-        Self { line: String::new(), colour, room: width, cut: false }
+        Self { pieces: Vec::new(), colour, width }
     }
 
-    fn put(&mut self, style: &str, piece: &str) {
-        if self.cut || piece.is_empty() {
-            return;
-        }
-        let styled = self.colour && !style.is_empty();
-        if styled {
-            self.line += style;
-        }
-        match self.room {
-            Some(room) if width(piece) > room => self.put_cut(piece, room),
-            room => {
-                self.line += piece;
-                self.room = room.map(|room| room - width(piece));
+    fn put(&mut self, style: &'static str, piece: &str) {
+        self.pieces.push((style, piece.to_owned()));
+    }
+
+    /// The line. One that is too long ends with a sign that there is more.
+    fn end(self) -> String {
+        let needed: usize = self.pieces.iter().map(|(_, piece)| width(piece)).sum();
+        let is_cut = self.width.is_some_and(|width| needed > width);
+        let mut left = if is_cut { self.width.unwrap_or(0).saturating_sub(1) } else { usize::MAX };
+        let mut line = String::new();
+        for (style, piece) in self.pieces {
+            let fitting = fitting(&piece, &mut left);
+            if self.colour && !style.is_empty() && !fitting.is_empty() {
+                line.extend([style, fitting, RESET]);
+            } else {
+                line += fitting;
             }
         }
-        if styled {
-            self.line += RESET;
+        line + if is_cut { "…\n" } else { "\n" }
+    }
+}
+
+/// As much of a text as there are columns left. With the first character that does not fit, none are.
+fn fitting<'a>(text: &'a str, left: &mut usize) -> &'a str {
+    for (at, char) in text.char_indices() {
+        let wide = char.width().unwrap_or(0);
+        if wide > *left {
+            *left = 0;
+            return &text[..at];
+        }
+        *left -= wide;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Look = Look { terminal: false, colour: false };
+
+    fn odds(price: &str) -> String {
+        format!(
+            r#"{{"type":"o","topic":"odds","id":"1-1","key":"8301/1x2","timestamp":"2026-02-06T12:00:00.123Z",{}{price}{}}}"#,
+            r#""data":{"at":"2026-02-06T12:00:00Z","home":"#,
+            r#","none":null,"outcomes":[{"name":"Mönchen","price":2}]}"#
+        )
+    }
+
+    #[test]
+    fn a_price_that_moves_has_an_arrow_and_times_stand_last() {
+        let mut show = Show::new(PLAIN, false);
+        let rest = "at 2026-02-06T12:00:00Z\n";
+        for (price, shown) in [("1.85", "1.85"), ("1.9", "1.9▲"), ("1.9", "1.9"), ("1.8", "1.8▼")] {
+            let line = show.message(&odds(price));
+            assert_eq!(line, format!("12:00:00.123  odds  8301/1x2  outcomes [Mönchen 2]  home {shown}  {rest}"));
         }
     }
 
-    /// Puts what fits, with the last column for the sign that there is more.
-    fn put_cut(&mut self, piece: &str, room: usize) {
-        let mut left = room.saturating_sub(1);
-        for char in piece.chars() {
-            let wide = char.width().unwrap_or(0);
-            if wide > left {
-                break;
+    #[test]
+    fn a_line_is_cut_at_the_last_column_and_says_so() {
+        for (text, columns, cut) in
+            [("abcdef", 6, "abcdef"), ("abcdef", 5, "abcd…"), ("日本語", 5, "日本…"), ("日本語", 4, "日…")]
+        {
+            let mut line = Text::new(true, Some(columns));
+            line.put("", &text[..text.char_indices().nth(1).unwrap().0]);
+            line.put("", &text[text.char_indices().nth(1).unwrap().0..]);
+            assert_eq!(line.end().trim_end(), cut, "{text} in {columns}");
+        }
+    }
+
+    #[test]
+    fn every_style_that_begins_ends_however_the_line_is_cut() {
+        for columns in 0..60 {
+            let mut line = Text::new(true, Some(columns));
+            for piece in 0..10 {
+                line.put([DIM, GREEN, RED][piece % 3], "four");
             }
-            left -= wide;
-            self.line.push(char);
-        }
-        if room > 0 {
-            self.line.push('…');
-        } else {
-            // The line is full to its last column: the sign takes the place of what stands there.
-            self.replace_last();
-        }
-        self.cut = true;
-    }
-
-    fn replace_last(&mut self) {
-        let visible = self.line.trim_end_matches(RESET).len();
-        if let Some((at, char)) = self.line[..visible].char_indices().next_back() {
-            self.line.replace_range(at..at + char.len_utf8(), "…");
+            let line = line.end();
+            assert_eq!(line.matches(RESET).count() * 2, line.matches('\x1b').count(), "{columns}: {line:?}");
         }
     }
 
-    fn end(mut self) -> String {
-        self.line.push('\n');
-        self.line
+    #[test]
+    fn what_comes_from_others_cannot_steer_the_terminal() {
+        let evil = r#"{"type":"o","topic":"odds","key":"8301\u009b2J","timestamp":"\u001b[2J\u001b[2J\u001b[2J\u001b[2J\u001b[2J","data":{"\u001b]0;x\u0007":"\u001b[2J"}}"#;
+        let line = Show::new(PLAIN, false).message(evil);
+        assert!(!line.trim_end().contains(char::is_control), "{line:?}");
+    }
+
+    #[test]
+    fn a_catch_up_says_what_is_missing() {
+        let said = |mode: &str, skipped: &str| {
+            let text = format!(
+                r#"{{"type":"catch_up","data":{{"topics":{{"odds":{{"mode":"{mode}","skipped":{skipped}}}}}}}}}"#
+            );
+            Show::new(PLAIN, false).message(&text)
+        };
+        assert_eq!(said("replayed", "0"), "-- catching up with odds: every message\n");
+        assert_eq!(said("conflated", "12"), "-- catching up with odds: the latest of each key, 12 skipped\n");
+        assert_eq!(said("gap", "null"), "!! GAP in odds: messages are lost, an unknown number skipped\n");
     }
 }

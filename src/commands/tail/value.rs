@@ -43,13 +43,12 @@ impl Value {
         if let Self::Number(number) = self { number.as_f64() } else { None }
     }
 
-    /// How soon somebody wants to see it: what holds numbers, then flags, then texts, then times.
+    /// How soon somebody wants to see it: lists and objects, then single values, then times.
     pub(super) fn rank(&self) -> u8 {
         match self {
-            Self::Number(_) | Self::List(_) | Self::Object(_) => 0,
-            Self::Text(text) if is_time(text) => 3,
-            Self::Text(_) => 1,
-            Self::Bool(_) | Self::Null => 2,
+            Self::List(_) | Self::Object(_) => 0,
+            Self::Text(text) if is_time(text) => 2,
+            _ => 1,
         }
     }
 }

@@ -28,6 +28,11 @@ const BAD: Style = Style::new().fg(Color::Red).bold();
 
 /// Draws everything.
 pub(super) fn draw(area: Rect, buffer: &mut Buffer, view: &View) {
+    if view.now().is_none() {
+        let [figures, keys] = Layout::vertical([Constraint::Min(0), Constraint::Length(1)]).areas(area);
+        Paragraph::new(figures_of(view, area.width)).render(figures, buffer);
+        return keys_of(view).render(keys, buffer);
+    }
     let topics = u16::try_from(view.topics().len()).unwrap_or(MOST_TOPICS).clamp(1, MOST_TOPICS);
     let rows = [Constraint::Length(FIGURES), Constraint::Length(RATES), Constraint::Length(topics + HEAD)];
     let rows = rows.into_iter().chain([Constraint::Min(HEAD + 1), Constraint::Length(1)]);
@@ -65,50 +70,47 @@ fn figures_of(view: &View, width: u16) -> Vec<Line<'static>> {
     let rate = |name: &str| shown(view.rate(name));
     let gauge = |name: &str| count(now.metrics.sum(name));
     let bytes = |name: &str| size(now.metrics.sum(name));
-    let delay = |name: &str| {
-        let at = |share| view.quantile(name, share).map_or_else(|| "–".to_owned(), duration);
-        format!("{} / {}", at(0.5), at(0.99))
-    };
+    let delay = |name: &str, share| view.quantile(name, share).map_or_else(|| "–".to_owned(), duration);
     let of = |transport| count(now.metrics.of("oddswire_connections", ("transport", transport)));
-    let skipped = (rate("oddswire_messages_conflated_total"), gauge("oddswire_clients_behind"));
+    let (publish, deliver) = ("oddswire_publish_latency_seconds", "oddswire_delivery_latency_seconds");
+    let sent = view.rate("oddswire_sent_bytes_total").map_or_else(|| "–".to_owned(), |rate| size(rate) + "/s");
     vec![
         title(view, width, Some(now)),
         trouble(view).unwrap_or_else(|| state(now)),
         figures(
             "clients",
-            &[
+            [
                 (of("websocket"), "websocket"),
                 (of("sse"), "sse"),
                 (rate("oddswire_connects_total"), "come/s"),
                 (rate("oddswire_disconnects_total"), "go/s"),
+                (gauge("oddswire_clients_behind"), "behind"),
             ],
         ),
         figures(
             "messages",
-            &[
+            [
                 (rate("oddswire_messages_published_total"), "in/s"),
                 (rate("oddswire_messages_delivered_total"), "out/s"),
-                (
-                    view.rate("oddswire_sent_bytes_total").map_or_else(|| "–".to_owned(), |rate| size(rate) + "/s"),
-                    "out",
-                ),
-                (skipped.0, "skipped/s"),
-                (skipped.1, "clients behind"),
+                (sent, "out"),
+                (rate("oddswire_messages_conflated_total"), "skipped/s"),
             ],
         ),
         figures(
-            "p50 / p99",
-            &[
-                (delay("oddswire_publish_latency_seconds"), "to publish"),
-                (delay("oddswire_delivery_latency_seconds"), "to deliver"),
+            "latency",
+            [
+                (delay(publish, 0.5), "p50"),
+                (delay(publish, 0.99), "p99 publish"),
+                (delay(deliver, 0.5), "p50"),
+                (delay(deliver, 0.99), "p99 deliver"),
             ],
         ),
         figures(
             "memory",
-            &[
+            [
                 (bytes("oddswire_process_resident_memory_bytes"), "process"),
                 (bytes("oddswire_outbox_bytes"), "on the way"),
-                (bytes("oddswire_outbox_bytes_max"), "to the slowest"),
+                (bytes("oddswire_outbox_bytes_max"), "slowest"),
                 (gauge("oddswire_process_open_fds"), "files"),
             ],
         ),
@@ -145,10 +147,10 @@ fn state(now: &Sample) -> Line<'static> {
 }
 
 /// A line of figures: each with what it counts.
-fn figures(label: &str, figures: &[(String, &'static str)]) -> Line<'static> {
+fn figures<const N: usize>(label: &str, figures: [(String, &'static str); N]) -> Line<'static> {
     let mut spans = vec![Span::styled(format!(" {label:<10}"), LABEL)];
     for (value, what) in figures {
-        spans.push(Span::styled(value.clone(), Style::new().bold()));
+        spans.push(Span::styled(value, Style::new().bold()));
         spans.push(Span::styled(format!(" {what}   "), LABEL));
     }
     Line::from(spans)

@@ -174,6 +174,8 @@ impl View {
             rate
         };
         let mut clients: Vec<_> = now.connections.iter().map(|facts| Client { facts, rate: client(facts) }).collect();
+        // Those that are equal stay where they are from look to look.
+        clients.sort_by(|one, other| one.facts.id.cmp(&other.facts.id));
         match self.sort {
             Sort::Slowest => {
                 clients.sort_by_key(|client| std::cmp::Reverse((client.facts.behind, client.facts.outbox_bytes)));

@@ -31,7 +31,7 @@ class Server:
         # Compressed, a short answer could become a long one.
         self._headers = {"Authorization": f"Bearer {checked_token(token)}", "Accept-Encoding": "identity"}
         self._timeout = timeout
-        self._make_client = http or (lambda: httpx.AsyncClient(timeout=timeout))
+        self._make_client = http or (lambda: httpx.AsyncClient(timeout=timeouts(timeout)))
         self._client: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> None:
@@ -72,6 +72,12 @@ class Server:
         finally:
             await response.aclose()
         return Answered(response.status_code, answer, retry_after(response.headers.get("Retry-After")))
+
+
+def timeouts(whole: float) -> httpx.Timeout:
+    """Connecting has half of the time. A host that swallows packets is then known as one that got nothing; by the
+    deadline for the whole nobody could tell."""
+    return httpx.Timeout(whole, connect=whole / 2, pool=whole / 2)
 
 
 def base_url(url: str) -> str:

@@ -1,0 +1,121 @@
+// Servers that shut down and say so.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { assertExactlyOnce, dataOf, eventually, follow } from './harness/client.mjs';
+import { proxy } from './harness/proxy.mjs';
+import { redis } from './harness/redis.mjs';
+import { serve } from './harness/server.mjs';
+
+/** Publishes without a pause until it is stopped. */
+function publishing(t, publish) {
+    let goesOn = true;
+    const done = (async () => {
+        let last;
+        for (let at = 0; goesOn; at += 1) last = await publish(at);
+        return last;
+    })();
+    const stop = () => {
+        goesOn = false;
+        return done;
+    };
+    t.after(stop);
+    return stop;
+}
+
+/** One of the clients goes first, and at once. */
+const FOLLOWERS = 4;
+
+function followAll(t, url, options) {
+    return Array.from({ length: FOLLOWERS }, () => follow(t, url, options));
+}
+
+function all(followers, what) {
+    return Promise.all(followers.map(what));
+}
+
+/** It was never without a connection, but for the one that had to go at once. */
+function assertStayed(followers) {
+    const left = followers.filter(({ statuses }) => statuses.some(({ state }) => state === 'waiting' || state === 'connecting'));
+    assert(left.length <= 1, `${left.length} of ${FOLLOWERS} were left alone`);
+}
+
+for (const transport of ['websocket', 'sse']) {
+    test(`${transport}: the next node has taken over before the draining one is left, and nothing is doubled or missed`, async t => {
+        const url = await redis(t);
+        if (!url) return;
+        const settings = { engine: 'redis', 'redis-url': url, 'drain-spread': '3s' };
+        const [old, next] = [await serve(t, settings), await serve(t, settings)];
+        const way = await proxy(t, old);
+        const followers = followAll(t, way.url, { transport, since: 'now' });
+        const states = followers.map(({ client }) => client.state('odds_updates'));
+        await all(followers, follower => follower.live());
+        const stop = publishing(t, at => next.publish({ topic: 'odds_updates', key: `8301/1x2/${at % 7}`, data: at },
+            { topic: 'scrape_progress', data: at }));
+        await all(followers, follower => follower.until('messages come', ({ messages }) => messages.length > 20));
+        way.server = next;
+        old.drain();
+        await old.ended;
+        const position = await stop();
+        await all(followers, follower => follower.at(position));
+        for (const follower of followers) assertExactlyOnce(follower, next);
+        for (const state of states) assert.deepEqual(dataOf(state), await next.state('odds_updates'));
+        assertStayed(followers);
+        await eventually('each has one connection', async () => await next.connections() === FOLLOWERS);
+    });
+
+    test(`${transport}: where another sequence takes over, that is told, and its state replaces what was held`, async t => {
+        const [old, next] = [await serve(t, { 'drain-spread': '3s' }), await serve(t)];
+        const way = await proxy(t, old);
+        const followers = followAll(t, way.url, { transport });
+        const states = followers.map(({ client }) => client.state('odds_updates'));
+        await all(followers, follower => follower.live());
+        await old.odds('8301/1x2/gone', 1);
+        const before = await old.odds('8301/1x2/stays', 1);
+        await all(followers, follower => follower.at(before));
+        const after = await next.odds('8301/1x2/stays', 2);
+        way.server = next;
+        old.drain();
+        await all(followers, follower => follower.at(after));
+        for (const state of states) assert.deepEqual(dataOf(state), { '8301/1x2/stays': 2 });
+        for (const { gaps } of followers) assert.deepEqual(gaps[0].topics.odds_updates, { mode: 'snapshot', skipped: null });
+        assertStayed(followers);
+    });
+}
+
+test('a server that refuses all while it drains is not hammered, and the one that comes after it is found', async t => {
+    const old = await serve(t, { 'drain-spread': '3s' });
+    const way = await proxy(t, old);
+    const followers = followAll(t, way.url, { timeouts: { retry: 500, maxRetry: 1000 } });
+    await all(followers, follower => follower.live());
+    old.drain();
+    await old.ended;
+    const attempts = way.requests.length / FOLLOWERS - 1;
+    assert(attempts > 0 && attempts <= 12, `${attempts} attempts each in 3 s`);
+    way.server = await serve(t);
+    await all(followers, follower => follower.live());
+});
+
+test('a broadcast that comes over both connections is told once', async t => {
+    const url = await redis(t);
+    if (!url) return;
+    const settings = { engine: 'redis', 'redis-url': url, 'drain-spread': '3s' };
+    const [old, next] = [await serve(t, settings), await serve(t, settings)];
+    const way = await proxy(t, old);
+    const followers = followAll(t, way.url, {});
+    await all(followers, follower => follower.live());
+    way.server = next;
+    const stop = publishing(t, async at => {
+        await next.broadcast({ type: 'maintenance', data: at });
+        return at;
+    });
+    old.drain();
+    await old.ended;
+    const last = await stop();
+    await next.broadcast({ type: 'last', data: null });
+    await all(followers, follower => follower.until('the last', ({ broadcasts }) => broadcasts.at(-1)?.type === 'last'));
+    const told = followers.map(({ broadcasts }) => broadcasts.slice(0, -1).map(({ data }) => data).sort((a, b) => a - b));
+    for (const each of told) assert.deepEqual(each, [...new Set(each)], 'none comes twice');
+    // They are kept nowhere: what one node sends just before, and the other just after the change, is missed.
+    const most = told.filter(({ length }) => length > last / 2);
+    assert(most.length >= FOLLOWERS - 1, 'only who had to go at once misses many');
+});

@@ -1,0 +1,76 @@
+// Random faults against a model: at the end the state is the server's, and every message has come once, or was told as
+// skipped. `SEED=… node --test test/faults.test.mjs` repeats a run; ROUNDS makes it longer.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { dataOf, follow, offsetOf } from './harness/client.mjs';
+import { proxy } from './harness/proxy.mjs';
+import { directory, serve } from './harness/server.mjs';
+
+const SEED = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 32));
+const ROUNDS = Number(process.env.ROUNDS ?? 40);
+
+/** Numbers that are random and can be had again (mulberry32). */
+function randomOf(seed) {
+    let state = seed;
+    return below => {
+        state = (state + 0x6d2b79f5) | 0;
+        let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+        mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+        return Math.floor(((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32 * below);
+    };
+}
+
+function message(random, at) {
+    if (random(4) === 0) return { topic: 'scrape_progress', data: at };
+    const key = `${random(3)}/${random(4)}`;
+    return { topic: 'odds_updates', key, data: at };
+}
+
+/** What may happen; the server is up after each. */
+const FAULTS = {
+    cut: ({ way }) => way.cut(),
+    stall: ({ way }) => way.stall(),
+    split: ({ way, random }) => {
+        way.most = [1, 7, 100, Infinity][random(4)];
+    },
+    delay: ({ way, random }) => {
+        way.delay = random(3);
+    },
+    block: ({ way, random }) => {
+        way.upgrades = ['pass', 'refuse', 'mute'][random(3)];
+    },
+    kill: ({ server }) => server.restart('SIGKILL'),
+    drain: ({ server }) => server.restart('SIGTERM'),
+    nothing: () => {},
+};
+
+for (const [name, settings, kinds] of [
+    ['a journal and a long history', { 'history-messages': '100000' }, Object.keys(FAULTS)],
+    ['a short history', { 'history-messages': '15' }, ['cut', 'stall', 'split', 'block', 'nothing', 'kill']],
+]) {
+    test(`with ${name}, after random faults (seed ${SEED}), nothing is missing that was not told, and nothing came twice`, async t => {
+        const random = randomOf(SEED);
+        const server = await serve(t, { engine: 'journal', 'data-dir': directory(t), 'drain-spread': '300ms', 'sse-comment-interval': '100ms', ...settings });
+        const way = await proxy(t, server);
+        const timeouts = { open: 500, idle: 200, pong: 200, retry: 20, maxRetry: 100, upgrade: 200, stable: 300 };
+        const follower = follow(t, way.url, { since: 'now', timeouts, topics: ['odds_updates', 'scrape_progress'] });
+        const odds = follower.client.state('odds_updates');
+        await follower.live();
+        for (let round = 0; round < ROUNDS; round += 1) {
+            await FAULTS[kinds[random(kinds.length)]]({ way, server, random });
+            const batch = Array.from({ length: random(12) }, (_, at) => message(random, round * 100 + at));
+            if (batch.length > 0) await server.publish(...batch);
+            if (random(3) === 0) await server.odds(`${random(3)}/${random(4)}`, round);
+        }
+        Object.assign(way, { most: Infinity, delay: 0, upgrades: 'pass' });
+        await follower.at(await server.odds('0/0', 'the end'));
+
+        assert.deepEqual(dataOf(odds), await server.state('odds_updates'));
+        const offsets = follower.messages.map(({ id }) => offsetOf(id));
+        assert.equal(new Set(offsets).size, offsets.length, 'none came twice');
+        const missing = server.published.size - offsets.length;
+        const told = follower.gaps.flatMap(({ topics }) => Object.values(topics)).reduce((sum, { skipped }) => sum + (skipped ?? Infinity), 0);
+        assert(missing <= told, `${missing} are missing and ${told} were told`);
+        if (settings['history-messages'] > 1000) assert.deepEqual([missing, follower.gaps], [0, []]);
+    });
+}

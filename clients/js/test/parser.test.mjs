@@ -1,0 +1,43 @@
+// The parser of event streams, against the HTML standard (section 9.2.6), however the text is cut in pieces.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { build } from 'esbuild';
+
+const { outputFiles } = await build({
+    entryPoints: [new URL('../src/transports.ts', import.meta.url).pathname],
+    format: 'esm',
+    write: false,
+});
+const { eventParser } = await import(`data:text/javascript,${encodeURIComponent(outputFiles[0].text)}`);
+
+function parse(pieces) {
+    const events = [];
+    const parse = eventParser({ text: text => events.push(text), retry: ms => events.push(ms) });
+    pieces.forEach(parse);
+    return events;
+}
+
+for (const [name, text, events] of [
+    ['an event ends with an empty line', 'data: a\n\ndata: b\n', ['a']],
+    ['several data lines are joined', 'data: a\ndata:b\n\n', ['a\nb']],
+    ['one space after the colon is left out', 'data:  a\ndata\n\n', [' a\n']],
+    ['comments, ids and unknown fields are left out', ': data: x\nid: 1-2\ndata: a\nother: x\ndataset: x\n\n', ['a']],
+    ['lines end with a carriage return, a line feed, or both', 'data: a\r\rdata: b\r\n\r\ndata: c\n\n', ['a', 'b', 'c']],
+    ['retry is digits only', 'retry: 2500\nretry: 2.5\nretry: -1\nretry\n\n', [2500]],
+    ['an event without data is none', 'id: 1-2\n\n\n\ndata: a\n\n', ['a']],
+    ['an event with empty data is one', 'data\n\n', ['']],
+    ['events with a name are no messages', 'event: x\ndata: a\n\nevent: message\ndata: b\n\ndata: c\n\n', ['b', 'c']],
+    ['separators of Unicode end no line', 'data: a\u2028b\u2029c\u0085d\n\n', ['a\u2028b\u2029c\u0085d']],
+]) {
+    test(name, () => {
+        assert.deepEqual(parse([text]), events);
+        assert.deepEqual(parse([...text]), events, 'a character at a time');
+        for (let at = 0; at <= text.length; at += 1) {
+            assert.deepEqual(parse([text.slice(0, at), '', text.slice(at)]), events, `cut at ${at}`);
+        }
+    });
+}
+
+test('a line without end is not gathered for ever', () => {
+    assert.throws(() => parse(Array(17).fill('x'.repeat(1 << 20))), /line too long/);
+});

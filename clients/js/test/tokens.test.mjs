@@ -1,0 +1,64 @@
+// Tokens: where they go, and what happens when they expire.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { assertExactlyOnce, follow } from './harness/client.mjs';
+import { proxy } from './harness/proxy.mjs';
+import { ASKS_FOR_TOKENS, serve, token } from './harness/server.mjs';
+
+for (const transport of ['websocket', 'sse']) {
+    test(`${transport}: a token function is asked again before the token expires, and the connection has no break`, async t => {
+        const server = await serve(t, ASKS_FOR_TOKENS);
+        const way = await proxy(t, server);
+        let asked = 0;
+        const follower = follow(t, way.url, { transport, since: 'now', token: async () => token(++asked === 1 ? 4 : 60) });
+        await follower.live();
+        let goesOn = true;
+        const publishing = (async () => {
+            let position;
+            for (let at = 0; goesOn; at += 1) position = await server.odds(`8301/1x2/${at % 5}`, at);
+            return position;
+        })();
+        // The first token is good for 3 to 4 s, and the server ends what it was shown for.
+        await new Promise(resolve => setTimeout(resolve, 4500));
+        goesOn = false;
+        await follower.at(await publishing);
+        assert.equal(asked, 2);
+        assertExactlyOnce(follower, server);
+        assert(follower.statuses.every(({ state }) => state === 'live'), JSON.stringify(follower.statuses));
+        assert.equal(way.requests.length, transport === 'sse' ? 2 : 1);
+        assert.deepEqual(follower.errors, []);
+        assert.equal(way.requests.every(line => !line.includes('token=')), transport === 'sse', 'in the header, where there is one');
+    });
+}
+
+test('after the token has expired the client comes back with a new one', async t => {
+    const server = await serve(t, ASKS_FOR_TOKENS);
+    let given = 0;
+    // What comes in time is of no use.
+    const follower = follow(t, server.url, { since: 'now', token: () => given++ === 0 ? token(2) : given < 4 ? 'no token' : token(60) });
+    await follower.live();
+    await server.odds('8301/1x2/betpawa', 1);
+    await follower.until('it has expired', ({ statuses }) => statuses.some(({ code }) => code === 4401));
+    await follower.at(await server.odds('8301/1x2/betpawa', 2));
+    assertExactlyOnce(follower, server);
+});
+
+// The server lets in what has expired less than 30 s ago.
+for (const [transport, seconds, code] of [['websocket', 2, 4401], ['sse', -60, 401]]) {
+    test(`${transport}: a token that cannot be renewed ends the client when it has expired`, async t => {
+        const server = await serve(t, ASKS_FOR_TOKENS);
+        const follower = follow(t, server.url, { transport, token: token(seconds) });
+        await follower.until('closed', ({ client }) => client.status.state === 'closed');
+        assert.equal(follower.client.status.code, code);
+        assert.match(follower.client.status.reason, /expired/);
+    });
+}
+
+test('a token function that fails or hangs is asked again', async t => {
+    const server = await serve(t, ASKS_FOR_TOKENS);
+    const answers = [() => { throw new Error('no session'); }, () => Promise.reject(new Error('no network')), () => new Promise(() => {})];
+    const follower = follow(t, server.url, { token: () => (answers.shift() ?? (() => token(60)))(), timeouts: { open: 200 } });
+    await follower.live();
+    const reasons = follower.statuses.filter(({ state }) => state === 'waiting').map(({ reason }) => reason);
+    assert.deepEqual(reasons, ['Error: no session', 'Error: no network', 'no answer']);
+});

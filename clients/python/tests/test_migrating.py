@@ -1,0 +1,113 @@
+"""The Python of docs/migrating.md, before and after: what subscribers get is the same."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+from websockets.sync.client import connect
+
+from hub import TOKEN, WITHIN, Hub
+from oddswire import AsyncPublisher
+from serving import serving
+
+PAGE = (Path(__file__).parents[3] / "docs" / "migrating.md").read_text()
+BLOCKS = {
+    name: textwrap.dedent(code)
+    for name, code in re.findall(r"^ *```python (\w+)\.py\n(.*?)^ *```$", PAGE, re.DOTALL | re.MULTILINE)
+}
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a block of the page, in surroundings where the server is there."""
+    for name, code in BLOCKS.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("ODDSWIRE_URL", hub.url)
+    monkeypatch.setenv("ODDSWIRE_PUBLISH_TOKEN", TOKEN)
+    yield importlib.import_module
+    for name in BLOCKS:
+        sys.modules.pop(name, None)
+
+
+def test_every_python_block_of_the_page_has_a_name_and_is_run_here() -> None:
+    assert PAGE.count("```python ") == len(BLOCKS)
+    assert "```python\n" not in PAGE
+    run = {"scraper", "before_websocket", "after_websocket", "before_sse", "after_sse", "side_by_side"}
+    assert set(BLOCKS) == run
+
+
+def post(url: str) -> Any:
+    return httpx.post(f"{url}/scrapes", trust_env=False, timeout=WITHIN).raise_for_status().json()
+
+
+def test_subscribers_get_over_the_hub_what_they_got_from_the_connection_manager(
+    module: Callable[[str], ModuleType], hub: Hub
+) -> None:
+    app = module("before_websocket").app
+    with serving(app) as url, connect(url.replace("http", "ws") + "/ws", proxy=None) as socket:
+        post(url)
+        before = [json.loads(socket.recv(timeout=WITHIN)) for _ in range(5)]
+    with serving(module("after_websocket").app) as url, hub.subscriber() as subscriber:
+        post(url)
+        after = [json.loads(subscriber.recv(timeout=WITHIN)) for _ in range(5)]
+    known = [{name: message[name] for name in ("type", "key", "data") if name in message} for message in after]
+    assert known == before
+
+
+def test_a_run_has_the_same_progress_over_the_hub_also_for_who_comes_late(
+    module: Callable[[str], ModuleType], hub: Hub
+) -> None:
+    with serving(module("before_sse").app) as url:
+        run = post(url)["scrape_run_id"]
+        with httpx.stream("GET", f"{url}/scrapes/{run}/events", trust_env=False, timeout=WITHIN) as stream:
+            before = [json.loads(line.removeprefix("data: ")) for line in stream.iter_lines() if line]
+    with serving(module("after_sse").app) as url:
+        run = post(url)["scrape_run_id"]
+        other = post(url)["scrape_run_id"]
+    steps = [message["data"] for message in hub.history("scrape_progress") if message["key"] == run]
+    assert steps[-len(before) :] == before
+    assert [step["phase"] for step in steps] == ["starting", "scraping", "completed"]
+    # Both runs are over; who comes now gets how the one stands that it asks for.
+    address = f"{hub.url}/api/sse?topics=scrape_progress/{run}&since=snapshot"
+    with httpx.stream("GET", address, trust_env=False, timeout=WITHIN) as stream:
+        events = (json.loads(line.removeprefix("data: ")) for line in stream.iter_lines() if line.startswith("data: "))
+        messages = [next(events) for _ in range(4)]
+    assert [message["type"] for message in messages] == ["connection_ack", "catch_up", "scrape_progress", "caught_up"]
+    assert messages[2]["data"] == before[-1]
+    assert set(hub.state("scrape_progress")) == {run, other}
+
+
+def test_the_mirror_serves_both_and_does_not_harm_what_was_there(
+    module: Callable[[str], ModuleType], hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    side_by_side = module("side_by_side")
+    sent = []
+
+    class Socket:
+        async def send_json(self, message: object) -> None:
+            sent.append(message)
+
+    side_by_side.manager.active.append(Socket())
+
+    async def test() -> None:
+        async with AsyncPublisher(hub.url, TOKEN) as publisher:
+            await side_by_side.on_odds(publisher, "a", {"home": 1.5})
+        # It is closed now: what the mirror cannot do is in the log.
+        await side_by_side.on_odds(publisher, "a", {"home": 1.6})
+
+    asyncio.run(test())
+    assert hub.state() == {"a": {"home": 1.5}}
+    assert sent == [{"type": "odds_update", "key": "a", "data": {"home": home}} for home in (1.5, 1.6)]
+    assert "not mirrored to odds_updates: the publisher is closed" in caplog.text

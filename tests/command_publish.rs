@@ -1,0 +1,275 @@
+//! `oddswire publish`: all of a file, once, or said how far it came.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::harness::command::Running;
+use crate::harness::link::{Flow, Link};
+use crate::harness::program::Directory;
+use crate::harness::{App, TOKEN, ws};
+use crate::process::{self, Process};
+
+const ENVIRONMENT: [(&str, &str); 1] = [("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
+
+/// A file of so many keyless messages without a topic; their data is their number.
+fn numbers(directory: &Directory, count: usize) -> PathBuf {
+    let lines: Vec<String> = (1..=count).map(|number| format!("{{\"data\":{number}}}\n")).collect();
+    file(directory, "numbers.ndjson", lines.concat().as_bytes())
+}
+
+fn file(directory: &Directory, name: &str, contents: &[u8]) -> PathBuf {
+    let path = directory.0.join(name);
+    std::fs::write(&path, contents).unwrap();
+    path
+}
+
+fn arguments<'a>(url: &'a str, path: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    [&["publish", "--topic=odds_updates", "--url", url, path.to_str().unwrap()], more].concat()
+}
+
+/// Reads so many messages, whose data has to be these numbers in order.
+async fn expect(client: &mut ws::Client, numbers: std::ops::RangeInclusive<usize>) {
+    for number in numbers {
+        assert_eq!(client.expect("odds_updates").await["data"], number);
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_taken_whole_and_in_order() {
+    let (app, directory) = (App::start().await, Directory::new());
+    let mut client = app.ws("topics=odds_updates").await;
+    let url = app.url("");
+    let path = numbers(&directory, 1_234);
+    let ended = Running::run(&arguments(&url, &path, &[]), &ENVIRONMENT).await;
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    assert!(ended.stdout.starts_with("1,234 messages taken in "), "{}", ended.stdout);
+    expect(&mut client, 1..=1_234).await;
+
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(&std::fs::read(&path).unwrap()).unwrap();
+    let path = file(&directory, "numbers.ndjson.gz", &gzip.finish().unwrap());
+    let ended = Running::run(&arguments(&url, &path, &["--from-line=1001"]), &ENVIRONMENT).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    expect(&mut client, 1_001..=1_234).await;
+}
+
+#[tokio::test]
+async fn what_comes_through_a_pipe_is_published_before_the_pipe_ends() {
+    let app = App::start().await;
+    let mut client = app.ws("topics=odds_updates").await;
+    let url = app.url("");
+    let mut publish = Running::start(&arguments(&url, Path::new("-"), &[]), &ENVIRONMENT);
+    for number in 1..=3 {
+        let line = format!("\n{{\"data\":{number}}}\n");
+        publish.stdin.as_mut().unwrap().write_all(line.as_bytes()).await.unwrap();
+        expect(&mut client, number..=number).await;
+    }
+    publish.stdin = None;
+    let ended = publish.end().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stdout.starts_with("3 messages taken"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_bad_line_is_named_and_what_stands_before_it_is_taken() {
+    let (app, directory) = (App::start().await, Directory::new());
+    let url = app.url("");
+    for (bad, says) in [
+        ("{\"data\":1", "line 4: not JSON"),
+        ("[]", "line 4: expected a JSON object"),
+        ("{\"topic\":\"nowhere\",\"data\":1}", "line 4: the server answered 400: no such topic: 'nowhere'"),
+        ("{\"data\":null}", "line 4: the server answered 400: 'data' is null"),
+        ("\u{1b}", "line 4: expected a JSON object"),
+    ] {
+        let lines = format!("{{\"data\":1}}\n\n{{\"data\":2}}\n{bad}\n{{\"data\":3}}\n");
+        let path = file(&directory, "lines.ndjson", lines.as_bytes());
+        let ended = Running::run(&arguments(&url, &path, &["--batch-messages=2"]), &ENVIRONMENT).await;
+        ended.failed(1, &[says, "lines up to 3 are taken, go on with --from-line 4"]);
+        assert_eq!((ended.stderr.lines().count(), ended.stdout.as_str()), (1, ""), "{ended:?}");
+    }
+    let path = file(&directory, "bytes.ndjson", b"{\"data\":1}\n{\"data\":\"\xff\"}\n");
+    Running::run(&arguments(&url, &path, &[]), &ENVIRONMENT).await.failed(1, &["line 2: it is not UTF-8: byte 9"]);
+    let path = file(&directory, "nameless.ndjson", b"{\"data\":1}\n");
+    let nameless = ["publish", "--url", &url, path.to_str().unwrap()];
+    Running::run(&nameless, &ENVIRONMENT)
+        .await
+        .failed(1, &["line 1: it names no 'topic': set --topic", "nothing was taken"]);
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_is_sent_in_halves_and_a_message_that_is_is_named() {
+    let app = App::with(|config| {
+        config.publish_body_bytes = 2_000;
+        config.publish_message_bytes = 500;
+    })
+    .await;
+    let directory = Directory::new();
+    let mut client = app.ws("topics=odds_updates").await;
+    let url = app.url("");
+    let path = numbers(&directory, 1_000);
+    let ended = Running::run(&arguments(&url, &path, &[]), &ENVIRONMENT).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    expect(&mut client, 1..=1_000).await;
+    let long = format!("{{\"data\":1}}\n{{\"data\":\"{}\"}}\n", "x".repeat(600));
+    let path = file(&directory, "long.ndjson", long.as_bytes());
+    let ended = Running::run(&arguments(&url, &path, &["--batch-messages=1"]), &ENVIRONMENT).await;
+    ended.failed(1, &["line 2: the server answered 413", "publish-message-bytes", "--from-line 2"]);
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_with_503_in_the_middle_is_tried_until_it_takes_the_rest() {
+    let (data, directory) = (Directory::new(), Directory::new());
+    let environment = [
+        ("ODDSWIRE_ENGINE", "journal"),
+        ("ODDSWIRE_DATA_DIR", data.0.to_str().unwrap()),
+        // The client reads when all is published.
+        ("ODDSWIRE_OUTBOX_BYTES", "64MiB"),
+    ];
+    let mut server = Process::with_file_limit(&environment).await;
+    server.limit_files_to("4000000");
+    let text = "x".repeat(50_000);
+    let lines: Vec<String> = (1..=200).map(|number| format!("{{\"data\":[{number},\"{text}\"]}}\n")).collect();
+    let path = file(&directory, "long.ndjson", lines.concat().as_bytes());
+    let mut client = ws::Client::connect(server.address, "topics=odds_updates").await;
+    let url = server.url("");
+    let arguments = arguments(&url, &path, &["--batch-messages=5"]);
+    let mut publish = Running::start(&arguments, &[("ODDSWIRE_PUBLISH_TOKEN", process::TOKEN)]);
+    let said = publish.says("trying again").await;
+    assert!(said.starts_with("oddswire: the server answered 503: "), "{said}");
+    server.limit_files_to("unlimited");
+    publish.says("it goes on").await;
+    let ended = publish.end().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stdout.starts_with("200 messages taken in "), "{ended:?}");
+    for number in 1..=200 {
+        assert_eq!(client.expect("odds_updates").await["data"][0], number, "once, and in order");
+    }
+    server.event("journal.mended").await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_in_the_middle_takes_nothing_twice() {
+    let (app, directory) = (App::with(|config| config.outbox_bytes = 64 << 20).await, Directory::new());
+    let link = Link::to(app.address).await;
+    let url = format!("http://{}", link.address);
+    let path = numbers(&directory, 30_000);
+    let mut client = app.ws("topics=odds_updates").await;
+    let mut publish = Running::start(&arguments(&url, &path, &["--batch-messages=20"]), &ENVIRONMENT);
+    for until in [2_000, 4_000, 6_000] {
+        expect(&mut client, until - 1_999..=until).await;
+        link.set(Flow::Cut);
+        publish.says("trying again").await;
+        link.set(Flow::Open);
+    }
+    expect(&mut client, 6_001..=30_000).await;
+    assert_eq!(publish.end().await.code, Some(0));
+    client.nothing_came().await;
+}
+
+#[tokio::test]
+async fn a_run_that_is_killed_goes_on_where_it_was_and_nothing_is_taken_twice() {
+    // So few requests a second that there is a middle to be killed in.
+    let app = App::with(|config| config.publishes_per_second = 5).await;
+    let directory = Directory::new();
+    let (path, progress) = (numbers(&directory, 200), directory.0.join("progress.json"));
+    let url = app.url("");
+    let remember = ["--batch-messages=10", "--progress", progress.to_str().unwrap()];
+    let arguments = arguments(&url, &path, &remember);
+    let mut client = app.ws("topics=odds_updates").await;
+
+    let mut publish = Running::start(&arguments, &ENVIRONMENT);
+    publish.says("429: ").await;
+    publish.signal("KILL");
+    assert_eq!(publish.end().await.code, None);
+    // As if it had been killed after a batch was taken and before that was noted.
+    let kept = std::fs::read_to_string(&progress).unwrap();
+    let mut kept: Value = serde_json::from_str(&kept).unwrap();
+    let reached = kept["line"].as_u64().unwrap();
+    assert!((10..200).contains(&reached), "{kept}");
+    kept["line"] = (reached - 10).into();
+    std::fs::write(&progress, kept.to_string()).unwrap();
+
+    let mut other = arguments.clone();
+    other.push("--batch-bytes=2KiB");
+    Running::run(&other, &ENVIRONMENT).await.failed(2, &["it was begun with --topic odds_updates --batch-messages 10"]);
+    let ended = Running::run(&arguments, &ENVIRONMENT).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    expect(&mut client, 1..=200).await;
+    client.nothing_came().await;
+    assert!(!progress.exists(), "all is taken, and another run begins anew");
+}
+
+#[tokio::test]
+async fn an_interruption_says_how_far_it_came() {
+    let app = App::with(|config| config.publishes_per_second = 1).await;
+    let directory = Directory::new();
+    let path = numbers(&directory, 100);
+    let url = app.url("");
+    let mut publish = Running::start(&arguments(&url, &path, &["--batch-messages=10"]), &ENVIRONMENT);
+    publish.says("429: ").await;
+    publish.signal("INT");
+    let ended = publish.end().await;
+    ended.failed(1, &["interrupted; lines up to ", "are taken, go on with --from-line "]);
+}
+
+#[tokio::test]
+async fn a_server_that_stays_away_is_given_up() {
+    let directory = Directory::new();
+    let path = numbers(&directory, 10);
+    let link = Link::to("127.0.0.1:1".parse().unwrap()).await;
+    let url = format!("http://{}", link.address);
+    let ended = Running::run(&arguments(&url, &path, &["--retry-for=300ms"]), &ENVIRONMENT).await;
+    ended.failed(1, &["given up after", "nothing was taken", "--from-line 1"]);
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_with_2_and_a_wrong_token_with_1() {
+    let (app, directory) = (App::start().await, Directory::new());
+    let url = app.url("");
+    let path = numbers(&directory, 1);
+    let progress = file(&directory, "progress", b"marmalade");
+    let progress = progress.to_str().unwrap();
+    Running::run(&arguments(&url, &path, &[]), &[]).await.failed(2, &["ODDSWIRE_PUBLISH_TOKEN", "--token-file"]);
+    for (more, says) in [
+        (&["--batch-messages=0"][..], "--batch-messages"),
+        (&["--batch-bytes=1"], "--batch-bytes"),
+        (&["--from-line=0"], "--from-line"),
+        (&["--from-line=2", "--progress=x"], "--progress"),
+        (&["--progress", progress], "not one of ours"),
+        (&["--token-file=/nowhere"], "/nowhere"),
+    ] {
+        Running::run(&arguments(&url, &path, more), &ENVIRONMENT).await.failed(2, &[says]);
+    }
+    Running::run(&arguments(&url, Path::new("/nowhere"), &[]), &ENVIRONMENT).await.failed(2, &["/nowhere"]);
+    let token = file(&directory, "token", b"marmalade\n");
+    let token = ["--token-file", token.to_str().unwrap()];
+    let ended = Running::run(&arguments(&url, &path, &token), &ENVIRONMENT).await;
+    ended.failed(1, &["401: ", "nothing was taken"]);
+    assert!(!ended.stderr.contains("marmalade"), "{ended:?}");
+    let token = file(&directory, "token", format!("{TOKEN}\n").as_bytes());
+    let token = ["--token-file", token.to_str().unwrap()];
+    assert_eq!(Running::run(&arguments(&url, &path, &token), &[]).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn a_terminal_has_a_bar_with_rate_and_time_left() {
+    let app = App::with(|config| config.publishes_per_second = 2).await;
+    let directory = Directory::new();
+    let path = numbers(&directory, 100);
+    let url = app.url("");
+    let started = Running::in_terminal(&arguments(&url, &path, &["--batch-messages=15"]), &ENVIRONMENT);
+    let Some(mut publish) = started else { return };
+    // The bar rewrites its line, so all of it is one line up to the summary.
+    let mut shown = String::new();
+    while !shown.contains("messages taken") {
+        shown += &publish.line().await;
+    }
+    for part in ["%", "messages, ", "/s", "ETA "] {
+        assert!(shown.contains(part), "{part}: {shown:?}");
+    }
+}

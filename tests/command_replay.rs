@@ -1,0 +1,116 @@
+//! `oddswire replay`: a recording in its order and at its pace.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::command::Running;
+use crate::harness::program::Directory;
+use crate::harness::{App, TOKEN, recorded};
+
+const ENVIRONMENT: [(&str, &str); 1] = [("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
+
+fn arguments<'a>(url: &'a str, path: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    [&["replay", "--url", url, path.to_str().unwrap()], more].concat()
+}
+
+/// A recording with these moments, each in `data.seen_at` too, in milliseconds.
+fn recording(directory: &Directory, moments: &[(u64, u64)]) -> std::path::PathBuf {
+    let mut lines = String::new();
+    for (at, (moment, seen)) in moments.iter().enumerate() {
+        let line = json!({"at": 1_743_511_672_980 + moment, "key": format!("{at}"), "data": {"seen_at": 1_743_511_672_980 + seen}});
+        writeln!(lines, "{line}").unwrap();
+    }
+    let path = directory.0.join("recording.ndjson");
+    std::fs::write(&path, lines).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_recording_takes_the_time_that_it_took_divided_by_the_speed() {
+    let (app, directory) = (App::start().await, Directory::new());
+    let mut client = app.ws("topics=odds_updates").await;
+    let path = recording(&directory, &[(0, 0), (2_000, 0), (2_000, 0), (8_000, 0)]);
+    let url = app.url("");
+    let began = Instant::now();
+    let mut replay = Running::start(&arguments(&url, &path, &["--speed=10x", "--type=odds_update"]), &ENVIRONMENT);
+    let mut arrived = Vec::new();
+    for at in 0..4 {
+        let message = client.expect("odds_update").await;
+        assert_eq!(message["key"], at.to_string());
+        arrived.push(began.elapsed());
+    }
+    // Nothing comes before its moment; how late it may be is the machine's business.
+    assert!(arrived[1] >= Duration::from_millis(200) && arrived[3] >= Duration::from_millis(800), "{arrived:?}");
+    let summary = replay.line().await;
+    assert!(summary.starts_with("4 messages taken in ") && summary.contains("s late"), "{summary}");
+    assert_eq!(replay.end().await.code, Some(0));
+}
+
+#[tokio::test]
+async fn seen_at_sorts_and_keeps_the_order_of_what_was_seen_at_once() {
+    let (app, directory) = (App::start().await, Directory::new());
+    let path = recording(&directory, &[(0, 3_000), (1, 1_000), (2, 2_000), (3, 1_000)]);
+    let url = app.url("");
+    for (by, order) in [("at", ["0", "1", "2", "3"]), ("seen_at", ["1", "3", "2", "0"])] {
+        let mut client = app.ws("topics=odds_updates").await;
+        let ended = Running::run(&arguments(&url, &path, &["--speed=max", "--by", by]), &ENVIRONMENT).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let delete = (0..4).map(|at| json!({"topic": "odds_updates", "key": format!("{at}"), "data": null}));
+        for key in order {
+            assert_eq!(client.expect("odds_updates").await["key"], key, "by {by}");
+        }
+        // What does not change is not delivered a second time.
+        app.publish(&delete.collect::<Value>()).await;
+    }
+}
+
+#[tokio::test]
+async fn the_recorded_odds_arrive_byte_for_byte() {
+    const LINES: usize = 3_000;
+    let (Some(path), directory) = (recorded("odds_updates.ndjson.gz"), Directory::new()) else { return };
+    let mut text = String::new();
+    let file = flate2::read::GzDecoder::new(std::fs::File::open(&path).unwrap());
+    std::io::Read::read_to_string(&mut std::io::Read::take(file, 2 << 20), &mut text).unwrap();
+    let lines: Vec<&str> = text.lines().take(LINES).collect();
+    let some = directory.0.join("some.ndjson");
+    std::fs::write(&some, lines.join("\n")).unwrap();
+    let app = App::with(|config| {
+        config.suppress_unchanged = false;
+        // The client reads when all is published.
+        config.outbox_bytes = 64 << 20;
+    })
+    .await;
+    let mut client = app.ws("topics=odds_updates").await;
+    let url = app.url("");
+    let ended = Running::run(&arguments(&url, &some, &["--speed=max"]), &ENVIRONMENT).await;
+    assert!(ended.stdout.starts_with("3,000 messages taken in "), "{ended:?}");
+    for line in lines {
+        let (_, data) = line.split_once(r#","data":"#).unwrap();
+        let message = client.text().await;
+        assert!(message.ends_with(&format!(r#","data":{data}"#)), "{message} for {line}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_recording_is_named_by_its_line() {
+    let (app, directory) = (App::start().await, Directory::new());
+    let url = app.url("");
+    let path = directory.0.join("recording.ndjson");
+    for (by, line, says) in [
+        ("at", r#"{"key":"1","data":1}"#, "line 2: no recorded message: missing field `at`"),
+        ("at", r#"{"at":"yesterday","key":"1","data":1}"#, "line 2: 'at' is no time"),
+        ("seen_at", r#"{"at":2,"key":"1","data":{"seen_at":"soon"}}"#, "line 2: data.seen_at is no time"),
+        ("at", r#"{"at":2,"key":"1//2","data":1}"#, "line 2: the server answered 400: key '1//2'"),
+    ] {
+        let first = r#"{"at":1,"key":"0","data":{"seen_at":1}}"#;
+        std::fs::write(&path, format!("{first}\n{line}\n")).unwrap();
+        let ended = Running::run(&arguments(&url, &path, &["--speed=1000x", "--by", by]), &ENVIRONMENT).await;
+        ended.failed(1, &[says]);
+    }
+    for (more, says) in [(&["--speed=0x"][..], "10x"), (&["--by=now"], "seen_at"), (&["--topic=Odds"], "a-z")] {
+        Running::run(&arguments(&url, &path, more), &ENVIRONMENT).await.failed(2, &[says]);
+    }
+}

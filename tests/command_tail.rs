@@ -1,0 +1,250 @@
+//! `oddswire tail`: what comes through a terminal, a pipe, a restart and a cut.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::harness::command::Running;
+use crate::harness::link::{Flow, Link};
+use crate::harness::program::{Directory, Port};
+use crate::harness::redis::Certificates;
+use crate::harness::tls::Tls;
+use crate::harness::{self, App, jwt, within};
+use crate::process::{self, Process};
+
+fn tail(address: SocketAddr, arguments: &[&str]) -> Running {
+    Running::start(&[&["tail", &format!("http://{address}")], arguments].concat(), &[])
+}
+
+/// The next published message of a tail that prints JSON.
+async fn published(tail: &mut Running) -> Value {
+    loop {
+        let message: Value = serde_json::from_str(&tail.line().await).unwrap();
+        if message.get("id").is_some() {
+            return message;
+        }
+    }
+}
+
+#[tokio::test]
+async fn tail_goes_on_after_a_restart_and_has_every_message_once() {
+    let (directory, port) = (Directory::new(), Port::free());
+    let listen = port.address.to_string();
+    let settings = [
+        ("ODDSWIRE_LISTEN", listen.as_str()),
+        ("ODDSWIRE_PUBLISH_TOKEN", process::TOKEN),
+        ("ODDSWIRE_ENGINE", "journal"),
+        ("ODDSWIRE_DATA_DIR", directory.0.to_str().unwrap()),
+        ("ODDSWIRE_DRAIN_SPREAD", "0s"),
+    ];
+    let mut server = Process::start(&[], &settings).await;
+    let mut tail = tail(port.address, &["--json"]);
+    tail.says("connected to").await;
+    for round in 0..3 {
+        server.odds(&format!("{round}/live"), round).await;
+        assert_eq!(published(&mut tail).await["key"], format!("{round}/live"));
+        server.stop().await;
+        tail.says("trying again").await;
+        server = Process::start(&[], &settings).await;
+        // It may be back before this one or behind it.
+        server.odds(&format!("{round}/away"), round).await;
+        assert_eq!(published(&mut tail).await["key"], format!("{round}/away"));
+        tail.says("connected again").await;
+    }
+    tail.signal("INT");
+    let ended = tail.end().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("6 messages over 4 connections; go on with --since "), "{ended:?}");
+}
+
+#[tokio::test]
+async fn tail_goes_on_after_a_cut_and_after_a_connection_that_is_silent() {
+    let app = App::start().await;
+    let link = Link::to(app.address).await;
+    let mut tail = tail(link.address, &["--json", "--idle-timeout=1s"]);
+    tail.says("connected to").await;
+    app.odds("1", 1).await;
+    assert_eq!(published(&mut tail).await["key"], "1");
+
+    link.set(Flow::Cut);
+    tail.says("trying again").await;
+    app.odds("2", 2).await;
+    link.set(Flow::Open);
+    assert_eq!(published(&mut tail).await["key"], "2");
+
+    link.set(Flow::Stalled);
+    tail.says("nothing came for 1s").await;
+    app.odds("3", 3).await;
+    // What waits in the link belongs to a connection that is given up.
+    link.set(Flow::Cut);
+    link.set(Flow::Open);
+    assert_eq!(published(&mut tail).await["key"], "3");
+    app.odds("4", 4).await;
+    assert_eq!(published(&mut tail).await["key"], "4");
+}
+
+#[tokio::test]
+async fn a_restart_that_forgets_is_told_as_what_it_is() {
+    let port = Port::free();
+    let listen = port.address.to_string();
+    let settings = [
+        ("ODDSWIRE_LISTEN", listen.as_str()),
+        ("ODDSWIRE_PUBLISH_TOKEN", process::TOKEN),
+        ("ODDSWIRE_ENGINE", "memory"),
+    ];
+    let server = Process::start(&["--drain-spread=0s"], &settings).await;
+    let mut tail = tail(port.address, &["--topic=scrape_progress,odds_updates"]);
+    tail.says("connected to").await;
+    server.take(&json!({"topic": "scrape_progress", "data": {"phase": "starting"}})).await;
+    tail.shows("phase starting").await;
+    server.stop().await;
+    let _server = Process::start(&[], &settings).await;
+    let told = tail.shows("scrape_progress").await;
+    assert!(told.contains("GAP") || told.contains("the whole state"), "{told}");
+    assert!(told.contains("an unknown number"), "{told}");
+    tail.shows("live from").await;
+}
+
+#[tokio::test]
+async fn json_is_what_the_server_sends_byte_for_byte() {
+    let app = App::start().await;
+    let mut client = app.ws("topics=odds_updates").await;
+    let mut tail = tail(app.address, &["--json", "--topic", "odds_updates"]);
+    assert!(tail.line().await.starts_with(r#"{"type":"connection_ack","#));
+    for data in [r#"{ "b" :1.50,"a": "ö\u001b[2J" }"#, "{\n  \"c\": [1,\n2]\r\n}", "1e2", r#""""#] {
+        let body = format!(r#"{{"topic":"odds_updates","key":"1","data":{data}}}"#);
+        assert_eq!(app.post("/api/publish", "application/json", body).await.status, 200);
+        let sent = client.text().await.replace(['\n', '\r'], " ");
+        assert_eq!(tail.line().await, sent.as_str());
+    }
+}
+
+#[tokio::test]
+async fn an_encrypted_connection_needs_a_certificate_that_the_system_trusts() {
+    let Some(certificates) = Certificates::new() else { return };
+    let app = App::start().await;
+    let tls = Tls::to(app.address, &certificates).await;
+    let (url, file) = (format!("wss://{}", tls.address), app.url(""));
+    let trusted =
+        [("SSL_CERT_FILE", certificates.path("ca.crt")), ("ODDSWIRE_PUBLISH_TOKEN", harness::TOKEN.to_owned())];
+    let trusted: Vec<_> = trusted.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut tail = Running::start(&["tail", &url, "--json"], &trusted);
+    tail.says(&format!("connected to https://{}", tls.address)).await;
+    let mut publish = Running::start(&["publish", "--url", &url.replace("wss", "https"), "-"], &trusted);
+    let line = "{\"topic\":\"odds_updates\",\"data\":\"sealed\"}\n";
+    publish.stdin.take().unwrap().write_all(line.as_bytes()).await.unwrap();
+    assert_eq!(published(&mut tail).await["data"], "sealed");
+    assert_eq!(publish.end().await.code, Some(0));
+
+    let mut stranger = Running::start(&["tail", &url], &[("SSL_CERT_FILE", &certificates.path("other.crt"))]);
+    let said = stranger.says("trying again").await;
+    assert!(said.contains("certificate"), "{said}");
+    let mut plain = Running::start(&["tail", &file.replace("http", "https")], &trusted);
+    plain.says("trying again").await;
+}
+
+#[tokio::test]
+async fn a_refusal_that_stays_one_ends_it_with_1_and_the_reason() {
+    let app = App::with(|config| {
+        jwt::required(config);
+        config.subscriptions_per_connection = 1;
+    })
+    .await;
+    let url = format!("ws://{}", app.address);
+    let narrow = jwt::token(&jwt::claims(&["odds_updates/8301"]));
+    let token = jwt::expiring(600);
+    for (environment, arguments, says) in [
+        (None, &[][..], &["401: ", "token"][..]),
+        (Some("marmalade"), &[], &["401: "]),
+        (Some(narrow.as_str()), &["--topic=odds_updates"], &["403: ", "odds_updates"]),
+        (Some(token.as_str()), &["--topic=odds_updates", "--topic=scrape_progress"], &["400: ", "subscriptions"]),
+    ] {
+        let environment: Vec<_> = environment.iter().map(|token| ("ODDSWIRE_TOKEN", *token)).collect();
+        let ended = Running::run(&[&["tail", &url], arguments].concat(), &environment).await;
+        ended.failed(1, says);
+        assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+        assert!(!ended.stderr.contains("marmalade"), "{ended:?}");
+    }
+    let mut tail = Running::start(&["tail", &url, "--token", &token, "--topic", "odds_updates"], &[]);
+    tail.says("connected to").await;
+}
+
+#[tokio::test]
+async fn a_token_that_expires_ends_it_with_what_the_server_says() {
+    let app = App::with(jwt::required).await;
+    // The server lets 30 s of skew pass.
+    let token = jwt::expiring(-29);
+    let mut tail = tail(app.address, &["--token", &token]);
+    tail.says("connected to").await;
+    tail.says("4401: token has expired").await;
+    tail.end().await.failed(1, &["401: "]);
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_is_an_end_like_any_other_even_where_nothing_comes() {
+    let app = App::start().await;
+    let mut tail = tail(app.address, &[]);
+    tail.says("connected to").await;
+    tail.stop_reading();
+    let ended = tail.end().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    app.connections(0).await;
+}
+
+#[tokio::test]
+async fn a_reader_that_reads_nothing_keeps_nobody_from_ending_it() {
+    let app = App::start().await;
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_oddswire"));
+    command.args(["tail", &app.url(""), "--json"]).env_clear().kill_on_drop(true);
+    let mut tail = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    app.connections(1).await;
+    // More than the pipe holds and than may wait for it.
+    for at in 0..1_000 {
+        app.odds(&format!("{at}"), "x".repeat(2_000)).await;
+    }
+    let id = tail.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
+    assert_eq!(within(tail.wait()).await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn lines_for_people_mark_what_moves_and_are_coloured_and_cut_in_a_terminal_only() {
+    let app = App::start().await;
+    let url = format!("http://{}", app.address);
+    let mut piped = Running::start(&["tail", &url], &[("TERM", "xterm-256color")]);
+    let Some(mut shown) = Running::in_terminal(&["tail", &url], &[]) else { return };
+    let Some(mut plain) = Running::in_terminal(&["tail", &url], &[("NO_COLOR", "1")]) else { return };
+    app.connections(3).await;
+    let long = "x".repeat(200);
+    for home in [1.85, 1.9] {
+        app.odds("8301/1x2/betpawa", json!({"home": home, "name": long})).await;
+    }
+    let line = piped.shows("1.9").await;
+    assert!(line.contains("odds_updates  8301/1x2/betpawa  home 1.9▲  name xxx") && line.contains(&long), "{line}");
+    assert!(!line.contains('\x1b'), "{line}");
+    let line = plain.shows("1.9").await;
+    assert!(line.ends_with("xx…") && line.chars().count() == 100 && !line.contains('\x1b'), "{line}");
+    let line = shown.shows("1.9").await;
+    assert!(line.contains("\x1b[32m1.9▲\x1b[0m") && line.contains('…'), "{line}");
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_with_2() {
+    for (arguments, says) in [
+        (&["tail", "localhost:8000"][..], &["localhost:8000", "http://127.0.0.1:8000"][..]),
+        (&["tail", "--topic=Odds!"], &["Odds!", "a-z"]),
+        (&["tail", "--since=yesterday"], &["yesterday", "snapshot"]),
+        (&["tail", "ws://localhost/api/ws?topics=a"], &["query"]),
+        (&["tail", "--idle-timeout=5"], &["--idle-timeout"]),
+        (&["tail", "--json", "--full"], &["--full"]),
+    ] {
+        Running::run(arguments, &[]).await.failed(2, says);
+    }
+    for arguments in [&["tail", "--token", "marma lade"][..], &["tail", "http://me:marmalade@localhost"]] {
+        let ended = Running::run(arguments, &[]).await;
+        ended.failed(2, &[]);
+        assert!(!ended.stderr.contains("lade"), "{ended:?}");
+    }
+}
