@@ -305,8 +305,14 @@ async fn a_running_server_is_alive_and_ready() {
 #[tokio::test]
 async fn where_there_is_nothing_the_answer_says_where_something_is() {
     let app = App::start().await;
-    let paths =
-        ["/console", "/api", "/api/topic", "/api/topics/odds_updates", "/api/topics/odds_updates/state/x", "/healthz/x"];
+    let paths = [
+        "/console",
+        "/api",
+        "/api/topic",
+        "/api/topics/odds_updates",
+        "/api/topics/odds_updates/state/x",
+        "/healthz/x",
+    ];
     for path in paths {
         let says = ["/api/ws", "/api/sse", "/api/publish", "/api/broadcast", "/api/topics", "/healthz", "/readyz"];
         refused(&app.get(path).await, (404, "not_found", None, &says));
