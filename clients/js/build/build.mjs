@@ -12,7 +12,7 @@ const TSC = fileURLToPath(new URL('../node_modules/typescript/bin/tsc', import.m
 const INTERNAL = ['isAcknowledged', 'isLive', 'asked', 'answered', 'acknowledge', 'heard', 'probe', 'fail', 'end',
     'ended', 'plan', 'base', 'canRenew', 'names', 'settled', 'isEmpty', 'isQuiet', 'include', 'exclude', 'isCovered',
     'refused', 'announced', 'requests', 'take', 'reach', 'stage', 'caughtUp', 'narrow', 'shown', 'told', 'cursor',
-    'isSettled'];
+    'isSettled', 'hearText', 'hearRetry', 'isStream', 'begin', 'reached'];
 
 /** Writes it all into this directory. */
 export async function build(directory) {

@@ -29,11 +29,11 @@ export interface Events {
     gap: Gap;
     broadcast: BroadcastMessage;
     error: ErrorMessage;
-    /** The text of everything, as it came. */
+    /** The text of everything that comes, over every connection: while one replaces another that may be twice. */
     raw: string;
 }
 export type Listeners<T> = Set<(value: T) => void>;
 /** Adds a listener; returns what takes it away. */
 export declare function listen<T>(listeners: Listeners<T>, listener: (value: T) => void): () => void;
-/** What a listener throws is the program's to see, and no business of the connection or of other listeners. */
+/** What a listener throws is the program's to see and no business of the connection or of other listeners. */
 export declare function tellAll<T>(listeners: Iterable<(value: T) => void>, value: T): void;

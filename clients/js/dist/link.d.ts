@@ -22,19 +22,21 @@ export interface Timeouts {
 }
 export interface Settings {
     readonly base: URL;
-    readonly conflateMs: number | undefined;
+    readonly conflateMs: number;
     readonly token: () => string | undefined | Promise<string>;
     readonly WebSocket: WebSocketClass | undefined;
     readonly timeouts: Timeouts;
 }
 /** Whom a link tells. */
 export interface Owner {
-    text(link: Link, text: string): void;
-    retry(ms: number): void;
+    hearText(link: Link, text: string): void;
+    hearRetry(ms: number): void;
     ended(link: Link, end: End): void;
 }
 export interface Link {
     readonly transport: Transport;
+    /** It can only listen. */
+    readonly isStream: boolean;
     readonly plan: Plan;
     token: string | undefined;
     /** The server has acknowledged it. */

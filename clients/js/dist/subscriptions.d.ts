@@ -4,8 +4,8 @@ export type Since = string;
 /** What a connection asks for in its query. */
 export interface Plan {
     /** Empty: all topics. */
-    readonly topics: readonly string[];
-    readonly since: Since;
+    readonly names: readonly string[];
+    readonly begin: Since;
 }
 export interface Subscriptions {
     /** Sorted. */
@@ -13,7 +13,7 @@ export interface Subscriptions {
     /** Those whose messages come in the order of the position. */
     settled(): string[];
     /** Where the client resumes; null until it has seen a position. */
-    position(): string | null;
+    reached(): string | null;
     /** Whether there is nothing to connect for. */
     isEmpty(): boolean;
     /** Whether resuming at the position brings all that is left of every subscription. */
@@ -29,7 +29,7 @@ export interface Subscriptions {
     /** The server has answered the connection's request of this number; 0 is the acknowledgement. */
     answered(topics: readonly string[], position: string, request: number): void;
     /** The server refuses these, or what the connection's request of this number asked for. */
-    refused(names: readonly string[], request?: number): void;
+    refused(names: readonly string[], request: number | false): void;
     /** The server has announced a catch-up, having answered so many requests. */
     announced(topics: CatchUpMessage['data']['topics'], answered: number): void;
     /** Whether a message is new to any of its subscriptions; the client has come to it then. */

@@ -1,11 +1,11 @@
 export type Transport = 'websocket' | 'sse';
 /** What a transport tells. It may tell more after it was closed: whoever closes it stops listening. */
 export interface Ear {
-    text(text: string): void;
-    /** Something came, if only a sign of life. */
+    hearText(text: string): void;
+    /** Something came that need not be a text. */
     heard(): void;
     /** The server wishes that the next connection waits this long. */
-    retry(ms: number): void;
+    hearRetry(ms: number): void;
     end(end: End): void;
 }
 /** How a connection ended. */
@@ -28,10 +28,11 @@ export type WebSocketClass = new (url: string) => {
     close(code: number): void;
 };
 export declare function openWebSocket(url: URL, WebSocket: WebSocketClass, ear: Ear): Socket;
-export declare function openStream(url: URL, token: string | undefined, ear: Ear): Socket;
+/** Reads an event stream until it ends, or is aborted, which throws. */
+export declare function readStream(url: URL, token: string | undefined, signal: AbortSignal, ear: Ear): Promise<void>;
 /**
  * Reads an event stream piece by piece, as the HTML standard says (section 9.2.6). The decoder has dropped a byte order
  * mark. `id` is left alone, since the messages have their own; events with a name, which oddswire does not send, are no
  * messages.
  */
-export declare function eventParser(ear: Pick<Ear, 'text' | 'retry'>): (piece: string) => void;
+export declare function eventParser(ear: Pick<Ear, 'hearText' | 'hearRetry'>): (piece: string) => void;

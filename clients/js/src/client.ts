@@ -48,13 +48,15 @@ export interface ClientSettings extends Settings {
 }
 
 /** Close codes and statuses after which coming back would only be refused again (src/close.rs; RFC 6455, section 7.4.1). */
-const FINAL = [400, 403, 1000, 1002, 1003, 1007, 1008, 1009, 4403, 4429];
+const FINAL = /^(4(00|03|403|429)|100[023789])$/;
 /** A server's wish to be left alone is respected for as long as this, in milliseconds. */
 const MAX_WISH = 300_000;
-/** Between requests to change the subscriptions, in milliseconds: the server takes 20 messages a second. */
-const REQUEST_PAUSE = 200;
-/** … where changing them means a new connection. */
-const RECONNECT_PAUSE = 1000;
+/** A timer for longer is one for nothing. */
+const MAX_TIMER = 2e9;
+/** Between changes of the subscriptions, in milliseconds: the server takes 20 messages a second, and without requests each is a new connection. */
+const CHANGE_PAUSE = 400;
+
+const NO_TOPICS = 'no topics';
 
 const enum Timer { Retry, Replace, Stable, Flush, Renew, Upgrade }
 
@@ -69,9 +71,9 @@ export function start(settings: ClientSettings): Client {
     const queues = new Set<TopicMessage[]>();
     /** Iterators that wait. */
     let readers: (() => void)[] = [];
-    let status: Status = { state: 'connecting', transport: null, attempt: 0 };
+    let status!: Status;
     /** Why the client was closed, where nobody asked for it: iterators throw it. */
-    let failure: Error | undefined;
+    let failure: string | undefined;
 
     let link: Link | null = null;
     /** The connection that is to replace `link`, once it is caught up. */
@@ -80,13 +82,10 @@ export function start(settings: ClientSettings): Client {
     let wanted: Transport | null = null;
     /** Others needed an image, so these get it, too, and the server does not know what they miss by it. */
     let lost: string[] = [];
-    /** Broadcasts that came over one of the two connections: they have no position to tell them by. */
-    const heard = new Set<string>();
 
     let attempt = 0;
-    /** The wait that the server wishes for before the next attempt, and whether the present wait is such a one. */
+    /** No wait before an attempt is shorter than the server has wished for last. */
     let wish = 0;
-    let isWished = false;
     /** Connections by WebSocket in a row that were not acknowledged, and how many are tried before an event stream. */
     let refused = 0;
     let patience = 1;
@@ -103,7 +102,7 @@ export function start(settings: ClientSettings): Client {
         timers[timer] = setTimeout(() => {
             timers[timer] = undefined;
             then();
-        }, Math.min(ms, 2 ** 31 - 1));
+        }, ms);
     };
 
     const emit = <K extends keyof Events>(event: K, value: Events[K]): void => {
@@ -120,10 +119,10 @@ export function start(settings: ClientSettings): Client {
     // Connections
 
     const open = (transport: Transport): Link =>
-        openLink(transport, subscriptions.plan(transport === 'websocket'), settings, { text, retry, ended });
+        openLink(transport, subscriptions.plan(transport === 'websocket'), settings, { hearText, hearRetry, ended });
 
     const connect = (): void => {
-        if (subscriptions.isEmpty()) return tell('waiting', { reason: 'no topics' });
+        if (subscriptions.isEmpty()) return tell('waiting', { reason: NO_TOPICS });
         // While nothing gets through, the two take turns.
         link = open(choice !== 'auto' ? choice : refused < patience ? 'websocket' : 'sse');
         show();
@@ -144,23 +143,18 @@ export function start(settings: ClientSettings): Client {
     };
 
     /** Full jitter: those who were cut together come back apart. */
-    const backoff = (): number => {
-        const jitter = Math.random() * Math.min(timeouts.maxRetry, timeouts.retry * 2 ** attempt++);
-        const wait = Math.max(jitter, wish);
-        isWished = wish > 0;
-        wish = 0;
-        return wait;
-    };
+    const wait = (most: number): number => Math.max(Math.random() * most, wish);
+    const backoff = (): number => wait(Math.min(timeouts.maxRetry, timeouts.retry * 2 ** attempt++));
 
-    const retry = (ms: number): void => {
+    const hearRetry = (ms: number): void => {
         wish = Math.min(ms, MAX_WISH);
     };
 
     const ended = (which: Link, end: End): void => {
         if (which === early) return notReplaced();
-        if (!which.isAcknowledged) refused = which.transport === 'sse' ? 0 : refused + 1;
+        if (!which.isAcknowledged) refused = which.isStream ? 0 : refused + 1;
         const code = end.code!;
-        if (FINAL.includes(code) || (code % 4000 === 401 && !settings.canRenew)) return finish(end, `${end.reason} (${code})`);
+        if (FINAL.test(code as never) || (code % 4000 === 401 && !settings.canRenew)) return finish(end, `${end.reason} (${code})`);
         if (early) return takeOver();
         hangUp();
         retryIn(backoff(), end);
@@ -170,7 +164,7 @@ export function start(settings: ClientSettings): Client {
         if (status.state === 'closed') return;
         hangUp();
         closing.abort();
-        if (error) failure = new Error(error);
+        failure = error;
         tell('closed', end);
         read();
     };
@@ -178,7 +172,7 @@ export function start(settings: ClientSettings): Client {
     /** The network is back, or the page is looked at again: timers may have slept, and connections died meanwhile. */
     const wake = (): void => {
         link?.probe();
-        if (timers[Timer.Retry] && !isWished) retryIn(Math.random() * timeouts.retry);
+        if (timers[Timer.Retry]) retryIn(wait(timeouts.retry));
     };
 
     // Replacing a connection before it ends
@@ -188,10 +182,13 @@ export function start(settings: ClientSettings): Client {
         after(ms, Timer.Replace, replace);
     };
 
+    const propose = (transport: Transport): void => {
+        if (!wanted) replaceIn(0, transport);
+    };
+
     /** Opens the connection that is to replace the present one. Not in a catch-up: it is called again after it. */
     const replace = (): void => {
         if (!wanted || timers[Timer.Replace] || early || !link?.isLive || !subscriptions.isQuiet()) return;
-        heard.clear();
         early = open(wanted);
     };
 
@@ -221,65 +218,61 @@ export function start(settings: ClientSettings): Client {
 
     /** Over an event stream a WebSocket is tried again later. */
     const upgradeLater = (): void => {
-        if (link!.transport === 'websocket' || choice !== 'auto') return;
-        after(timeouts.upgrade * (1 + Math.random()), Timer.Upgrade, () => wanted || replaceIn(0, 'websocket'));
+        if (!link!.isStream || choice !== 'auto') return;
+        after(timeouts.upgrade * (1 + Math.random()), Timer.Upgrade, () => propose('websocket'));
     };
 
     // Messages
 
-    const text = (which: Link, text: string): void => {
+    const hearText = (which: Link, text: string): void => {
         let message;
         try {
             message = JSON.parse(text);
         } catch {
             return which.fail('not JSON');
         }
-        if (which === early) return takeEarly(message, text);
         emit('raw', text);
-        obey(message);
+        if (which === early) takeEarly(message);
+        else obey(message);
     };
 
     /**
      * Handles what comes over the replacement while the old connection goes on. Where it brings every message since it was
      * asked for, the two are merged by position: whichever brings a message first counts. Otherwise it takes over at once.
      */
-    const takeEarly = (message: any, text: string): void => {
+    const takeEarly = (message: any): void => {
         switch (message.type) {
             case 'connection_ack':
                 return early!.acknowledge();
             case 'reconnect':
-                return early!.fail('draining');
+                return early!.fail('');
             case 'catch_up':
                 if (Object.values<any>(message.data.topics).every(({ mode }) => mode === 'replayed')) return;
                 break;
             case 'caught_up':
                 break;
-            case 'error':
-            case 'pong':
-                return;
             default:
-                return hand(message, text);
+                // Broadcasts have no position to merge them by: those of the old connection count.
+                return message.topic && take(message);
         }
         takeOver();
-        emit('raw', text);
         obey(message);
     };
 
     const obey = (message: any): void => {
         const { type, data } = message;
-        const { position } = data ?? {};
         const current = link!;
         switch (type) {
             case 'connection_ack':
                 return acknowledged(message);
             case 'subscription_update':
-                subscriptions.answered(data.topics, position, ++current.answered);
+                subscriptions.answered(data.topics, data.position, ++current.answered);
                 return replace();
             case 'catch_up':
                 return catchUp(message);
             case 'caught_up':
-                subscriptions.reach(position);
-                for (const state of states.values()) state.caughtUp(position);
+                subscriptions.reach(data.position);
+                for (const state of states.values()) state.caughtUp(data.position);
                 if (!current.isLive) {
                     current.isLive = true;
                     live();
@@ -291,24 +284,23 @@ export function start(settings: ClientSettings): Client {
                 // Not all at once, and early enough to be caught up in time.
                 return replaceIn(Math.random() * data.after_ms / 2, current.transport);
             case 'error':
-                if (data.code === 'too_many_subscriptions') subscriptions.refused([], ++current.answered);
-                subscriptions.refused(data.topics ?? []);
+                subscriptions.refused(data.topics ?? [], data.code === 'too_many_subscriptions' && ++current.answered);
                 return emit('error', message);
             case 'pong':
             case 'auth_ack':
                 return;
         }
-        hand(message);
+        message.topic ? take(message) : emit('broadcast', message);
     };
 
     const acknowledged = ({ timestamp, data: { topics, position } }: any): void => {
-        const { since } = link!.plan;
-        const before = subscriptions.position();
-        lost = since === 'snapshot' && before && before !== position ? subscriptions.settled() : [];
+        const { begin } = link!.plan;
+        const before = subscriptions.reached();
+        lost = begin === 'snapshot' && before && before !== position ? subscriptions.settled() : [];
         subscriptions.answered(topics, position, 0);
         skew = Date.parse(timestamp) - Date.now();
         link!.acknowledge();
-        link!.isLive = since === 'now' || topics.length === 0;
+        link!.isLive = begin === 'now' || topics.length === 0;
         begun();
         show();
         flush();
@@ -316,7 +308,7 @@ export function start(settings: ClientSettings): Client {
 
     /** Sets what a connection that is acknowledged has to wait for. */
     const begun = (): void => {
-        if (link!.transport === 'websocket') {
+        if (!link!.isStream) {
             refused = wish = 0;
             patience = 3;
         }
@@ -335,32 +327,21 @@ export function start(settings: ClientSettings): Client {
         for (const name of lost) if (topics[name]) topics[name].skipped = null;
         lost = [];
         subscriptions.announced(topics, link!.answered);
-        if (link!.isLive || status.state !== 'catching-up') {
+        if (link!.isLive) {
             link!.isLive = false;
             show();
         }
         emit('catchup', message);
         const missed = Object.entries<any>(topics).filter(([, { mode, skipped }]) => mode === 'gap' || skipped !== 0);
-        gap(Object.fromEntries(missed), broadcasts_skipped);
-    };
-
-    const gap = (topics: Gap['topics'], broadcastsSkipped = 0): void => {
-        if (!broadcastsSkipped && Object.keys(topics).length === 0) return;
-        const gap = { topics, broadcastsSkipped };
+        if (!missed[0] && !broadcasts_skipped) return;
+        const gap = { topics: Object.fromEntries(missed), broadcastsSkipped: broadcasts_skipped ?? 0 };
         tellAll(client.onGap ? [client.onGap] : [], gap);
         emit('gap', gap);
     };
 
-    /** Hands out what publishers sent. `text` is given where it was not told yet. */
-    const hand = (message: any, text?: string): void => {
-        if (!message.topic) {
-            const told = JSON.stringify([message.type, message.data]);
-            if (early && heard.delete(told)) return;
-            if (early) heard.add(told);
-            return emit('broadcast', message);
-        }
+    /** Hands out a message of a topic. */
+    const take = (message: TopicMessage): void => {
         if (!subscriptions.take(message)) return;
-        if (text) emit('raw', text);
         for (const state of states.values()) state.take(message, !link!.isLive);
         emit('message', message);
         for (const queue of queues) queue.push(message);
@@ -386,26 +367,26 @@ export function start(settings: ClientSettings): Client {
     const resume = (): void => {
         if (!isPaused || isBehind(settings.queue / 2)) return;
         isPaused = false;
-        retryIn(Math.random() * timeouts.retry);
+        retryIn(wait(timeouts.retry));
     };
 
     // Requests
 
     const change = (): void => {
         dropEarly();
-        const pause = link?.transport === 'sse' ? RECONNECT_PAUSE : REQUEST_PAUSE;
-        if (!timers[Timer.Flush]) after(flushedAt + pause - Date.now(), Timer.Flush, flush);
+        if (!timers[Timer.Flush]) after(flushedAt + CHANGE_PAUSE - Date.now(), Timer.Flush, flush);
     };
 
     /** Tells the server of subscriptions that were added or dropped. */
     const flush = (): void => {
-        if (!link) return !timers[Timer.Retry] && !isPaused && status.state !== 'closed' ? connect() : undefined;
+        if (status.reason === NO_TOPICS) connect();
+        if (!link) return;
         const current = link;
-        if (current.transport === 'websocket' && !current.isAcknowledged) return;
+        if (!current.isStream && !current.isAcknowledged) return;
         const requests = subscriptions.requests(current.asked);
         if (requests.length === 0) return;
         flushedAt = Date.now();
-        if (current.transport === 'sse') {
+        if (current.isStream) {
             hangUp();
             return connect();
         }
@@ -418,16 +399,13 @@ export function start(settings: ClientSettings): Client {
     /** A new token is shown before the old one expires, and again later if there was none. */
     const renewLater = (): void => {
         const left = expiry(link!.token) - Date.now() - skew;
-        if (settings.canRenew && left > 1000) after(left * 0.8, Timer.Renew, renew);
+        if (settings.canRenew && left > 1000) after(Math.min(left * 0.8, MAX_TIMER), Timer.Renew, renew);
     };
 
     const renew = async (): Promise<void> => {
         const current = link!;
         renewLater();
-        if (current.transport === 'sse') {
-            if (!wanted) replaceIn(0, 'sse');
-            return;
-        }
+        if (current.isStream) return propose('sse');
         // Where there is none the connection ends with 4401, and the status of the next attempt says why.
         let token;
         try {
@@ -445,7 +423,7 @@ export function start(settings: ClientSettings): Client {
             return status;
         },
         get position() {
-            return subscriptions.position();
+            return subscriptions.reached();
         },
         get topics() {
             return subscriptions.names();
@@ -480,16 +458,16 @@ export function start(settings: ClientSettings): Client {
                     if (status.state === 'closed') break;
                     await new Promise<void>(resolve => readers.push(resolve));
                 }
-                if (failure) throw failure;
+                if (failure) throw new Error(failure);
             } finally {
                 queues.delete(queue);
                 resume();
             }
         },
     };
-    // In a browser.
-    globalThis.addEventListener?.('online', wake, { signal: closing.signal });
-    globalThis.document?.addEventListener('visibilitychange', wake, { signal: closing.signal });
+    // In a browser. What is asked of the last argument is its `signal`.
+    globalThis.addEventListener?.('online', wake, closing);
+    globalThis.document?.addEventListener('visibilitychange', wake, closing);
     connect();
     return client;
 }

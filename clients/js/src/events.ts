@@ -31,7 +31,7 @@ export interface Events {
     gap: Gap;
     broadcast: BroadcastMessage;
     error: ErrorMessage;
-    /** The text of everything, as it came. */
+    /** The text of everything that comes, over every connection: while one replaces another that may be twice. */
     raw: string;
 }
 
@@ -43,7 +43,7 @@ export function listen<T>(listeners: Listeners<T>, listener: (value: T) => void)
     return () => listeners.delete(listener);
 }
 
-/** What a listener throws is the program's to see, and no business of the connection or of other listeners. */
+/** What a listener throws is the program's to see and no business of the connection or of other listeners. */
 export function tellAll<T>(listeners: Iterable<(value: T) => void>, value: T): void {
     for (const listener of listeners) {
         try {

@@ -2,6 +2,7 @@
 
 import { start, type Client } from './client.js';
 import type { Timeouts } from './link.js';
+import { refuse } from './subscription.js';
 import type { Since } from './subscriptions.js';
 import type { Transport, WebSocketClass } from './transports.js';
 
@@ -44,10 +45,10 @@ const TIMEOUTS: Timeouts = {
 
 /** Connects to the server at this address, such as `https://odds.example.com/` or `/` in a page. */
 export function connect(url: string | URL, options: ConnectOptions = {}): Client {
-    const { topics = [], since = 'snapshot', conflateMs, token, transport = 'auto', signal, queue = 4096 } = options;
+    const { topics = [], since = 'snapshot', conflateMs = 0, token, transport = 'auto', signal, queue = 4096 } = options;
     const WebSocket = options.WebSocket ?? (globalThis.WebSocket as WebSocketClass | undefined);
     if (transport === 'websocket' && !WebSocket) {
-        throw new TypeError('no WebSocket here: give one as an option');
+        refuse('WebSocket', WebSocket, 'a class');
     }
     const canRenew = typeof token === 'function';
     const client = start({
@@ -64,7 +65,7 @@ export function connect(url: string | URL, options: ConnectOptions = {}): Client
         timeouts: { ...TIMEOUTS, ...options.timeouts },
     });
     if (signal?.aborted) client.close();
-    signal?.addEventListener('abort', () => client.close());
+    signal?.addEventListener('abort', client.close);
     return client;
 }
 
@@ -72,9 +73,8 @@ function baseOf(url: string | URL): URL {
     const base = new URL(url, globalThis.location?.href);
     base.protocol = base.protocol.replace('ws', 'http');
     if (!base.protocol.startsWith('http')) {
-        throw new TypeError(`url '${url}': expected http(s) or ws(s)`);
+        refuse('url', url, 'http(s) or ws(s)');
     }
-    base.search = base.hash = '';
     if (!base.pathname.endsWith('/')) base.pathname += '/';
     return base;
 }

@@ -1,7 +1,7 @@
 // One connection: it is opened with a token, watched for silence, and ends once.
 
 import type { Plan } from './subscriptions.js';
-import { openStream, openWebSocket, type End, type Socket, type Transport, type WebSocketClass } from './transports.js';
+import { openWebSocket, readStream, type End, type Socket, type Transport, type WebSocketClass } from './transports.js';
 
 /** In milliseconds; each has a default. */
 export interface Timeouts {
@@ -26,7 +26,7 @@ export interface Timeouts {
 
 export interface Settings {
     readonly base: URL;
-    readonly conflateMs: number | undefined;
+    readonly conflateMs: number;
     readonly token: () => string | undefined | Promise<string>;
     readonly WebSocket: WebSocketClass | undefined;
     readonly timeouts: Timeouts;
@@ -34,13 +34,15 @@ export interface Settings {
 
 /** Whom a link tells. */
 export interface Owner {
-    text(link: Link, text: string): void;
-    retry(ms: number): void;
+    hearText(link: Link, text: string): void;
+    hearRetry(ms: number): void;
     ended(link: Link, end: End): void;
 }
 
 export interface Link {
     readonly transport: Transport;
+    /** It can only listen. */
+    readonly isStream: boolean;
     readonly plan: Plan;
     token: string | undefined;
     /** The server has acknowledged it. */
@@ -61,6 +63,7 @@ export interface Link {
 
 export function openLink(transport: Transport, plan: Plan, settings: Settings, owner: Owner): Link {
     const { open, idle, pong } = settings.timeouts;
+    const isStream = transport === 'sse';
     let socket: Socket | undefined;
     let isOver = false;
     /** Looks since something came. */
@@ -87,6 +90,7 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
     };
     const link: Link = {
         transport,
+        isStream,
         plan,
         token: undefined,
         isAcknowledged: false,
@@ -99,7 +103,7 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
             watch(0);
         },
         probe() {
-            if (link.isAcknowledged && transport !== 'sse') watch(1);
+            if (link.isAcknowledged && !isStream) watch(1);
         },
         fail: reason => end({ reason }),
         close() {
@@ -113,25 +117,32 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
         if (isOver) return;
         const url = address(link, settings);
         const ear = {
-            text: (text: string) => isOver || owner.text(link, text),
-            heard: () => (silent = 0),
-            retry: (ms: number) => isOver || owner.retry(ms),
+            hearText: (text: string) => {
+                silent = 0;
+                if (!isOver) owner.hearText(link, text);
+            },
+            heard: () => {
+                silent = 0;
+            },
+            hearRetry: (ms: number) => isOver || owner.hearRetry(ms),
             end,
         };
-        socket = transport === 'sse' ? openStream(url, link.token, ear) : openWebSocket(url, settings.WebSocket!, ear);
+        if (!isStream) {
+            socket = openWebSocket(url, settings.WebSocket!, ear);
+            return;
+        }
+        const abort = new AbortController();
+        socket = { send: () => {}, close: () => abort.abort() };
+        await readStream(url, link.token, abort.signal, ear);
     };
     start().catch((error: unknown) => link.fail(String(error)));
     return link;
 }
 
-function address({ transport, plan, token }: Link, { base, conflateMs }: Settings): URL {
-    const url = new URL(transport === 'sse' ? 'api/sse' : 'api/ws', base);
-    const query = url.searchParams;
-    if (plan.topics.length > 0) query.set('topics', plan.topics.join());
-    query.set('since', plan.since);
-    if (conflateMs) query.set('conflate_ms', String(conflateMs));
-    if (transport === 'sse') return url;
-    if (token) query.set('token', token);
-    url.protocol = url.protocol.replace('http', 'ws');
+function address({ isStream, plan, token }: Link, { base, conflateMs }: Settings): URL {
+    const url = new URL(isStream ? 'api/sse' : 'api/ws', base);
+    const query = { topics: plan.names.join(), since: plan.begin, conflate_ms: conflateMs as never };
+    if (!isStream) url.protocol = url.protocol.replace('http', 'ws');
+    url.search = new URLSearchParams(!isStream && token ? { ...query, token } : query) as never;
     return url;
 }

@@ -2,7 +2,7 @@
 
 import { listen, tellAll, type Listeners } from './events.js';
 import type { TopicMessage } from './messages.js';
-import { covers, pathOf } from './subscription.js';
+import { covers, pathOf, split } from './subscription.js';
 
 export interface LiveState extends ReadonlyMap<string, TopicMessage> {
     /** The newest message without a key; a narrowed subscription has none. */
@@ -55,7 +55,7 @@ export function keep(own: string): Keeper {
 
     const apply = (message: TopicMessage): void => {
         const { key, id, data } = message;
-        if (key === undefined) shown.latest = message;
+        if (!key) shown.latest = message;
         else if (data === null) {
             if (!held.delete(key)) return;
         } else {
@@ -90,10 +90,10 @@ export function keep(own: string): Keeper {
             if (isCatchingUp ? changed.size > MOST_CHANGES : changed.size === 1) queueMicrotask(tell);
         },
         caughtUp(position) {
-            const epoch = position.slice(0, position.indexOf('-') + 1);
+            const [epoch] = split(position);
             const isReplaced = (path: string) => snapshots.some(snapshot => covers(snapshot, path));
             // What is of another epoch is gone, or it would have been sent again.
-            retain(message => staged.has(message.key ?? '') || (message.id.startsWith(epoch) && !isReplaced(pathOf(message))));
+            retain(message => staged.has(message.key ?? '') || (split(message.id)[0] === epoch && !isReplaced(pathOf(message))));
             if (isReplaced(own)) shown.complete = true;
             commit();
             tell();

@@ -4,17 +4,27 @@
 /** Refuses what the server would refuse, and what its query cannot name: a comma separates subscriptions there. */
 export function check(name: string): string {
     if (!/^[a-z0-9_]{1,64}(\/[^/,\p{Cc}]+)*$/u.test(name) || name !== name.trim()) {
-        throw new TypeError(`topics '${name}': expected topic or topic/key`);
+        refuse('topics', name, 'topic or topic/key');
     }
     return name;
 }
 
 /** Where a message stands. */
 export function pathOf({ topic, key }: { topic: string; key?: string }): string {
-    return key === undefined ? topic : `${topic}/${key}`;
+    return key ? `${topic}/${key}` : topic;
 }
 
 /** Whether all of what stands at or below the path belongs to the subscription. */
 export function covers(subscription: string, path: string): boolean {
     return `${path}/`.startsWith(`${subscription}/`);
+}
+
+export function refuse(what: string, value: unknown, right: string): never {
+    throw new TypeError(`${what} '${value}': expected ${right}`);
+}
+
+/** Positions of one epoch are ordered by their offsets; those of different epochs say nothing about each other. */
+export function split(position: string): [epoch: string, offset: number] {
+    const [epoch, offset] = position.split('-');
+    return [epoch!, +offset!];
 }

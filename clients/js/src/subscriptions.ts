@@ -6,7 +6,7 @@
 // cursor that each subscription has.
 
 import type { CatchUpMessage, TopicMessage } from './messages.js';
-import { check, covers, pathOf } from './subscription.js';
+import { check, covers, pathOf, refuse, split } from './subscription.js';
 
 /** 'now', 'snapshot' or a position. */
 export type Since = string;
@@ -14,14 +14,14 @@ export type Since = string;
 /** What a connection asks for in its query. */
 export interface Plan {
     /** Empty: all topics. */
-    readonly topics: readonly string[];
-    readonly since: Since;
+    readonly names: readonly string[];
+    readonly begin: Since;
 }
 
 interface Held {
     readonly name: string;
     /** Where it has yet to begin; null once resuming at the client's position brings all that is left of it. */
-    since: Since | null;
+    begin: Since | null;
     /** What stands up to this offset was delivered or told as skipped; Infinity until the server says where it begins. */
     cursor: number;
     /** Which request of the connection asks for it: 0 is its query, Infinity none yet. */
@@ -38,7 +38,7 @@ export interface Subscriptions {
     /** Those whose messages come in the order of the position. */
     settled(): string[];
     /** Where the client resumes; null until it has seen a position. */
-    position(): string | null;
+    reached(): string | null;
     /** Whether there is nothing to connect for. */
     isEmpty(): boolean;
     /** Whether resuming at the position brings all that is left of every subscription. */
@@ -54,7 +54,7 @@ export interface Subscriptions {
     /** The server has answered the connection's request of this number; 0 is the acknowledgement. */
     answered(topics: readonly string[], position: string, request: number): void;
     /** The server refuses these, or what the connection's request of this number asked for. */
-    refused(names: readonly string[], request?: number): void;
+    refused(names: readonly string[], request: number | false): void;
     /** The server has announced a catch-up, having answered so many requests. */
     announced(topics: CatchUpMessage['data']['topics'], answered: number): void;
     /** Whether a message is new to any of its subscriptions; the client has come to it then. */
@@ -73,16 +73,16 @@ export function subscriptionsOf(
     /** Dropped, and the server has yet to be told. */
     const dropped = new Set<string>();
     /** Where all topics begin that the server has; null once it has said which these are. */
-    let all = topics.length > 0 ? null : since;
+    let all = topics[0] ? null : since;
     let position: string | null = null;
     let epoch = '';
 
     const list = (holds: (held: Held) => unknown): Held[] => [...held.values()].filter(holds);
     const namesOf = (list: Held[]): string[] => list.map(({ name }) => name).sort();
-    const isPending = ({ since }: Held): boolean => since !== null;
+    const isPending = ({ begin }: Held): boolean => !!begin;
 
     const settle = (held: Held): void => {
-        Object.assign(held, { since: null, asked: 0, isSettled: true });
+        Object.assign(held, { begin: null, asked: 0, isSettled: true });
     };
 
     /** Notes the epoch of a position: offsets of another one mean nothing any more. */
@@ -93,16 +93,16 @@ export function subscriptionsOf(
         return offset;
     };
 
-    const include = (names: readonly string[], since: Since): void => {
+    const include = (names: readonly string[], since: Since, asked = Infinity): void => {
         if (!/^(now|snapshot|\d+-\d+)$/.test(since)) {
-            throw new TypeError(`since '${since}': expected 'now', 'snapshot' or a position`);
+            refuse('since', since, "'now', 'snapshot' or a position");
         }
         for (const name of names.map(check)) {
             const before = held.get(name);
             // What is held already goes on as it was, unless a beginning is asked for.
             if (before?.isSettled && since === 'now') continue;
             const begun = { cursor: Infinity, isSettled: false, ...before };
-            held.set(name, { ...begun, name, since, asked: Infinity, told: null });
+            held.set(name, { ...begun, name, begin: since, asked, told: null });
         }
     };
     include(topics, since);
@@ -113,7 +113,7 @@ export function subscriptionsOf(
         if (list(({ cursor }) => cursor < offset)[0]) position = to;
         for (const each of held.values()) {
             if (each.told === 'snapshot') snapshot(each.name);
-            if (each.told && each.since) settle(each);
+            if (each.told && each.begin) settle(each);
             each.told = null;
             each.cursor = Math.max(each.cursor, offset);
         }
@@ -121,10 +121,10 @@ export function subscriptionsOf(
 
     return {
         names: () => namesOf(list(() => true)),
-        settled: () => namesOf(list(held => !isPending(held))),
-        position: () => position,
-        isEmpty: () => held.size === 0 && all === null,
-        isQuiet: () => dropped.size === 0 && !list(isPending)[0],
+        settled: () => namesOf(list(({ begin }) => !begin)),
+        reached: () => position,
+        isEmpty: () => !held.size && !all,
+        isQuiet: () => !dropped.size && !list(isPending)[0],
         include,
         exclude(names) {
             for (const name of names.map(check)) {
@@ -132,30 +132,30 @@ export function subscriptionsOf(
                 dropped.add(name);
             }
         },
-        isCovered: path => !!list(({ name }) => covers(name, path))[0],
+        isCovered: path => list(({ name }) => covers(name, path)).length > 0,
         plan(hasRequests) {
-            if (all !== null) return { topics: [], since: all };
+            if (all) return { names: [], begin: all };
             dropped.clear();
             const pending = list(isPending);
-            let since = position ?? pending[0]!.since!;
+            let begin = position ?? pending[0]!.begin!;
             // Without requests all begin in the same place. Where that is the image, some may miss what it leaves out.
-            if (!hasRequests && pending.some(({ since }) => since !== 'now')) since = 'snapshot';
-            const named = list(held => !hasRequests || (position ? held.isSettled : held.since === since));
+            if (!hasRequests && pending.some(({ begin }) => begin !== 'now')) begin = 'snapshot';
+            const named = list(held => !hasRequests || (position ? held.isSettled : held.begin === begin));
             for (const each of held.values()) {
                 each.told = null;
                 if (!isPending(each)) continue;
                 each.asked = named.includes(each) && !(hasRequests && each.isSettled) ? 0 : Infinity;
                 if (!each.isSettled) each.cursor = Infinity;
             }
-            return { topics: namesOf(named), since };
+            return { names: namesOf(named), begin };
         },
         requests(asked) {
             const requests: object[] = [];
-            if (dropped.size > 0) requests.push({ type: 'unsubscribe', topics: [...dropped] });
+            if (dropped.size) requests.push({ type: 'unsubscribe', topics: [...dropped] });
             dropped.clear();
             const unsent = list(held => held.asked === Infinity);
-            for (const since of new Set(unsent.map(({ since }) => since))) {
-                const group = unsent.filter(held => held.since === since);
+            for (const since of new Set(unsent.map(({ begin }) => begin))) {
+                const group = unsent.filter(held => held.begin === since);
                 requests.push({ type: 'subscribe', topics: namesOf(group), since });
                 for (const held of group) held.asked = asked + requests.length;
             }
@@ -163,12 +163,11 @@ export function subscriptionsOf(
         },
         answered(topics, at, request) {
             const offset = enter(at);
-            if (all !== null) {
-                include(topics.filter(name => !dropped.has(name)), all);
-                for (const named of list(({ name }) => topics.includes(name))) named.asked = 0;
+            if (all) {
+                include(topics.filter(name => !dropped.has(name)), all, 0);
                 all = null;
             }
-            for (const begun of list(held => held.since === 'now' && held.asked <= request)) {
+            for (const begun of list(held => held.begin === 'now' && held.asked <= request)) {
                 position ??= at;
                 begun.cursor = offset;
                 settle(begun);
@@ -183,12 +182,14 @@ export function subscriptionsOf(
                 const isAnswered = each.asked <= answered;
                 // Of one that was dropped and is asked for anew this may be the old one's.
                 if (!mode || !(each.isSettled || isAnswered)) continue;
-                if (each.since && isAnswered) {
-                    const [of, offset] = split(each.since);
+                if (each.begin && isAnswered) {
+                    const [of, offset] = split(each.begin);
                     each.cursor = of === epoch ? offset : -1;
                 }
-                if (mode === 'snapshot') each.cursor = -1;
-                if (mode === 'snapshot' || isAnswered) each.told = each.told === 'snapshot' ? each.told : mode;
+                if (mode === 'snapshot') {
+                    each.cursor = -1;
+                    each.told = mode;
+                } else if (isAnswered) each.told ??= mode;
             }
         },
         take(message) {
@@ -199,9 +200,4 @@ export function subscriptionsOf(
         },
         reach,
     };
-}
-
-function split(position: string): [epoch: string, offset: number] {
-    const [epoch, offset] = position.split('-');
-    return [epoch!, Number(offset)];
 }

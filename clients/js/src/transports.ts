@@ -5,11 +5,11 @@ export type Transport = 'websocket' | 'sse';
 
 /** What a transport tells. It may tell more after it was closed: whoever closes it stops listening. */
 export interface Ear {
-    text(text: string): void;
-    /** Something came, if only a sign of life. */
+    hearText(text: string): void;
+    /** Something came that need not be a text. */
     heard(): void;
     /** The server wishes that the next connection waits this long. */
-    retry(ms: number): void;
+    hearRetry(ms: number): void;
     end(end: End): void;
 }
 
@@ -37,33 +37,24 @@ export type WebSocketClass = new (url: string) => {
 
 export function openWebSocket(url: URL, WebSocket: WebSocketClass, ear: Ear): Socket {
     const socket = new WebSocket(url.href);
-    socket.onmessage = event => {
-        ear.heard();
-        ear.text(event.data);
-    };
+    socket.onmessage = ({ data }) => ear.hearText(data);
     // What was wrong is told by the close that follows; without a listener the package `ws` would throw.
     socket.onerror = () => {};
-    socket.onclose = ({ code, reason }) => ear.end({ code, reason: reason || 'WebSocket failed' });
+    socket.onclose = ({ code, reason }) => ear.end({ code, reason: reason || 'failed' });
     return { send: text => socket.send(text), close: () => socket.close(1000) };
 }
 
-export function openStream(url: URL, token: string | undefined, ear: Ear): Socket {
-    const abort = new AbortController();
-    const headers: HeadersInit = token ? { authorization: `Bearer ${token}` } : {};
-    fetch(url, { headers, signal: abort.signal })
-        .then(response => read(response, ear))
-        .catch((error: unknown) => ear.end({ reason: String(error) }));
-    return { send: () => {}, close: () => abort.abort() };
-}
-
-async function read(response: Response, ear: Ear): Promise<void> {
+/** Reads an event stream until it ends, or is aborted, which throws. */
+export async function readStream(url: URL, token: string | undefined, signal: AbortSignal, ear: Ear): Promise<void> {
+    const response = await fetch(url, { headers: token ? { authorization: `Bearer ${token}` } : {}, signal });
     const { status, headers, body } = response;
-    if (status !== 200 || !headers.get('content-type')?.startsWith('text/event-stream')) {
+    if (status !== 200) {
         // Seconds; the other form that RFC 9110 has, a date, is not what a server under load says.
-        ear.retry(Number(headers.get('retry-after')) * 1000 || 0);
+        ear.hearRetry(+headers.get('retry-after')! * 1000 || 0);
         const { error } = await response.json().catch(() => ({}));
         return ear.end({ code: error && status, reason: error?.detail ?? `HTTP ${status}` });
     }
+    // Something else than an event stream has no events: it ends, or is given up, without an acknowledgement.
     const parse = eventParser(ear);
     const decoder = new TextDecoder();
     const reader = body!.getReader();
@@ -82,7 +73,7 @@ const MAX_LINE = 1 << 24;
  * mark. `id` is left alone, since the messages have their own; events with a name, which oddswire does not send, are no
  * messages.
  */
-export function eventParser(ear: Pick<Ear, 'text' | 'retry'>): (piece: string) => void {
+export function eventParser(ear: Pick<Ear, 'hearText' | 'hearRetry'>): (piece: string) => void {
     let rest = '';
     let endsInReturn = false;
     let data: string[] = [];
@@ -93,14 +84,14 @@ export function eventParser(ear: Pick<Ear, 'text' | 'retry'>): (piece: string) =
         if (piece) endsInReturn = piece.endsWith('\r');
         const lines = rest.split(/\r\n?|\n/);
         rest = lines.pop()!;
-        if (rest.length > MAX_LINE) throw new Error('line too long');
+        if (rest.length > MAX_LINE) throw new Error('long line');
         for (const line of lines) {
             const [, field, value] = /^([^:]*):? ?(.*)$/s.exec(line)!;
             if (field === 'data') data.push(value!);
             if (field === 'event') name = value!;
-            if (field === 'retry' && /^\d+$/.test(value!)) ear.retry(Number(value));
+            if (field === 'retry' && /^\d+$/.test(value!)) ear.hearRetry(+value!);
             if (line) continue;
-            if (data[0] !== undefined && (!name || name === 'message')) ear.text(data.join('\n'));
+            if (data[0] !== undefined && (!name || name === 'message')) ear.hearText(data.join('\n'));
             data = [];
             name = '';
         }

@@ -12,7 +12,7 @@ const { eventParser } = await import(`data:text/javascript,${encodeURIComponent(
 
 function parse(pieces) {
     const events = [];
-    const parse = eventParser({ text: text => events.push(text), retry: ms => events.push(ms) });
+    const parse = eventParser({ hearText: text => events.push(text), hearRetry: ms => events.push(ms) });
     pieces.forEach(parse);
     return events;
 }
@@ -39,5 +39,5 @@ for (const [name, text, events] of [
 }
 
 test('a line without end is not gathered for ever', () => {
-    assert.throws(() => parse(Array(17).fill('x'.repeat(1 << 20))), /line too long/);
+    assert.throws(() => parse(Array(17).fill('x'.repeat(1 << 20))), /long line/);
 });

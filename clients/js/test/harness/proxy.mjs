@@ -45,10 +45,10 @@ class Proxy {
         return this.#pipes.size;
     }
 
-    /** Resets every connection. */
+    /** Ends every connection, in the middle of whatever is on its way. */
     cut() {
         for (const [client, server] of this.#pipes) {
-            client.resetAndDestroy();
+            client.destroy();
             server.destroy();
         }
     }
