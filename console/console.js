@@ -40,13 +40,15 @@ const feed = new Feed(base, {
   catchUp: message => heard(() => timeline.catchUp(message, feed.total)),
   caughtUp: message => heard(() => timeline.caughtUp(message, feed.total)),
   gap: gap => gaps.add(gap),
+  broadcast: message => heard(() => timeline.broadcast(message)),
+  farewell: () => heard(() => timeline.farewell()),
   error: message => heard(() => timeline.error(message)),
   raw: text => heard(() => raw.add(text)),
   topics: body => topics.list(body),
   refused: onRefused,
 });
 const header = new Header();
-const timeline = new Timeline(text => setText(byId("announcer"), text), () => feed.position);
+const timeline = new Timeline(announce, () => feed.position);
 const table = new Table({ now: () => feed.now(), onOpen: showMessage, onNarrow: narrow, onResize: () => needFrame() });
 const topics = new Topics(toggle);
 const progress = new Progress();
@@ -64,6 +66,11 @@ function start() {
   history.replaceState(null, "", base.pathname + (list === "" ? "" : `?topics=${list}`));
   feed.open(asked, token.token);
   needFrame();
+}
+
+/** Tells those who do not see it. */
+function announce(text) {
+  setText(byId("announcer"), text);
 }
 
 function heard(change) {
@@ -204,6 +211,12 @@ function toggle(name) {
   const others = feed.subscriptions.filter(other => other !== name && !other.startsWith(`${name}/`));
   const isOn = others.length < feed.subscriptions.length;
   const wanted = isOn ? others : [...others, name];
+  if (wanted.length === 0) {
+    // To ask for nothing is to ask for everything.
+    topics.subscribed(feed.subscriptions);
+    announce("One topic has to stay.");
+    return;
+  }
   const isAll = topics.names.every(name => wanted.includes(name));
   asked = isAll ? [] : wanted;
   start();

@@ -34,7 +34,8 @@ export class Feed {
 
   /**
    * `base` is where the server is. `hears` is told: `status(status)`, `subscribed(names)`, `changed(name, messages)`,
-   * `catchUp(message)`, `caughtUp(message)`, `gap(gap)`, `error(message)`, `raw(text)`, `topics(body)`, `refused(error)`.
+   * `catchUp(message)`, `caughtUp(message)`, `gap(gap)`, `broadcast(message)`, `farewell()`, `error(message)`, `raw(text)`,
+   * `topics(body)`, `refused(error)`.
    */
   constructor(base, hears) {
     this.#base = base;
@@ -79,9 +80,9 @@ export class Feed {
   }
 
   close() {
-    this.#client?.close();
-    this.#client = null;
-    this.#isLive = false;
+    const client = this.#client;
+    [this.#client, this.#isLive] = [null, false];
+    client?.close();
   }
 
   #listen(client) {
@@ -112,8 +113,12 @@ export class Feed {
       hears.caughtUp(message);
     });
     client.on("gap", gap => hears.gap(gap));
+    client.on("broadcast", message => hears.broadcast(message));
     client.on("error", message => hears.error(message));
-    client.on("raw", text => hears.raw(text));
+    client.on("raw", text => {
+      hears.raw(text);
+      if (text.startsWith('{"type":"reconnect"')) hears.farewell();
+    });
   }
 
   /**

@@ -1,7 +1,6 @@
 // The connection at a glance, for the eye, the tab's title and the screen reader.
 
 import { byId, setText } from "./elements.js";
-import { duration } from "./format.js";
 
 const TRANSPORTS = { websocket: "WebSocket", sse: "SSE" };
 
@@ -39,7 +38,7 @@ export class Header {
 
   #countdown() {
     const left = this.#retryAt - performance.now();
-    return left < 1000 ? "Away · trying again" : `Away · again in ${duration(Math.round(left / 1000) * 1000)}`;
+    return left < 1000 ? "Away · trying again" : `Away · again in ${Math.round(left / 1000)} s`;
   }
 
   #show(text, detail = "") {

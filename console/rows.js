@@ -71,7 +71,8 @@ export class Row {
     const found = cells(message.data);
     if (isNew) this.#becomeEntry();
     const before = isNew ? [] : this.#shown;
-    const fits = found.length <= this.#cells.length ? found.length : this.#cells.length - 1;
+    // The last place is for how many there are besides.
+    const fits = found.length <= this.#cells.length ? found.length : Math.max(1, this.#cells.length - 1);
     for (const [at, cell] of this.#cells.entries()) cell.show(at < fits ? found[at] : undefined, before[at]);
     setText(this.#more, fits < found.length ? `+${found.length - fits} more` : found.length === 0 ? brief(message.data) : "");
     this.#shown = found;
@@ -119,7 +120,7 @@ class Cell {
   show(cell, before) {
     this.element.hidden = cell === undefined;
     if (cell === undefined) return;
-    setText(this.#name, cell.name);
+    if (this.#name.textContent !== cell.name) this.#name.textContent = this.#name.title = cell.name;
     setText(this.#value, cell.text);
     setText(this.#line, cell.line);
     if (before === undefined || before.name !== cell.name) this.#moved("", "");

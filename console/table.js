@@ -9,6 +9,8 @@ import { Row, isFixture } from "./rows.js";
 const OVERSCAN = 6;
 
 export class Table {
+  /** How many keys there are, how many of them are shown, and of how many fixtures. */
+  counts = { keys: 0, shown: 0, fixtures: 0 };
   #grid = byId("grid");
   #body = byId("rows");
   #now;
@@ -68,12 +70,6 @@ export class Table {
     this.#isArranged = false;
   }
 
-  /** How many keys there are, how many of them are shown, and of how many fixtures. */
-  get counts() {
-    const fixtures = this.#items.filter(isFixture).length;
-    return { keys: this.#fixtures.keys, shown: this.#items.length - fixtures, fixtures };
-  }
-
   /** Brings the rows in sight up to date. To be called once for each frame at most. */
   draw() {
     this.#measure();
@@ -90,6 +86,8 @@ export class Table {
       this.#place(row.element, previous);
       previous = row.element;
     }
+    // In a catch-up the messages are ahead of what was told of them: keys may be gone.
+    if (!this.#isArranged) return this.draw();
     this.#changed.clear();
     this.#keepOneFocusable();
   }
@@ -112,7 +110,9 @@ export class Table {
     if (isFixture(item)) {
       row.showFixture(isNew);
     } else if (isNew || this.#changed.has(item.key)) {
-      this.#numbers = Math.max(this.#numbers, row.showMessage(this.#messages.get(item.key), isNew, now));
+      const message = this.#messages.get(item.key);
+      if (message === undefined) this.#isArranged = false;
+      else this.#numbers = Math.max(this.#numbers, row.showMessage(message, isNew, now));
     }
   }
 
@@ -120,6 +120,8 @@ export class Table {
     this.#isArranged = true;
     this.#fixtures.follow(this.#messages);
     this.#items = this.#fixtures.arranged(this.#words);
+    const fixtures = this.#items.filter(isFixture).length;
+    this.counts = { keys: this.#fixtures.keys, shown: this.#items.length - fixtures, fixtures };
     this.#grid.setAttribute("aria-rowcount", String(this.#items.length + 1));
     this.#body.style.height = `${this.#items.length * this.#rowHeight}px`;
   }
@@ -213,8 +215,8 @@ export class Table {
   }
 
   #open(target) {
-    const item = this.#rowOf(target)?.item;
-    if (item !== undefined && !isFixture(item)) this.#onOpen(this.#messages.get(item.key));
+    const message = this.#messages.get(this.#rowOf(target)?.item.key);
+    if (message !== undefined) this.#onOpen(message);
   }
 
   #rowOf(target) {

@@ -65,6 +65,14 @@ export class Timeline {
     this.#add("gap", `The server says: ${clip(data.detail, 300)}`, data.code);
   }
 
+  broadcast({ type, data }) {
+    this.#add("note", `To everybody: ${clip(type, 80)}`, clip(JSON.stringify(data) ?? "", 200));
+  }
+
+  farewell() {
+    this.#add("note", "The server shuts down: another connection takes over");
+  }
+
   refused(error) {
     this.#add("lost", `Refused: ${clip(error.message, 300)}`, `${error.status} ${error.code}`);
   }

@@ -6,6 +6,7 @@ import { count, counted } from "./format.js";
 export class Topics {
   #list = byId("topics");
   #cards = new Map();
+  #subscribed = [];
   #onToggle;
 
   /** `onToggle(name)` is for the switch of a topic. */
@@ -32,6 +33,7 @@ export class Topics {
         card = new Card(topic.name, this.#onToggle);
         this.#cards.set(topic.name, card);
         this.#list.append(card.element);
+        card.subscribed(this.#subscribed);
       }
       card.list(topic);
     }
@@ -39,6 +41,7 @@ export class Topics {
 
   /** Shows which of them are subscribed to, as a whole or in part. */
   subscribed(names) {
+    this.#subscribed = names;
     for (const card of this.#cards.values()) card.subscribed(names);
   }
 

@@ -473,14 +473,6 @@ pub fn read() -> Cli {
     }
 }
 
-/// Whether what is written to a terminal may be coloured: not where `NO_COLOR` says so (<https://no-color.org>), nor on a
-/// terminal that cannot.
-#[must_use]
-pub fn may_colour() -> bool {
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
-}
-
 /// Ends the program where a setting cannot be used: one line on standard error, and exit code 2.
 pub fn refuse(reason: &str) -> ! {
     eprintln!("oddswire: {reason}");

@@ -194,6 +194,9 @@ async fn a_run_that_is_killed_goes_on_where_it_was_and_nothing_is_taken_twice() 
     kept["line"] = (reached - 10).into();
     std::fs::write(&progress, kept.to_string()).unwrap();
 
+    let mut other = arguments.clone();
+    other.push("--batch-bytes=2KiB");
+    Running::run(&other, &ENVIRONMENT).await.failed(2, &["it was begun with --topic odds_updates --batch-messages 10"]);
     let ended = Running::run(&arguments, &ENVIRONMENT).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     expect(&mut client, 1..=200).await;
@@ -259,7 +262,8 @@ async fn a_terminal_has_a_bar_with_rate_and_time_left() {
     let directory = Directory::new();
     let path = numbers(&directory, 100);
     let url = app.url("");
-    let mut publish = Running::in_terminal(&arguments(&url, &path, &["--batch-messages=15"]), &ENVIRONMENT);
+    let started = Running::in_terminal(&arguments(&url, &path, &["--batch-messages=15"]), &ENVIRONMENT);
+    let Some(mut publish) = started else { return };
     // The bar rewrites its line, so all of it is one line up to the summary.
     let mut shown = String::new();
     while !shown.contains("messages taken") {

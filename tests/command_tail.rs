@@ -1,6 +1,7 @@
 //! `oddswire tail`: what comes through a terminal, a pipe, a restart and a cut.
 
 use std::net::SocketAddr;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -10,7 +11,7 @@ use crate::harness::link::{Flow, Link};
 use crate::harness::program::{Directory, Port};
 use crate::harness::redis::Certificates;
 use crate::harness::tls::Tls;
-use crate::harness::{self, App, jwt};
+use crate::harness::{self, App, jwt, within};
 use crate::process::{self, Process};
 
 fn tail(address: SocketAddr, arguments: &[&str]) -> Running {
@@ -101,8 +102,8 @@ async fn a_restart_that_forgets_is_told_as_what_it_is() {
     server.stop().await;
     let _server = Process::start(&[], &settings).await;
     let told = tail.shows("scrape_progress").await;
-    assert!(told.contains("GAP") || told.contains("the state as it is"), "{told}");
-    assert!(told.contains("nobody knows how many"), "{told}");
+    assert!(told.contains("GAP") || told.contains("the whole state"), "{told}");
+    assert!(told.contains("an unknown number"), "{told}");
     tail.shows("live from").await;
 }
 
@@ -193,12 +194,28 @@ async fn a_reader_that_goes_is_an_end_like_any_other_even_where_nothing_comes() 
 }
 
 #[tokio::test]
+async fn a_reader_that_reads_nothing_keeps_nobody_from_ending_it() {
+    let app = App::start().await;
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_oddswire"));
+    command.args(["tail", &app.url(""), "--json"]).env_clear().kill_on_drop(true);
+    let mut tail = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    app.connections(1).await;
+    // More than the pipe holds and than may wait for it.
+    for at in 0..1_000 {
+        app.odds(&format!("{at}"), "x".repeat(2_000)).await;
+    }
+    let id = tail.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
+    assert_eq!(within(tail.wait()).await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
 async fn lines_for_people_mark_what_moves_and_are_coloured_and_cut_in_a_terminal_only() {
     let app = App::start().await;
     let url = format!("http://{}", app.address);
     let mut piped = Running::start(&["tail", &url], &[("TERM", "xterm-256color")]);
-    let mut shown = Running::in_terminal(&["tail", &url], &[]);
-    let mut plain = Running::in_terminal(&["tail", &url], &[("NO_COLOR", "1")]);
+    let Some(mut shown) = Running::in_terminal(&["tail", &url], &[]) else { return };
+    let Some(mut plain) = Running::in_terminal(&["tail", &url], &[("NO_COLOR", "1")]) else { return };
     app.connections(3).await;
     let long = "x".repeat(200);
     for home in [1.85, 1.9] {

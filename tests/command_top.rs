@@ -50,7 +50,7 @@ async fn keys_sort_pause_and_quit_and_the_terminal_is_given_back() {
     let app = App::start().await;
     let _client = app.ws("").await;
     let url = format!("http://{}", app.admin);
-    let mut top = Running::in_terminal(&["top", &url, "--interval=100ms"], &[]);
+    let Some(mut top) = Running::in_terminal(&["top", &url, "--interval=100ms"], &[]) else { return };
     for text in ["oddswire top", "SUBSCRIBERS", "odds_updates", "127.0.0.1:"] {
         top.draws(text).await;
     }
@@ -70,7 +70,7 @@ async fn keys_sort_pause_and_quit_and_the_terminal_is_given_back() {
 async fn a_server_that_goes_is_said_and_a_signal_gives_the_terminal_back_too() {
     let app = App::start().await;
     let url = format!("http://{}", app.admin);
-    let mut top = Running::in_terminal(&["top", &url, "--interval=100ms"], &[]);
+    let Some(mut top) = Running::in_terminal(&["top", &url, "--interval=100ms"], &[]) else { return };
     top.draws("publishing works").await;
     assert!(app.stop().await);
     top.draws("cannot connect to http://127.0.0.1:").await;

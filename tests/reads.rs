@@ -305,8 +305,14 @@ async fn a_running_server_is_alive_and_ready() {
 #[tokio::test]
 async fn where_there_is_nothing_the_answer_says_where_something_is() {
     let app = App::start().await;
-    let paths =
-        ["/", "/api", "/api/topic", "/api/topics/odds_updates", "/api/topics/odds_updates/state/x", "/healthz/x"];
+    let paths = [
+        "/console",
+        "/api",
+        "/api/topic",
+        "/api/topics/odds_updates",
+        "/api/topics/odds_updates/state/x",
+        "/healthz/x",
+    ];
     for path in paths {
         let says = ["/api/ws", "/api/sse", "/api/publish", "/api/broadcast", "/api/topics", "/healthz", "/readyz"];
         refused(&app.get(path).await, (404, "not_found", None, &says));
@@ -333,7 +339,7 @@ async fn head_is_get_without_a_body() {
     app.odds("a", 1).await;
     let unknown = "/api/topics/foo/state";
     for (path, status) in
-        [("/api/topics", 200), (STATE, 200), ("/healthz", 200), ("/readyz", 200), ("/", 404), (unknown, 404)]
+        [("/api/topics", 200), (STATE, 200), ("/healthz", 200), ("/readyz", 200), ("/console", 404), (unknown, 404)]
     {
         let mut raw = Raw::connect(app.address).await;
         raw.send(format!("HEAD {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes()).await;

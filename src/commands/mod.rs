@@ -14,6 +14,7 @@ mod tail;
 mod top;
 
 use std::future::Future;
+use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use thiserror::Error;
@@ -69,8 +70,17 @@ fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
     ended
 }
 
+/// Writes to standard output. A reader that is gone has seen what it wanted to.
+fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Failed(format!("cannot write: {error}"))),
+        _ => Ok(()),
+    }
+}
+
 /// Waits until somebody wants the command to end.
-async fn interrupted() -> std::io::Result<()> {
+async fn interrupted() -> io::Result<()> {
     let [mut interrupt, mut terminate, mut hangup] =
         [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
     tokio::select! {

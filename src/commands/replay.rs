@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::publish::lines::{Line, Lines};
 use super::publish::publisher::Publisher;
 use super::publish::{Bar, Batch, Tally};
-use super::{Failure, interrupted};
+use super::{Failure, interrupted, print};
 use crate::config::commands::{By, Replay, Speed};
 use crate::topic::Topic;
 
@@ -25,6 +25,8 @@ const READ_AHEAD: usize = 1024;
 /// One request has this much at most.
 const BATCH_MESSAGES: usize = 500;
 const BATCH_BYTES: usize = 1 << 20;
+/// A recording that is sorted has this much at most.
+const MAX_SORTED_BYTES: usize = 1 << 30;
 
 /// A line of a recording, as it is published.
 #[derive(Debug)]
@@ -59,8 +61,7 @@ pub(super) async fn run(settings: Replay) -> Result<(), Failure> {
         Speed::Max => String::new(),
         Speed::Times(_) => format!("; at most {:.1} s late", late.as_secs_f64()),
     };
-    println!("{}{punctual}", player.tally.summary(began.elapsed()));
-    Ok(())
+    print(format!("{}{punctual}\n", player.tally.summary(began.elapsed())))
 }
 
 /// Reads in a thread of its own; where the lines have to be sorted, to the end before the first one is handed on.
@@ -89,7 +90,17 @@ fn read(lines: Lines, settings: &Replay) -> Receiver<Result<Recorded, Failure>> 
 /// counts by its place.
 fn sorted(source: Source) -> Result<Vec<Recorded>, Failure> {
     let length = source.lines.length().unwrap_or(0);
-    let mut lines = source.collect::<Result<Vec<_>, _>>()?;
+    let mut bytes = 0;
+    let within_bounds = source.map(|read| {
+        let recorded = read?;
+        bytes += recorded.message.len();
+        if bytes > MAX_SORTED_BYTES {
+            let most = bytesize::ByteSize(MAX_SORTED_BYTES as u64);
+            return Err(Failure::Failed(format!("the recording has more than {most}, which is too much to sort it")));
+        }
+        Ok(recorded)
+    });
+    let mut lines = within_bounds.collect::<Result<Vec<_>, _>>()?;
     lines.sort_by_key(|recorded| recorded.at);
     let count = lines.len() as u64;
     for (place, recorded) in (1..).zip(&mut lines) {

@@ -1,11 +1,9 @@
 //! What a shell and a manual page reader want to know of the program, made from its settings.
 
-use std::io::{self, ErrorKind, Write as _};
-
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use super::{Failure, printable};
+use super::{Failure, print, printable};
 use crate::config::Cli;
 use crate::config::commands::Man;
 
@@ -13,7 +11,7 @@ use crate::config::commands::Man;
 pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "oddswire", &mut script);
-    print(&script)
+    print(script)
 }
 
 /// Prints a manual page: of the program, or of one of its commands.
@@ -28,12 +26,5 @@ pub(super) fn man(settings: &Man) -> Result<(), Failure> {
     }
     let mut page = Vec::new();
     clap_mangen::Man::new(command).render(&mut page).expect("writing to memory does not fail");
-    print(&page)
-}
-
-fn print(bytes: &[u8]) -> Result<(), Failure> {
-    match io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Failed(format!("cannot write: {error}"))),
-        _ => Ok(()),
-    }
+    print(page)
 }

@@ -109,8 +109,8 @@ pub struct Publish {
     /// The first line to publish; those before it are passed over
     #[arg(long, value_name = "LINE", default_value = "1", value_parser = count(1, usize::MAX), conflicts_with = "progress")]
     pub from_line: usize,
-    /// File that remembers how far publishing came: run again after an interruption, it goes on there, and what was
-    /// under way is taken once. Removed when all is taken
+    /// File that remembers how far publishing came: run again after an interruption, it goes on there, and within five
+    /// minutes what was under way is not taken twice. Removed when all is taken
     #[arg(long, value_name = "FILE")]
     pub progress: Option<PathBuf>,
 }
@@ -209,6 +209,14 @@ impl Demo {
         self.config = self.config.check()?;
         Ok(self)
     }
+}
+
+/// Whether what is written to a terminal may be coloured: not where `NO_COLOR` says so (<https://no-color.org>), nor on a
+/// terminal that cannot.
+#[must_use]
+pub fn may_colour() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// The settings of `top`.

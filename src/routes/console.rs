@@ -88,7 +88,9 @@ fn respond(file: &'static File, incoming: &Incoming) -> Response {
     let mut response = if incoming.holds(&etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        Response::new(file.content.into())
+        let mut response = Response::new(file.content.into());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(file.content_type));
+        response
     };
     let headers = response.headers_mut();
     let etag = HeaderValue::from_str(&etag).expect("hexadecimal digits and quotes are a valid header value");
@@ -96,7 +98,6 @@ fn respond(file: &'static File, incoming: &Incoming) -> Response {
     // Asked again each time, and answered with 304: a new version of the program is a new page at once.
     for (name, value) in [
         (CACHE_CONTROL, "no-cache"),
-        (CONTENT_TYPE, file.content_type),
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (REFERRER_POLICY, "no-referrer"),

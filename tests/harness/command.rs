@@ -6,6 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::program::is_installed;
 use super::within;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oddswire");
@@ -55,15 +56,19 @@ impl Running {
         Self::of(command)
     }
 
-    /// Starts it in a terminal of 100 columns; what it shows comes as standard output.
-    pub fn in_terminal(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    /// Starts it in a terminal of 100 columns; what it shows comes as standard output. `None` where nothing is installed
+    /// that makes one.
+    pub fn in_terminal(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
+        if !is_installed("script", std::process::Command::new("script").arg("--version")) {
+            return None;
+        }
         let quoted: Vec<String> = arguments.iter().map(|argument| format!("'{argument}'")).collect();
         let line = format!("stty cols 100 rows 24 && exec '{PROGRAM}' {}", quoted.join(" "));
         let mut command = Command::new("script");
         command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
         command.env_clear().env("PATH", "/usr/bin:/bin").env("SHELL", "/bin/sh").env("TERM", "xterm-256color");
         command.envs(environment.iter().copied()).stdin(Stdio::piped());
-        Self::of(command)
+        Some(Self::of(command))
     }
 
     fn of(mut command: Command) -> Self {

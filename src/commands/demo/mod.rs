@@ -1,6 +1,6 @@
 //! `oddswire demo`: the real server, and a market that publishes to it over HTTP as scrapers would.
 //!
-//! [`market`] is the market, [`prices`] how bookmakers see an event, [`scrape`] the runs that report their progress.
+//! `market` is the market, `prices` how bookmakers see an event, `scrape` the runs that report their progress.
 
 mod market;
 mod prices;
@@ -10,14 +10,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fastrand::Rng;
-use slog::{Logger, error, info};
+use slog::{Logger, error, info, warn};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::market::{EVENTS, Market};
+use self::prices::BOOKMAKERS;
 use self::scrape::Runs;
 use super::publish::publisher::{NotTaken, Publisher};
 use super::publish::{Bar, Batch};
+use super::{Failure, print};
 use crate::auth::Token;
 use crate::config::commands::{Demo, Target};
 use crate::health;
@@ -55,26 +57,31 @@ impl Feed {
             token_file: None,
             retry_for: RETRY_FOR,
         };
-        println!("oddswire demo: {EVENTS} events, 10 bookmakers, {} changes a second. Ctrl-C ends it.", self.rate);
-        println!("  the console:        {url}/\n  what is published:  oddswire tail {url}");
-        if let Some(admin) = admin {
-            println!("  what it costs:      oddswire top http://{}", health::reachable(admin));
-        }
+        // Nobody may be there to read it, which is nothing that a demonstration has to end for.
+        let _: Result<(), Failure> = print(self.greeting(&url, admin));
         let (token, logger) = (token.clone(), logger.clone());
         let mut feeding = JoinSet::new();
         feeding.spawn(async move {
             match Publisher::new(&target, token, Bar::none()) {
-                Ok(publisher) => match self.feed(publisher, &logger).await {
-                    Ok(()) => {}
-                    Err(not_taken) => error!(logger, "demo.failed"; "error" => not_taken.to_string()),
-                },
+                Ok(publisher) => self.feed(publisher, &logger).await,
                 Err(failure) => error!(logger, "demo.failed"; "error" => failure.to_string()),
             }
         });
         feeding
     }
 
-    async fn feed(self, mut publisher: Publisher, logger: &Logger) -> Result<(), NotTaken> {
+    fn greeting(self, url: &str, admin: Option<SocketAddr>) -> String {
+        let count = BOOKMAKERS.len();
+        let first = format!("oddswire demo: {EVENTS} events, {count} bookmakers, {} changes a second.", self.rate);
+        let top =
+            admin.map(|admin| format!("  what it costs:      oddswire top http://{}\n", health::reachable(admin)));
+        format!(
+            "{first} Ctrl-C ends it.\n  the console:        {url}/\n  what is published:  oddswire tail {url}\n{}",
+            top.unwrap_or_default()
+        )
+    }
+
+    async fn feed(self, mut publisher: Publisher, logger: &Logger) {
         let mut rng = self.seed.map_or_else(Rng::new, Rng::with_seed);
         let mut market = Market::new(&mut rng, Timestamp::now());
         let mut runs = Runs::default();
@@ -82,7 +89,7 @@ impl Feed {
         let mut ticks = tokio::time::interval(TICK);
         // What is late is published with what follows; there is no need for as many requests.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (began, mut changes) = (Instant::now(), 0);
+        let (began, mut changes, mut refused) = (Instant::now(), 0, false);
         loop {
             ticks.tick().await;
             let now = Timestamp::now();
@@ -92,7 +99,14 @@ impl Feed {
             let due = usize::try_from(due).unwrap_or(usize::MAX).saturating_sub(changes);
             changes += due;
             messages.extend(market.changes(&mut rng, now, due.min(self.rate)));
-            publish(&mut publisher, messages).await?;
+            let taken = publish(&mut publisher, messages).await;
+            // A price may have expired while the server was away. The market goes on, and this is said once in a row.
+            if let Err(not_taken) = &taken
+                && !refused
+            {
+                warn!(logger, "demo.refused"; "error" => not_taken.to_string());
+            }
+            refused = taken.is_err();
         }
     }
 }

@@ -26,6 +26,8 @@ pub(in crate::commands) struct Lines {
 }
 
 enum Source {
+    /// Not looked at yet: a pipe may keep whoever reads it waiting.
+    Unknown(Option<Counted>),
     Plain(BufReader<Counted>),
     Gzip(BufReader<MultiGzDecoder<BufReader<Counted>>>),
 }
@@ -54,7 +56,7 @@ impl Lines {
             (Box::new(file), facts.is_file().then_some(facts.len()))
         };
         let read = Arc::new(AtomicU64::new(0));
-        let source = Source::of(Counted { input, read: Arc::clone(&read) }).map_err(failed)?;
+        let source = Source::Unknown(Some(Counted { input, read: Arc::clone(&read) }));
         Ok(Self { source, name, read, length, number: 0 })
     }
 
@@ -76,7 +78,8 @@ impl Lines {
     fn read_line(&mut self) -> Result<Option<Line>, Failure> {
         loop {
             let mut bytes = Vec::new();
-            let read = self.source.reader().take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut bytes);
+            let reader = self.source.reader();
+            let read = reader.and_then(|reader| reader.take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut bytes));
             read.map_err(|error| {
                 Failure::Failed(format!("cannot read {} behind line {}: {error}", self.name, self.number))
             })?;
@@ -118,15 +121,22 @@ impl Source {
         Ok(Self::Plain(input))
     }
 
-    fn reader(&mut self) -> &mut dyn BufRead {
+    fn reader(&mut self) -> io::Result<&mut dyn BufRead> {
+        if let Self::Unknown(input) = self
+            && let Some(input) = input.take()
+        {
+            *self = Self::of(input)?;
+        }
         match self {
-            Self::Plain(reader) => reader,
-            Self::Gzip(reader) => reader,
+            Self::Unknown(_) => Err(io::Error::other("it could not be read before")),
+            Self::Plain(reader) => Ok(reader),
+            Self::Gzip(reader) => Ok(reader),
         }
     }
 
     fn buffered(&self) -> &[u8] {
         match self {
+            Self::Unknown(_) => &[],
             Self::Plain(reader) => reader.buffer(),
             Self::Gzip(reader) => reader.buffer(),
         }

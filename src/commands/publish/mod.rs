@@ -20,7 +20,7 @@ use self::batch::Batches;
 use self::lines::Lines;
 use self::progress::Progress;
 use self::publisher::{NotTaken, Publisher};
-use super::{Failure, grouped, interrupted};
+use super::{Failure, grouped, interrupted, print};
 use crate::config::commands::Publish;
 
 /// Batches that are read ahead while one is under way.
@@ -64,7 +64,7 @@ impl Tally {
 pub(super) async fn run(settings: Publish) -> Result<(), Failure> {
     let token = settings.target.token()?;
     let began = Instant::now();
-    let progress = settings.progress.as_deref().map(|path| Progress::open(path, &settings.file)).transpose()?;
+    let progress = settings.progress.as_deref().map(|path| Progress::open(path, &settings)).transpose()?;
     let passed = progress.as_ref().map_or(settings.from_line as u64 - 1, Progress::line);
     let lines = Lines::open(&settings.file)?;
     let bar = Bar::new(lines.length());
@@ -80,10 +80,7 @@ pub(super) async fn run(settings: Publish) -> Result<(), Failure> {
     };
     bar.finish();
     match ended {
-        Ok(()) => {
-            println!("{}", tally.summary(began.elapsed()));
-            Ok(())
-        }
+        Ok(()) => print(tally.summary(began.elapsed()) + "\n"),
         Err(failure) => Err(how_to_go_on(failure, &tally, &settings)),
     }
 }

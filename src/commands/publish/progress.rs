@@ -1,7 +1,8 @@
 //! Remembers in a file how far publishing came.
 //!
 //! The file is replaced whole after each batch. It names the run, and so do the `Idempotency-Key`s: a run that goes on
-//! sends the batch that was under way under the same key again, and the server takes it once.
+//! sends the batch that was under way under the same key again, and the server takes it once. It remembers keys for five
+//! minutes: after a longer interruption that one batch may come twice.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Batch, publisher};
 use crate::commands::Failure;
+use crate::config::commands::Publish;
 
 /// How far a run came.
 pub(super) struct Progress {
@@ -24,19 +26,25 @@ struct Kept {
     run: String,
     /// What is published.
     file: PathBuf,
+    /// How lines become requests: with other settings, what was under way could not be told from what was not.
+    requests: String,
     /// The last line that was taken.
     line: u64,
 }
 
 impl Progress {
     /// Goes on where the file says, or begins where there is none.
-    pub(super) fn open(path: &Path, file: &Path) -> Result<Self, Failure> {
+    pub(super) fn open(path: &Path, settings: &Publish) -> Result<Self, Failure> {
+        let file = &settings.file;
         let refused = |reason: String| Failure::Usage(format!("progress file '{}': {reason}", path.display()));
         if file.as_os_str() == "-" {
             return Err(refused("standard input cannot be read a second time: name a file".to_owned()));
         }
         let file =
             file.canonicalize().map_err(|error| Failure::Usage(format!("cannot read {}: {error}", file.display())))?;
+        let topic = settings.topic.as_ref().map(|topic| format!("--topic {topic} ")).unwrap_or_default();
+        let (messages, bytes) = (settings.batch_messages, settings.batch_bytes);
+        let requests = format!("{topic}--batch-messages {messages} --batch-bytes {bytes}B");
         let kept = match std::fs::read(path) {
             Ok(text) => {
                 let kept: Kept =
@@ -44,9 +52,14 @@ impl Progress {
                 if kept.file != file {
                     return Err(refused(format!("it is about {}", kept.file.display())));
                 }
+                if kept.requests != requests {
+                    return Err(refused(format!("it was begun with {}: go on with the same", kept.requests)));
+                }
                 kept
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Kept { run: publisher::run_name(), file, line: 0 },
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Kept { run: publisher::run_name(), file, requests, line: 0 }
+            }
             Err(error) => return Err(refused(error.to_string())),
         };
         // What cannot be written is told before anything is published.

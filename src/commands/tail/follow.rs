@@ -12,7 +12,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message as Frame};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message as Frame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
 use super::print::{Line, Notice, Tone};
@@ -102,7 +102,11 @@ impl Follower {
 
     async fn connect(&mut self) -> Result<WebSocketStream<Stream>, End> {
         let stream = self.dialer.dial().await.map_err(|error| End::Lost(error.to_string(), None))?;
-        let opening = tokio::time::timeout(HANDSHAKE, tokio_tungstenite::client_async(self.request(), stream)).await;
+        let opening = tokio::time::timeout(
+            HANDSHAKE,
+            tokio_tungstenite::client_async_with_config(self.request(), stream, Some(limits())),
+        )
+        .await;
         let url = self.dialer.endpoint();
         match opening {
             Ok(Ok((socket, _))) => {
@@ -112,7 +116,8 @@ impl Follower {
             Ok(Err(Error::Http(answer))) => {
                 let (head, body) = answer.into_parts();
                 let refusal = Refusal::of(head.status, &head.headers, &body.unwrap_or_default());
-                let reason = format!("{url} answered {refusal}");
+                let other = if refusal.code.is_empty() { "; is that an oddswire server?" } else { "" };
+                let reason = format!("{url} answered {refusal}{other}");
                 if refusal.is_temporary() {
                     Err(End::Lost(reason, refusal.retry_after))
                 } else {
@@ -244,6 +249,12 @@ impl Follower {
 
 /// Nobody reads what is written.
 struct Unread;
+
+/// A message may be as long as a server can be told to take (`publish-message-bytes`), and its envelope around it.
+fn limits() -> WebSocketConfig {
+    const LONGEST: usize = (1 << 30) + (1 << 20);
+    WebSocketConfig::default().max_message_size(Some(LONGEST)).max_frame_size(Some(LONGEST))
+}
 
 fn position(data: &str) -> Option<Position> {
     #[derive(Deserialize)]

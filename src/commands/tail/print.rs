@@ -12,8 +12,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::show::{self, Show};
 use crate::commands::Failure;
-use crate::config::commands::Tail;
-use crate::config::may_colour;
+use crate::config::commands::{Tail, may_colour};
 
 /// What may wait to be written. When it is full the connection is not read from, and the server keeps what comes next.
 const QUEUE: usize = 256;

@@ -89,17 +89,14 @@ impl Show {
         self.topic_width = self.topic_width.max(topic.len());
         line.put(DIM, clock(message.timestamp.as_deref()));
         line.put(CYAN, &format!("  {:width$}", printable(topic), width = self.topic_width));
-        let key = message.key.as_deref().map(printable);
-        if let Some(key) = &key {
-            self.key_width = self.key_width.max(width(key).min(WIDEST_KEY));
-        }
-        if self.key_width > 0 {
-            let key = key.as_deref().unwrap_or_default();
-            let padding = self.key_width.saturating_sub(width(key));
-            line.put(BOLD, &format!("  {key}{:padding$}", ""));
-        }
-        line.put("", "  ");
-        let Some(key) = &message.key else { return value(line, &message.data, None) };
+        let Some(key) = &message.key else {
+            line.put("", "  ");
+            return value(line, &message.data, None);
+        };
+        let shown = printable(key);
+        self.key_width = self.key_width.max(width(&shown).min(WIDEST_KEY));
+        let padding = self.key_width.saturating_sub(width(&shown));
+        line.put(BOLD, &format!("  {shown}{:padding$}  ", ""));
         let name = format!("{topic}/{key}");
         if message.data == Value::Null {
             self.last.remove(&name);
@@ -122,18 +119,18 @@ impl Show {
         };
         for (topic, told) in data.field("topics").map_or(&[][..], Value::fields) {
             let mode = told.field("mode").map_or("", Value::text);
-            let (style, text) = match mode {
-                "replayed" => (DIM, "-- every message since"),
-                "conflated" => (YELLOW, "-- the latest of each key"),
-                "snapshot" => (YELLOW, "-- the state as it is"),
-                _ => (RED, "!! GAP, messages are lost: what is kept"),
-            };
-            let skipped = match told.field("skipped").and_then(Value::number) {
+            let count = match told.field("skipped").and_then(Value::number) {
                 Some(count) if count < 1.0 => String::new(),
                 Some(count) => format!(", {count} skipped"),
-                None => ", nobody knows how many were skipped".to_owned(),
+                None => ", an unknown number skipped".to_owned(),
             };
-            say(style, &format!("{text} of {} ({}{skipped})", printable(topic), printable(mode)));
+            let topic = printable(topic);
+            match mode {
+                "replayed" => say(DIM, &format!("-- catching up with {topic}: every message{count}")),
+                "conflated" => say(YELLOW, &format!("-- catching up with {topic}: the latest of each key{count}")),
+                "snapshot" => say(YELLOW, &format!("-- catching up with {topic}: the whole state{count}")),
+                _ => say(RED, &format!("!! GAP in {topic}: messages are lost{count}")),
+            }
         }
         if let Some(count) = data.field("broadcasts_skipped").and_then(Value::number) {
             say(RED, &format!("!! {count} broadcasts are lost"));
@@ -340,8 +337,8 @@ mod tests {
             );
             Show::new(PLAIN, false).message(&text)
         };
-        assert_eq!(said("replayed", "0"), "-- every message since of odds (replayed)\n");
-        assert_eq!(said("conflated", "12"), "-- the latest of each key of odds (conflated, 12 skipped)\n");
-        assert!(said("gap", "null").starts_with("!! GAP") && said("gap", "null").contains("nobody knows"));
+        assert_eq!(said("replayed", "0"), "-- catching up with odds: every message\n");
+        assert_eq!(said("conflated", "12"), "-- catching up with odds: the latest of each key, 12 skipped\n");
+        assert_eq!(said("gap", "null"), "!! GAP in odds: messages are lost, an unknown number skipped\n");
     }
 }

@@ -8,7 +8,7 @@ mod sample;
 mod screen;
 mod view;
 
-use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -22,7 +22,7 @@ use self::sample::Sample;
 use self::view::View;
 use super::client::Client;
 use super::dial::Dialer;
-use super::{Failure, interrupted};
+use super::{Failure, interrupted, print};
 use crate::config::commands::Top;
 
 /// Watches a server until somebody wants it to end; prints one look where there is no terminal.
@@ -49,10 +49,7 @@ async fn print_once(client: &mut Client, view: &mut View, settings: &Top) -> Res
         }
         view.take(Ok(Sample::take(client).await.map_err(Failure::Failed)?));
     }
-    match io::stdout().write_all(screen::print(view).as_bytes()).and_then(|()| io::stdout().flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Failed(format!("cannot write: {error}"))),
-        _ => Ok(()),
-    }
+    print(screen::print(view))
 }
 
 /// The terminal, which is given back as it was, after a panic too.

@@ -30,7 +30,8 @@ const GROUP_BYTES: usize = 8 << 20;
 const RETRY: Duration = Duration::from_secs(1);
 /// How long messages that are kept nowhere any more stay in the file at most, when nothing is published meanwhile.
 const TIDY: Duration = Duration::from_secs(10);
-/// With `sync=interval`, entries that wait for the disk at most: beyond, it is not waited for the time.
+/// With `sync=interval`, entries that wait for the disk at most: beyond, and beyond [`GROUP_BYTES`], it is not waited for
+/// the time.
 const UNSYNCED: usize = 65_536;
 
 type Taken = Result<Published, PublishError>;
@@ -61,6 +62,8 @@ struct Group {
     answers: BTreeMap<String, Answer>,
     /// Retries of requests in the group: the place of the first in `staged`.
     repeated: Vec<(Request, usize)>,
+    /// Requests that cannot be taken because of others in the group: if those are not taken either, nobody knows.
+    refused: Vec<(Request, PublishError)>,
     by_key: HashMap<String, usize>,
     now: Timestamp,
 }
@@ -79,6 +82,11 @@ pub(super) struct Committer {
     waiting: Changes,
     /// Runs up to this offset are in the file.
     runs_written: u64,
+    /// The newest offset that the disk was told of. While a group is on its way, and until it is delivered, that is more
+    /// than the log has.
+    told: u64,
+    /// With `sync=interval`, bytes of data that wait for the disk.
+    unsynced: usize,
     /// When the disk is tried again, and how much there has to be room for, while it is broken.
     broken: Option<(Instant, usize)>,
 }
@@ -92,8 +100,20 @@ impl Committer {
         sync: SyncWhen,
         logger: Logger,
     ) -> Self {
-        let runs_written = manager.position().offset;
-        Self { manager, shared, queue, disk, sync, logger, waiting: Changes::default(), runs_written, broken: None }
+        let offset = manager.position().offset;
+        Self {
+            manager,
+            shared,
+            queue,
+            disk,
+            sync,
+            logger,
+            waiting: Changes::default(),
+            runs_written: offset,
+            told: offset,
+            unsynced: 0,
+            broken: None,
+        }
     }
 
     /// Goes on until it is dropped.
@@ -139,7 +159,7 @@ impl Committer {
         }
         match self.sync {
             SyncWhen::Always => self.commit_now(group, bytes).await,
-            SyncWhen::Interval(_) => self.commit_later(group).await,
+            SyncWhen::Interval(_) => self.commit_later(group, bytes).await,
         }
     }
 
@@ -156,11 +176,12 @@ impl Committer {
     }
 
     /// Delivers the group, and has it written down when its time comes.
-    async fn commit_later(&mut self, group: Group) {
+    async fn commit_later(&mut self, group: Group, bytes: usize) {
         self.waiting.entries.extend_from_slice(group.staging.entries());
         self.waiting.answers.extend(group.answers.clone());
         self.deliver(group).await;
-        if self.waiting.entries.len() > UNSYNCED {
+        self.unsynced += bytes;
+        if self.waiting.entries.len() > UNSYNCED || self.unsynced > GROUP_BYTES {
             self.flush(false).await;
         }
     }
@@ -177,7 +198,7 @@ impl Committer {
                 if group.staged[at].request.key == request.key {
                     group.repeated.push((request, at));
                 } else {
-                    request.done(Err(PublishError::KeyReused));
+                    group.refused.push((request, PublishError::KeyReused));
                 }
                 return;
             }
@@ -185,13 +206,13 @@ impl Committer {
         let staging = &mut group.staging;
         match self.manager.read_log(|log| log.stage(staging, &request.batch, group.now)) {
             Ok(unchanged) => group.push(request, &unchanged),
-            Err(full) => request.done(Err(full.into())),
+            Err(full) => group.refused.push((request, full.into())),
         }
     }
 
     /// Brings a group that is written down to the log, to the clients and to those who asked.
     async fn deliver(&mut self, group: Group) {
-        let Group { staging, staged, repeated, now, .. } = group;
+        let Group { staging, staged, repeated, refused, now, .. } = group;
         let mut outcomes = Vec::with_capacity(staged.len());
         let mut entries = staging.into_entries().into_iter();
         let mut begin = 0;
@@ -212,6 +233,9 @@ impl Committer {
         }
         for (request, at) in repeated {
             request.done(Ok(outcomes[at]));
+        }
+        for (request, error) in refused {
+            request.done(Err(error));
         }
     }
 
@@ -290,8 +314,9 @@ impl Committer {
     /// One transaction; where it fails, nothing of it is left in the file, or it is said that this is not known.
     async fn write(&mut self, changes: Changes, bytes: usize) -> Result<(), PublishError> {
         let counted_to = self.manager.position().offset;
+        self.told = self.told.max(changes.last);
         let Err(failure) = self.disk.write(Arc::new(changes)).await else {
-            self.waiting = Changes::default();
+            (self.waiting, self.unsynced) = (Changes::default(), 0);
             self.runs_written = counted_to;
             return Ok(());
         };
@@ -334,8 +359,8 @@ impl Committer {
             self.breaks(failure.cause(), room);
             return Err(failure);
         }
-        self.waiting = Changes::default();
-        self.runs_written = counted_to;
+        (self.waiting, self.unsynced) = (Changes::default(), 0);
+        (self.runs_written, self.told) = (counted_to, counted_to);
         self.broken = None;
         *self.shared.readiness.lock().unwrap_or_else(PoisonError::into_inner) = Readiness::Ready;
         info!(self.logger, "journal.mended"; "position" => counted_to);
@@ -353,7 +378,9 @@ impl Drop for Committer {
     fn drop(&mut self) {
         let mut changes = self.changes();
         if self.broken.is_none() && !changes.is_empty() {
-            changes.last = self.manager.position().offset;
+            // It may end in the middle of a group, which the file has, or will have, before the log does.
+            let waiting = changes.entries.iter().map(offset_of).max().unwrap_or(0);
+            changes.last = self.manager.position().offset.max(self.told).max(waiting);
             // The disk's handle waits for it.
             self.disk.write_last(changes);
         }
@@ -373,6 +400,7 @@ impl Group {
             staged: Vec::new(),
             answers: BTreeMap::new(),
             repeated: Vec::new(),
+            refused: Vec::new(),
             by_key: HashMap::new(),
             now: Timestamp::now(),
         }
@@ -401,7 +429,10 @@ impl Group {
         for request in self.staged.into_iter().map(|staged| staged.request) {
             request.done(Err(error.clone()));
         }
-        for (request, _) in self.repeated {
+        for request in self.repeated.into_iter().map(|(request, _)| request) {
+            request.done(Err(error.clone()));
+        }
+        for (request, _) in self.refused {
             request.done(Err(error.clone()));
         }
     }
@@ -420,6 +451,15 @@ fn size_of(entry: &Entry) -> usize {
     match entry {
         Entry::Message(change) => change.message.frames().size(),
         Entry::Renewed { .. } | Entry::Passed(_) => 0,
+    }
+}
+
+/// The place of a message; 0 for what has none.
+fn offset_of(entry: &Entry) -> u64 {
+    match entry {
+        Entry::Message(change) => change.message.offset(),
+        Entry::Passed(offset) => *offset,
+        Entry::Renewed { .. } => 0,
     }
 }
 

@@ -1,12 +1,15 @@
 //! The thread that waits for the disk, so that no task has to.
 //!
+//! After a sync that failed nothing is added to the file any more: what the log holds is written into a new one.
+//!
 //! Invariant: it is the only one that has the file open, it answers every order, also one in which the store panics, and
-//! whoever drops the handle waits until the last order is carried out and the file is closed.
+//! whoever drops the handle waits until the last order is carried out and the file is closed, or the disk is given up.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use redb::Database;
 use slog::{Logger, error};
@@ -14,6 +17,9 @@ use tokio::sync::oneshot;
 
 use super::file::Place;
 use super::store::{self, Changes, Image, WriteError};
+
+/// How long the end waits for the disk. One that hangs would otherwise keep the process for ever.
+const LAST_ORDERS: Duration = Duration::from_secs(30);
 
 /// What became of a transaction that failed.
 #[derive(Debug)]
@@ -39,22 +45,44 @@ enum Order {
     Mend(Box<Image>, oneshot::Sender<Result<(), Failure>>),
 }
 
+/// What is in the file beside the image.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Found {
+    /// Transactions that succeeded.
+    pub(super) transactions: u64,
+    /// Whether it holds anything of topics that are not configured.
+    pub(super) unknown: bool,
+}
+
 /// The handle.
 #[derive(Debug)]
 pub(super) struct Disk {
     orders: Option<Sender<Order>>,
+    /// Says nothing and ends with the thread.
+    ended: Mutex<Receiver<()>>,
     thread: Option<JoinHandle<()>>,
+    logger: Logger,
 }
 
 impl Disk {
-    /// Makes the file, which had so many transactions, hold exactly this, and starts the thread.
-    pub(super) fn start(place: Place, transactions: u64, image: &Image, logger: Logger) -> Result<Self, String> {
+    /// Makes the file hold exactly this, and starts the thread.
+    pub(super) fn start(place: Place, found: Found, image: &Image, logger: Logger) -> Result<Self, String> {
         let (orders, incoming) = channel();
-        let mut file = OpenFile { place, database: None, transactions, loose: false, logger };
+        let mut file = OpenFile { place, database: None, found, loose: false, logger };
         file.try_to(|file| file.mend(image)).map_err(|failure| failure.cause().to_owned())?;
         file.place.settle_name().map_err(|error| error.to_string())?;
-        let thread = thread::Builder::new().name("journal".to_owned()).spawn(move || file.work(&incoming));
-        Ok(Self { orders: Some(orders), thread: Some(thread.map_err(|error| error.to_string())?) })
+        let (end, ended) = channel();
+        let ours = file.logger.clone();
+        let thread = thread::Builder::new().name("journal".to_owned()).spawn(move || {
+            file.work(&incoming);
+            drop(end);
+        });
+        Ok(Self {
+            orders: Some(orders),
+            ended: Mutex::new(ended),
+            thread: Some(thread.map_err(|error| error.to_string())?),
+            logger: ours,
+        })
     }
 
     /// Writes down what is new.
@@ -87,6 +115,11 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         self.orders = None;
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LAST_ORDERS) {
+            error!(self.logger, "journal.not_closed"; "error" => "the disk does not answer");
+            return;
+        }
         if let Some(thread) = self.thread.take() {
             // What panics in it is caught there.
             let _ended = thread.join();
@@ -99,8 +132,7 @@ struct OpenFile {
     place: Place,
     /// `None` while it is broken.
     database: Option<Database>,
-    /// Transactions that succeeded.
-    transactions: u64,
+    found: Found,
     /// Whether the file says that what was answered may not be in it yet.
     loose: bool,
     logger: Logger,
@@ -132,23 +164,40 @@ impl OpenFile {
         self.database = None;
         let found = catch_unwind(AssertUnwindSafe(|| store::transactions(&self.place.open().map_err(WriteError)?)));
         Err(match found {
-            Ok(Ok(found)) if found == self.transactions => Failure::Absent(cause),
+            // What shows after a sync that failed is not what a power loss would leave.
+            Ok(Ok(found)) if found == self.found.transactions && !self.place.is_unsynced() => Failure::Absent(cause),
             _ => Failure::Uncertain(cause),
         })
     }
 
     fn write(&mut self, changes: &Changes) -> Result<(), WriteError> {
         let database = self.database.as_ref().ok_or_else(|| WriteError("it is not open".to_owned()))?;
-        store::write(database, changes, self.transactions + 1)?;
-        self.transactions += 1;
+        store::write(database, changes, self.found.transactions + 1)?;
+        self.found.transactions += 1;
+        Ok(())
+    }
+
+    /// Writes a file that stands on nothing of the one whose sync failed, and puts it in its place.
+    fn write_anew(&mut self, image: &Image) -> Result<(), WriteError> {
+        let new = self.place.open_new().map_err(WriteError)?;
+        if self.found.unknown {
+            store::copy_unknown(&self.place.open().map_err(WriteError)?, &new, image)?;
+        }
+        store::mend(&new, image, self.found.transactions + 1)?;
+        drop(new);
+        self.place.replace().map_err(|error| WriteError(error.to_string()))?;
+        self.found.transactions += 1;
         Ok(())
     }
 
     fn mend(&mut self, image: &Image) -> Result<(), WriteError> {
         self.database = None;
+        if self.place.is_unsynced() {
+            self.write_anew(image)?;
+        }
         let database = self.place.open().map_err(WriteError)?;
-        store::mend(&database, image, self.transactions + 1)?;
-        self.transactions += 1;
+        store::mend(&database, image, self.found.transactions + 1)?;
+        self.found.transactions += 1;
         store::try_room(&database, image.room)?;
         self.database = Some(database);
         self.loose = image.loose;

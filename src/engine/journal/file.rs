@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::backends::FileBackend;
@@ -19,6 +20,10 @@ use crate::topic::Topics;
 
 /// The file in the directory.
 const NAME: &str = "oddswire.redb";
+/// The file that takes its place after a sync that failed, until it does.
+const NEW: &str = "oddswire.redb.new";
+/// There while a sync has failed and no new file has taken the place of the one that it was of.
+const UNSYNCED: &str = "oddswire.unsynced";
 /// Held by who uses the directory.
 const LOCK: &str = "oddswire.lock";
 /// What the store keeps of the file in memory. All that is read often is in the log.
@@ -39,6 +44,9 @@ pub(super) fn plain() -> Medium {
 pub(super) struct Place {
     path: PathBuf,
     medium: Medium,
+    /// Whether a sync has failed: the kernel then takes what it could not write for written, and whatever is added to the
+    /// file stands on pages that the disk does not have.
+    unsynced: Arc<AtomicBool>,
     /// Locked until it is closed.
     _lock: File,
 }
@@ -53,7 +61,11 @@ impl Place {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(directory.join(LOCK));
         let lock = lock.map_err(|cause| error(&cause))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: directory.join(NAME), medium, _lock: lock }),
+            Ok(()) => {
+                // The one before may have ended right after its sync failed.
+                let unsynced = Arc::new(AtomicBool::new(directory.join(UNSYNCED).exists()));
+                Ok(Self { path: directory.join(NAME), medium, unsynced, _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => Err(error(&"another oddswire has it; give each a directory of its own")),
             Err(TryLockError::Error(cause)) => Err(error(&cause)),
         }
@@ -111,11 +123,37 @@ impl Place {
 
     /// Opens the file to write to it.
     pub(super) fn open(&self) -> Result<Database, String> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&self.path);
+        self.open_at(&self.path, false)
+    }
+
+    fn open_at(&self, path: &Path, empty: bool) -> Result<Database, String> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(empty).open(path);
         let file = file.map_err(|error| error.to_string())?;
-        let backend = (self.medium)(file).map_err(|error| error.to_string())?;
+        let inner = (self.medium)(file).map_err(|error| error.to_string())?;
+        let backend = Watched { inner, unsynced: Arc::clone(&self.unsynced), mark: self.path.with_file_name(UNSYNCED) };
         let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES).create_with_backend(Boxed(backend)).map_err(|error| error.to_string())
+        builder.set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(|error| error.to_string())
+    }
+
+    /// Whether a sync of the file has failed, so that nothing may be added to it.
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.unsynced.load(Ordering::Relaxed)
+    }
+
+    /// An empty file that may take the place of the present one.
+    pub(super) fn open_new(&self) -> Result<Database, String> {
+        self.open_at(&self.path.with_file_name(NEW), true)
+    }
+
+    /// Puts the new file, which is on the disk, in the place of the present one.
+    pub(super) fn replace(&self) -> io::Result<()> {
+        fs::rename(self.path.with_file_name(NEW), &self.path)?;
+        self.settle_name()?;
+        self.unsynced.store(false, Ordering::Relaxed);
+        match fs::remove_file(self.path.with_file_name(UNSYNCED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the file's name last as long as what is in it.
@@ -125,33 +163,41 @@ impl Place {
     }
 }
 
-/// A backend of any kind.
+/// A backend of any kind whose syncs are watched.
 #[derive(Debug)]
-struct Boxed(Box<dyn StorageBackend>);
+struct Watched {
+    inner: Box<dyn StorageBackend>,
+    unsynced: Arc<AtomicBool>,
+    mark: PathBuf,
+}
 
-impl StorageBackend for Boxed {
+impl StorageBackend for Watched {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.inner.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+        self.inner.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.inner.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.inner.sync_data().inspect_err(|_| {
+            self.unsynced.store(true, Ordering::Relaxed);
+            // It is for the next process on this machine; a disk that does not take it either will be tried again by this one.
+            let _ = File::create(&self.mark);
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+        self.inner.write(offset, data)
     }
 
     fn close(&self) -> io::Result<()> {
-        self.0.close()
+        self.inner.close()
     }
 }
 

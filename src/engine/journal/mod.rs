@@ -12,6 +12,8 @@
 mod committer;
 mod disk;
 mod file;
+#[cfg(test)]
+mod power_tests;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -26,7 +28,7 @@ use slog::{Logger, info, warn};
 use tokio::sync::{mpsc, oneshot};
 
 use self::committer::{Committer, Request};
-use self::disk::Disk;
+use self::disk::{Disk, Found};
 use self::file::{Medium, Place};
 use self::store::{Image, Kept};
 use super::idempotency::Answers;
@@ -84,12 +86,12 @@ impl Journal {
         }
         let kept = place.read(&config.topics)?.map(|kept| continued(kept, logger));
         let bytes = place.bytes();
-        let (mut log, answers, transactions) = restore(kept, config);
+        let (mut log, answers, found) = restore(kept, config);
         log.note_dropped();
         let loose = config.sync != SyncWhen::Always;
         let image = image_of(&log, &answers, loose);
         let (position, messages) = (image.position, image.messages.len());
-        let disk = Disk::start(place, transactions, &image, logger.clone())
+        let disk = Disk::start(place, found, &image, logger.clone())
             .map_err(|error| EngineError(format!("the journal '{}' cannot be written: {error}", path.display())))?;
         info!(logger, "journal.opened"; "file" => %path.display(), "messages" => messages, "bytes" => bytes,
             "position" => %position, "duration_ms" => u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
@@ -119,12 +121,15 @@ fn continued(mut kept: Kept, logger: &Logger) -> Kept {
     kept
 }
 
-/// The log and the answers as they were; the number of transactions that the file has.
-fn restore(kept: Option<Kept>, config: &Config) -> (Log, Answers, u64) {
+/// The log and the answers as they were, and what else the file has.
+fn restore(kept: Option<Kept>, config: &Config) -> (Log, Answers, Found) {
     let (limits, now) = (log_limits(config), Timestamp::now());
-    let Some(kept) = kept else { return (Log::new(new_epoch(), &config.topics, limits), Answers::default(), 0) };
+    let Some(kept) = kept else {
+        return (Log::new(new_epoch(), &config.topics, limits), Answers::default(), Found::default());
+    };
     let log = Log::restore(kept.position, &config.topics, limits, kept.facts, kept.messages, now);
-    (log, Answers::restore(kept.answers, now), kept.transactions)
+    let found = Found { transactions: kept.transactions, unknown: kept.unknown };
+    (log, Answers::restore(kept.answers, now), found)
 }
 
 /// What the file has to hold.

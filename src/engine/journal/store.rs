@@ -92,6 +92,8 @@ pub(super) struct Kept {
     pub(super) transactions: u64,
     /// Messages of topics that are not configured.
     pub(super) foreign: BTreeMap<String, usize>,
+    /// Whether it holds anything of such topics, if only that their messages are gone.
+    pub(super) unknown: bool,
 }
 
 /// Why what is in the file cannot be used.
@@ -191,6 +193,7 @@ impl Kept {
             loose: required(meta::LOOSE)? != 0,
             transactions: required(meta::TRANSACTIONS)?,
             foreign: BTreeMap::new(),
+            unknown: false,
         };
         let expiries = read.open_table(EXPIRIES)?;
         for row in read.open_table(MESSAGES)?.iter()? {
@@ -200,8 +203,9 @@ impl Kept {
         }
         for row in read.open_table(FACTS)?.iter()? {
             let (topic, facts) = row?;
-            if let Some(topic) = topics.get(topic.value()) {
-                kept.facts.insert(topic.clone(), facts_of(facts.value()));
+            match topics.get(topic.value()) {
+                Some(topic) => drop(kept.facts.insert(topic.clone(), facts_of(facts.value()))),
+                None => kept.unknown = true,
             }
         }
         for row in read.open_table(RUNS)?.iter()? {
@@ -229,6 +233,7 @@ impl Kept {
         let envelope: Envelope<'_> = serde_json::from_slice(text).map_err(|_| damaged())?;
         let Some(topic) = topics.get(&envelope.topic) else {
             *self.foreign.entry(envelope.topic).or_default() += 1;
+            self.unknown = true;
             return Ok(());
         };
         let position = Position { epoch: self.position.epoch, offset };
@@ -370,6 +375,39 @@ pub(super) fn mend(database: &Database, image: &Image, number: u64) -> Result<()
     }
     drop(meta);
     transaction.open_table(ROOM)?.retain(|_, _| false)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Copies what the image does not know: messages of topics that are not configured, and what is known of those topics.
+pub(super) fn copy_unknown(from: &Database, to: &Database, image: &Image) -> Result<(), WriteError> {
+    let known = |topic: &str| image.facts.keys().any(|known| known.as_str() == topic);
+    let read = from.begin_read()?;
+    if read.list_tables()?.next().is_none() {
+        return Ok(());
+    }
+    let transaction = to.begin_write()?;
+    let expiries = read.open_table(EXPIRIES)?;
+    for row in read.open_table(MESSAGES)?.iter()? {
+        let (offset, text) = row?;
+        if Envelope::topic_of(text.value()).is_some_and(|topic| !known(&topic)) {
+            transaction.open_table(MESSAGES)?.insert(offset.value(), text.value())?;
+            let at = expiries.get(offset.value())?.map(|at| Timestamp::from_millis(at.value()));
+            set_expiry(&mut transaction.open_table(EXPIRIES)?, offset.value(), at)?;
+        }
+    }
+    for row in read.open_table(FACTS)?.iter()? {
+        let (topic, facts) = row?;
+        if !known(topic.value()) {
+            transaction.open_table(FACTS)?.insert(topic.value(), facts.value())?;
+        }
+    }
+    for row in read.open_table(RUNS)?.iter()? {
+        let (run, of) = row?;
+        if !known(run.value().0) {
+            transaction.open_table(RUNS)?.insert(run.value(), of.value())?;
+        }
+    }
     transaction.commit()?;
     Ok(())
 }

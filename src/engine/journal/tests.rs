@@ -319,10 +319,10 @@ fn faulty(faults: &Arc<Faults>) -> Medium {
 }
 
 /// A directory that is removed with it.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("oddswire-journal-{}-{number}", std::process::id()));
@@ -330,7 +330,7 @@ impl Scratch {
         Self(path)
     }
 
-    fn config(&self) -> Config {
+    pub(super) fn config(&self) -> Config {
         let mut config = Config::defaults();
         config.engine = EngineKind::Journal;
         config.data_dir = Some(self.0.clone());
@@ -345,17 +345,17 @@ impl Drop for Scratch {
     }
 }
 
-fn quiet() -> Logger {
+pub(super) fn quiet() -> Logger {
     Logger::root(slog::Discard, slog::o!())
 }
 
-fn open(config: &Config, medium: Medium) -> (Journal, ConnectionManager) {
+pub(super) fn open(config: &Config, medium: Medium) -> (Journal, ConnectionManager) {
     let manager = |log| ConnectionManager::new(config.topics.clone(), log, crate::manager::Limits::default(), quiet());
     Journal::open_through(medium, config, &quiet(), manager).unwrap()
 }
 
 /// The data of all messages of the keyless topic, in order of their offsets, which are dense.
-fn history(manager: &ConnectionManager) -> Vec<u64> {
+pub(super) fn history(manager: &ConnectionManager) -> Vec<u64> {
     manager.read_log(|log| {
         let kept: BTreeMap<u64, _> = log.kept();
         assert!(kept.keys().copied().eq(1..=kept.len() as u64), "no hole, nothing beyond");
@@ -363,7 +363,12 @@ fn history(manager: &ConnectionManager) -> Vec<u64> {
     })
 }
 
-async fn publish(journal: &Journal, config: &Config, number: u64, count: u64) -> Result<Published, PublishError> {
+pub(super) async fn publish(
+    journal: &Journal,
+    config: &Config,
+    number: u64,
+    count: u64,
+) -> Result<Published, PublishError> {
     let topic = config.topics.get("scrape_progress").unwrap();
     let one = |number: u64| Draft {
         topic: topic.clone(),

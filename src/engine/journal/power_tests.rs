@@ -1,0 +1,274 @@
+//! What a power loss leaves, and an end in the middle of a group.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use redb::StorageBackend;
+use redb::backends::FileBackend;
+use tokio::task::JoinSet;
+
+use super::tests::{Scratch, open, publish, quiet};
+use super::*;
+
+/// The disk writes so much at once, or nothing of it.
+const SECTOR: u64 = 512;
+
+/// What a disk has of a file, behind the page cache: a sync that fails leaves its pages marked as written, so no later sync
+/// writes them (Linux).
+#[derive(Debug, Default)]
+struct Platter {
+    disk: Vec<u8>,
+    dirty: BTreeSet<u64>,
+}
+
+/// Whether the next sync fails, whatever file it is of.
+type Fails = Arc<Mutex<bool>>;
+
+#[derive(Debug)]
+struct Cached {
+    file: FileBackend,
+    platter: Arc<Mutex<Platter>>,
+    fails: Fails,
+}
+
+impl StorageBackend for Cached {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut platter = self.platter.lock().unwrap();
+        let dirty = std::mem::take(&mut platter.dirty);
+        if std::mem::take(&mut *self.fails.lock().unwrap()) {
+            return Err(io::Error::other("the sync failed"));
+        }
+        platter.disk.resize(usize::try_from(self.file.len()?).unwrap(), 0);
+        for sector in dirty {
+            let at = usize::try_from(sector * SECTOR).unwrap();
+            let end = (at + usize::try_from(SECTOR).unwrap()).min(platter.disk.len());
+            if at < end {
+                self.file.read(sector * SECTOR, &mut platter.disk[at..end])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let sectors = offset / SECTOR..(offset + data.len() as u64).div_ceil(SECTOR);
+        self.platter.lock().unwrap().dirty.extend(sectors);
+        self.file.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+}
+
+/// What the disk has of the file that was opened last: the one that counts, once it has taken its place.
+#[derive(Clone, Default)]
+struct Machine {
+    platter: Arc<Mutex<Arc<Mutex<Platter>>>>,
+    fails: Fails,
+}
+
+impl Machine {
+    /// An empty file is a new one, on whose pages nothing stands yet.
+    fn medium(&self) -> Medium {
+        let machine = self.clone();
+        Arc::new(move |file: File| {
+            if file.metadata()?.len() == 0 {
+                *machine.platter.lock().unwrap() = Arc::default();
+            }
+            let file = FileBackend::new(file).map_err(io::Error::other)?;
+            let platter = Arc::clone(&machine.platter.lock().unwrap());
+            Ok(Box::new(Cached { file, platter, fails: Arc::clone(&machine.fails) }))
+        })
+    }
+
+    /// What a server finds after the power was gone.
+    fn after_power_loss(&self, config: &Config) -> Vec<u64> {
+        let scratch = Scratch::new();
+        let disk = self.platter.lock().unwrap().lock().unwrap().disk.clone();
+        std::fs::write(scratch.0.join("oddswire.redb"), disk).unwrap();
+        let config = Config { data_dir: Some(scratch.0.clone()), ..config.clone() };
+        let manager =
+            |log| ConnectionManager::new(config.topics.clone(), log, crate::manager::Limits::default(), quiet());
+        let (_journal, manager) = Journal::open_through(file::plain(), &config, &quiet(), manager).unwrap();
+        kept(&manager)
+    }
+}
+
+fn kept(manager: &ConnectionManager) -> Vec<u64> {
+    manager.read_log(|log| log.kept().into_keys().collect())
+}
+
+fn running(journal: &Arc<Journal>) -> JoinSet<()> {
+    let mut upkeep = JoinSet::new();
+    let journal = Arc::clone(journal);
+    upkeep.spawn(async move { journal.run().await });
+    upkeep
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_sync_that_failed_whatever_is_answered_survives_a_power_loss() {
+    let mut refusals = 0;
+    for before in 20..40 {
+        let (scratch, machine) = (Scratch::new(), Machine::default());
+        let config = Config { history_messages: 437, ..scratch.config() };
+        let (journal, manager) = open(&config, machine.medium());
+        let journal = Arc::new(journal);
+        let mut upkeep = running(&journal);
+        for number in 0..before {
+            publish(&journal, &config, number * 100, 50).await.unwrap();
+        }
+        *machine.fails.lock().unwrap() = true;
+        let refused = publish(&journal, &config, 90_000, 50).await;
+        // What is only to be deleted may have been on its way to the disk before, and felt it instead.
+        assert!(matches!(refused, Ok(_) | Err(PublishError::Unavailable(_))), "{refused:?}");
+        refusals += usize::from(refused.is_err());
+        assert!(!*machine.fails.lock().unwrap(), "it was felt");
+        for number in 0..3 {
+            while publish(&journal, &config, 100_000 + number * 100, 2).await.is_err() {
+                tokio::time::advance(Duration::from_millis(300)).await;
+            }
+            let (found, there) = (machine.after_power_loss(&config), kept(&manager));
+            // What is only to be deleted may be there still.
+            assert!(there.iter().all(|offset| found.contains(offset)), "{before}/{number}");
+            assert_eq!(found.last(), there.last(), "{before}/{number}");
+        }
+        upkeep.shutdown().await;
+    }
+    assert!(refusals > 10, "{refusals}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_starts_after_one_whose_sync_failed_builds_on_nothing_of_its_file() {
+    let (scratch, machine) = (Scratch::new(), Machine::default());
+    let config = scratch.config();
+    let mut taken = 0;
+    for round in 0..20 {
+        let (journal, manager) = open(&config, machine.medium());
+        let journal = Arc::new(journal);
+        let mut upkeep = running(&journal);
+        assert_eq!(kept(&manager).len(), taken);
+        publish(&journal, &config, round * 100, 3).await.unwrap();
+        taken += 3;
+        assert_eq!(machine.after_power_loss(&config).len(), taken, "round {round}");
+        // It ends before it can mend anything.
+        upkeep.shutdown().await;
+        drop(journal);
+        let place = Place::take(&scratch.0, machine.medium()).unwrap();
+        let database = place.open().unwrap();
+        *machine.fails.lock().unwrap() = true;
+        assert!(store::settle(&database).is_err());
+        assert!(place.is_unsynced());
+    }
+}
+
+/// Where syncs wait while it is closed.
+#[derive(Debug, Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    closed: bool,
+    waiting: bool,
+}
+
+impl Gate {
+    fn set(&self, closed: bool) {
+        self.state.lock().unwrap().closed = closed;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.waiting = state.closed;
+        self.changed.notify_all();
+        drop(self.changed.wait_while(state, |state| state.closed).unwrap());
+    }
+
+    /// Waits until a sync waits.
+    fn until_reached(&self) {
+        drop(self.changed.wait_while(self.state.lock().unwrap(), |state| !state.waiting).unwrap());
+    }
+}
+
+#[derive(Debug)]
+struct Gated {
+    file: FileBackend,
+    gate: Arc<Gate>,
+}
+
+impl StorageBackend for Gated {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.gate.pass();
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn an_end_while_a_group_is_on_its_way_to_the_disk_leaves_a_file_that_can_be_used() {
+    let (scratch, gate) = (Scratch::new(), Arc::new(Gate::default()));
+    // A full history: each group brings deletions along, and so does the last transaction.
+    let config = Config { history_messages: 3, ..scratch.config() };
+    let inner = Arc::clone(&gate);
+    let medium: Medium = Arc::new(move |file: File| {
+        let file = FileBackend::new(file).map_err(io::Error::other)?;
+        Ok(Box::new(Gated { file, gate: Arc::clone(&inner) }))
+    });
+    let (journal, manager) = open(&config, medium);
+    let journal = Arc::new(journal);
+    let mut upkeep = running(&journal);
+    for number in 0..5 {
+        publish(&journal, &config, number * 100, 2).await.unwrap();
+    }
+    gate.set(true);
+    let mut publishing = JoinSet::new();
+    let (theirs, of) = (Arc::clone(&journal), config.clone());
+    publishing.spawn(async move { publish(&theirs, &of, 900, 50).await });
+    let reached = Arc::clone(&gate);
+    tokio::task::spawn_blocking(move || reached.until_reached()).await.unwrap();
+    upkeep.abort_all();
+    gate.set(false);
+    while upkeep.join_next().await.is_some() {}
+    let outcome = publishing.join_next().await.unwrap().unwrap();
+    assert!(matches!(outcome, Err(PublishError::Unknown(_))), "{outcome:?}");
+    drop((journal, manager));
+    let (_journal, manager) = open(&config, file::plain());
+    assert_eq!(manager.position().offset, 60, "the group was on its way, and came there");
+}
