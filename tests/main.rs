@@ -41,6 +41,7 @@ mod reads;
 mod redis;
 mod redis_faults;
 mod redis_links;
+mod redis_tail;
 mod replay;
 mod rfc6455;
 mod rolling;

@@ -386,18 +386,12 @@ async fn an_end_that_is_lost_is_found_even_if_another_node_writes_in_its_place_f
     let (ahead, behind) = (node(&redis).await, node(&redis).await);
     ahead.publish(&json!([odds("8301", 1), {"topic": "scrape_progress", "data": 1}])).await;
     let mut clients = [ahead.ws("").await, behind.ws("").await];
-    redis.kill();
-    let kept = redis.directory.0.join("appendonlydir");
-    let copy = redis.directory.0.join("copy");
-    assert!(std::process::Command::new("cp").arg("-r").args([&kept, &copy]).status().unwrap().success());
-    redis.resume().await;
+    redis.remember().await;
     let lost = publish_at_last(&ahead, &odds("8301", "lost")).await;
     for client in &mut clients {
         assert_eq!(client.next().await["data"], "lost");
     }
-    redis.kill();
-    std::fs::remove_dir_all(&kept).unwrap();
-    std::fs::rename(&copy, &kept).unwrap();
+    redis.lose_end();
     redis.resume().await;
     let taken = publish_at_last(&behind, &odds("8302", "kept")).await;
     let [lost, taken] = [lost, taken].map(|answer| position(&answer["position"]));

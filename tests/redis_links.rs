@@ -3,15 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use oddswire::message::Position;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use crate::harness::follower::Follower;
 use crate::harness::get::{code, get};
 use crate::harness::node::node;
 use crate::harness::redis::{Certificates, Cluster, Redis, Sentinel};
-use crate::harness::{Answer, PATIENCE, sse, within, ws};
+use crate::harness::watcher::{Watcher, insist, position};
+use crate::harness::{Answer, sse, within, ws};
 use crate::process::{Environment, Process, TOKEN, refused, run, temporary};
 
 /// Publishes, and has it back live and from the state.
@@ -225,53 +224,6 @@ async fn namespaces_and_databases_of_one_broker_do_not_see_each_other() {
 }
 
 // Sentinels.
-
-/// A client of all topics of a node, which reads until it has what was published last.
-struct Watcher {
-    client: ws::Client,
-    follower: Follower,
-}
-
-impl Watcher {
-    async fn of(node: &Process) -> Self {
-        let client = ws::Client::connect(node.address, "").await;
-        let mut follower = Follower::default();
-        follower.take(&client.ack.to_string());
-        Self { client, follower }
-    }
-
-    async fn read(&mut self) {
-        let text = self.client.text().await;
-        self.follower.take(&text);
-    }
-
-    async fn reaches(&mut self, position: Position) {
-        while !self.follower.is_live() || self.follower.cursor != Some(position) {
-            self.read().await;
-        }
-    }
-}
-
-fn position(published: &Value) -> Position {
-    published["position"].as_str().expect("a position").parse().expect("a position")
-}
-
-/// Publishes until it is taken.
-async fn insist(node: &Process, key: &str, messages: &Value) -> Value {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    let mut tries = tokio::time::interval(std::time::Duration::from_millis(10));
-    loop {
-        let request = reqwest::Client::new().post(node.url("/api/publish")).bearer_auth(TOKEN);
-        let request = request.header("content-type", "application/json").header("idempotency-key", key);
-        let answer = within(Answer::of(request.body(messages.to_string()))).await;
-        if answer.status == 200 {
-            return answer.body;
-        }
-        assert_eq!((answer.status, answer.code()), (503, "engine_unavailable"), "{}", answer.text);
-        assert!(tokio::time::Instant::now() < deadline, "it is never taken: {}", answer.text);
-        tries.tick().await;
-    }
-}
 
 fn round(number: usize) -> Value {
     json!([

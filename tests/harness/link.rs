@@ -1,11 +1,12 @@
 //! A TCP connection between two programs that a test can cut or stall.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 /// What becomes of what is sent.
@@ -15,6 +16,8 @@ pub enum Flow {
     Open,
     /// It waits, and arrives once the link is open again.
     Stalled,
+    /// Of each direction of a connection so many bytes arrive, about; the others wait.
+    StalledBehind(usize),
     /// Connections end, and new ones do at once.
     Cut,
 }
@@ -23,6 +26,8 @@ pub enum Flow {
 pub struct Link {
     pub address: SocketAddr,
     flow: watch::Sender<Flow>,
+    /// Told when something begins to wait.
+    pub stalled: Arc<Notify>,
     _passing: JoinSet<()>,
 }
 
@@ -31,20 +36,22 @@ impl Link {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (flow, flowing) = watch::channel(Flow::Open);
+        let stalled = Arc::new(Notify::new());
+        let tell = Arc::clone(&stalled);
         let mut passing = JoinSet::new();
         passing.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((one, _)) = listener.accept().await {
-                let mut flow = flowing.clone();
+                let (mut flow, tell) = (flowing.clone(), Arc::clone(&tell));
                 connections.spawn(async move {
                     tokio::select! {
-                        () = pass(one, target, flow.clone()) => {}
+                        () = pass(one, target, flow.clone(), &tell) => {}
                         _ = flow.wait_for(|flow| *flow == Flow::Cut) => {}
                     }
                 });
             }
         });
-        Self { address, flow, _passing: passing }
+        Self { address, flow, stalled, _passing: passing }
     }
 
     pub fn set(&self, flow: Flow) {
@@ -52,22 +59,31 @@ impl Link {
     }
 }
 
-async fn pass(one: TcpStream, target: SocketAddr, flow: watch::Receiver<Flow>) {
+async fn pass(one: TcpStream, target: SocketAddr, flow: watch::Receiver<Flow>, stalled: &Notify) {
     let Ok(other) = TcpStream::connect(target).await else { return };
     let ((from_one, to_one), (from_other, to_other)) = (one.into_split(), other.into_split());
     // One side's end is the end of both.
     tokio::select! {
-        () = copy(from_one, to_other, flow.clone()) => {}
-        () = copy(from_other, to_one, flow) => {}
+        () = copy(from_one, to_other, flow.clone(), stalled) => {}
+        () = copy(from_other, to_one, flow, stalled) => {}
     }
 }
 
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut flow: watch::Receiver<Flow>) {
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut flow: watch::Receiver<Flow>, stalled: &Notify) {
     let mut buffer = vec![0; 16 << 10];
+    let mut passed = 0;
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        if flow.wait_for(|flow| *flow != Flow::Stalled).await.is_err() || to.write_all(&buffer[..count]).await.is_err()
-        {
+        let waits = |flow: &Flow| match flow {
+            Flow::Stalled => true,
+            Flow::StalledBehind(bytes) => passed >= *bytes,
+            Flow::Open | Flow::Cut => false,
+        };
+        if waits(&flow.borrow()) {
+            stalled.notify_one();
+        }
+        if flow.wait_for(|flow| !waits(flow)).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
+        passed += count;
     }
 }

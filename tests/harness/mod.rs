@@ -18,6 +18,7 @@ pub mod recording;
 pub mod redis;
 pub mod sse;
 pub mod tls;
+pub mod watcher;
 pub mod wire;
 pub mod ws;
 

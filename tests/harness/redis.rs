@@ -89,6 +89,26 @@ impl Redis {
         redis::cmd(name).arg(arguments).query_async(&mut connection).await.expect("the command succeeds")
     }
 
+    /// Starts it again, and remembers what it has now.
+    pub async fn remember(&mut self) {
+        self.kill();
+        let [kept, copy] = self.places();
+        assert!(Command::new("cp").arg("-r").args([&kept, &copy]).status().unwrap().success());
+        self.resume().await;
+    }
+
+    /// Ends it, and leaves it what it had when it was to remember: what a replica or a disk has that lacks the end.
+    pub fn lose_end(&mut self) {
+        self.kill();
+        let [kept, copy] = self.places();
+        std::fs::remove_dir_all(&kept).unwrap();
+        std::fs::rename(&copy, &kept).unwrap();
+    }
+
+    fn places(&self) -> [std::path::PathBuf; 2] {
+        ["appendonlydir", "copy"].map(|name| self.directory.0.join(name))
+    }
+
     /// Ends it without a warning.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {

@@ -99,6 +99,10 @@ impl Source<'_> {
         let mut from = Position { epoch: end.epoch, offset: 0 };
         loop {
             let piece = self.range(link, from, end).await?;
+            // The stream was trimmed beyond what was read: there would be a hole.
+            if first.is_some() && piece.first().is_none_or(|next| next.position != from) {
+                return Err(BootstrapError::Moved);
+            }
             for entry in &piece {
                 first.get_or_insert(entry.position.offset);
                 entry.nonce().clone_into(&mut seen.nonce);

@@ -2,10 +2,11 @@
 --
 -- KEYS: the stream, the hash of facts, the answer that this request got; then for each topic its state, its deletions and
 -- its expiries. All in one slot.
--- ARGV: what the node has seen: epoch, offset, nonce of the entry there ('' where it has none); then its limits.
+-- ARGV: what the node has seen: epoch, offset, nonce of the entry there ('' where it has none), and in which of the broker's
+-- processes; then its limits.
 local log, facts, answer = KEYS[1], KEYS[2], KEYS[3]
-local seen_epoch, seen_last, seen_nonce = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local max_keys, suppress = tonumber(ARGV[4]), ARGV[5] == '1'
+local seen_epoch, seen_last, seen_nonce, seen_process = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local max_keys, suppress = tonumber(ARGV[5]), ARGV[6] == '1'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -24,13 +25,36 @@ local function open(epoch, last)
   local offset = epoch == 0 and 0 or last + 1
   redis.call('XADD', log, text(opened) .. '-' .. text(offset), 'o', '1')
   redis.call('HSET', facts, 'epoch', text(opened), 'last', text(offset), 'opened', text(offset))
+  redis.call('HDEL', facts, 'unproven')
   return opened, offset
 end
 
--- The present epoch and its last offset. A node that has seen more than there is, or something else at its place, shows
--- that the end was lost: after that the sequence cannot be continued.
+-- Whether the entry that the node saw last is the one that is there; nil where that cannot be told, because it is not there
+-- any more or because the node came to its place without it.
+local function is_same(epoch)
+  local id = text(epoch) .. '-' .. text(seen_last)
+  local entry = redis.call('XRANGE', log, id, id)[1]
+  if not entry then
+    return nil
+  end
+  local fields, nonce = entry[2], ''
+  for at = 1, #fields, 2 do
+    if fields[at] == 'n' then
+      nonce = fields[at + 1]
+    end
+  end
+  if seen_nonce == '' and nonce ~= '' then
+    return nil
+  end
+  return nonce == seen_nonce
+end
+
+-- The present epoch and its last offset. Where the end of the sequence was lost it cannot be continued, and another epoch
+-- begins. That shows by a node that has seen more than there is, or something else at its place; more than there was when
+-- the process in which it saw it had ended; or by nobody who has seen anything before and found it there, once
+-- all who could have had the time to say so.
 local function present()
-  local held = redis.call('HMGET', facts, 'epoch', 'last')
+  local held = redis.call('HMGET', facts, 'epoch', 'last', 'process', 'ended', 'unproven', 'settled')
   local epoch, last = tonumber(held[1] or 0), tonumber(held[2] or 0)
   local exists = redis.call('EXISTS', log) == 1
   if epoch == 0 and exists then
@@ -49,16 +73,22 @@ local function present()
   if seen_epoch > epoch or (seen_epoch == epoch and seen_last > last) then
     return open(epoch, last)
   end
-  if seen_epoch == epoch and seen_nonce ~= '' then
-    local id = text(epoch) .. '-' .. text(seen_last)
-    local entry = redis.call('XRANGE', log, id, id)[1]
-    if entry then
-      local fields = entry[2]
-      for at = 1, #fields, 2 do
-        if fields[at] == 'n' and fields[at + 1] ~= seen_nonce then
-          return open(epoch, last)
-        end
-      end
+  local same = seen_epoch == epoch and is_same(epoch)
+  if same == false and seen_epoch == epoch then
+    return open(epoch, last)
+  end
+  local came_over = seen_epoch == epoch and seen_process ~= '' and seen_process ~= held[3]
+  if came_over then
+    local ended = string.match(held[4] or '', seen_process .. '=(%d+)')
+    if not ended or seen_last > tonumber(ended) then
+      return open(epoch, last)
+    end
+  end
+  if held[5] then
+    if came_over and same then
+      redis.call('HDEL', facts, 'unproven')
+    elseif tonumber(held[6]) <= now then
+      return open(epoch, last)
     end
   end
   return epoch, last
@@ -95,12 +125,14 @@ local function append(epoch, last, nonce, topic, keys, key, kind, expiry, data)
     fields[#fields + 1] = 'y'
     fields[#fields + 1] = kind
   end
+  -- What is not ours raises here, before anything is written.
+  local before = key == '' and redis.call('HGET', keys.state, '')
+  local older = before and parse(before).offset
   redis.call('XADD', log, text(epoch) .. '-*', unpack(fields))
   local offset = text(last + 1)
   if key == '' then
-    local before = redis.call('HGET', keys.state, '')
-    if before then
-      redis.call('HSET', facts, 'keyless:' .. topic, parse(before).offset)
+    if older then
+      redis.call('HSET', facts, 'keyless:' .. topic, older)
     end
   elseif data == 'null' then
     redis.call('ZADD', keys.deletions, text(now), key)

@@ -32,7 +32,7 @@ use self::bootstrap::{BootstrapError, Source};
 pub use self::broker::BrokerUrlError;
 use self::broker::{Broker, Link};
 use self::entry::{StreamEntry, of_xrange, of_xread};
-use self::scripts::{CallError, Names, Scripts, Seen, Taken, Tending, nonce};
+use self::scripts::{CallError, Names, Scripts, Seen, Standing, Taken, Tending, nonce};
 use super::{
     Broadcast, EXPIRED_AT_ONCE, EXPIRY_RESOLUTION, Engine, EngineError, IdempotencyKey, PublishError, Readiness,
 };
@@ -110,6 +110,8 @@ pub struct Redis {
     link: watch::Sender<Option<Link>>,
     /// How far the log has come.
     applied: watch::Sender<Seen>,
+    /// The broker's process that the log comes from; empty before there was one.
+    process: Mutex<String>,
     /// How far the broadcasts have come.
     heard: Mutex<Option<Position>>,
     waiting: Waiters,
@@ -155,6 +157,7 @@ impl Redis {
             entries: entries as u64,
             link: watch::Sender::new(None),
             applied: watch::Sender::new(Seen::nothing()),
+            process: Mutex::default(),
             heard: Mutex::default(),
             waiting: Mutex::default(),
             absent: Mutex::new("the broker is not reached yet".to_owned()),
@@ -174,6 +177,10 @@ impl Redis {
 
     fn seen(&self) -> Seen {
         self.applied.borrow().clone()
+    }
+
+    fn standing(&self) -> Standing {
+        Standing { seen: self.seen(), process: lock(&self.process).clone() }
     }
 
     /// Whether there is a log to serve.
@@ -214,7 +221,8 @@ impl Redis {
     /// Says to the broker what this node has seen, before it takes anything from it.
     async fn join(&self, link: &mut Link) -> Result<Position, LinkError> {
         self.scripts.load(link).await?;
-        let tended = self.scripts.tend(link, &self.seen(), &Self::tending(true, 0)).await?;
+        let tended = self.scripts.tend(link, &self.standing(), &Self::tending(true, 0)).await?;
+        *lock(&self.process) = tended.process;
         self.manager.metrics().engine_position(tended.position.offset, self.seen().position.offset);
         let mut call = redis::cmd("XREVRANGE");
         call.arg(self.names.broadcasts()).arg(&["+", "-", "COUNT", "1"]);
@@ -326,7 +334,7 @@ impl Redis {
             }
             let needed = needed.front().map_or(0, |(_, needed)| *needed);
             loop {
-                let tended = self.scripts.tend(link, &self.seen(), &Self::tending(false, needed)).await?;
+                let tended = self.scripts.tend(link, &self.standing(), &Self::tending(false, needed)).await?;
                 self.manager.metrics().engine_position(tended.position.offset, self.seen().position.offset);
                 if tended.expired < EXPIRED_AT_ONCE as u64 {
                     break;
@@ -340,7 +348,7 @@ impl Redis {
         let deadline = Instant::now() + LONGEST_SETTLE;
         loop {
             let mut link = self.link()?;
-            let offered = self.scripts.publish(&mut link, &self.seen(), batch, key).await;
+            let offered = self.scripts.publish(&mut link, &self.standing(), batch, key).await;
             match offered.map_err(|error| self.refused(&error))? {
                 Taken::Settling(_) if Instant::now() >= deadline => {
                     return Err(PublishError::Unavailable("the broker has only just come back".to_owned()));

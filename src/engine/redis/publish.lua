@@ -5,8 +5,8 @@
 -- in ms or '0', data.
 -- Returns {'ok', epoch, offset, {numbers from 0 of the unchanged messages}}, {'first', answer}, {'reused'},
 -- {'settling', ms}, or {'full', number from 0 of the message without room}.
-local nonce, fingerprint, kept_for, topics = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
-local first = 10 + topics
+local nonce, fingerprint, kept_for, topics = ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
+local first = 11 + topics
 
 if fingerprint ~= '' then
   local given = redis.call('GET', answer)
@@ -74,7 +74,7 @@ number = 0
 for at = first, #ARGV, 5 do
   local topic, key, kind, expiry, data = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   number = number + 1
-  local name, keys = ARGV[9 + topic], keys_of(topic)
+  local name, keys = ARGV[10 + topic], keys_of(topic)
   if fates[number] == 'new' then
     last = append(epoch, last, nonce, name, keys, key, kind, expiry, data)
   elseif fates[number] == 'renewed' then

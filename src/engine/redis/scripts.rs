@@ -70,6 +70,14 @@ impl Seen {
     }
 }
 
+/// What a node says of itself with each call.
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    pub(super) seen: Seen,
+    /// The broker's process in which it saw that; empty before there was one.
+    pub(super) process: String,
+}
+
 /// What became of a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Taken {
@@ -106,11 +114,13 @@ impl Answer {
 }
 
 /// What tending found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tended {
     pub(super) position: Position,
     /// The most keys of one topic that expired.
     pub(super) expired: u64,
+    /// The broker's process.
+    pub(super) process: String,
 }
 
 /// What the script is asked for beside the node's limits.
@@ -178,14 +188,14 @@ impl Scripts {
     }
 
     /// Calls a script by its hash alone, since not to know it means something.
-    fn call(&self, script: &Script, answer: &str, seen: &Seen) -> Cmd {
+    fn call(&self, script: &Script, answer: &str, Standing { seen, process }: &Standing) -> Cmd {
         let mut call = redis::cmd("EVALSHA");
         call.arg(&script.hash).arg(3 + 3 * self.topics.iter().count());
         call.arg(self.names.log()).arg(self.names.facts()).arg(self.names.answer(answer));
         for topic in self.topics.iter() {
             call.arg(self.names.state(topic)).arg(self.names.deletions(topic)).arg(self.names.expiries(topic));
         }
-        call.arg(seen.position.epoch).arg(seen.position.offset).arg(&seen.nonce);
+        call.arg(seen.position.epoch).arg(seen.position.offset).arg(&seen.nonce).arg(process);
         call.arg(self.limits.state_keys).arg(u8::from(self.limits.suppress_unchanged));
         call
     }
@@ -201,11 +211,11 @@ impl Scripts {
     pub(super) async fn publish(
         &self,
         link: &mut Link,
-        seen: &Seen,
+        standing: &Standing,
         batch: &[Draft],
         key: Option<&IdempotencyKey>,
     ) -> Result<Taken, CallError> {
-        let mut call = self.call(&self.publish, key.map_or("-", IdempotencyKey::name), seen);
+        let mut call = self.call(&self.publish, key.map_or("-", IdempotencyKey::name), standing);
         call.arg(nonce()).arg(key.map(IdempotencyKey::fingerprint).unwrap_or_default());
         call.arg(u64::try_from(KEPT_FOR.as_millis()).unwrap_or(u64::MAX));
         self.add_topics(&mut call);
@@ -229,14 +239,19 @@ impl Scripts {
     }
 
     /// Looks after the namespace, and tells where it stands.
-    pub(super) async fn tend(&self, link: &mut Link, seen: &Seen, tending: &Tending) -> Result<Tended, CallError> {
-        let mut call = self.call(&self.tend, "-", seen);
+    pub(super) async fn tend(
+        &self,
+        link: &mut Link,
+        standing: &Standing,
+        tending: &Tending,
+    ) -> Result<Tended, CallError> {
+        let mut call = self.call(&self.tend, "-", standing);
         let age = u64::try_from(self.limits.tombstone_age.as_millis()).unwrap_or(u64::MAX);
         call.arg(nonce()).arg(age).arg(tending.at_once).arg(u8::from(tending.joins)).arg(tending.settle_ms);
         call.arg(tending.needed);
         self.add_topics(&mut call);
-        let (epoch, offset, expired): (u64, u64, u64) = call.query_async(link).await?;
-        Ok(Tended { position: Position { epoch, offset }, expired })
+        let (epoch, offset, expired, process): (u64, u64, u64, String) = call.query_async(link).await?;
+        Ok(Tended { position: Position { epoch, offset }, expired, process })
     }
 
     /// What was answered to a request with this key.

@@ -4,28 +4,39 @@
 -- ARGV further: nonce, the age of a deletion in ms, how many keys of a topic at most at once, 1 where the node has just
 -- connected, the time in ms for which nothing is taken after the server was another one, the oldest offset that nodes
 -- need, number of topics, the topics.
--- Returns {epoch, last offset, the most keys of a topic that expired}.
-local nonce, deletion_age, at_once, joins, settle = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], tonumber(ARGV[10])
-local needed, topics = ARGV[11], tonumber(ARGV[12])
+-- Returns {epoch, last offset, the most keys of a topic that expired, the broker's process}.
+local nonce, deletion_age, at_once, joins, settle = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
+local needed, topics = ARGV[12], tonumber(ARGV[13])
+-- Processes of the broker whose end is remembered take so many bytes, the latest first: some 50 of them.
+local MOST_ENDED = 3000
 
 if joins == '1' then
   -- Another process than the last time: it may lack the end of what its predecessor had. Whoever has seen more than it
-  -- has says so before anything new takes the place.
+  -- has says so before anything new takes the place, or later by where its predecessor's end is here.
   local process = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
   local before = redis.call('HGET', facts, 'process')
   if before ~= process then
     redis.call('HSET', facts, 'process', process)
     if before then
-      redis.call('HSET', facts, 'settled', text(now + settle))
+      local known = redis.call('HMGET', facts, 'last', 'ended')
+      local ended = before .. '=' .. (known[1] or '0') .. ' ' .. (known[2] or '')
+      if #ended > MOST_ENDED then
+        ended = string.match(string.sub(ended, 1, MOST_ENDED), '^.* ')
+      end
+      redis.call('HSET', facts, 'settled', text(now + settle), 'ended', ended, 'unproven', '1')
     end
   end
 end
 
 local epoch, last = present()
 local began, expired = last, 0
+local about = redis.call('HMGET', facts, 'process', 'settled')
+if tonumber(about[2] or 0) > now then
+  topics = 0
+end
 
 for number = 1, topics do
-  local topic, keys = ARGV[12 + number], keys_of(number)
+  local topic, keys = ARGV[13 + number], keys_of(number)
   local due = redis.call('ZRANGEBYSCORE', keys.expiries, '-inf', text(now), 'LIMIT', 0, at_once)
   for _, key in ipairs(due) do
     local stored = redis.call('HGET', keys.state, key)
@@ -62,4 +73,4 @@ end
 if epoch == seen_epoch then
   redis.call('XTRIM', log, 'MINID', '~', text(epoch) .. '-' .. needed)
 end
-return { text(epoch), text(last), expired }
+return { text(epoch), text(last), expired, about[1] or '' }

@@ -1,0 +1,56 @@
+//! A client of a node that reads up to a position, and what it takes to have one.
+
+use oddswire::message::Position;
+use serde_json::Value;
+
+use super::follower::Follower;
+use super::{Answer, PATIENCE, within, ws};
+use crate::process::{Process, TOKEN};
+
+/// A client of all topics of a node, which reads until it has what was published last.
+pub struct Watcher {
+    pub client: ws::Client,
+    pub follower: Follower,
+}
+
+impl Watcher {
+    pub async fn of(node: &Process) -> Self {
+        let client = ws::Client::connect(node.address, "").await;
+        let mut follower = Follower::default();
+        follower.take(&client.ack.to_string());
+        Self { client, follower }
+    }
+
+    pub async fn read(&mut self) {
+        let text = self.client.text().await;
+        self.follower.take(&text);
+    }
+
+    pub async fn reaches(&mut self, position: Position) {
+        while !self.follower.is_live() || self.follower.cursor != Some(position) {
+            self.read().await;
+        }
+    }
+}
+
+/// Where a publish that was taken ended.
+pub fn position(published: &Value) -> Position {
+    published["position"].as_str().expect("a position").parse().expect("a position")
+}
+
+/// Publishes until it is taken.
+pub async fn insist(node: &Process, key: &str, messages: &Value) -> Value {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut tries = tokio::time::interval(std::time::Duration::from_millis(10));
+    loop {
+        let request = reqwest::Client::new().post(node.url("/api/publish")).bearer_auth(TOKEN);
+        let request = request.header("content-type", "application/json").header("idempotency-key", key);
+        let answer = within(Answer::of(request.body(messages.to_string()))).await;
+        if answer.status == 200 {
+            return answer.body;
+        }
+        assert_eq!((answer.status, answer.code()), (503, "engine_unavailable"), "{}", answer.text);
+        assert!(tokio::time::Instant::now() < deadline, "it is never taken: {}", answer.text);
+        tries.tick().await;
+    }
+}

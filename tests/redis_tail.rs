@@ -1,0 +1,120 @@
+//! The end of the log is lost, and whoever could tell is not there, or comes too late: everybody is told all the same.
+
+use serde_json::json;
+
+use crate::harness::link::{Flow, Link};
+use crate::harness::node::node;
+use crate::harness::redis::Redis;
+use crate::harness::watcher::{Watcher, insist, position};
+use crate::harness::{within, ws};
+use crate::process::Process;
+
+const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+/// Publishes a price for each of these keys, one after the other; the last position.
+async fn odds(node: &Process, keys: std::ops::Range<usize>, says: &str) -> oddswire::message::Position {
+    let mut last = None;
+    for key in keys {
+        let message = json!({"topic": "odds_updates", "key": format!("{says}/{key}"), "data": says});
+        last = Some(position(&insist(node, &format!("{says}-{key}"), &message).await));
+    }
+    last.expect("there are keys")
+}
+
+#[tokio::test]
+async fn an_end_that_only_nodes_had_seen_that_are_gone_is_told_by_a_new_epoch() {
+    let Some(mut redis) = Redis::with(&DURABLE).await else { return };
+    let url = redis.url();
+    let settings = [("ODDSWIRE_REDIS_URL", url.as_str())];
+    let gone = node(&settings).await;
+    gone.ready().await;
+    let before = odds(&gone, 0..5, "kept").await;
+    redis.remember().await;
+    let mut watcher = Watcher::of(&gone).await;
+    let lost = odds(&gone, 0..10, "lost").await;
+    assert_eq!(
+        lost.epoch, before.epoch,
+        "a restart without a loss goes unnoticed, since the node found all it had seen"
+    );
+    watcher.reaches(lost).await;
+    gone.signal("KILL");
+    gone.end().await;
+    redis.lose_end();
+    redis.resume().await;
+
+    let cold = node(&settings).await;
+    cold.ready().await;
+    // They take the places of those that were lost, and more.
+    let after = odds(&cold, 0..12, "new").await;
+    assert!(after.epoch > lost.epoch, "{after} after {lost}");
+    let query = watcher.follower.resume();
+    let mut client = ws::Client::connect(cold.address, &query).await;
+    watcher.follower.take(&client.ack.to_string());
+    std::mem::swap(&mut watcher.client, &mut client);
+    watcher.reaches(after).await;
+    assert!(watcher.follower.modes.contains_key("snapshot"), "{:?}", watcher.follower.modes);
+    assert_eq!(watcher.follower.state, cold.state().await);
+}
+
+#[tokio::test]
+async fn a_node_that_was_away_finds_that_its_end_was_lost_though_its_place_is_dropped() {
+    let Some(mut redis) = Redis::with(&DURABLE).await else { return };
+    let link = Link::to(redis.address()).await;
+    let (direct, linked) = (redis.url(), format!("redis://{}", link.address));
+    let ahead = node(&[("ODDSWIRE_REDIS_URL", &direct)]).await;
+    let behind = node(&[("ODDSWIRE_REDIS_URL", &linked)]).await;
+    ahead.ready().await;
+    behind.ready().await;
+    let mut watcher = Watcher::of(&ahead).await;
+    watcher.reaches(odds(&behind, 0..5, "kept").await).await;
+    redis.remember().await;
+    // Both have found what they knew; one sees nothing of what follows.
+    behind.ready().await;
+    link.set(Flow::Cut);
+    behind.becomes("degraded", |answer| answer.body["engine"] == "degraded").await;
+    let lost = odds(&ahead, 0..10, "lost").await;
+    watcher.reaches(lost).await;
+    ahead.signal("STOP");
+    redis.lose_end();
+    redis.resume().await;
+    link.set(Flow::Open);
+    let after = odds(&behind, 0..30, "new").await;
+    assert!(after.offset > lost.offset, "{after} is beyond {lost}");
+    let _: u64 = redis.ask(&["XTRIM", "{oddswire}:log", "MAXLEN", "5"]).await;
+    ahead.signal("CONT");
+    ahead.ready().await;
+    let end = odds(&ahead, 0..1, "end").await;
+    watcher.reaches(end).await;
+    assert!(end.epoch > lost.epoch, "{end} after {lost}");
+    assert_eq!(watcher.follower.state, behind.state().await);
+    assert!(watcher.follower.state.keys().all(|key| !key.starts_with("lost")));
+}
+
+#[tokio::test]
+async fn a_log_that_is_trimmed_while_a_node_reads_it_has_no_hole() {
+    let Some(redis) = Redis::start().await else { return };
+    let direct = redis.url();
+    let first = node(&[("ODDSWIRE_REDIS_URL", &direct)]).await;
+    first.ready().await;
+    let batch = |from: usize| (from..from + 300).map(|at| json!({"topic": "scrape_progress", "data": at}));
+    let mut since = None;
+    for number in 0..3 {
+        let taken = first.take(&batch(number * 300).collect()).await;
+        since.get_or_insert(position(&taken));
+    }
+    let link = Link::to(redis.address()).await;
+    // It has a part of the first piece, which the broker has answered, when the second one is dropped from the stream.
+    link.set(Flow::StalledBehind(32 << 10));
+    let linked = format!("redis://{}", link.address);
+    let late = node(&[("ODDSWIRE_REDIS_URL", &linked)]).await;
+    within(link.stalled.notified()).await;
+    let dropped: u64 = redis.ask(&["XTRIM", "{oddswire}:log", "MAXLEN", "100"]).await;
+    assert_eq!(dropped, 801, "an entry that opens the epoch, and 800 messages");
+    link.set(Flow::Open);
+    late.ready().await;
+    let mut client =
+        ws::Client::connect(late.address, &format!("topics=scrape_progress&since={}", since.unwrap())).await;
+    let told = client.expect("catch_up").await;
+    assert_eq!(told["data"]["topics"]["scrape_progress"]["mode"], "gap", "{told}");
+    assert_eq!(client.next().await["data"], 800);
+}
