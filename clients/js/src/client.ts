@@ -53,7 +53,10 @@ const FINAL = /^(4(00|03|403|429)|100[023789])$/;
 const MAX_WISH = 300_000;
 /** A timer for longer is one for nothing. */
 const MAX_TIMER = 2e9;
-/** Between changes of the subscriptions, in milliseconds: the server takes 20 messages a second, and without requests each is a new connection. */
+/**
+ * Between changes of the subscriptions, in milliseconds: the server takes 20 messages a second, and without requests each is a
+ * new connection.
+ */
 const CHANGE_PAUSE = 400;
 
 const NO_TOPICS = 'no topics';

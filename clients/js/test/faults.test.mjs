@@ -7,7 +7,7 @@ import { proxy } from './harness/proxy.mjs';
 import { directory, serve } from './harness/server.mjs';
 
 const SEED = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 32));
-const ROUNDS = Number(process.env.ROUNDS ?? 40);
+const ROUNDS = Number(process.env.ROUNDS ?? 30);
 
 /** Numbers that are random and can be had again (mulberry32). */
 function randomOf(seed) {
