@@ -139,7 +139,11 @@ impl From<PublishError> for Refusal {
         match error {
             PublishError::StateFull(full) => Self::new(StatusCode::BAD_REQUEST, "state_full", detail).at(full.index),
             PublishError::KeyReused => Self::new(StatusCode::CONFLICT, "idempotency_key_reused", detail),
-            PublishError::Unavailable(_) | PublishError::Unknown(_) => Self::unavailable(detail),
+            PublishError::Unavailable(_) => Self::unavailable(detail),
+            PublishError::Unknown(_) => {
+                let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", detail);
+                refusal.with_header(RETRY_AFTER, "1")
+            }
         }
     }
 }
