@@ -555,7 +555,9 @@ async fn nothing_of_the_page_hinders_anybody() {
             app.odds("8301/1x2/betpawa", prices(1.85, 4.2)).await;
             app.publish(&progress("failed", 0, 3)).await;
         }
-        page.row("betpawa").await;
+        // What came before is there, so that the next price moves in a row that stays where it is.
+        page.shows(".card .phase", "Failed").await;
+        page.row_with("betpawa", &format!("home {:.2}", 0.85 + round)).await;
         app.odds("8301/1x2/betpawa", prices(1.85 + round, 4.2 - round)).await;
         page.until("document.querySelector('.up') && document.querySelector('.down')").await;
         let what = format!("{width} pixels wide");
