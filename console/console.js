@@ -233,14 +233,21 @@ function narrow(id) {
   byId("widen").focus();
 }
 
+function refusedTopics(why) {
+  return { title: "These topics cannot be shown", text: why, action: "Show everything", act: () => ((asked = []), start()) };
+}
+
 function whyEmpty() {
   if (table.counts.shown > 0) return null;
   if (refusal?.status === 401) {
     return { title: "A token is needed", text: whyToken(), action: "Enter a token", act: () => token.ask(whyToken()) };
   }
+  if (refusal?.status === 400) return refusedTopics(refusal.message);
   if (refusal !== null) {
     return { title: "The server refuses", text: refusal.message, action: "Try again", act: start };
   }
+  // The same would only be refused again.
+  if (closed !== null && asked.length > 0 && closed.includes("(400)")) return refusedTopics(closed);
   if (closed !== null) return { title: "Not connected", text: closed, action: "Connect again", act: start };
   if (table.counts.keys > 0) {
     return { title: "Nothing matches", text: "No key or event has all of these words.", action: "Clear the filter", act: clearFilter };

@@ -15,7 +15,7 @@ export class Refused extends Error {
 
   /** Whether asking again gives the same answer. */
   get isFinal() {
-    return this.status === 401 || this.status === 403;
+    return this.status === 400 || this.status === 401 || this.status === 403;
   }
 }
 
@@ -70,11 +70,18 @@ export class Feed {
     this.#token = token;
     const isWelcome = await this.poll();
     if (!isWelcome || turn !== this.#turn) return;
-    const client = connect(this.#base, {
-      since: "snapshot",
-      ...(topics.length > 0 && { topics }),
-      ...(token !== "" && { token }),
-    });
+    let client;
+    try {
+      client = connect(this.#base, {
+        since: "snapshot",
+        ...(topics.length > 0 && { topics }),
+        ...(token !== "" && { token }),
+      });
+    } catch (error) {
+      // What the address asks for cannot be a topic.
+      this.#hears.refused(new Refused(400, { code: "bad_request", detail: error.message }));
+      return;
+    }
     this.#client = client;
     this.#listen(client);
   }
@@ -126,15 +133,19 @@ export class Feed {
    * to the client, which comes back.
    */
   async poll() {
+    const turn = this.#turn;
     try {
       const headers = this.#token === "" ? {} : { Authorization: `Bearer ${this.#token}` };
       const signal = AbortSignal.timeout(PATIENCE_MS);
       const response = await fetch(new URL("api/topics", this.#base), { headers, signal, cache: "no-store" });
       const body = await response.json();
+      // What was asked with a token that is not the present one any more says nothing of this one.
+      if (turn !== this.#turn) return false;
       if (!response.ok) throw new Refused(response.status, body.error);
       this.#hears.topics(body);
       return true;
     } catch (error) {
+      if (turn !== this.#turn) return false;
       if (!(error instanceof Refused)) return true;
       this.#hears.refused(error);
       return !error.isFinal;

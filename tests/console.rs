@@ -438,6 +438,23 @@ async fn a_page_without_a_token_asks_for_one_and_keeps_it_in_its_tab() {
 }
 
 #[tokio::test]
+async fn an_address_that_names_no_possible_topic_says_so_and_leads_on_to_everything() {
+    let Some(mut page) = Page::start().await else { return };
+    let app = App::start().await;
+    app.odds("8301/1x2/betpawa", prices(1.85, 4.2)).await;
+    for asked in ["Odds", "odds_updates/", &format!("odds_updates/{}", "k".repeat(300))] {
+        page.look(&app.url(&format!("/?topics={asked}")), 1440, 900).await;
+        page.shows("#empty-title", "These topics cannot be shown").await;
+        page.click("#empty-action").await;
+        page.is_live().await;
+        page.row_with("betpawa", "home 1.85").await;
+        page.until("location.search === ''").await;
+    }
+    page.is_quiet(&["status of 400", "WebSocket"]).await;
+    page.end().await;
+}
+
+#[tokio::test]
 async fn the_page_works_under_a_prefix_that_a_proxy_takes_away() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
