@@ -263,7 +263,7 @@ async fn the_state_of_an_unknown_topic_is_not_found_and_a_bad_key_is_refused() {
 #[tokio::test]
 async fn a_state_of_20_000_keys_is_streamed_whole_and_in_order() {
     const KEYS: usize = 20_000;
-    let app = App::start().await;
+    let app = App::with(|config| config.publish_batch_messages = KEYS).await;
     let line = |at: usize| format!(r#"{{"topic":"odds_updates","key":"{at}/1x2","data":{{"at":{at}}}}}"#) + "\n";
     let lines: String = (0..KEYS).map(line).collect();
     let answer = app.post("/api/publish", "application/x-ndjson", lines).await;
