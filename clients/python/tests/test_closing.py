@@ -187,8 +187,9 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=WITHIN, env=environment, check=False)
 
 
-def test_a_program_that_forgets_to_close_sends_what_is_left_when_it_ends(hub: Hub) -> None:
-    ended = run(FORGETFUL, hub.url, TOKEN, "15")
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_program_that_forgets_to_close_sends_what_is_left_when_it_ends(hub: Hub, host: str) -> None:
+    ended = run(FORGETFUL, hub.url.replace("127.0.0.1", host), TOKEN, "15")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert [message["data"] for message in hub.history()] == list(range(10))
 

@@ -10,9 +10,10 @@ import asyncio
 import atexit
 import logging
 import os
+import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oddswire.courier import CLOSED, Courier
 from oddswire.delivery import Delivery
@@ -36,6 +37,18 @@ logger = logging.getLogger("oddswire")
 
 # How long the thread may take to end once it was told to: it only has callbacks left to make.
 THREAD_GRACE = 5.0
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that can still look up names while the interpreter ends: the threads that asyncio has for that are gone
+    by then, and what a program has left to send when it ends without `close` goes out only then."""
+
+    async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
+        try:
+            return await super().getaddrinfo(host, port, **hints)
+        except RuntimeError:
+            # Blocks this thread, which has nothing else to do; `close` stops waiting for it in time.
+            return socket.getaddrinfo(host, port, **hints)
 
 
 class Publisher:
@@ -68,7 +81,7 @@ class Publisher:
         self._courier = Courier(self._server, self._delivery, self._changed, self._notify, on_undelivered, on_new_epoch)
         self._process = os.getpid()
         self._ended = False
-        self._loop = asyncio.new_event_loop()
+        self._loop = _Loop()
         self._task = self._loop.create_task(self._courier.run())
         self._thread = threading.Thread(target=self._run, name="oddswire-publisher", daemon=True)
         self._thread.start()
