@@ -181,24 +181,70 @@ for number in range(10):
 """
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def start(script: str, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=WITHIN, env=environment, check=False)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def test_a_program_that_forgets_to_close_sends_what_is_left_when_it_ends(hub: Hub) -> None:
-    ended = run(FORGETFUL, hub.url, TOKEN, "15")
-    assert (ended.returncode, ended.stderr) == (0, "")
+def run(script: str, *arguments: str) -> tuple[int, str]:
+    """Its exit status and what it said."""
+    with start(script, *arguments) as program:
+        try:
+            stderr = program.communicate(timeout=WITHIN)[1]
+        finally:
+            program.kill()
+    return program.returncode, stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_program_that_forgets_to_close_sends_what_is_left_when_it_ends(hub: Hub, host: str) -> None:
+    assert run(FORGETFUL, hub.url.replace("127.0.0.1", host), TOKEN, "15") == (0, "")
     assert [message["data"] for message in hub.history()] == list(range(10))
 
 
 def test_a_program_that_forgets_to_close_says_what_it_could_not_send(hub: Hub) -> None:
     hub.end(signal.SIGTERM)
     began = time.monotonic()
-    ended = run(FORGETFUL, hub.url, TOKEN, "0.2")
+    _, stderr = run(FORGETFUL, hub.url, TOKEN, "0.2")
     assert time.monotonic() - began < WITHIN
-    assert "10 undelivered, the first to odds_updates: " in ended.stderr
+    assert "10 undelivered, the first to odds_updates: " in stderr
+
+
+INTERRUPTED = """
+import sys
+import threading
+from oddswire import Options, Publisher, PublisherClosed
+
+def wait_for_room():
+    try:
+        publisher.publish("odds_updates", 2)
+    except PublisherClosed:
+        print("closing", flush=True)
+
+options = Options(queue_messages=1, block_timeout=3600.0, close_timeout=3600.0)
+with Publisher(sys.argv[1], sys.argv[2], options) as publisher:
+    publisher.publish("odds_updates", 1)
+    threading.Thread(target=wait_for_room, daemon=True).start()
+    print("open", flush=True)
+    threading.Event().wait()
+"""
+
+
+def test_a_second_interrupt_ends_a_program_that_waits_for_a_server_that_is_away_and_says_what_is_lost(hub: Hub) -> None:
+    hub.end()
+    with start(INTERRUPTED, hub.url, TOKEN) as program:
+        try:
+            assert program.stdout is not None
+            # The context is left at the first one and sends what is left; close waits when nobody gets room any more.
+            for state in ("open", "closing"):
+                assert program.stdout.readline() == f"{state}\n"
+                program.send_signal(signal.SIGINT)
+            stderr = program.communicate(timeout=WITHIN)[1]
+        finally:
+            program.kill()
+    assert program.returncode == -signal.SIGINT
+    assert "1 undelivered, the first to odds_updates: " in stderr
 
 
 def test_a_publisher_shows_its_url_and_state_and_never_its_token(hub: Hub) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -104,6 +105,24 @@ def test_what_can_be_no_topic_is_refused(topic: str) -> None:
 def test_what_can_be_no_key_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="key .* is not valid: a key is 1 to 256 bytes"):
         Message.of(TOPIC, 1, key)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"topic": None}, "topic None is not valid: expected a str, not NoneType"),
+        ({"topic": b"odds_updates"}, "topic b'odds_updates' is not valid: expected a str, not bytes"),
+        ({"key": 8301}, "key 8301 is not valid: expected a str, not int"),
+        ({"key": b"a"}, "key b'a' is not valid: expected a str, not bytes"),
+        ({"type": 5}, "type 5 is not valid: expected a str, not int"),
+        ({"expires_at": "2999-01-01"}, "expires_at '2999-01-01' is not valid: expected a datetime with a time zone"),
+        ({"expires_at": date(2999, 1, 1)}, r"expires_at datetime.date\(2999, 1, 1\) is not valid"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_with_its_value(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError, match=says) as raised:
+        Message.of(**{"topic": TOPIC, "data": 1, "key": "a", **fields})
+    assert len(str(raised.value)) < 250
 
 
 def test_keys_and_types_are_measured_in_bytes() -> None:

@@ -18,7 +18,7 @@ import pytest
 from websockets.sync.client import connect
 
 from hub import TOKEN, WITHIN, Hub
-from oddswire import AsyncPublisher
+from oddswire import AsyncPublisher, DeliveryError, Options
 from serving import serving
 
 PAGE = (Path(__file__).parents[3] / "docs" / "migrating.md").read_text()
@@ -44,8 +44,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> Iterato
 def test_every_python_block_of_the_page_has_a_name_and_is_run_here() -> None:
     assert PAGE.count("```python ") == len(BLOCKS)
     assert "```python\n" not in PAGE
-    run = {"scraper", "before_websocket", "after_websocket", "before_sse", "after_sse", "side_by_side"}
-    assert set(BLOCKS) == run
+    after = {"publishing", "after_websocket", "after_sse", "side_by_side"}
+    assert set(BLOCKS) == {"scraper", "before_websocket", "before_sse"} | after
 
 
 def post(url: str) -> Any:
@@ -87,6 +87,58 @@ def test_a_run_has_the_same_progress_over_the_hub_also_for_who_comes_late(
     assert [message["type"] for message in messages] == ["connection_ack", "catch_up", "scrape_progress", "caught_up"]
     assert messages[2]["data"] == before[-1]
     assert set(hub.state("scrape_progress")) == {run, other}
+
+
+AFTER = pytest.mark.parametrize("name", ["after_websocket", "after_sse"])
+
+
+async def scrape(after: ModuleType) -> None:
+    """A whole one, also where it goes on after the answer."""
+    await after.start()
+    await asyncio.gather(*getattr(after, "scrapes", ()))
+
+
+@AFTER
+def test_a_server_that_is_away_until_the_queue_is_full_does_not_end_the_scrape(
+    module: Callable[[str], ModuleType], hub: Hub, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    after = module(name)
+    hub.end()
+
+    async def test() -> None:
+        publisher = after.app.state.publisher = AsyncPublisher(hub.url, TOKEN, Options(queue_messages=1))
+        with pytest.raises(DeliveryError):
+            async with publisher:
+                await scrape(after)
+                await publisher.close(0.0)
+
+    asyncio.run(test())
+    assert caplog.text.count("not published to ") == 4
+
+
+@AFTER
+def test_a_wrong_token_ends_neither_the_scrape_nor_the_application(
+    module: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+) -> None:
+    after = module(name)
+    monkeypatch.setenv("ODDSWIRE_PUBLISH_TOKEN", "wrong")
+
+    async def test() -> None:
+        async with after.app.router.lifespan_context(after.app):
+            await scrape(after)
+            with pytest.raises(DeliveryError):
+                await after.app.state.publisher.flush(WITHIN)
+            # Refused by now.
+            await scrape(after)
+        async with after.app.router.lifespan_context(after.app):
+            await scrape(after)
+
+    asyncio.run(test())
+    assert caplog.text.count("not published to ") == 5
+    assert "at shutdown: 5 undelivered, the first to scrape_progress" in caplog.text
 
 
 def test_the_mirror_serves_both_and_does_not_harm_what_was_there(

@@ -227,6 +227,24 @@ def test_a_proxy_that_has_lost_sight_of_the_server_is_waited_for(
     assert len({request.key for request in link.requests}) == 1
 
 
+def test_a_404_of_something_else_is_tried_again_and_is_in_the_log_and_the_stats(
+    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers, log: Log
+) -> None:
+    link = links(hub)
+    link.faults += [Answer(404)] * 3 + [STALL]
+    publisher = publishers(link.url)
+    publisher.publish(TOPIC, 1)
+    log.until("404 http_error: an answer that is not oddswire's", 3)
+    problem = publisher.stats.last_problem
+    assert problem is not None
+    assert problem.status == 404
+    publisher.publish(TOPIC, 2)
+    link.release()
+    publisher.flush(WITHIN)
+    assert numbers(hub) == [1, 2]
+    assert publishers.undelivered == []
+
+
 def test_a_message_with_the_server_away_is_in_the_log_without_its_data_and_the_token(
     hub: Hub, publishers: Publishers, log: Log
 ) -> None:

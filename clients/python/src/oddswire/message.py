@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import NoReturn
@@ -113,12 +114,14 @@ _DECODER = json.JSONDecoder(parse_constant=_constant, parse_int=_unread, parse_f
 
 def check_topic(topic: str) -> None:
     """Refuses what can be the name of no topic."""
+    _check_is_text("topic", topic)
     if not _TOPIC.fullmatch(topic):
         raise ValueError(f"topic {_shown(topic)} is not valid: a topic is 1 to 64 bytes of a-z, 0-9 and _")
 
 
 def check_key(key: str) -> None:
     """Refuses what can be no key."""
+    _check_is_text("key", key)
     if not 1 <= _length(key) <= MAX_KEY_BYTES or "" in key.split("/") or _CONTROL.search(key):
         raise ValueError(
             f"key {_shown(key)} is not valid: a key is 1 to {MAX_KEY_BYTES} bytes, segments joined by '/', without "
@@ -128,6 +131,7 @@ def check_key(key: str) -> None:
 
 def check_type(type: str) -> None:
     """Refuses what can be no type."""
+    _check_is_text("type", type)
     if not 1 <= _length(type) <= MAX_TYPE_BYTES or _CONTROL.search(type):
         raise ValueError(
             f"type {_shown(type)} is not valid: a type is 1 to {MAX_TYPE_BYTES} bytes without control characters"
@@ -136,9 +140,17 @@ def check_type(type: str) -> None:
 
 def rfc3339(moment: datetime) -> str:
     """UTC with `Z`; a moment without a time zone is refused, because nobody can tell which one was meant."""
+    if not isinstance(moment, datetime):
+        raise TypeError(f"expires_at {reprlib.repr(moment)} is not valid: expected a datetime with a time zone")
     if moment.tzinfo is None or moment.utcoffset() is None:
         raise ValueError(f"expires_at {moment.isoformat()} has no time zone: give it one, such as timezone.utc")
     return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def _check_is_text(name: str, value: object) -> None:
+    """Types are hints; an event's number for a key is easily given all the same."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} {reprlib.repr(value)} is not valid: expected a str, not {type(value).__name__}")
 
 
 def _length(text: str) -> int:

@@ -10,9 +10,10 @@ import asyncio
 import atexit
 import logging
 import os
+import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oddswire.courier import CLOSED, Courier
 from oddswire.delivery import Delivery
@@ -29,13 +30,25 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from oddswire.errors import Undelivered
+    from oddswire.errors import DeliveryError, Undelivered
     from oddswire.stats import Stats
 
 logger = logging.getLogger("oddswire")
 
 # How long the thread may take to end once it was told to: it only has callbacks left to make.
 THREAD_GRACE = 5.0
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that can still look up names while the interpreter ends: the threads that asyncio has for that are gone
+    by then, and what a program has left to send when it ends without `close` goes out only then."""
+
+    async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
+        try:
+            return await super().getaddrinfo(host, port, **hints)
+        except RuntimeError:
+            # Blocks this thread, which has nothing else to do; `close` stops waiting for it in time.
+            return socket.getaddrinfo(host, port, **hints)
 
 
 class Publisher:
@@ -68,7 +81,7 @@ class Publisher:
         self._courier = Courier(self._server, self._delivery, self._changed, self._notify, on_undelivered, on_new_epoch)
         self._process = os.getpid()
         self._ended = False
-        self._loop = asyncio.new_event_loop()
+        self._loop = _Loop()
         self._task = self._loop.create_task(self._courier.run())
         self._thread = threading.Thread(target=self._run, name="oddswire-publisher", daemon=True)
         self._thread.start()
@@ -126,24 +139,17 @@ class Publisher:
 
     def close(self, timeout: float | None = None) -> None:
         """Sends what is left for at most `timeout` seconds (by default `close_timeout`), and ends the thread. Raises
-        DeliveryError if something is undelivered. A second call does nothing; nor does one in a fork, where there is
-        nothing to close."""
+        DeliveryError if something is undelivered. Interrupted meanwhile, it ends at once, and what is left is reported
+        as undelivered. A second call does nothing; nor does one in a fork, where there is nothing to close."""
         if os.getpid() != self._process:
             return
         self._check_thread("close")
-        timeout = self._options.close_timeout if timeout is None else timeout
-        with self._changed:
-            self._delivery.close()
-            self._rouse()
-            # Who waits for room gets none any more.
-            self._changed.notify_all()
-            if not self._changed.wait_for(lambda: self._ended, timeout):
-                self._delivery.fail(CLOSED)
-                self._loop.call_soon_threadsafe(self._task.cancel)
-                self._changed.wait_for(lambda: self._ended, THREAD_GRACE)
-            failures = self._delivery.take_failures()
-        self._thread.join(THREAD_GRACE)
-        atexit.unregister(self._close_at_exit)
+        try:
+            failures = self._finish(self._options.close_timeout if timeout is None else timeout)
+            self._thread.join(THREAD_GRACE)
+        finally:
+            # Also after an interrupt: the end of the program then does not wait once more.
+            atexit.unregister(self._close_at_exit)
         if failures is not None:
             raise failures
 
@@ -180,6 +186,23 @@ class Publisher:
                 self._ended = True
                 self._changed.notify_all()
             self._loop.close()
+
+    def _finish(self, timeout: float) -> DeliveryError | None:
+        """Takes nothing more, and waits until what is left is sent, or is reported as undelivered."""
+        with self._changed:
+            self._delivery.close()
+            self._rouse()
+            # Who waits for room gets none any more.
+            self._changed.notify_all()
+            try:
+                self._changed.wait_for(lambda: self._ended, timeout)
+            finally:
+                # Also when an interrupt ends the wait: what is left is lost then, and not in silence.
+                if not self._ended:
+                    self._delivery.fail(CLOSED)
+                    self._loop.call_soon_threadsafe(self._task.cancel)
+                    self._changed.wait_for(lambda: self._ended, THREAD_GRACE)
+            return self._delivery.take_failures()
 
     def _notify(self) -> None:
         with self._changed:
