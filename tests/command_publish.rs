@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::command::Running;
 use crate::harness::link::{Flow, Link};
-use crate::harness::program::Directory;
+use crate::harness::program::{Directory, Port};
 use crate::harness::{App, TOKEN, ws};
 use crate::process::{self, Process};
 
@@ -169,6 +169,36 @@ async fn a_connection_that_is_cut_in_the_middle_takes_nothing_twice() {
     expect(&mut client, 6_001..=30_000).await;
     assert_eq!(publish.end().await.code, Some(0));
     client.nothing_came().await;
+}
+
+#[tokio::test]
+async fn a_server_that_forgot_what_it_took_is_told_and_an_end_with_1() {
+    let port = Port::free();
+    let listen = port.address.to_string();
+    let settings = [("ODDSWIRE_LISTEN", listen.as_str()), ("ODDSWIRE_PUBLISH_TOKEN", process::TOKEN)];
+    let settings = [&settings[..], &[("ODDSWIRE_ENGINE", "memory"), ("ODDSWIRE_DRAIN_SPREAD", "0s")]].concat();
+    let url = format!("http://{listen}");
+    for (command, line) in [("publish", r#"{"data":1}"#), ("replay", r#"{"at":1,"data":1}"#)] {
+        let server = Process::start(&[], &settings).await;
+        let mut client = ws::Client::connect(server.address, "topics=odds_updates").await;
+        let arguments = [command, "--topic=odds_updates", "--url", &url, "--token", process::TOKEN, "-"];
+        let mut publish = Running::start(&arguments, &[]);
+        let mut input = publish.stdin.take().unwrap();
+        for _ in 1..=2 {
+            input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+            client.expect("odds_updates").await;
+        }
+        // It answers what it took before it ends.
+        server.stop().await;
+        let server = Process::start(&[], &settings).await;
+        input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+        publish.says("the server began anew: what was taken before line 3 is gone").await;
+        drop(input);
+        let ended = publish.end().await;
+        assert!(ended.stdout.starts_with("3 messages taken in "), "{command}: {ended:?}");
+        ended.failed(1, &["the server began anew: what was taken before line 3 is gone"]);
+        server.stop().await;
+    }
 }
 
 #[tokio::test]

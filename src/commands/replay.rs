@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::publish::lines::{Line, Lines};
 use super::publish::publisher::Publisher;
 use super::publish::{Bar, Batch, Tally};
-use super::{Failure, interrupted, print};
+use super::{Failure, interrupted};
 use crate::config::commands::{By, Replay, Speed};
 use crate::topic::Topic;
 
@@ -61,7 +61,7 @@ pub(super) async fn run(settings: Replay) -> Result<(), Failure> {
         Speed::Max => String::new(),
         Speed::Times(_) => format!("; at most {:.1} s late", late.as_secs_f64()),
     };
-    print(format!("{}{punctual}\n", player.tally.summary(began.elapsed())))
+    player.tally.conclude(began.elapsed(), &punctual)
 }
 
 /// Reads in a thread of its own; where the lines have to be sorted, to the end before the first one is handed on.
@@ -221,7 +221,7 @@ impl Player {
             let (batch, read_to) = self.due(first, speed);
             let taken = self.publisher.deliver(&batch, None).await;
             let taken = taken.map_err(|not_taken| Failure::Failed(not_taken.to_string()))?;
-            self.tally.add(&batch, &taken);
+            self.tally.add(&batch, &taken, &self.bar);
             self.bar.reached(read_to, self.tally.messages);
         }
         Ok(())

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use super::{Bar, Batch};
 use crate::auth::Token;
@@ -12,6 +13,7 @@ use crate::commands::backoff::Backoff;
 use crate::commands::client::{Client, Refusal};
 use crate::commands::dial::Dialer;
 use crate::config::commands::Target;
+use crate::message::Position;
 use http::StatusCode;
 
 /// What the server says of a batch that it took.
@@ -19,7 +21,12 @@ use http::StatusCode;
 pub(in crate::commands) struct Taken {
     pub(super) accepted: u64,
     pub(super) unchanged: u64,
-    pub(super) position: String,
+    #[serde(deserialize_with = "position")]
+    pub(super) position: Position,
+}
+
+fn position<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Position, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
 /// Why a batch is not taken.
