@@ -59,6 +59,17 @@ async fn a_file_is_taken_whole_and_in_order() {
 }
 
 #[tokio::test]
+async fn the_mark_that_some_editors_put_before_utf_8_is_no_part_of_the_first_line() {
+    let (app, directory) = (App::start().await, Directory::new());
+    let mut client = app.ws("topics=odds_updates").await;
+    let url = app.url("");
+    let path = file(&directory, "marked.ndjson", "\u{feff}{\"data\":1}\n{\"data\":2}\n".as_bytes());
+    let ended = Running::run(&arguments(&url, &path, &[]), &ENVIRONMENT).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    expect(&mut client, 1..=2).await;
+}
+
+#[tokio::test]
 async fn what_comes_through_a_pipe_is_published_before_the_pipe_ends() {
     let app = App::start().await;
     let mut client = app.ws("topics=odds_updates").await;
@@ -254,7 +265,7 @@ async fn a_server_that_stays_away_is_given_up() {
     let link = Link::to("127.0.0.1:1".parse().unwrap()).await;
     let url = format!("http://{}", link.address);
     let ended = Running::run(&arguments(&url, &path, &["--retry-for=300ms"]), &ENVIRONMENT).await;
-    ended.failed(1, &["given up after", "nothing was taken", "--from-line 1"]);
+    ended.failed(1, &["given up after 0.", " s, since --retry-for is 300ms: ", "nothing was taken", "--from-line 1"]);
 }
 
 #[tokio::test]
