@@ -246,6 +246,39 @@ async fn a_run_that_is_killed_goes_on_where_it_was_and_nothing_is_taken_twice() 
 }
 
 #[tokio::test]
+async fn progress_with_another_server_or_file_is_refused_and_says_what_differs() {
+    let app = App::with(|config| config.publishes_per_second = 1).await;
+    let directory = Directory::new();
+    let (path, progress) = (numbers(&directory, 100), directory.0.join("progress.json"));
+    let remember = ["--batch-messages=10", "--progress", progress.to_str().unwrap()];
+    let (url, other) = (app.url(""), format!("{}/other", app.url("")));
+    let mut publish = Running::start(&arguments(&url, &path, &remember), &ENVIRONMENT);
+    publish.says("429: ").await;
+    publish.signal("INT");
+    publish.end().await.failed(1, &["go on with --progress"]);
+    let kept = std::fs::read_to_string(&progress).unwrap();
+
+    let ended = Running::run(&arguments(&other, &path, &remember), &ENVIRONMENT).await;
+    ended.failed(1, &["it is about http://", "/other: go on with --url", "or remove the progress file to begin anew"]);
+    numbers(&directory, 5);
+    let ended = Running::run(&arguments(&url, &path, &remember), &ENVIRONMENT).await;
+    ended.failed(1, &["numbers.ndjson has changed: it was ", "and is 55 bytes of ", "or remove the progress file"]);
+    assert_eq!(std::fs::read_to_string(&progress).unwrap(), kept, "what is refused changes nothing");
+}
+
+#[tokio::test]
+async fn a_file_that_ends_before_the_line_to_go_on_from_is_refused() {
+    let (app, directory) = (App::start().await, Directory::new());
+    let (url, path) = (app.url(""), numbers(&directory, 3));
+    let ended = Running::run(&arguments(&url, &path, &["--from-line=99999"]), &ENVIRONMENT).await;
+    ended.failed(2, &["there is no line 99999 to go on from: there are 3 lines"]);
+    assert_eq!(ended.stdout, "");
+    // All of a file that was interrupted at its end is taken.
+    let ended = Running::run(&arguments(&url, &path, &["--from-line=4"]), &ENVIRONMENT).await;
+    assert_eq!((ended.code, ended.stdout.starts_with("0 messages taken")), (Some(0), true), "{ended:?}");
+}
+
+#[tokio::test]
 async fn an_interruption_says_how_far_it_came() {
     let app = App::with(|config| config.publishes_per_second = 1).await;
     let directory = Directory::new();

@@ -130,6 +130,14 @@ impl Iterator for Batches {
                 }
             }
         }
+        let lines = self.lines.number();
+        if batch.is_empty() && self.next.is_none() && lines < self.passed {
+            // Once: behind it is the end.
+            let line = std::mem::take(&mut self.passed) + 1;
+            return Some(Err(Failure::Usage(format!(
+                "there is no line {line} to go on from: there are {lines} lines"
+            ))));
+        }
         batch.read_to = self.lines.read_to();
         (!batch.is_empty()).then_some(Ok(batch))
     }

@@ -65,6 +65,11 @@ impl Lines {
         self.length
     }
 
+    /// How many lines were read.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// How much of it was read.
     pub(in crate::commands) fn read_to(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
