@@ -26,8 +26,11 @@ use crate::routes::{self, App, PublishRates};
 #[derive(Debug, Error)]
 pub enum StartError {
     /// An address cannot be listened on.
-    #[error("cannot listen on {0}: {1}")]
-    Listen(SocketAddr, io::Error),
+    #[error("cannot listen on {0}; set listen to another address and port")]
+    Listen(io::Error),
+    /// The admin listener's address cannot be listened on.
+    #[error("cannot listen on {0}; set admin-listen to another address and port, or to 'off' for none")]
+    AdminListen(io::Error),
     /// What keeps the messages cannot be opened.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -47,10 +50,9 @@ pub struct Server {
 impl Server {
     /// Binds the address and opens the engine. Needs a tokio runtime.
     pub fn bind(config: Config, logger: Logger) -> Result<Self, StartError> {
-        let bind = |address| listener::bind(address).map_err(|error| StartError::Listen(address, error));
-        let listener = bind(config.listen)?;
-        let address = listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
-        let admin = config.admin_listen.map(bind).transpose()?;
+        let listener = listener::bind(config.listen).map_err(StartError::Listen)?;
+        let address = listener.local_addr().map_err(StartError::Listen)?;
+        let admin = config.admin_listen.map(listener::bind).transpose().map_err(StartError::AdminListen)?;
 
         let (manager, engine) = engine::open(&config, &logger)?;
         let publishers = config.publishers()?;

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::command::Running;
 use crate::harness::link::{Flow, Link};
-use crate::harness::program::Directory;
+use crate::harness::program::{Directory, Port};
 use crate::harness::{App, TOKEN, ws};
 use crate::process::{self, Process};
 
@@ -56,6 +56,17 @@ async fn a_file_is_taken_whole_and_in_order() {
     let ended = Running::run(&arguments(&url, &path, &["--from-line=1001"]), &ENVIRONMENT).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     expect(&mut client, 1_001..=1_234).await;
+}
+
+#[tokio::test]
+async fn the_mark_that_some_editors_put_before_utf_8_is_no_part_of_the_first_line() {
+    let (app, directory) = (App::start().await, Directory::new());
+    let mut client = app.ws("topics=odds_updates").await;
+    let url = app.url("");
+    let path = file(&directory, "marked.ndjson", "\u{feff}{\"data\":1}\n{\"data\":2}\n".as_bytes());
+    let ended = Running::run(&arguments(&url, &path, &[]), &ENVIRONMENT).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    expect(&mut client, 1..=2).await;
 }
 
 #[tokio::test]
@@ -172,6 +183,36 @@ async fn a_connection_that_is_cut_in_the_middle_takes_nothing_twice() {
 }
 
 #[tokio::test]
+async fn a_server_that_forgot_what_it_took_is_told_and_an_end_with_1() {
+    let port = Port::free();
+    let listen = port.address.to_string();
+    let settings = [("ODDSWIRE_LISTEN", listen.as_str()), ("ODDSWIRE_PUBLISH_TOKEN", process::TOKEN)];
+    let settings = [&settings[..], &[("ODDSWIRE_ENGINE", "memory"), ("ODDSWIRE_DRAIN_SPREAD", "0s")]].concat();
+    let url = format!("http://{listen}");
+    for (command, line) in [("publish", r#"{"data":1}"#), ("replay", r#"{"at":1,"data":1}"#)] {
+        let server = Process::start(&[], &settings).await;
+        let mut client = ws::Client::connect(server.address, "topics=odds_updates").await;
+        let arguments = [command, "--topic=odds_updates", "--url", &url, "--token", process::TOKEN, "-"];
+        let mut publish = Running::start(&arguments, &[]);
+        let mut input = publish.stdin.take().unwrap();
+        for _ in 1..=2 {
+            input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+            client.expect("odds_updates").await;
+        }
+        // It answers what it took before it ends.
+        server.stop().await;
+        let server = Process::start(&[], &settings).await;
+        input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+        publish.says("the server began anew: what was taken before line 3 is gone").await;
+        drop(input);
+        let ended = publish.end().await;
+        assert!(ended.stdout.starts_with("3 messages taken in "), "{command}: {ended:?}");
+        ended.failed(1, &["the server began anew: what was taken before line 3 is gone"]);
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_run_that_is_killed_goes_on_where_it_was_and_nothing_is_taken_twice() {
     // So few requests a second that there is a middle to be killed in.
     let app = App::with(|config| config.publishes_per_second = 5).await;
@@ -205,6 +246,39 @@ async fn a_run_that_is_killed_goes_on_where_it_was_and_nothing_is_taken_twice() 
 }
 
 #[tokio::test]
+async fn progress_with_another_server_or_file_is_refused_and_says_what_differs() {
+    let app = App::with(|config| config.publishes_per_second = 1).await;
+    let directory = Directory::new();
+    let (path, progress) = (numbers(&directory, 100), directory.0.join("progress.json"));
+    let remember = ["--batch-messages=10", "--progress", progress.to_str().unwrap()];
+    let (url, other) = (app.url(""), format!("{}/other", app.url("")));
+    let mut publish = Running::start(&arguments(&url, &path, &remember), &ENVIRONMENT);
+    publish.says("429: ").await;
+    publish.signal("INT");
+    publish.end().await.failed(1, &["go on with --progress"]);
+    let kept = std::fs::read_to_string(&progress).unwrap();
+
+    let ended = Running::run(&arguments(&other, &path, &remember), &ENVIRONMENT).await;
+    ended.failed(1, &["it is about http://", "/other: go on with --url", "or remove the progress file to begin anew"]);
+    numbers(&directory, 5);
+    let ended = Running::run(&arguments(&url, &path, &remember), &ENVIRONMENT).await;
+    ended.failed(1, &["numbers.ndjson has changed: it was ", "and is 55 bytes of ", "or remove the progress file"]);
+    assert_eq!(std::fs::read_to_string(&progress).unwrap(), kept, "what is refused changes nothing");
+}
+
+#[tokio::test]
+async fn a_file_that_ends_before_the_line_to_go_on_from_is_refused() {
+    let (app, directory) = (App::start().await, Directory::new());
+    let (url, path) = (app.url(""), numbers(&directory, 3));
+    let ended = Running::run(&arguments(&url, &path, &["--from-line=99999"]), &ENVIRONMENT).await;
+    ended.failed(2, &["there is no line 99999 to go on from: there are 3 lines"]);
+    assert_eq!(ended.stdout, "");
+    // All of a file that was interrupted at its end is taken.
+    let ended = Running::run(&arguments(&url, &path, &["--from-line=4"]), &ENVIRONMENT).await;
+    assert_eq!((ended.code, ended.stdout.starts_with("0 messages taken")), (Some(0), true), "{ended:?}");
+}
+
+#[tokio::test]
 async fn an_interruption_says_how_far_it_came() {
     let app = App::with(|config| config.publishes_per_second = 1).await;
     let directory = Directory::new();
@@ -224,7 +298,7 @@ async fn a_server_that_stays_away_is_given_up() {
     let link = Link::to("127.0.0.1:1".parse().unwrap()).await;
     let url = format!("http://{}", link.address);
     let ended = Running::run(&arguments(&url, &path, &["--retry-for=300ms"]), &ENVIRONMENT).await;
-    ended.failed(1, &["given up after", "nothing was taken", "--from-line 1"]);
+    ended.failed(1, &["given up after 0.", " s, since --retry-for is 300ms: ", "nothing was taken", "--from-line 1"]);
 }
 
 #[tokio::test]

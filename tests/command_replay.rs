@@ -68,6 +68,31 @@ async fn seen_at_sorts_and_keeps_the_order_of_what_was_seen_at_once() {
 }
 
 #[tokio::test]
+async fn what_a_line_says_of_its_topic_and_type_counts_and_so_does_what_tail_printed() {
+    let (app, directory) = (App::start().await, Directory::new());
+    let path = directory.0.join("recording.ndjson");
+    let lines = [
+        r#"{"type":"connection_ack","topics":[],"timestamp":"2026-02-06T12:00:00.259Z","data":{"topics":[]}}"#,
+        r#"{"type":"odds_update","topic":"odds_updates","id":"1-1","key":"1","timestamp":"2026-02-06T12:00:00.300Z","data":1}"#,
+        r#"{"at":1,"topic":"scrape_progress","type":"PROGRESS","data":2}"#,
+        r#"{"at":2,"key":"3","data":3}"#,
+    ];
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    let url = app.url("");
+    let mut client = app.ws("topics=odds_updates,scrape_progress").await;
+    let more = ["--speed=max", "--topic=odds_updates", "--type=other"];
+    let ended = Running::run(&arguments(&url, &path, &more), &ENVIRONMENT).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stdout.starts_with("3 messages taken in "), "{ended:?}");
+    for (kind, topic, data) in
+        [("odds_update", "odds_updates", 1), ("PROGRESS", "scrape_progress", 2), ("other", "odds_updates", 3)]
+    {
+        let message = client.expect(kind).await;
+        assert_eq!((&message["topic"], &message["data"]), (&json!(topic), &json!(data)));
+    }
+}
+
+#[tokio::test]
 async fn the_recorded_odds_arrive_byte_for_byte() {
     const LINES: usize = 3_000;
     let (Some(path), directory) = (recorded("odds_updates.ndjson.gz"), Directory::new()) else { return };

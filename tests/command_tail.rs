@@ -172,6 +172,22 @@ async fn a_refusal_that_stays_one_ends_it_with_1_and_the_reason() {
 }
 
 #[tokio::test]
+async fn topics_of_which_there_is_none_end_it_with_1_and_the_names_of_those_that_there_are() {
+    let app = App::start().await;
+    for more in [&[][..], &["--json"], &["--since=snapshot"]] {
+        let mut arguments = vec!["tail", "--topic=nope,odds"];
+        let url = app.url("");
+        arguments.extend([&[url.as_str()], more].concat());
+        let ended = Running::run(&arguments, &[]).await;
+        ended.failed(1, &["no such topic: 'nope', 'odds'; the topics are: "]);
+    }
+    let mut some = tail(app.address, &["--topic=nope,odds_updates"]);
+    some.shows("no such topic: 'nope'").await;
+    app.odds("1", 1).await;
+    some.shows("odds_updates").await;
+}
+
+#[tokio::test]
 async fn a_token_that_expires_ends_it_with_what_the_server_says() {
     let app = App::with(jwt::required).await;
     // The server lets 30 s of skew pass.
@@ -191,6 +207,19 @@ async fn a_reader_that_goes_is_an_end_like_any_other_even_where_nothing_comes() 
     let ended = tail.end().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     app.connections(0).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_ends_it_with_1_even_where_nothing_else_comes() {
+    let app = App::start().await;
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_oddswire"));
+    command.args(["tail", &app.url(""), "--json"]).env_clear().kill_on_drop(true).stdout(full);
+    let tail = command.stderr(Stdio::piped()).spawn().unwrap();
+    let ended = within(tail.wait_with_output()).await.unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("oddswire: cannot write: No space left"), "{said}");
 }
 
 #[tokio::test]

@@ -232,14 +232,21 @@ async fn a_flag_counts_more_than_its_variable() {
 }
 
 #[tokio::test]
-async fn an_address_in_use_ends_the_start_with_1_and_names_it() {
+async fn an_address_in_use_ends_the_start_with_1_and_names_it_and_its_setting() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let ended = run(&["--listen", &address], &[]).await;
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
-    let failed: Value = serde_json::from_str(ended.stderr.lines().last().unwrap()).unwrap();
-    assert_eq!((&failed["event"], &failed["level"]), (&json!("server.failed"), &json!("ERROR")));
-    assert!(ended.stderr.contains(&address) && ended.stderr.contains("in use"), "{}", ended.stderr);
+    for (arguments, says) in [
+        (["--listen", &address, "--admin-listen", "off"], "set listen to"),
+        (["--listen", "127.0.0.1:0", "--admin-listen", &address], "set admin-listen to another address and port, or"),
+    ] {
+        let ended = run(&arguments, &[]).await;
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
+        let failed: Value = serde_json::from_str(ended.stderr.lines().last().unwrap()).unwrap();
+        assert_eq!((&failed["event"], &failed["level"]), (&json!("server.failed"), &json!("ERROR")));
+        let error = failed["error"].as_str().unwrap();
+        assert!(error.contains("in use") && error.contains(says), "{error}");
+        assert_eq!(error.matches(&address).count(), 1, "{error}");
+    }
 }
 
 // The log.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::publish::lines::{Line, Lines};
 use super::publish::publisher::Publisher;
 use super::publish::{Bar, Batch, Tally};
-use super::{Failure, interrupted, print};
+use super::{Failure, interrupted};
 use crate::config::commands::{By, Replay, Speed};
 use crate::topic::Topic;
 
@@ -61,7 +61,7 @@ pub(super) async fn run(settings: Replay) -> Result<(), Failure> {
         Speed::Max => String::new(),
         Speed::Times(_) => format!("; at most {:.1} s late", late.as_secs_f64()),
     };
-    print(format!("{}{punctual}\n", player.tally.summary(began.elapsed())))
+    player.tally.conclude(began.elapsed(), &punctual)
 }
 
 /// Reads in a thread of its own; where the lines have to be sorted, to the end before the first one is handed on.
@@ -121,28 +121,49 @@ impl Iterator for Source {
     type Item = Result<Recorded, Failure>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let line = match self.lines.next()? {
-            Ok(line) => line,
-            Err(failure) => return Some(Err(failure)),
-        };
-        let named = |reason| Failure::Failed(format!("line {}: {reason}", line.number));
-        let recorded = self.recorded(&line).map_err(named);
-        Some(recorded.map(|recorded| Recorded { read_to: self.lines.read_to(), ..recorded }))
+        loop {
+            let line = match self.lines.next()? {
+                Ok(line) => line,
+                Err(failure) => return Some(Err(failure)),
+            };
+            match self.recorded(&line) {
+                Ok(Some(recorded)) => return Some(Ok(Recorded { read_to: self.lines.read_to(), ..recorded })),
+                // What a server said to whoever recorded it.
+                Ok(None) => {}
+                Err(reason) => return Some(Err(Failure::Failed(format!("line {}: {reason}", line.number)))),
+            }
+        }
+    }
+}
+
+/// A line: of a recording, or as `tail --json` prints it, where the time is the message's `timestamp`.
+#[derive(Deserialize)]
+#[serde(expecting = r#"{"at": time, "key": text, "data": value}"#)]
+struct Entry<'a> {
+    #[serde(borrow)]
+    at: Option<&'a RawValue>,
+    #[serde(borrow)]
+    timestamp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    topic: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    key: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+impl Entry<'_> {
+    /// Whether it is of no topic: what `tail --json` prints of the connection, and broadcasts.
+    fn is_of_no_topic(&self) -> bool {
+        self.at.is_none() && self.timestamp.is_some() && self.kind.is_some() && self.topic.is_none()
     }
 }
 
 impl Source {
-    fn recorded(&self, line: &Line) -> Result<Recorded, String> {
-        #[derive(Deserialize)]
-        #[serde(expecting = r#"{"at": time, "key": text, "data": value}"#)]
-        struct Entry<'a> {
-            #[serde(borrow)]
-            at: &'a RawValue,
-            #[serde(borrow)]
-            key: Option<Cow<'a, str>>,
-            #[serde(borrow)]
-            data: &'a RawValue,
-        }
+    /// What a line says; `None` for one that is of no topic.
+    fn recorded(&self, line: &Line) -> Result<Option<Recorded>, String> {
         #[derive(Deserialize)]
         struct Seen<'a> {
             #[serde(borrow)]
@@ -150,19 +171,29 @@ impl Source {
         }
         let entry: Entry<'_> =
             serde_json::from_str(&line.text).map_err(|error| format!("no recorded message: {error}"))?;
+        if entry.is_of_no_topic() {
+            return Ok(None);
+        }
         let at = match self.by {
-            By::At => moment(entry.at.get())
-                .ok_or_else(|| "'at' is no time: expected RFC 3339 or Unix milliseconds".to_owned())?,
+            By::At => {
+                let (name, at) = entry.at.map_or(("timestamp", entry.timestamp), |at| ("at", Some(at)));
+                let at = at.ok_or_else(|| "no recorded message: missing field `at`".to_owned())?;
+                let no_time = || format!("'{name}' is no time: expected RFC 3339 or Unix milliseconds");
+                moment(at.get()).ok_or_else(no_time)?
+            }
             By::SeenAt => {
                 let seen: Option<Seen<'_>> = serde_json::from_str(entry.data.get()).ok();
                 let seen = seen.and_then(|seen| moment(seen.seen_at.get()));
                 seen.ok_or_else(|| "data.seen_at is no time: expected RFC 3339 or Unix milliseconds".to_owned())?
             }
         };
-        let kind = self.kind.as_ref().map(|kind| format!(r#","type":{}"#, quoted(kind))).unwrap_or_default();
+        // What a line says of itself counts more than what is set for all.
+        let topic = quoted(entry.topic.as_deref().unwrap_or(self.topic.as_str()));
+        let kind = entry.kind.as_deref().or(self.kind.as_deref());
+        let kind = kind.map(|kind| format!(r#","type":{}"#, quoted(kind))).unwrap_or_default();
         let key = entry.key.map(|key| format!(r#","key":{}"#, quoted(&key))).unwrap_or_default();
-        let message = format!(r#"{{"topic":"{}"{kind}{key},"data":{}}}"#, self.topic, entry.data.get());
-        Ok(Recorded { line: line.number, at, message, read_to: 0 })
+        let message = format!(r#"{{"topic":{topic}{kind}{key},"data":{}}}"#, entry.data.get());
+        Ok(Some(Recorded { line: line.number, at, message, read_to: 0 }))
     }
 }
 
@@ -221,7 +252,7 @@ impl Player {
             let (batch, read_to) = self.due(first, speed);
             let taken = self.publisher.deliver(&batch, None).await;
             let taken = taken.map_err(|not_taken| Failure::Failed(not_taken.to_string()))?;
-            self.tally.add(&batch, &taken);
+            self.tally.add(&batch, &taken, &self.bar);
             self.bar.reached(read_to, self.tally.messages);
         }
         Ok(())

@@ -110,7 +110,8 @@ pub struct Publish {
     #[arg(long, value_name = "LINE", default_value = "1", value_parser = count(1, usize::MAX), conflicts_with = "progress")]
     pub from_line: usize,
     /// File that remembers how far publishing came: run again after an interruption, it goes on there, and within five
-    /// minutes what was under way is not taken twice. Removed when all is taken
+    /// minutes what was under way is not taken twice. With another server, or once FILE has changed, it is refused. Removed
+    /// when all is taken
     #[arg(long, value_name = "FILE")]
     pub progress: Option<PathBuf>,
 }
@@ -118,8 +119,8 @@ pub struct Publish {
 /// The settings of `replay`.
 #[derive(Debug, Clone, Args)]
 pub struct Replay {
-    /// Recording, one {"at": TIME, "key": KEY, "data": DATA} a line, also compressed with gzip; '-' is standard input. A
-    /// time is RFC 3339 or Unix milliseconds
+    /// Recording, one {"at": TIME, "key": KEY, "data": DATA} a line, or what 'tail --json' printed (the messages of topics
+    /// only), also compressed with gzip; '-' is standard input. A time is RFC 3339 or Unix milliseconds
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// How many times faster than it was recorded: 1x, 10x, 0.5x, or 'max' for as fast as it goes
@@ -128,10 +129,10 @@ pub struct Replay {
     /// Which time counts
     #[arg(long, value_name = "TIME", default_value = "at")]
     pub by: By,
-    /// Topic to publish to
+    /// Topic of the lines that name none
     #[arg(long, value_name = "TOPIC", default_value = "odds_updates")]
     pub topic: Topic,
-    /// Type of the messages [default: the topic's name]
+    /// Type of the lines that name none [default: the topic's name]
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<String>,
     /// Where to publish

@@ -78,7 +78,8 @@ impl Bar {
         }
     }
 
-    fn tell(&self, line: &str) {
+    /// Says something that stays, above the bar.
+    pub(super) fn tell(&self, line: &str) {
         match (self.silent, self.drawn.is_hidden()) {
             (true, _) => {}
             (false, true) => eprintln!("{line}"),

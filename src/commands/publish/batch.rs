@@ -20,7 +20,7 @@ pub(in crate::commands) struct Batch {
 }
 
 impl Batch {
-    /// Adds a message that stands in this line.
+    /// Adds a message that stands in this line; 0 for one that stands in no file.
     pub(in crate::commands) fn push(&mut self, line: u64, message: String) {
         self.bytes += message.len() + 1;
         self.lines.push((line, message));
@@ -51,7 +51,7 @@ impl Batch {
 
     /// The line that the message with this index stands in.
     pub(super) fn line(&self, index: usize) -> Option<u64> {
-        self.lines.get(index).map(|(line, _)| *line)
+        self.lines.get(index).map(|(line, _)| *line).filter(|line| *line > 0)
     }
 
     pub(super) fn first_line(&self) -> u64 {
@@ -130,6 +130,14 @@ impl Iterator for Batches {
                 }
             }
         }
+        let lines = self.lines.number();
+        if batch.is_empty() && self.next.is_none() && lines < self.passed {
+            // Once: behind it is the end.
+            let line = std::mem::take(&mut self.passed) + 1;
+            return Some(Err(Failure::Usage(format!(
+                "there is no line {line} to go on from: there are {lines} lines"
+            ))));
+        }
         batch.read_to = self.lines.read_to();
         (!batch.is_empty()).then_some(Ok(batch))
     }
@@ -184,6 +192,14 @@ mod tests {
             let reason = message(text, None).unwrap_err();
             assert!(reason.contains(says), "{text}: {reason}");
         }
+    }
+
+    #[test]
+    fn a_message_of_no_file_has_no_line() {
+        let mut batch = Batch::default();
+        batch.push(0, "made".to_owned());
+        batch.push(7, "read".to_owned());
+        assert_eq!((batch.line(0), batch.line(1)), (None, Some(7)));
     }
 
     #[test]

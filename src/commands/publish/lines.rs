@@ -65,6 +65,11 @@ impl Lines {
         self.length
     }
 
+    /// How many lines were read.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// How much of it was read.
     pub(in crate::commands) fn read_to(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
@@ -95,7 +100,8 @@ impl Lines {
                 let at = error.utf8_error().valid_up_to();
                 Failure::Failed(format!("line {number}: it is not UTF-8: byte {at} is part of no character"))
             })?;
-            let text = text.trim();
+            // Some editors put a byte order mark before the first line.
+            let text = if number == 1 { text.trim_start_matches('\u{feff}') } else { &text }.trim();
             if !text.is_empty() {
                 return Ok(Some(Line { number, text: text.to_owned() }));
             }

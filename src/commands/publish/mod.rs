@@ -22,6 +22,7 @@ use self::progress::Progress;
 use self::publisher::{NotTaken, Publisher};
 use super::{Failure, grouped, interrupted, print};
 use crate::config::commands::Publish;
+use crate::message::Position;
 
 /// Batches that are read ahead while one is under way.
 const READ_AHEAD: usize = 2;
@@ -31,18 +32,32 @@ const READ_AHEAD: usize = 2;
 pub(super) struct Tally {
     pub(super) messages: u64,
     pub(super) unchanged: u64,
-    position: String,
+    position: Option<Position>,
     /// The last line that was taken; before the first, the last that is passed over.
     line: u64,
+    /// The server began anew with this line, and what it had taken before is gone.
+    anew_from: Option<u64>,
 }
 
 impl Tally {
-    /// Counts a batch that was taken.
-    pub(super) fn add(&mut self, batch: &Batch, taken: &publisher::Taken) {
+    /// Counts a batch that was taken. A sequence that is another one than before is that of a server that forgot what it
+    /// had taken: that is said, and everything else goes on.
+    pub(super) fn add(&mut self, batch: &Batch, taken: &publisher::Taken, bar: &Bar) {
+        let before = self.position.replace(taken.position);
+        if before.is_some_and(|before| before.epoch != taken.position.epoch) {
+            let line = batch.first_line();
+            self.anew_from = Some(line);
+            bar.tell(&format!("oddswire: {}", began_anew(line)));
+        }
         self.messages += taken.accepted;
         self.unchanged += taken.unchanged;
-        self.position.clone_from(&taken.position);
         self.line = batch.last_line();
+    }
+
+    /// Says that all is taken; where not all of that is there any more, that is a failure.
+    pub(super) fn conclude(&self, took: Duration, more: &str) -> Result<(), Failure> {
+        print(format!("{}{more}\n", self.summary(took)))?;
+        self.anew_from.map_or(Ok(()), |line| Err(Failure::Failed(began_anew(line))))
     }
 
     /// What is said when all is taken.
@@ -52,12 +67,13 @@ impl Tally {
             0 => String::new(),
             count => format!(", {} of them unchanged", grouped(count)),
         };
-        let position = match self.position.as_str() {
-            "" => String::new(),
-            position => format!("; the log stands at {position}"),
-        };
+        let position = self.position.map_or_else(String::new, |position| format!("; the log stands at {position}"));
         format!("{messages} messages taken in {seconds:.1} s{unchanged}{position}")
     }
+}
+
+fn began_anew(line: u64) -> String {
+    format!("the server began anew: what was taken before line {line} is gone")
 }
 
 /// Publishes a file to its end.
@@ -80,16 +96,17 @@ pub(super) async fn run(settings: Publish) -> Result<(), Failure> {
     };
     bar.finish();
     match ended {
-        Ok(()) => print(tally.summary(began.elapsed()) + "\n"),
+        Ok(()) => tally.conclude(began.elapsed(), ""),
         Err(failure) => Err(how_to_go_on(failure, &tally, &settings)),
     }
 }
 
 /// Adds to a failure how far it came and how to go on.
 fn how_to_go_on(failure: Failure, tally: &Tally, settings: &Publish) -> Failure {
-    let reached = match tally.line {
-        0 => "nothing was taken".to_owned(),
-        line => format!("lines up to {line} are taken"),
+    let reached = match (tally.line, tally.anew_from) {
+        (0, _) => "nothing was taken".to_owned(),
+        (line, None) => format!("lines up to {line} are taken"),
+        (line, Some(first)) => format!("{}; lines {first} to {line} are taken", began_anew(first)),
     };
     let next = match &settings.progress {
         Some(path) => format!("go on with --progress {}", path.display()),
@@ -133,7 +150,7 @@ impl Run<'_> {
             let key = self.progress.as_ref().map(|progress| progress.key(&part));
             match self.publisher.deliver(&part, key).await {
                 Ok(taken) => {
-                    self.tally.add(&part, &taken);
+                    self.tally.add(&part, &taken, self.bar);
                     self.bar.reached(part.read_to(), self.tally.messages);
                     if let Some(progress) = &mut self.progress {
                         progress.reached(self.tally.line)?;

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use super::{Bar, Batch};
 use crate::auth::Token;
@@ -12,6 +13,7 @@ use crate::commands::backoff::Backoff;
 use crate::commands::client::{Client, Refusal};
 use crate::commands::dial::Dialer;
 use crate::config::commands::Target;
+use crate::message::Position;
 use http::StatusCode;
 
 /// What the server says of a batch that it took.
@@ -19,7 +21,12 @@ use http::StatusCode;
 pub(in crate::commands) struct Taken {
     pub(super) accepted: u64,
     pub(super) unchanged: u64,
-    pub(super) position: String,
+    #[serde(deserialize_with = "position")]
+    pub(super) position: Position,
+}
+
+fn position<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Position, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
 /// Why a batch is not taken.
@@ -30,15 +37,16 @@ pub(in crate::commands) enum NotTaken {
     /// The server refuses it, and would again.
     Refused(String),
     /// It was tried for as long as it should be. Whether the last attempt was taken is not known.
-    GaveUp(Duration, String),
+    GaveUp { after: Duration, retry_for: Duration, reason: String },
 }
 
 impl fmt::Display for NotTaken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLarge(reason) | Self::Refused(reason) => f.write_str(reason),
-            Self::GaveUp(after, reason) => {
-                write!(f, "given up after {} (--retry-for): {reason}", humantime::format_duration(*after))
+            Self::GaveUp { after, retry_for, reason } => {
+                let (after, retry_for) = (after.as_secs_f64(), humantime::format_duration(*retry_for));
+                write!(f, "given up after {after:.1} s, since --retry-for is {retry_for}: {reason}")
             }
         }
     }
@@ -86,7 +94,7 @@ impl Publisher {
             };
             let wait = backoff.next(asked);
             if began.elapsed() + wait > self.retry_for {
-                return Err(NotTaken::GaveUp(began.elapsed(), reason));
+                return Err(NotTaken::GaveUp { after: began.elapsed(), retry_for: self.retry_for, reason });
             }
             self.bar.held_up(&reason);
             tokio::time::sleep_until((Instant::now() + wait).into()).await;

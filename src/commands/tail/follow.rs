@@ -38,6 +38,8 @@ pub(super) struct Follower {
     lines: Sender<Line>,
     /// Where the next connection begins.
     since: Since,
+    /// Topics were asked for, and the connection has none of them.
+    deaf: bool,
     backoff: Backoff,
     messages: u64,
     connections: u64,
@@ -56,7 +58,8 @@ enum End {
 impl Follower {
     pub(super) fn new(dialer: Dialer, settings: Tail, lines: Sender<Line>) -> Self {
         let since = settings.since;
-        Self { dialer, settings, lines, since, backoff: Backoff::default(), messages: 0, connections: 0 }
+        let backoff = Backoff::default();
+        Self { dialer, settings, lines, since, deaf: false, backoff, messages: 0, connections: 0 }
     }
 
     /// Follows until nobody reads, or trying again is of no use.
@@ -174,8 +177,8 @@ impl Follower {
             heard = Instant::now();
             match frame {
                 Some(Ok(Frame::Text(text))) => {
-                    if self.take(text).await.is_err() {
-                        return End::Unread;
+                    if let Err(end) = self.take(text).await {
+                        return end;
                     }
                 }
                 Some(Ok(Frame::Close(frame))) => return closed(frame),
@@ -187,7 +190,7 @@ impl Follower {
     }
 
     /// Takes a message: hands it on, remembers where it stands, and says what it means for the connection.
-    async fn take(&mut self, text: Utf8Bytes) -> Result<(), Unread> {
+    async fn take(&mut self, text: Utf8Bytes) -> Result<(), End> {
         #[derive(Deserialize)]
         struct Head<'a> {
             #[serde(borrow, rename = "type")]
@@ -197,16 +200,17 @@ impl Follower {
             data: &'a RawValue,
         }
         let Ok(head) = serde_json::from_str::<Head<'_>>(&text) else {
-            return self
-                .note(Tone::Warning, "a message that is no JSON object with 'type' and 'data'".to_owned())
-                .await;
+            let text = "a message that is no JSON object with 'type' and 'data'".to_owned();
+            return Ok(self.note(Tone::Warning, text).await?);
         };
         let note = match head.kind.as_ref() {
-            "connection_ack" => Some(self.acknowledged(head.data.get())),
+            "connection_ack" => self.acknowledged(head.data.get()),
             "caught_up" => {
                 self.move_to(position(head.data.get()));
                 None
             }
+            // The server says next why there is nothing to listen to.
+            "error" if self.deaf => return Err(End::Final(detail(head.data.get()))),
             "reconnect" => Some((Tone::Aside, going(head.data.get()))),
             _ => {
                 self.messages += u64::from(head.id.is_some());
@@ -218,10 +222,10 @@ impl Follower {
         if let Some((tone, text)) = note {
             self.note(tone, text).await?;
         }
-        self.lines.send(Line::Message(text)).await.map_err(|_| Unread)
+        self.lines.send(Line::Message(text)).await.map_err(|_| End::Unread)
     }
 
-    fn acknowledged(&mut self, data: &str) -> (Tone, String) {
+    fn acknowledged(&mut self, data: &str) -> Option<(Tone, String)> {
         #[derive(Deserialize)]
         struct Ack {
             topics: Vec<String>,
@@ -231,10 +235,14 @@ impl Follower {
         if self.since == Since::Now {
             self.move_to(at);
         }
-        let topics = serde_json::from_str(data).map_or_else(|_| Vec::new(), |ack: Ack| ack.topics).join(", ");
+        let topics = serde_json::from_str(data).map_or_else(|_| Vec::new(), |ack: Ack| ack.topics);
+        self.deaf = topics.is_empty() && !self.settings.topics.is_empty();
+        if self.deaf {
+            return None;
+        }
         let at = at.map_or_else(String::new, |at| format!(" at {at}"));
         let again = if self.connections > 1 { "connected again" } else { "connected" };
-        (Tone::Good, format!("{again} to {}{at}: {}", self.dialer.endpoint(), printable(&topics)))
+        Some((Tone::Good, format!("{again} to {}{at}: {}", self.dialer.endpoint(), printable(&topics.join(", ")))))
     }
 
     fn move_to(&mut self, position: Option<Position>) {
@@ -251,6 +259,12 @@ impl Follower {
 /// Nobody reads what is written.
 struct Unread;
 
+impl From<Unread> for End {
+    fn from(Unread: Unread) -> Self {
+        Self::Unread
+    }
+}
+
 /// A message may be as long as a server can be told to take (`publish-message-bytes`), and its envelope around it.
 fn limits() -> WebSocketConfig {
     const LONGEST: usize = (1 << 30) + (1 << 20);
@@ -263,6 +277,15 @@ fn position(data: &str) -> Option<Position> {
         position: &'a str,
     }
     serde_json::from_str::<Data<'_>>(data).ok()?.position.parse().ok()
+}
+
+/// What an `error` says.
+fn detail(data: &str) -> String {
+    #[derive(Deserialize)]
+    struct Data {
+        detail: String,
+    }
+    serde_json::from_str(data).map_or_else(|_| printable(data), |data: Data| printable(&data.detail))
 }
 
 /// The server shuts down. It closes the connection itself, when it is this connection's turn; until then all is delivered.

@@ -20,16 +20,19 @@ use crate::config::commands::Tail;
 pub(super) async fn run(settings: Tail) -> Result<(), Failure> {
     let dialer = Dialer::new(settings.url.clone()).map_err(|error| Failure::Failed(error.to_string()))?;
     let printer = Printer::start(&settings);
-    let mut follower = Follower::new(dialer, settings, printer.lines());
+    let lines = printer.lines();
+    let mut follower = Follower::new(dialer, settings, lines.clone());
     let ended = tokio::select! {
         refused = follower.run() => refused,
         asked = interrupted() => asked.map_err(|error| Failure::Failed(format!("signals cannot be received: {error}"))),
         () = print::reader_gone() => Ok(()),
+        // Writing failed. Nothing else may come that would have to be written.
+        () = lines.closed() => Ok(()),
     };
     if ended.is_ok() {
         follower.say_goodbye();
     }
-    drop(follower);
+    drop((follower, lines));
     printer.finish().await?;
     ended
 }

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use unicode_width::UnicodeWidthChar as _;
 
 use super::notice::{Look, Notice, Tone};
@@ -44,14 +45,17 @@ pub(super) struct Show {
     last: HashMap<String, Value>,
 }
 
+/// An envelope. Its data is read by itself: what is no value here, such as a number that is too large, is valid JSON
+/// all the same, and is shown as it was sent.
 #[derive(Deserialize)]
-struct Message {
+struct Message<'a> {
     #[serde(rename = "type")]
     kind: String,
     topic: Option<String>,
     key: Option<String>,
     timestamp: Option<String>,
-    data: Value,
+    #[serde(borrow)]
+    data: &'a RawValue,
 }
 
 impl Show {
@@ -62,51 +66,52 @@ impl Show {
     /// The line of a message; nothing for one that is told elsewhere.
     pub(super) fn message(&mut self, text: &str) -> String {
         // What is no message is said by whoever reads the connection.
-        let Ok(message) = serde_json::from_str::<Message>(text) else { return String::new() };
+        let Ok(message) = serde_json::from_str::<Message<'_>>(text) else { return String::new() };
+        let data = Value::of(message.data);
         let mut line = Text::new(self.look.colour, self.width());
         match (message.topic.as_deref(), message.kind.as_str()) {
-            (Some(topic), _) => self.published(&mut line, topic, &message),
+            (Some(topic), _) => self.published(&mut line, topic, &message, data),
             (None, "connection_ack" | "reconnect" | "pong") => return String::new(),
-            (None, "catch_up") => return self.catch_up(&message.data),
+            (None, "catch_up") => return self.catch_up(&data),
             (None, "caught_up") => {
-                let position = message.data.field("position").map_or("", Value::text);
+                let position = data.field("position").map_or("", Value::text);
                 line.put(GREEN, &format!("-- live from {}", printable(position)));
             }
             (None, "error") => {
-                let detail = message.data.field("detail").map_or("", Value::text);
+                let detail = data.field("detail").map_or("", Value::text);
                 line.put(YELLOW, &format!("!! {}", printable(detail)));
             }
             (None, kind) => {
                 line.put(DIM, clock(message.timestamp.as_deref()));
                 line.put(BOLD, &format!("  {}  ", printable(kind)));
-                value(&mut line, &message.data, None);
+                value(&mut line, &data, None);
             }
         }
         line.end()
     }
 
-    fn published(&mut self, line: &mut Text, topic: &str, message: &Message) {
+    fn published(&mut self, line: &mut Text, topic: &str, message: &Message<'_>, data: Value) {
         self.topic_width = self.topic_width.max(topic.len());
         line.put(DIM, clock(message.timestamp.as_deref()));
         line.put(CYAN, &format!("  {:width$}", printable(topic), width = self.topic_width));
         let Some(key) = &message.key else {
             line.put("", "  ");
-            return value(line, &message.data, None);
+            return value(line, &data, None);
         };
         let shown = printable(key);
         self.key_width = self.key_width.max(width(&shown).min(WIDEST_KEY));
         let padding = self.key_width.saturating_sub(width(&shown));
         line.put(BOLD, &format!("  {shown}{:padding$}  ", ""));
         let name = format!("{topic}/{key}");
-        if message.data == Value::Null {
+        if data == Value::Null {
             self.last.remove(&name);
             return line.put(RED, "deleted");
         }
-        value(line, &message.data, self.last.get(&name));
+        value(line, &data, self.last.get(&name));
         if self.last.len() >= REMEMBERED && !self.last.contains_key(&name) {
             self.last.clear();
         }
-        self.last.insert(name, message.data.clone());
+        self.last.insert(name, data);
     }
 
     /// What a catch-up brings, and what is missing for good.
@@ -183,7 +188,7 @@ fn nested(line: &mut Text, now: &Value, before: Option<&Value>) {
     match now {
         Value::Null => line.put(DIM, "null"),
         Value::Bool(value) => line.put(changed, &value.to_string()),
-        Value::Text(text) => line.put(changed, &printable(text)),
+        Value::Text(text) | Value::Raw(text) => line.put(changed, &printable(text)),
         Value::Number(number) => moved(line, number, before),
         Value::List(items) => {
             line.put(DIM, "[");
@@ -327,6 +332,21 @@ mod tests {
         let evil = r#"{"type":"o","topic":"odds","key":"8301\u009b2J","timestamp":"\u001b[2J\u001b[2J\u001b[2J\u001b[2J\u001b[2J","data":{"\u001b]0;x\u0007":"\u001b[2J"}}"#;
         let line = Show::new(PLAIN, false).message(evil);
         assert!(!line.trim_end().contains(char::is_control), "{line:?}");
+    }
+
+    #[test]
+    fn data_that_is_no_value_here_is_shown_as_it_was_sent_in_its_place() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        for data in [r#"{"a":1e999}"#, r#"{"a":"\ud800"}"#, deep.as_str(), "{\"a\":\n1e999}"] {
+            let text = |key: &str| {
+                format!(r#"{{"type":"o","topic":"odds",{key}"timestamp":"2026-02-06T12:00:00.123Z","data":{data}}}"#)
+            };
+            let shown = data.replace('\n', "\\n");
+            let line = Show::new(PLAIN, false).message(&text(r#""key":"8301/1x2","#));
+            assert_eq!(line, format!("12:00:00.123  odds  8301/1x2  {shown}\n"));
+            let line = Show::new(PLAIN, false).message(&text(""));
+            assert_eq!(line, format!("12:00:00.123  odds  {shown}\n"));
+        }
     }
 
     #[test]

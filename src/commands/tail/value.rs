@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Number;
+use serde_json::value::RawValue;
 
 /// Any JSON.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,9 +16,16 @@ pub(super) enum Value {
     Text(String),
     List(Vec<Self>),
     Object(Vec<(String, Self)>),
+    /// JSON that cannot be told otherwise: a number beyond all bounds, half a surrogate pair, or deep nesting.
+    Raw(String),
 }
 
 impl Value {
+    /// What was sent as data.
+    pub(super) fn of(data: &RawValue) -> Self {
+        serde_json::from_str(data.get()).unwrap_or_else(|_| Self::Raw(data.get().to_owned()))
+    }
+
     /// The fields of an object; none of anything else.
     pub(super) fn fields(&self) -> &[(String, Self)] {
         if let Self::Object(fields) = self { fields } else { &[] }
