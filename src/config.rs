@@ -299,6 +299,10 @@ pub struct Config {
           value_parser = Size(64, 1 << 30), help_heading = "Publishers")]
     pub publish_message_bytes: usize,
 
+    /// Most messages in a publish request: it is taken in one step, which others wait for
+    #[arg(long, env = "ODDSWIRE_PUBLISH_BATCH_MESSAGES", value_name = "COUNT", default_value = "10000",
+          value_parser = count(1, 1_000_000), help_heading = "Publishers")]
+    pub publish_batch_messages: usize,
     /// The body of a publish request must be complete within this time
     #[arg(long, env = "ODDSWIRE_PUBLISH_BODY_TIMEOUT", value_name = "DURATION", default_value = "30s",
           value_parser = Between(ms(100), secs(3600)), help_heading = "Publishers")]

@@ -67,7 +67,8 @@ async fn run(server: Server, mut signals: Signals, logger: &Logger) -> ExitCode 
     });
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
-        _ = serving.as_mut() => return ExitCode::SUCCESS,
+        // Nobody has asked it to stop.
+        _ = serving.as_mut() => return ExitCode::FAILURE,
         () = signals.stop(&reload) => drop(stop),
     }
     tokio::select! {

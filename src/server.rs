@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use slog::{Logger, info, warn};
+use slog::{Logger, error, info, warn};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
@@ -90,6 +90,9 @@ impl Server {
 
     /// Serves until `shutdown` is done, then drains: stops accepting, closes sessions with 1001, ends event streams,
     /// finishes publishes. Returns whether all connections ended within `drain-timeout`.
+    ///
+    /// An engine that ends by itself, which only a bug can bring about, would leave a server that takes traffic and delivers
+    /// nothing: it drains, too, and returns `false`.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> bool {
         let admin_address = self.admin_addr();
         let Self { listener, address, admin, app } = self;
@@ -106,10 +109,17 @@ impl Server {
         if let Some(admin) = admin {
             accepting.push(app.tasks.spawn(accept(admin, routes::admin(&app), app.clone())));
         }
-        shutdown.await;
+        let broken = tokio::select! {
+            () = shutdown => false,
+            ended = upkeep.join_next() => {
+                let why = ended.and_then(Result::err).map(|error| error.to_string());
+                error!(app.logger, "engine.ended"; "error" => why);
+                true
+            }
+        };
         let drained = drain(&app, accepting).await;
         upkeep.shutdown().await;
-        drained
+        drained && !broken
     }
 
     /// Reads the publishers' tokens again: what SIGHUP asks for. Where they cannot be read, those that were stay.

@@ -6,13 +6,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use oddswire::config::Config;
+use oddswire::config::{Config, EngineKind};
+use oddswire::server::Server;
 use serde_json::json;
 use slog::{Drain, Logger, Never, OwnedKVList, Record};
 
 use crate::harness::get::get;
 use crate::harness::raw::{HANDSHAKE, Raw, frame};
-use crate::harness::{App, eventually, sse, ws};
+use crate::harness::redis::Redis;
+use crate::harness::{App, eventually, sse, within, ws};
 use crate::metrics::becomes;
 
 /// A log that panics at the first record of an event.
@@ -147,4 +149,17 @@ async fn a_panic_in_a_plain_request_takes_down_that_connection_only() {
     assert_eq!(bystander.response().await.status, 401);
     drop(bystander);
     stage.only_that_connection_is_gone().await;
+}
+
+#[tokio::test]
+async fn a_panic_in_the_engine_ends_the_server_and_says_that_it_did_not_end_well() {
+    let Some(redis) = Redis::start().await else { return };
+    let panicked = Arc::new(AtomicBool::new(false));
+    let faulty = Faulty { event: "redis.joined", panicked: Arc::clone(&panicked) };
+    let mut config = Config::defaults();
+    (config.listen, config.admin_listen) = ("127.0.0.1:0".parse().unwrap(), None);
+    (config.engine, config.redis_url) = (EngineKind::Redis, Some(redis.url().parse().unwrap()));
+    let server = Server::bind(config, Logger::root(faulty.fuse(), slog::o!())).unwrap();
+    assert!(!within(server.run(std::future::pending())).await, "nobody asked it to stop");
+    assert!(panicked.load(Ordering::SeqCst));
 }

@@ -592,6 +592,17 @@ async fn a_message_of_publish_message_bytes_is_taken_and_one_byte_more_is_not() 
 }
 
 #[tokio::test]
+async fn a_request_of_publish_batch_messages_is_taken_and_one_message_more_is_not() {
+    let mut hub = Hub::with(|config| config.publish_batch_messages = 3).await;
+    let batch = |count: usize, between: &str| vec![message_of(100); count].join(between);
+    assert_eq!(hub.takes(JSON, format!("[{}]", batch(3, ","))).await.len(), 3);
+    assert_eq!(hub.takes(LINES, batch(3, "\n\n") + "\n").await.len(), 3);
+    let says = ["has 4 messages", "limit is 3", "publish-batch-messages", "several requests"];
+    hub.refuses(JSON, format!("[{}]", batch(4, ",")), (413, "batch_too_large", None, &says)).await;
+    hub.refuses(LINES, batch(4, "\n"), (413, "batch_too_large", None, &says)).await;
+}
+
+#[tokio::test]
 async fn a_topic_takes_keys_up_to_state_keys_and_refuses_the_batch_with_one_more() {
     let mut hub = Hub::with(|config| config.state_keys = 2).await;
     let set = |key: &str, data: Value| json!({"topic": "odds_updates", "key": key, "data": data});

@@ -45,7 +45,8 @@ async fn publish_at_last(app: &App, body: &Value) -> Value {
             if answer.status == 200 {
                 return answer.body;
             }
-            assert_eq!((answer.status, answer.code()), (503, "engine_unavailable"), "{}", answer.text);
+            let says = ["engine_unavailable", "outcome_unknown"];
+            assert!(answer.status == 503 && says.contains(&answer.code()), "{}", answer.text);
             assert_eq!(answer.header("retry-after"), "1");
         }
     })
@@ -301,7 +302,7 @@ async fn a_broker_that_hangs_is_given_up_and_what_it_took_is_there_once_it_goes_
     let mut client = app.ws("").await;
     redis.signal("STOP");
     let refused = app.post("/api/publish", "application/json", odds("8301", 1).to_string()).await;
-    assert_eq!((refused.status, refused.code()), (503, "engine_unavailable"));
+    assert_eq!((refused.status, refused.code()), (503, "outcome_unknown"));
     assert!(refused.detail().contains("Idempotency-Key"), "{}", refused.detail());
     engine_is(&app, "degraded").await;
     redis.signal("CONT");
@@ -437,10 +438,10 @@ async fn a_node_whose_place_was_dropped_reads_the_log_anew_and_its_clients_are_t
     }
     let _: u64 = redis.ask(&["XTRIM", "{oddswire}:log", "MAXLEN", "10"]).await;
     sleeps.signal("CONT");
-    let mut told = client.next().await;
-    if told["data"] == 2 {
-        // The broker had answered what was asked of it before.
-        told = client.next().await;
+    let (mut told, mut next) = (client.next().await, 2);
+    // It may have gone on for a moment before it slept, and the broker had answered what was asked of it last.
+    while told["data"] == next {
+        (told, next) = (client.next().await, next + 1);
     }
     assert_eq!(told["data"]["topics"]["odds_updates"]["mode"], "conflated", "{told}");
     assert_eq!(client.next().await["data"], 499);

@@ -163,6 +163,13 @@ pub(super) fn parse(body: &[u8], format: Format, app: &App) -> Result<Vec<Draft>
     if messages.is_empty() && broken.is_none() {
         return Err(empty("expected an object, a non-empty array of objects, or one object a line"));
     }
+    let (count, most) = (messages.len(), app.config.publish_batch_messages);
+    if count > most {
+        let detail = format!(
+            "the request has {count} messages, the limit is {most} (publish-batch-messages): send several requests"
+        );
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail));
+    }
     let now = Timestamp::now();
     let limit = app.config.publish_message_bytes;
     let draft = |(index, text)| draft(text, app.manager.topics(), limit, now).map_err(|refusal| refusal.at(index));

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use slog::{debug, info};
+use tokio::time::timeout;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
@@ -29,6 +30,9 @@ pub(super) fn routes(app: &App) -> impl Filter<Extract = (Response,), Error = Re
         .then(|incoming, body, app: App| async move { answer(broadcast(&incoming, body, &app).await, &app) });
     publish.or(broadcast).unify()
 }
+
+/// A disk that hangs would otherwise keep the request, and its batch, for ever.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 fn answer(result: Result<Response, Refusal>, app: &App) -> Response {
     if let Err(refusal) = &result {
@@ -54,7 +58,10 @@ async fn publish(incoming: &Incoming, stream: impl BodyStream, app: &App) -> Res
         let detail = format!("the publisher '{}' may not publish to '{}'", publisher.name, draft.topic);
         return Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail).at(index));
     }
-    let taken = app.engine.publish(batch, key).await?;
+    let taken = timeout(TAKEN_WITHIN, app.engine.publish(batch, key)).await.unwrap_or_else(|_| {
+        let what = format!("the engine has not answered within {} s", TAKEN_WITHIN.as_secs());
+        Err(PublishError::Unknown(what))
+    })?;
     app.manager.metrics().publish_taken(&publisher.name, began.elapsed());
     debug!(app.logger, "publish.accepted"; "publisher" => &publisher.name, "messages" => taken.counts.accepted);
     Ok(json(StatusCode::OK, &taken))
@@ -132,7 +139,11 @@ impl From<PublishError> for Refusal {
         match error {
             PublishError::StateFull(full) => Self::new(StatusCode::BAD_REQUEST, "state_full", detail).at(full.index),
             PublishError::KeyReused => Self::new(StatusCode::CONFLICT, "idempotency_key_reused", detail),
-            PublishError::Unavailable(_) | PublishError::Unknown(_) => Self::unavailable(detail),
+            PublishError::Unavailable(_) => Self::unavailable(detail),
+            PublishError::Unknown(_) => {
+                let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", detail);
+                refusal.with_header(RETRY_AFTER, "1")
+            }
         }
     }
 }

@@ -71,12 +71,18 @@ impl Page {
 
     /// The text of the row of a key, by what it ends in: its cells apart by spaces.
     pub async fn row(&mut self, last: &str) -> String {
-        let last = json!(last);
+        self.row_with(last, "").await
+    }
+
+    /// The same, once it has this text.
+    pub async fn row_with(&mut self, last: &str, text: &str) -> String {
+        let [last, text] = [last, text].map(|text| json!(text));
         let row = format!(
             "[...document.querySelectorAll('.row')].find(r => r.querySelector('.name')?.textContent === {last})"
         );
-        let text = self.until(&format!("({row})?.innerText.replace(/\\s+/g, ' ')")).await;
-        text.as_str().expect("a text").to_owned()
+        let shown = format!("({row})?.innerText.replace(/\\s+/g, ' ')");
+        let shown = self.until(&format!("(shown => shown?.includes({text}) && shown)({shown})")).await;
+        shown.as_str().expect("a text").to_owned()
     }
 
     /// Nothing that a page must not do was done; what the browser itself says of a server that is away is not the page's.

@@ -15,7 +15,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message as Frame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
-use super::print::{Line, Notice, Tone};
+use super::notice::{Notice, Tone};
+use super::print::Line;
 use crate::close::Close;
 use crate::commands::backoff::Backoff;
 use crate::commands::client::{AGENT, Refusal};

@@ -5,6 +5,7 @@
 //! people.
 
 mod follow;
+mod notice;
 mod print;
 mod show;
 mod value;

@@ -10,9 +10,10 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use super::notice::{Look, Notice};
 use super::show::{self, Show};
 use crate::commands::Failure;
-use crate::config::commands::{Tail, may_colour};
+use crate::config::commands::Tail;
 
 /// What may wait to be written. When it is full the connection is not read from, and the server keeps what comes next.
 const QUEUE: usize = 256;
@@ -26,24 +27,6 @@ pub(super) enum Line {
     Message(Utf8Bytes),
     /// What is to be said of the connection.
     Notice(Notice),
-}
-
-/// What is said of the connection, and how urgently.
-#[derive(Debug)]
-pub(super) struct Notice {
-    pub(super) tone: Tone,
-    pub(super) text: String,
-}
-
-/// How something is said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tone {
-    /// All is well.
-    Good,
-    /// By the way.
-    Aside,
-    /// Something is missing, or not as it should be.
-    Warning,
 }
 
 /// The thread that writes.
@@ -74,20 +57,6 @@ impl Printer {
             }
             _ => Ok(()),
         }
-    }
-}
-
-/// How what is written may look.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Look {
-    pub(super) terminal: bool,
-    pub(super) colour: bool,
-}
-
-impl Look {
-    fn of(stream: &impl io::IsTerminal) -> Self {
-        let terminal = stream.is_terminal();
-        Self { terminal, colour: terminal && may_colour() }
     }
 }
 

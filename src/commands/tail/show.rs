@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use unicode_width::UnicodeWidthChar as _;
 
-use super::print::{Look, Notice, Tone};
+use super::notice::{Look, Notice, Tone};
 use super::value::Value;
 use crate::commands::printable;
 

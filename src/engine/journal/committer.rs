@@ -315,7 +315,11 @@ impl Committer {
     async fn write(&mut self, changes: Changes, bytes: usize) -> Result<(), PublishError> {
         let counted_to = self.manager.position().offset;
         self.told = self.told.max(changes.last);
-        let Err(failure) = self.disk.write(Arc::new(changes)).await else {
+        let shared = Arc::clone(&self.shared);
+        let waiting = shared.wait();
+        let written = self.disk.write(Arc::new(changes)).await;
+        drop(waiting);
+        let Err(failure) = written else {
             (self.waiting, self.unsynced) = (Changes::default(), 0);
             self.runs_written = counted_to;
             return Ok(());
@@ -355,7 +359,11 @@ impl Committer {
         });
         image.room = room;
         let counted_to = image.position.offset;
-        if let Err(failure) = self.disk.mend(image).await {
+        let shared = Arc::clone(&self.shared);
+        let waiting = shared.wait();
+        let mended = self.disk.mend(image).await;
+        drop(waiting);
+        if let Err(failure) = mended {
             self.breaks(failure.cause(), room);
             return Err(failure);
         }

@@ -20,7 +20,7 @@ mod tests;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -41,12 +41,31 @@ use crate::message::{Draft, Timestamp};
 /// Publishes that wait for the disk; further ones wait for a place in this line.
 const QUEUE: usize = 1024;
 
+/// A disk that has not answered for so long is said to hang.
+const HANGS: Duration = Duration::from_secs(5);
+
 /// What the engine and its committer share.
 #[derive(Debug)]
 struct Shared {
     /// Those that are in the file.
     answers: Mutex<Answers>,
     readiness: Mutex<Readiness>,
+    /// Since when the disk is waited for, while it is.
+    waiting: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    /// Notes for how long the disk is waited for.
+    fn wait(&self) -> impl Drop + '_ {
+        struct Waiting<'a>(&'a Shared);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+        }
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Waiting(self)
+    }
 }
 
 /// Keeps everything in a file.
@@ -97,7 +116,11 @@ impl Journal {
             "position" => %position, "duration_ms" => u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
 
         let manager = manager(log);
-        let shared = Arc::new(Shared { answers: Mutex::new(answers), readiness: Mutex::new(Readiness::Ready) });
+        let shared = Arc::new(Shared {
+            answers: Mutex::new(answers),
+            readiness: Mutex::new(Readiness::Ready),
+            waiting: Mutex::default(),
+        });
         let (requests, queue) = mpsc::channel(QUEUE);
         let committer = Committer::new(manager.clone(), Arc::clone(&shared), queue, disk, config.sync, logger.clone());
         let journal = Self { manager: manager.clone(), shared, requests, committer: Mutex::new(Some(committer)) };
@@ -183,6 +206,10 @@ impl Engine for Journal {
     }
 
     fn readiness(&self) -> Readiness {
+        let since = *self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waited) = since.map(|since| since.elapsed()).filter(|waited| *waited >= HANGS) {
+            return Readiness::Degraded(format!("the disk has not answered for {} s", waited.as_secs()));
+        }
         self.shared.readiness.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

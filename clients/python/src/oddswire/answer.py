@@ -117,11 +117,8 @@ def _refused(answer: Answered, problem: Problem) -> Verdict:
 
 
 def _may_be_taken(status: int, problem: Problem) -> bool:
-    """Whether a request that is to be tried again may have been taken. The server has one code for an engine that has
-    taken nothing and for one that cannot say; its words differ, and anything else counts as unknown."""
-    if problem.code == "engine_unavailable":
-        return not problem.detail.startswith("nothing was taken")
-    return status not in _AGAIN
+    """Whether a request that is to be tried again may have been taken. Whatever does not say that it was not may."""
+    return problem.code != "engine_unavailable" and status not in _AGAIN
 
 
 def _taken(answer: Answered) -> Verdict:
