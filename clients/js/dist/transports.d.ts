@@ -1,9 +1,8 @@
 export type Transport = 'websocket' | 'sse';
 /** What a transport tells. It may tell more after it was closed: whoever closes it stops listening. */
 export interface Ear {
+    /** An empty text is no more than a sign of life. */
     hearText(text: string): void;
-    /** Something came that need not be a text. */
-    heard(): void;
     /** The server wishes that the next connection waits this long. */
     hearRetry(ms: number): void;
     end(end: End): void;

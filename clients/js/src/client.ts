@@ -136,8 +136,8 @@ export function start(settings: ClientSettings): Client {
         timers.forEach(clearTimeout);
         timers = [];
         link?.close();
-        early?.close();
-        link = early = wanted = null;
+        dropEarly();
+        link = wanted = null;
     };
 
     const retryIn = (ms: number, end?: End): void => {
@@ -235,6 +235,8 @@ export function start(settings: ClientSettings): Client {
             return which.fail('not JSON');
         }
         emit('raw', text);
+        // A listener may have closed the client, here and below.
+        if (!link) return;
         if (which === early) takeEarly(message);
         else obey(message);
     };
@@ -259,7 +261,7 @@ export function start(settings: ClientSettings): Client {
                 return message.topic && take(message);
         }
         takeOver();
-        obey(message);
+        if (link) obey(message);
     };
 
     const obey = (message: any): void => {
@@ -276,6 +278,7 @@ export function start(settings: ClientSettings): Client {
             case 'caught_up':
                 subscriptions.reach(data.position);
                 for (const state of states.values()) state.caughtUp(data.position);
+                if (current !== link) return;
                 if (!current.isLive) {
                     current.isLive = true;
                     live();
@@ -338,7 +341,6 @@ export function start(settings: ClientSettings): Client {
         const missed = Object.entries<any>(topics).filter(([, { mode, skipped }]) => mode === 'gap' || skipped !== 0);
         if (!missed[0] && !broadcasts_skipped) return;
         const gap = { topics: Object.fromEntries(missed), broadcastsSkipped: broadcasts_skipped ?? 0 };
-        tellAll(client.onGap ? [client.onGap] : [], gap);
         emit('gap', gap);
     };
 
@@ -349,7 +351,7 @@ export function start(settings: ClientSettings): Client {
         emit('message', message);
         for (const queue of queues) queue.push(message);
         read();
-        if (isBehind(settings.queue)) pause();
+        if (link && isBehind(settings.queue)) pause();
     };
 
     // Iterators
@@ -368,7 +370,7 @@ export function start(settings: ClientSettings): Client {
     };
 
     const resume = (): void => {
-        if (!isPaused || isBehind(settings.queue / 2)) return;
+        if (!isPaused || status.state === 'closed' || isBehind(settings.queue / 2)) return;
         isPaused = false;
         retryIn(wait(timeouts.retry));
     };
@@ -468,6 +470,7 @@ export function start(settings: ClientSettings): Client {
             }
         },
     };
+    client.on('gap', gap => client.onGap?.(gap));
     // In a browser. What is asked of the last argument is its `signal`.
     globalThis.addEventListener?.('online', wake, closing);
     globalThis.document?.addEventListener('visibilitychange', wake, closing);

@@ -44,11 +44,11 @@ export interface Link {
     /** It can only listen. */
     readonly isStream: boolean;
     readonly plan: Plan;
-    token: string | undefined;
+    token?: string | undefined;
     /** The server has acknowledged it. */
-    isAcknowledged: boolean;
+    isAcknowledged?: boolean;
     /** No catch-up is under way. */
-    isLive: boolean;
+    isLive?: boolean | undefined;
     /** How many requests were sent that are answered, and how many of them were. */
     asked: number;
     answered: number;
@@ -73,7 +73,7 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
     // In two steps, though the silence has been too long already: a page that slept wakes up to a timer that is long
     // overdue, and to messages that wait behind it.
     const look = (): void => {
-        if (silent > 1) return link.fail('silence');
+        if (silent > 1) return link.fail('no answer');
         if (silent) link.send({ type: 'ping' });
         timer = setTimeout(look, silent++ ? pong : idle);
     };
@@ -92,9 +92,6 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
         transport,
         isStream,
         plan,
-        token: undefined,
-        isAcknowledged: false,
-        isLive: false,
         asked: 0,
         answered: 0,
         send: message => socket!.send(JSON.stringify(message)),
@@ -119,10 +116,7 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
         const ear = {
             hearText: (text: string) => {
                 silent = 0;
-                if (!isOver) owner.hearText(link, text);
-            },
-            heard: () => {
-                silent = 0;
+                if (text && !isOver) owner.hearText(link, text);
             },
             hearRetry: (ms: number) => isOver || owner.hearRetry(ms),
             end,

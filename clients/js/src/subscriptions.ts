@@ -78,8 +78,8 @@ export function subscriptionsOf(
     let epoch = '';
 
     const list = (holds: (held: Held) => unknown): Held[] => [...held.values()].filter(holds);
-    const namesOf = (list: Held[]): string[] => list.map(({ name }) => name).sort();
-    const isPending = ({ begin }: Held): boolean => !!begin;
+    const namesOf = (list: Held[]): string[] => list.map(held => held.name).sort();
+    const isPending = (held: Held): boolean => !!held.begin;
 
     const settle = (held: Held): void => {
         Object.assign(held, { begin: null, asked: 0, isSettled: true });
@@ -88,7 +88,7 @@ export function subscriptionsOf(
     /** Notes the epoch of a position: offsets of another one mean nothing any more. */
     const enter = (position: string): number => {
         const [of, offset] = split(position);
-        if (of !== epoch) for (const known of list(({ cursor }) => cursor < Infinity)) known.cursor = -1;
+        if (of !== epoch) for (const known of list(each => each.cursor < Infinity)) known.cursor = -1;
         epoch = of;
         return offset;
     };
@@ -110,7 +110,7 @@ export function subscriptionsOf(
     const reach = (to: string): void => {
         const offset = enter(to);
         // A connection that is replaced may have come further than the replacement's catch-up.
-        if (list(({ cursor }) => cursor < offset)[0]) position = to;
+        if (!position || list(each => each.cursor < offset)[0]) position = to;
         for (const each of held.values()) {
             if (each.told === 'snapshot') snapshot(each.name);
             if (each.told && each.begin) settle(each);
@@ -121,7 +121,7 @@ export function subscriptionsOf(
 
     return {
         names: () => namesOf(list(() => true)),
-        settled: () => namesOf(list(({ begin }) => !begin)),
+        settled: () => namesOf(list(held => !held.begin)),
         reached: () => position,
         isEmpty: () => !held.size && !all,
         isQuiet: () => !dropped.size && !list(isPending)[0],
@@ -132,14 +132,16 @@ export function subscriptionsOf(
                 dropped.add(name);
             }
         },
-        isCovered: path => list(({ name }) => covers(name, path)).length > 0,
+        isCovered: path => !!list(held => covers(held.name, path))[0],
         plan(hasRequests) {
             if (all) return { names: [], begin: all };
             dropped.clear();
             const pending = list(isPending);
+            // A position stands for those that have begun: without one of them the server would take it for all topics.
+            if (!list(held => held.isSettled)[0]) position = null;
             let begin = position ?? pending[0]!.begin!;
             // Without requests all begin in the same place. Where that is the image, some may miss what it leaves out.
-            if (!hasRequests && pending.some(({ begin }) => begin !== 'now')) begin = 'snapshot';
+            if (!hasRequests && pending.some(each => each.begin !== 'now')) begin = 'snapshot';
             const named = list(held => !hasRequests || (position ? held.isSettled : held.begin === begin));
             for (const each of held.values()) {
                 each.told = null;
@@ -154,7 +156,7 @@ export function subscriptionsOf(
             if (dropped.size) requests.push({ type: 'unsubscribe', topics: [...dropped] });
             dropped.clear();
             const unsent = list(held => held.asked === Infinity);
-            for (const since of new Set(unsent.map(({ begin }) => begin))) {
+            for (const since of new Set(unsent.map(held => held.begin))) {
                 const group = unsent.filter(held => held.begin === since);
                 requests.push({ type: 'subscribe', topics: namesOf(group), since });
                 for (const held of group) held.asked = asked + requests.length;

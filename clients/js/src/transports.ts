@@ -5,9 +5,8 @@ export type Transport = 'websocket' | 'sse';
 
 /** What a transport tells. It may tell more after it was closed: whoever closes it stops listening. */
 export interface Ear {
+    /** An empty text is no more than a sign of life. */
     hearText(text: string): void;
-    /** Something came that need not be a text. */
-    heard(): void;
     /** The server wishes that the next connection waits this long. */
     hearRetry(ms: number): void;
     end(end: End): void;
@@ -40,7 +39,7 @@ export function openWebSocket(url: URL, WebSocket: WebSocketClass, ear: Ear): So
     socket.onmessage = ({ data }) => ear.hearText(data);
     // What was wrong is told by the close that follows; without a listener the package `ws` would throw.
     socket.onerror = () => {};
-    socket.onclose = ({ code, reason }) => ear.end({ code, reason: reason || 'failed' });
+    socket.onclose = ({ code, reason }) => ear.end({ code, reason: reason || 'ended' });
     return { send: text => socket.send(text), close: () => socket.close(1000) };
 }
 
@@ -56,13 +55,13 @@ export async function readStream(url: URL, token: string | undefined, signal: Ab
     }
     // Something else than an event stream has no events: it ends, or is given up, without an acknowledgement.
     const parse = eventParser(ear);
-    const decoder = new TextDecoder();
-    const reader = body!.getReader();
-    for (let read = await reader.read(); !read.done; read = await reader.read()) {
-        ear.heard();
-        parse(decoder.decode(read.value, { stream: true }));
+    const reader = body!.pipeThrough(new TextDecoderStream()).getReader();
+    for (;;) {
+        const { done, value } = await reader.read();
+        if (done) return ear.end({ reason: 'ended' });
+        ear.hearText('');
+        parse(value);
     }
-    ear.end({ reason: 'stream ended' });
 }
 
 /** Longer lines, in UTF-16 units, than any that a server writes are not gathered. */
@@ -91,7 +90,7 @@ export function eventParser(ear: Pick<Ear, 'hearText' | 'hearRetry'>): (piece: s
             if (field === 'event') name = value!;
             if (field === 'retry' && /^\d+$/.test(value!)) ear.hearRetry(+value!);
             if (line) continue;
-            if (data[0] !== undefined && (!name || name === 'message')) ear.hearText(data.join('\n'));
+            if (data.length && (!name || name === 'message')) ear.hearText(data.join('\n'));
             data = [];
             name = '';
         }

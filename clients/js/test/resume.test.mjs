@@ -44,7 +44,7 @@ for (const transport of ['websocket', 'sse']) {
         await follower.at(await server.odds('8301/1x2/betpawa', 1));
         way.stall();
         const position = await server.odds('8301/1x2/betpawa', 2);
-        await follower.until('it is given up', ({ statuses }) => statuses.some(({ reason }) => reason === 'silence'));
+        await follower.until('it is given up', ({ statuses }) => statuses.some(({ reason }) => reason === 'no answer'));
         await follower.at(position);
         assertExactlyOnce(follower, server);
     });
