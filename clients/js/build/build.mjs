@@ -13,7 +13,7 @@ const TSC = fileURLToPath(new URL('../node_modules/typescript/bin/tsc', import.m
  * tests run on the built file.
  */
 const INTERNAL = ['isAcknowledged', 'isLive', 'asked', 'answered', 'acknowledge', 'probe', 'fail', 'end',
-    'ended', 'plan', 'base', 'canRenew', 'names', 'settled', 'isEmpty', 'isQuiet', 'include', 'exclude', 'isCovered',
+    'ended', 'plan', 'base', 'canRenew', 'names', 'behind', 'isEmpty', 'isQuiet', 'include', 'exclude', 'isCovered',
     'refused', 'announced', 'requests', 'take', 'reach', 'stage', 'caughtUp', 'narrow', 'shown', 'told', 'cursor',
     'isSettled', 'hearText', 'hearRetry', 'isStream', 'begin', 'reached'];
 

@@ -30,7 +30,7 @@ export declare function openWebSocket(url: URL, WebSocket: WebSocketClass, ear: 
 /** Reads an event stream until it ends, or is aborted, which throws. */
 export declare function readStream(url: URL, token: string | undefined, signal: AbortSignal, ear: Ear): Promise<void>;
 /**
- * Reads an event stream piece by piece, as the HTML standard says (section 9.2.6). The decoder has dropped a byte order
+ * Reads an event stream piece by piece, of which none is empty, as the HTML standard says (section 9.2.6). The decoder has dropped a byte order
  * mark. `id` is left alone, since the messages have their own; events with a name, which oddswire does not send, are no
  * messages.
  */

@@ -59,7 +59,9 @@ const MAX_TIMER = 2e9;
  */
 const CHANGE_PAUSE = 400;
 
+/** For what it waits, where that is no time. */
 const NO_TOPICS = 'no topics';
+const BEHIND = 'iterator is behind';
 
 const enum Timer { Retry, Replace, Stable, Flush, Renew, Upgrade }
 
@@ -92,7 +94,6 @@ export function start(settings: ClientSettings): Client {
     /** Connections by WebSocket in a row that were not acknowledged, and how many are tried before an event stream. */
     let refused = 0;
     let patience = 1;
-    let isPaused = false;
     let flushedAt = 0;
     /** The server's clock less ours. */
     let skew = 0;
@@ -301,8 +302,7 @@ export function start(settings: ClientSettings): Client {
 
     const acknowledged = ({ timestamp, data: { topics, position } }: any): void => {
         const { begin } = link!.plan;
-        const before = subscriptions.reached();
-        lost = begin === 'snapshot' && before && before !== position ? subscriptions.settled() : [];
+        lost = begin === 'snapshot' ? subscriptions.behind(position) : [];
         subscriptions.answered(topics, position, 0);
         skew = Date.parse(timestamp) - Date.now();
         link!.acknowledge();
@@ -365,14 +365,11 @@ export function start(settings: ClientSettings): Client {
 
     const pause = (): void => {
         hangUp();
-        isPaused = true;
-        tell('waiting', { reason: 'iterator is behind' });
+        tell('waiting', { reason: BEHIND });
     };
 
     const resume = (): void => {
-        if (!isPaused || status.state === 'closed' || isBehind(settings.queue / 2)) return;
-        isPaused = false;
-        retryIn(wait(timeouts.retry));
+        if (status.reason === BEHIND && !isBehind(settings.queue / 2)) retryIn(wait(timeouts.retry));
     };
 
     // Requests

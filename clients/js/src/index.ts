@@ -75,6 +75,6 @@ function baseOf(url: string | URL): URL {
     if (!base.protocol.startsWith('http')) {
         refuse('url', url, 'http(s) or ws(s)');
     }
-    if (!base.pathname.endsWith('/')) base.pathname += '/';
+    base.pathname = base.pathname.replace(/\/?$/, '/');
     return base;
 }

@@ -135,8 +135,11 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
 
 function address({ isStream, plan, token }: Link, { base, conflateMs }: Settings): URL {
     const url = new URL(isStream ? 'api/sse' : 'api/ws', base);
-    const query = { topics: plan.names.join(), since: plan.begin, conflate_ms: conflateMs as never };
-    if (!isStream) url.protocol = url.protocol.replace('http', 'ws');
-    url.search = new URLSearchParams(!isStream && token ? { ...query, token } : query) as never;
+    const query: any = { topics: plan.names.join(), since: plan.begin, conflate_ms: conflateMs };
+    if (!isStream) {
+        url.protocol = url.protocol.replace('http', 'ws');
+        if (token) query.token = token;
+    }
+    url.search = new URLSearchParams(query) as never;
     return url;
 }

@@ -35,8 +35,8 @@ interface Held {
 export interface Subscriptions {
     /** Sorted. */
     names(): string[];
-    /** Those whose messages come in the order of the position. */
-    settled(): string[];
+    /** Those that were to go on from another position than this one. */
+    behind(position: string): string[];
     /** Where the client resumes; null until it has seen a position. */
     reached(): string | null;
     /** Whether there is nothing to connect for. */
@@ -62,6 +62,9 @@ export interface Subscriptions {
     /** Everything up to this position has been delivered or told as skipped. */
     reach(position: string): void;
 }
+
+/** Names in one request: with the longest there are it stays below the 16 KiB that the server takes. */
+const MOST_NAMES = 25;
 
 /** `snapshot` is called when a connection that is cut would resume within the snapshot of this subscription. */
 export function subscriptionsOf(
@@ -121,27 +124,29 @@ export function subscriptionsOf(
 
     return {
         names: () => namesOf(list(() => true)),
-        settled: () => namesOf(list(held => !held.begin)),
+        behind: at => namesOf(list(({ begin }) => !['now', 'snapshot', at].includes(begin ?? position!))),
         reached: () => position,
         isEmpty: () => !held.size && !all,
         isQuiet: () => !dropped.size && !list(isPending)[0],
         include,
         exclude(names) {
             for (const name of names.map(check)) {
+                const before = held.get(name);
                 held.delete(name);
-                dropped.add(name);
+                // The server need not be told of what it was never asked for.
+                if (all || before?.isSettled || before?.asked! < Infinity) dropped.add(name);
             }
         },
-        isCovered: path => !!list(held => covers(held.name, path))[0],
+        isCovered: path => !!list(held => held.isSettled && covers(held.name, path))[0],
         plan(hasRequests) {
             if (all) return { names: [], begin: all };
             dropped.clear();
-            const pending = list(isPending);
+            const wanted = list(isPending).map(held => held.begin!).filter(begin => begin !== 'now');
             // A position stands for those that have begun: without one of them the server would take it for all topics.
             if (!list(held => held.isSettled)[0]) position = null;
-            let begin = position ?? pending[0]!.begin!;
+            let begin = position ?? wanted[0] ?? 'now';
             // Without requests all begin in the same place. Where that is the image, some may miss what it leaves out.
-            if (!hasRequests && pending.some(each => each.begin !== 'now')) begin = 'snapshot';
+            if (!hasRequests && wanted.some(each => each !== begin)) begin = 'snapshot';
             const named = list(held => !hasRequests || (position ? held.isSettled : held.begin === begin));
             for (const each of held.values()) {
                 each.told = null;
@@ -153,11 +158,12 @@ export function subscriptionsOf(
         },
         requests(asked) {
             const requests: object[] = [];
-            if (dropped.size) requests.push({ type: 'unsubscribe', topics: [...dropped] });
+            const gone = [...dropped];
             dropped.clear();
-            const unsent = list(held => held.asked === Infinity);
-            for (const since of new Set(unsent.map(held => held.begin))) {
-                const group = unsent.filter(held => held.begin === since);
+            while (gone[0]) requests.push({ type: 'unsubscribe', topics: gone.splice(0, MOST_NAMES) });
+            for (let unsent; (unsent = list(held => held.asked === Infinity))[0];) {
+                const since = unsent[0].begin;
+                const group = unsent.filter(held => held.begin === since).slice(0, MOST_NAMES);
                 requests.push({ type: 'subscribe', topics: namesOf(group), since });
                 for (const held of group) held.asked = asked + requests.length;
             }

@@ -68,7 +68,7 @@ export async function readStream(url: URL, token: string | undefined, signal: Ab
 const MAX_LINE = 1 << 24;
 
 /**
- * Reads an event stream piece by piece, as the HTML standard says (section 9.2.6). The decoder has dropped a byte order
+ * Reads an event stream piece by piece, of which none is empty, as the HTML standard says (section 9.2.6). The decoder has dropped a byte order
  * mark. `id` is left alone, since the messages have their own; events with a name, which oddswire does not send, are no
  * messages.
  */
@@ -80,7 +80,7 @@ export function eventParser(ear: Pick<Ear, 'hearText' | 'hearRetry'>): (piece: s
     return piece => {
         // The line feed of a line end that was cut in two.
         rest += endsInReturn && piece[0] === '\n' ? piece.slice(1) : piece;
-        if (piece) endsInReturn = piece.endsWith('\r');
+        endsInReturn = piece.endsWith('\r');
         const lines = rest.split(/\r\n?|\n/);
         rest = lines.pop()!;
         if (rest.length > MAX_LINE) throw new Error('long line');
