@@ -45,6 +45,7 @@ export interface ClientSettings extends Settings {
     /** Whether asking for a token again can give another one. */
     readonly canRenew: boolean;
     readonly queue: number;
+    readonly signal: AbortSignal | undefined;
 }
 
 /** Close codes and statuses after which coming back would only be refused again (src/close.rs; RFC 6455, section 7.4.1). */
@@ -97,7 +98,7 @@ export function start(settings: ClientSettings): Client {
     let flushedAt = 0;
     /** The server's clock less ours. */
     let skew = 0;
-    /** Takes away what listens to the page. */
+    /** Takes away what listens to the page, and to the program's signal. */
     const closing = new AbortController();
     let timers: (ReturnType<typeof setTimeout> | undefined)[] = [];
 
@@ -113,7 +114,7 @@ export function start(settings: ClientSettings): Client {
         tellAll(listeners[event] ?? [], value);
     };
 
-    const tell = (state: Status['state'], more: object = {}): void => {
+    const tell = (state: Status['state'], more?: object): void => {
         status = { state, transport: link && link.transport, attempt, ...more };
         emit('status', status);
     };
@@ -198,9 +199,8 @@ export function start(settings: ClientSettings): Client {
 
     const notReplaced = (): void => {
         const { transport } = early!;
-        early = null;
+        early = wanted = null;
         if (transport === link!.transport) return replaceIn(backoff(), transport);
-        wanted = null;
         upgradeLater();
     };
 
@@ -256,6 +256,7 @@ export function start(settings: ClientSettings): Client {
                 if (Object.values<any>(message.data.topics).every(({ mode }) => mode === 'replayed')) return;
                 break;
             case 'caught_up':
+            case 'error':
                 break;
             default:
                 // Broadcasts have no position to merge them by: those of the old connection count.
@@ -306,7 +307,7 @@ export function start(settings: ClientSettings): Client {
         subscriptions.answered(topics, position, 0);
         skew = Date.parse(timestamp) - Date.now();
         link!.acknowledge();
-        link!.isLive = begin === 'now' || topics.length === 0;
+        link!.isLive = begin === 'now' || !topics[0];
         begun();
         show();
         flush();
@@ -382,11 +383,10 @@ export function start(settings: ClientSettings): Client {
     /** Tells the server of subscriptions that were added or dropped. */
     const flush = (): void => {
         if (status.reason === NO_TOPICS) connect();
-        if (!link) return;
-        const current = link;
-        if (!current.isStream && !current.isAcknowledged) return;
+        const current = link!;
+        if (!current?.isStream && !current?.isAcknowledged) return;
         const requests = subscriptions.requests(current.asked);
-        if (requests.length === 0) return;
+        if (!requests[0]) return;
         flushedAt = Date.now();
         if (current.isStream) {
             hangUp();
@@ -400,7 +400,7 @@ export function start(settings: ClientSettings): Client {
 
     /** A new token is shown before the old one expires, and again later if there was none. */
     const renewLater = (): void => {
-        const left = expiry(link!.token) - Date.now() - skew;
+        const left = (expiry(link!.token) as number) - Date.now() - skew;
         if (settings.canRenew && left > 1000) after(Math.min(left * 0.8, MAX_TIMER), Timer.Renew, renew);
     };
 
@@ -472,5 +472,7 @@ export function start(settings: ClientSettings): Client {
     globalThis.addEventListener?.('online', wake, closing);
     globalThis.document?.addEventListener('visibilitychange', wake, closing);
     connect();
+    settings.signal?.addEventListener('abort', client.close, closing);
+    if (settings.signal?.aborted) client.close();
     return client;
 }

@@ -51,7 +51,7 @@ export function connect(url: string | URL, options: ConnectOptions = {}): Client
         refuse('WebSocket', WebSocket, 'a class');
     }
     const canRenew = typeof token === 'function';
-    const client = start({
+    return start({
         base: baseOf(url),
         topics,
         since,
@@ -62,11 +62,9 @@ export function connect(url: string | URL, options: ConnectOptions = {}): Client
         transport: WebSocket ? transport : 'sse',
         WebSocket,
         queue,
+        signal,
         timeouts: { ...TIMEOUTS, ...options.timeouts },
     });
-    if (signal?.aborted) client.close();
-    signal?.addEventListener('abort', client.close);
-    return client;
 }
 
 function baseOf(url: string | URL): URL {

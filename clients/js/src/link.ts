@@ -121,13 +121,11 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
             hearRetry: (ms: number) => isOver || owner.hearRetry(ms),
             end,
         };
-        if (!isStream) {
-            socket = openWebSocket(url, settings.WebSocket!, ear);
-            return;
-        }
-        const abort = new AbortController();
-        socket = { send: () => {}, close: () => abort.abort() };
-        await readStream(url, link.token, abort.signal, ear);
+        if (isStream) {
+            const abort = new AbortController();
+            socket = { send: () => {}, close: () => abort.abort() };
+            await readStream(url, link.token, abort.signal, ear);
+        } else socket = openWebSocket(url, settings.WebSocket!, ear);
     };
     start().catch((error: unknown) => link.fail(String(error)));
     return link;

@@ -29,7 +29,7 @@ interface Held {
     /** The mode of the catch-up that is announced for it, and of which nothing has come yet. */
     told: string | null;
     /** Its messages come, whatever else is asked for it. */
-    isSettled: boolean;
+    isSettled?: boolean;
 }
 
 export interface Subscriptions {
@@ -85,7 +85,9 @@ export function subscriptionsOf(
     const isPending = (held: Held): boolean => !!held.begin;
 
     const settle = (held: Held): void => {
-        Object.assign(held, { begin: null, asked: 0, isSettled: true });
+        held.begin = null;
+        held.asked = 0;
+        held.isSettled = true;
     };
 
     /** Notes the epoch of a position: offsets of another one mean nothing any more. */
@@ -104,8 +106,7 @@ export function subscriptionsOf(
             const before = held.get(name);
             // What is held already goes on as it was, unless a beginning is asked for.
             if (before?.isSettled && since === 'now') continue;
-            const begun = { cursor: Infinity, isSettled: false, ...before };
-            held.set(name, { ...begun, name, begin: since, asked, told: null });
+            held.set(name, { cursor: Infinity, ...before, name, begin: since, asked, told: null });
         }
     };
     include(topics, since);

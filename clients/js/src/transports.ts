@@ -46,16 +46,16 @@ export function openWebSocket(url: URL, WebSocket: WebSocketClass, ear: Ear): So
 /** Reads an event stream until it ends, or is aborted, which throws. */
 export async function readStream(url: URL, token: string | undefined, signal: AbortSignal, ear: Ear): Promise<void> {
     const response = await fetch(url, { headers: token ? { authorization: `Bearer ${token}` } : {}, signal });
-    const { status, headers, body } = response;
+    const { status } = response;
     if (status !== 200) {
         // Seconds; the other form that RFC 9110 has, a date, is not what a server under load says.
-        ear.hearRetry(+headers.get('retry-after')! * 1000 || 0);
+        ear.hearRetry(+response.headers.get('retry-after')! * 1000 || 0);
         const { error } = await response.json().catch(() => ({}));
         return ear.end({ code: error && status, reason: error?.detail ?? `HTTP ${status}` });
     }
     // Something else than an event stream has no events: it ends, or is given up, without an acknowledgement.
     const parse = eventParser(ear);
-    const reader = body!.pipeThrough(new TextDecoderStream()).getReader();
+    const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
         const { done, value } = await reader.read();
         if (done) return ear.end({ reason: 'ended' });

@@ -1,5 +1,6 @@
 // Clients that are closed while something goes on.
 import assert from 'node:assert/strict';
+import { getEventListeners } from 'node:events';
 import { test } from 'node:test';
 import { follow } from './harness/client.mjs';
 import { serve } from './harness/server.mjs';
@@ -37,4 +38,13 @@ test('an iterator that was behind when the client was closed hands out what it h
     while (!(await iterator.next()).done) taken += 1;
     assert.equal(taken, 10);
     assert.equal(follower.client.status.state, 'closed');
+});
+
+test('a closed client no longer listens to the signal', async t => {
+    const server = await serve(t);
+    const { signal } = new AbortController();
+    const { client } = follow(t, server.url, { signal });
+    assert.equal(getEventListeners(signal, 'abort').length, 1);
+    client.close();
+    assert.equal(getEventListeners(signal, 'abort').length, 0);
 });

@@ -98,18 +98,21 @@ for (const transport of ['websocket', 'sse']) {
         assert(changes.some(changed => changed.some(([key, data]) => key === '8301/1x2/gone' && data === null)));
     });
 
-    test(`${transport}: of a snapshot that was cut nothing stays where the server has forgotten all`, async t => {
+    test(`${transport}: of snapshots that were cut nothing stays where the server has forgotten all`, async t => {
         const server = await serve(t);
         const way = await proxy(t, server);
+        await server.publish({ topic: 'scrape_progress', data: 'old' });
         await server.publish(...Array.from({ length: 400 }, (_, at) => ({ topic: 'odds_updates', key: `8301/${at}`, data: 'x'.repeat(200) })));
         way.most = 2048;
-        const follower = follow(t, way.url, { transport, topics: ['odds_updates'] });
-        const odds = follower.client.state('odds_updates');
+        const follower = follow(t, way.url, { transport });
+        const [odds, progress] = ['odds_updates', 'scrape_progress'].map(topic => follower.client.state(topic));
         await follower.until('a part is there', ({ messages }) => messages.length >= 100);
+        way.server = { port: 1 };
         way.cut();
         await server.restart('SIGKILL');
-        way.most = Infinity;
+        await server.publish({ topic: 'odds_updates', data: 'new' });
+        Object.assign(way, { server, most: Infinity });
         await follower.live();
-        assert.deepEqual([dataOf(odds), odds.complete], [{}, true]);
+        assert.deepEqual([dataOf(odds), odds.complete, progress.latest], [{}, true, null]);
     });
 }

@@ -95,3 +95,10 @@ test('more changes at once than fit in one request are taken', async t => {
     assert.deepEqual(follower.statuses.filter(({ state }) => state === 'waiting'), []);
     assert.deepEqual(follower.errors, []);
 });
+
+test('a key that is longer than a key can be is refused, and counted in bytes', async t => {
+    const server = await serve(t);
+    const { client } = follow(t, server.url, { topics: ['odds_updates/8302'] });
+    client.subscribe([`odds_updates/${'ü'.repeat(128)}`]);
+    assert.throws(() => client.subscribe([`odds_updates/x${'ü'.repeat(128)}`]), TypeError);
+});
