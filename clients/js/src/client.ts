@@ -198,9 +198,10 @@ export function start(settings: ClientSettings): Client {
     };
 
     const notReplaced = (): void => {
-        const { transport } = early!;
-        early = wanted = null;
-        if (transport === link!.transport) return replaceIn(backoff(), transport);
+        early = null;
+        // A drain may have been announced meanwhile: it is no business of the upgrade that failed.
+        if (wanted === link!.transport) return void (timers[Timer.Replace] || replaceIn(backoff(), wanted));
+        wanted = null;
         upgradeLater();
     };
 
