@@ -35,5 +35,6 @@ export interface ClientSettings extends Settings {
     /** Whether asking for a token again can give another one. */
     readonly canRenew: boolean;
     readonly queue: number;
+    readonly signal: AbortSignal | undefined;
 }
 export declare function start(settings: ClientSettings): Client;

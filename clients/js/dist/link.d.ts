@@ -38,11 +38,11 @@ export interface Link {
     /** It can only listen. */
     readonly isStream: boolean;
     readonly plan: Plan;
-    token: string | undefined;
+    token?: string | undefined;
     /** The server has acknowledged it. */
-    isAcknowledged: boolean;
+    isAcknowledged?: boolean;
     /** No catch-up is under way. */
-    isLive: boolean;
+    isLive?: boolean | undefined;
     /** How many requests were sent that are answered, and how many of them were. */
     asked: number;
     answered: number;

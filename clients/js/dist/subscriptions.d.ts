@@ -10,8 +10,8 @@ export interface Plan {
 export interface Subscriptions {
     /** Sorted. */
     names(): string[];
-    /** Those whose messages come in the order of the position. */
-    settled(): string[];
+    /** Those that were to go on from another position than this one. */
+    behind(position: string): string[];
     /** Where the client resumes; null until it has seen a position. */
     reached(): string | null;
     /** Whether there is nothing to connect for. */

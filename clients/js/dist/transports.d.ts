@@ -1,9 +1,8 @@
 export type Transport = 'websocket' | 'sse';
 /** What a transport tells. It may tell more after it was closed: whoever closes it stops listening. */
 export interface Ear {
+    /** An empty text is no more than a sign of life. */
     hearText(text: string): void;
-    /** Something came that need not be a text. */
-    heard(): void;
     /** The server wishes that the next connection waits this long. */
     hearRetry(ms: number): void;
     end(end: End): void;
@@ -31,7 +30,7 @@ export declare function openWebSocket(url: URL, WebSocket: WebSocketClass, ear: 
 /** Reads an event stream until it ends, or is aborted, which throws. */
 export declare function readStream(url: URL, token: string | undefined, signal: AbortSignal, ear: Ear): Promise<void>;
 /**
- * Reads an event stream piece by piece, as the HTML standard says (section 9.2.6). The decoder has dropped a byte order
+ * Reads an event stream piece by piece, of which none is empty, as the HTML standard says (section 9.2.6). The decoder has dropped a byte order
  * mark. `id` is left alone, since the messages have their own; events with a name, which oddswire does not send, are no
  * messages.
  */

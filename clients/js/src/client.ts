@@ -45,6 +45,7 @@ export interface ClientSettings extends Settings {
     /** Whether asking for a token again can give another one. */
     readonly canRenew: boolean;
     readonly queue: number;
+    readonly signal: AbortSignal | undefined;
 }
 
 /** Close codes and statuses after which coming back would only be refused again (src/close.rs; RFC 6455, section 7.4.1). */
@@ -59,7 +60,9 @@ const MAX_TIMER = 2e9;
  */
 const CHANGE_PAUSE = 400;
 
+/** For what it waits, where that is no time. */
 const NO_TOPICS = 'no topics';
+const BEHIND = 'iterator is behind';
 
 const enum Timer { Retry, Replace, Stable, Flush, Renew, Upgrade }
 
@@ -92,11 +95,10 @@ export function start(settings: ClientSettings): Client {
     /** Connections by WebSocket in a row that were not acknowledged, and how many are tried before an event stream. */
     let refused = 0;
     let patience = 1;
-    let isPaused = false;
     let flushedAt = 0;
     /** The server's clock less ours. */
     let skew = 0;
-    /** Takes away what listens to the page. */
+    /** Takes away what listens to the page, and to the program's signal. */
     const closing = new AbortController();
     let timers: (ReturnType<typeof setTimeout> | undefined)[] = [];
 
@@ -112,7 +114,7 @@ export function start(settings: ClientSettings): Client {
         tellAll(listeners[event] ?? [], value);
     };
 
-    const tell = (state: Status['state'], more: object = {}): void => {
+    const tell = (state: Status['state'], more?: object): void => {
         status = { state, transport: link && link.transport, attempt, ...more };
         emit('status', status);
     };
@@ -136,8 +138,8 @@ export function start(settings: ClientSettings): Client {
         timers.forEach(clearTimeout);
         timers = [];
         link?.close();
-        early?.close();
-        link = early = wanted = null;
+        dropEarly();
+        link = wanted = null;
     };
 
     const retryIn = (ms: number, end?: End): void => {
@@ -196,9 +198,9 @@ export function start(settings: ClientSettings): Client {
     };
 
     const notReplaced = (): void => {
-        const { transport } = early!;
         early = null;
-        if (transport === link!.transport) return replaceIn(backoff(), transport);
+        // A drain may have been announced meanwhile: it is no business of the upgrade that failed.
+        if (wanted === link!.transport) return void (timers[Timer.Replace] || replaceIn(backoff(), wanted));
         wanted = null;
         upgradeLater();
     };
@@ -235,6 +237,8 @@ export function start(settings: ClientSettings): Client {
             return which.fail('not JSON');
         }
         emit('raw', text);
+        // A listener may have closed the client, here and below.
+        if (!link) return;
         if (which === early) takeEarly(message);
         else obey(message);
     };
@@ -253,13 +257,14 @@ export function start(settings: ClientSettings): Client {
                 if (Object.values<any>(message.data.topics).every(({ mode }) => mode === 'replayed')) return;
                 break;
             case 'caught_up':
+            case 'error':
                 break;
             default:
                 // Broadcasts have no position to merge them by: those of the old connection count.
                 return message.topic && take(message);
         }
         takeOver();
-        obey(message);
+        if (link) obey(message);
     };
 
     const obey = (message: any): void => {
@@ -276,6 +281,7 @@ export function start(settings: ClientSettings): Client {
             case 'caught_up':
                 subscriptions.reach(data.position);
                 for (const state of states.values()) state.caughtUp(data.position);
+                if (current !== link) return;
                 if (!current.isLive) {
                     current.isLive = true;
                     live();
@@ -298,12 +304,11 @@ export function start(settings: ClientSettings): Client {
 
     const acknowledged = ({ timestamp, data: { topics, position } }: any): void => {
         const { begin } = link!.plan;
-        const before = subscriptions.reached();
-        lost = begin === 'snapshot' && before && before !== position ? subscriptions.settled() : [];
+        lost = begin === 'snapshot' ? subscriptions.behind(position) : [];
         subscriptions.answered(topics, position, 0);
         skew = Date.parse(timestamp) - Date.now();
         link!.acknowledge();
-        link!.isLive = begin === 'now' || topics.length === 0;
+        link!.isLive = begin === 'now' || !topics[0];
         begun();
         show();
         flush();
@@ -338,7 +343,6 @@ export function start(settings: ClientSettings): Client {
         const missed = Object.entries<any>(topics).filter(([, { mode, skipped }]) => mode === 'gap' || skipped !== 0);
         if (!missed[0] && !broadcasts_skipped) return;
         const gap = { topics: Object.fromEntries(missed), broadcastsSkipped: broadcasts_skipped ?? 0 };
-        tellAll(client.onGap ? [client.onGap] : [], gap);
         emit('gap', gap);
     };
 
@@ -349,7 +353,7 @@ export function start(settings: ClientSettings): Client {
         emit('message', message);
         for (const queue of queues) queue.push(message);
         read();
-        if (isBehind(settings.queue)) pause();
+        if (link && isBehind(settings.queue)) pause();
     };
 
     // Iterators
@@ -363,14 +367,11 @@ export function start(settings: ClientSettings): Client {
 
     const pause = (): void => {
         hangUp();
-        isPaused = true;
-        tell('waiting', { reason: 'iterator is behind' });
+        tell('waiting', { reason: BEHIND });
     };
 
     const resume = (): void => {
-        if (!isPaused || isBehind(settings.queue / 2)) return;
-        isPaused = false;
-        retryIn(wait(timeouts.retry));
+        if (status.reason === BEHIND && !isBehind(settings.queue / 2)) retryIn(wait(timeouts.retry));
     };
 
     // Requests
@@ -383,11 +384,10 @@ export function start(settings: ClientSettings): Client {
     /** Tells the server of subscriptions that were added or dropped. */
     const flush = (): void => {
         if (status.reason === NO_TOPICS) connect();
-        if (!link) return;
-        const current = link;
-        if (!current.isStream && !current.isAcknowledged) return;
+        const current = link!;
+        if (!current?.isStream && !current?.isAcknowledged) return;
         const requests = subscriptions.requests(current.asked);
-        if (requests.length === 0) return;
+        if (!requests[0]) return;
         flushedAt = Date.now();
         if (current.isStream) {
             hangUp();
@@ -401,7 +401,7 @@ export function start(settings: ClientSettings): Client {
 
     /** A new token is shown before the old one expires, and again later if there was none. */
     const renewLater = (): void => {
-        const left = expiry(link!.token) - Date.now() - skew;
+        const left = (expiry(link!.token) as number) - Date.now() - skew;
         if (settings.canRenew && left > 1000) after(Math.min(left * 0.8, MAX_TIMER), Timer.Renew, renew);
     };
 
@@ -468,9 +468,12 @@ export function start(settings: ClientSettings): Client {
             }
         },
     };
+    client.on('gap', gap => client.onGap?.(gap));
     // In a browser. What is asked of the last argument is its `signal`.
     globalThis.addEventListener?.('online', wake, closing);
     globalThis.document?.addEventListener('visibilitychange', wake, closing);
     connect();
+    settings.signal?.addEventListener('abort', client.close, closing);
+    if (settings.signal?.aborted) client.close();
     return client;
 }

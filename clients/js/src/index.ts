@@ -51,7 +51,7 @@ export function connect(url: string | URL, options: ConnectOptions = {}): Client
         refuse('WebSocket', WebSocket, 'a class');
     }
     const canRenew = typeof token === 'function';
-    const client = start({
+    return start({
         base: baseOf(url),
         topics,
         since,
@@ -62,11 +62,9 @@ export function connect(url: string | URL, options: ConnectOptions = {}): Client
         transport: WebSocket ? transport : 'sse',
         WebSocket,
         queue,
+        signal,
         timeouts: { ...TIMEOUTS, ...options.timeouts },
     });
-    if (signal?.aborted) client.close();
-    signal?.addEventListener('abort', client.close);
-    return client;
 }
 
 function baseOf(url: string | URL): URL {
@@ -75,6 +73,6 @@ function baseOf(url: string | URL): URL {
     if (!base.protocol.startsWith('http')) {
         refuse('url', url, 'http(s) or ws(s)');
     }
-    if (!base.pathname.endsWith('/')) base.pathname += '/';
+    base.pathname = base.pathname.replace(/\/?$/, '/');
     return base;
 }

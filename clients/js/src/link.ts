@@ -44,11 +44,11 @@ export interface Link {
     /** It can only listen. */
     readonly isStream: boolean;
     readonly plan: Plan;
-    token: string | undefined;
+    token?: string | undefined;
     /** The server has acknowledged it. */
-    isAcknowledged: boolean;
+    isAcknowledged?: boolean;
     /** No catch-up is under way. */
-    isLive: boolean;
+    isLive?: boolean | undefined;
     /** How many requests were sent that are answered, and how many of them were. */
     asked: number;
     answered: number;
@@ -73,7 +73,7 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
     // In two steps, though the silence has been too long already: a page that slept wakes up to a timer that is long
     // overdue, and to messages that wait behind it.
     const look = (): void => {
-        if (silent > 1) return link.fail('silence');
+        if (silent > 1) return link.fail('no answer');
         if (silent) link.send({ type: 'ping' });
         timer = setTimeout(look, silent++ ? pong : idle);
     };
@@ -92,9 +92,6 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
         transport,
         isStream,
         plan,
-        token: undefined,
-        isAcknowledged: false,
-        isLive: false,
         asked: 0,
         answered: 0,
         send: message => socket!.send(JSON.stringify(message)),
@@ -119,21 +116,16 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
         const ear = {
             hearText: (text: string) => {
                 silent = 0;
-                if (!isOver) owner.hearText(link, text);
-            },
-            heard: () => {
-                silent = 0;
+                if (text && !isOver) owner.hearText(link, text);
             },
             hearRetry: (ms: number) => isOver || owner.hearRetry(ms),
             end,
         };
-        if (!isStream) {
-            socket = openWebSocket(url, settings.WebSocket!, ear);
-            return;
-        }
-        const abort = new AbortController();
-        socket = { send: () => {}, close: () => abort.abort() };
-        await readStream(url, link.token, abort.signal, ear);
+        if (isStream) {
+            const abort = new AbortController();
+            socket = { send: () => {}, close: () => abort.abort() };
+            await readStream(url, link.token, abort.signal, ear);
+        } else socket = openWebSocket(url, settings.WebSocket!, ear);
     };
     start().catch((error: unknown) => link.fail(String(error)));
     return link;
@@ -141,8 +133,11 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
 
 function address({ isStream, plan, token }: Link, { base, conflateMs }: Settings): URL {
     const url = new URL(isStream ? 'api/sse' : 'api/ws', base);
-    const query = { topics: plan.names.join(), since: plan.begin, conflate_ms: conflateMs as never };
-    if (!isStream) url.protocol = url.protocol.replace('http', 'ws');
-    url.search = new URLSearchParams(!isStream && token ? { ...query, token } : query) as never;
+    const query: any = { topics: plan.names.join(), since: plan.begin, conflate_ms: conflateMs };
+    if (!isStream) {
+        url.protocol = url.protocol.replace('http', 'ws');
+        if (token) query.token = token;
+    }
+    url.search = new URLSearchParams(query) as never;
     return url;
 }

@@ -76,12 +76,16 @@ export function keep(own: string): Keeper {
         if (shown.latest && !isKept(shown.latest)) shown.latest = null;
     };
 
+    const unstage = (isGone: (message: TopicMessage) => boolean): void => {
+        for (const [key, message] of staged) if (isGone(message)) staged.delete(key);
+    };
+
     return {
         shown,
         stage(snapshot) {
             if (!covers(snapshot, own) && !covers(own, snapshot)) return;
             snapshots.push(snapshot);
-            for (const [key, message] of staged) if (covers(snapshot, pathOf(message))) staged.delete(key);
+            unstage(message => covers(snapshot, pathOf(message)));
         },
         take(message, isCatchingUp) {
             if (!covers(own, pathOf(message))) return;
@@ -93,14 +97,16 @@ export function keep(own: string): Keeper {
             const [epoch] = split(position);
             const isReplaced = (path: string) => snapshots.some(snapshot => covers(snapshot, path));
             // What is of another epoch is gone, or it would have been sent again.
-            retain(message => staged.has(message.key ?? '') || (split(message.id)[0] === epoch && !isReplaced(pathOf(message))));
+            const isGone = ({ id }: TopicMessage) => split(id)[0] !== epoch;
+            unstage(isGone);
+            retain(message => staged.has(message.key ?? '') || !(isGone(message) || isReplaced(pathOf(message))));
             if (isReplaced(own)) shown.complete = true;
             commit();
             tell();
         },
         narrow(isCovered) {
             retain(message => isCovered(pathOf(message)));
-            for (const [key, message] of staged) if (!isCovered(pathOf(message))) staged.delete(key);
+            unstage(message => !isCovered(pathOf(message)));
             snapshots = snapshots.filter(isCovered);
             if (!snapshots[0]) commit();
             if (!isCovered(own)) shown.complete = false;

@@ -3,7 +3,9 @@
 
 /** Refuses what the server would refuse, and what its query cannot name: a comma separates subscriptions there. */
 export function check(name: string): string {
-    if (!/^[a-z0-9_]{1,64}(\/[^/,\p{Cc}]+)*$/u.test(name) || name !== name.trim()) {
+    // The key, in UTF-8: of the server's answer to a longer one it could not be told what it answers.
+    const isLong = new Blob([name]).size - name.indexOf('/') > 257;
+    if (isLong || !/^[a-z0-9_]{1,64}(\/[^/,\p{Cc}]+)*$/u.test(name) || name !== name.trim()) {
         refuse('topics', name, 'topic or topic/key');
     }
     return name;

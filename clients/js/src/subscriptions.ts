@@ -29,14 +29,14 @@ interface Held {
     /** The mode of the catch-up that is announced for it, and of which nothing has come yet. */
     told: string | null;
     /** Its messages come, whatever else is asked for it. */
-    isSettled: boolean;
+    isSettled?: boolean;
 }
 
 export interface Subscriptions {
     /** Sorted. */
     names(): string[];
-    /** Those whose messages come in the order of the position. */
-    settled(): string[];
+    /** Those that were to go on from another position than this one. */
+    behind(position: string): string[];
     /** Where the client resumes; null until it has seen a position. */
     reached(): string | null;
     /** Whether there is nothing to connect for. */
@@ -63,6 +63,9 @@ export interface Subscriptions {
     reach(position: string): void;
 }
 
+/** Names in one request: with the longest there are it stays below the 16 KiB that the server takes. */
+const MOST_NAMES = 25;
+
 /** `snapshot` is called when a connection that is cut would resume within the snapshot of this subscription. */
 export function subscriptionsOf(
     topics: readonly string[],
@@ -78,17 +81,19 @@ export function subscriptionsOf(
     let epoch = '';
 
     const list = (holds: (held: Held) => unknown): Held[] => [...held.values()].filter(holds);
-    const namesOf = (list: Held[]): string[] => list.map(({ name }) => name).sort();
-    const isPending = ({ begin }: Held): boolean => !!begin;
+    const namesOf = (list: Held[]): string[] => list.map(held => held.name).sort();
+    const isPending = (held: Held): boolean => !!held.begin;
 
     const settle = (held: Held): void => {
-        Object.assign(held, { begin: null, asked: 0, isSettled: true });
+        held.begin = null;
+        held.asked = 0;
+        held.isSettled = true;
     };
 
     /** Notes the epoch of a position: offsets of another one mean nothing any more. */
     const enter = (position: string): number => {
         const [of, offset] = split(position);
-        if (of !== epoch) for (const known of list(({ cursor }) => cursor < Infinity)) known.cursor = -1;
+        if (of !== epoch) for (const known of list(each => each.cursor < Infinity)) known.cursor = -1;
         epoch = of;
         return offset;
     };
@@ -101,8 +106,7 @@ export function subscriptionsOf(
             const before = held.get(name);
             // What is held already goes on as it was, unless a beginning is asked for.
             if (before?.isSettled && since === 'now') continue;
-            const begun = { cursor: Infinity, isSettled: false, ...before };
-            held.set(name, { ...begun, name, begin: since, asked, told: null });
+            held.set(name, { cursor: Infinity, ...before, name, begin: since, asked, told: null });
         }
     };
     include(topics, since);
@@ -110,7 +114,7 @@ export function subscriptionsOf(
     const reach = (to: string): void => {
         const offset = enter(to);
         // A connection that is replaced may have come further than the replacement's catch-up.
-        if (list(({ cursor }) => cursor < offset)[0]) position = to;
+        if (!position || list(each => each.cursor < offset)[0]) position = to;
         for (const each of held.values()) {
             if (each.told === 'snapshot') snapshot(each.name);
             if (each.told && each.begin) settle(each);
@@ -121,25 +125,29 @@ export function subscriptionsOf(
 
     return {
         names: () => namesOf(list(() => true)),
-        settled: () => namesOf(list(({ begin }) => !begin)),
+        behind: at => namesOf(list(({ begin }) => !['now', 'snapshot', at].includes(begin ?? position!))),
         reached: () => position,
         isEmpty: () => !held.size && !all,
         isQuiet: () => !dropped.size && !list(isPending)[0],
         include,
         exclude(names) {
             for (const name of names.map(check)) {
+                const before = held.get(name);
                 held.delete(name);
-                dropped.add(name);
+                // The server need not be told of what it was never asked for.
+                if (all || before?.isSettled || before?.asked! < Infinity) dropped.add(name);
             }
         },
-        isCovered: path => list(({ name }) => covers(name, path)).length > 0,
+        isCovered: path => !!list(held => held.isSettled && covers(held.name, path))[0],
         plan(hasRequests) {
             if (all) return { names: [], begin: all };
             dropped.clear();
-            const pending = list(isPending);
-            let begin = position ?? pending[0]!.begin!;
+            const wanted = list(isPending).map(held => held.begin!).filter(begin => begin !== 'now');
+            // A position stands for those that have begun: without one of them the server would take it for all topics.
+            if (!list(held => held.isSettled)[0]) position = null;
+            let begin = position ?? wanted[0] ?? 'now';
             // Without requests all begin in the same place. Where that is the image, some may miss what it leaves out.
-            if (!hasRequests && pending.some(({ begin }) => begin !== 'now')) begin = 'snapshot';
+            if (!hasRequests && wanted.some(each => each !== begin)) begin = 'snapshot';
             const named = list(held => !hasRequests || (position ? held.isSettled : held.begin === begin));
             for (const each of held.values()) {
                 each.told = null;
@@ -151,11 +159,12 @@ export function subscriptionsOf(
         },
         requests(asked) {
             const requests: object[] = [];
-            if (dropped.size) requests.push({ type: 'unsubscribe', topics: [...dropped] });
+            const gone = [...dropped];
             dropped.clear();
-            const unsent = list(held => held.asked === Infinity);
-            for (const since of new Set(unsent.map(({ begin }) => begin))) {
-                const group = unsent.filter(held => held.begin === since);
+            while (gone[0]) requests.push({ type: 'unsubscribe', topics: gone.splice(0, MOST_NAMES) });
+            for (let unsent; (unsent = list(held => held.asked === Infinity))[0];) {
+                const since = unsent[0].begin;
+                const group = unsent.filter(held => held.begin === since).slice(0, MOST_NAMES);
                 requests.push({ type: 'subscribe', topics: namesOf(group), since });
                 for (const held of group) held.asked = asked + requests.length;
             }

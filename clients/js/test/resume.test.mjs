@@ -44,7 +44,7 @@ for (const transport of ['websocket', 'sse']) {
         await follower.at(await server.odds('8301/1x2/betpawa', 1));
         way.stall();
         const position = await server.odds('8301/1x2/betpawa', 2);
-        await follower.until('it is given up', ({ statuses }) => statuses.some(({ reason }) => reason === 'silence'));
+        await follower.until('it is given up', ({ statuses }) => statuses.some(({ reason }) => reason === 'no answer'));
         await follower.at(position);
         assertExactlyOnce(follower, server);
     });
@@ -96,5 +96,23 @@ for (const transport of ['websocket', 'sse']) {
         const [gap] = follower.gaps;
         assert.deepEqual(gap.topics.odds_updates, { mode: 'snapshot', skipped: null });
         assert(changes.some(changed => changed.some(([key, data]) => key === '8301/1x2/gone' && data === null)));
+    });
+
+    test(`${transport}: of snapshots that were cut nothing stays where the server has forgotten all`, async t => {
+        const server = await serve(t);
+        const way = await proxy(t, server);
+        await server.publish({ topic: 'scrape_progress', data: 'old' });
+        await server.publish(...Array.from({ length: 400 }, (_, at) => ({ topic: 'odds_updates', key: `8301/${at}`, data: 'x'.repeat(200) })));
+        way.most = 2048;
+        const follower = follow(t, way.url, { transport });
+        const [odds, progress] = ['odds_updates', 'scrape_progress'].map(topic => follower.client.state(topic));
+        await follower.until('a part is there', ({ messages }) => messages.length >= 100);
+        way.server = { port: 1 };
+        way.cut();
+        await server.restart('SIGKILL');
+        await server.publish({ topic: 'odds_updates', data: 'new' });
+        Object.assign(way, { server, most: Infinity });
+        await follower.live();
+        assert.deepEqual([dataOf(odds), odds.complete, progress.latest], [{}, true, null]);
     });
 }
