@@ -178,14 +178,19 @@ async fn clients_that_never_read_cost_no_more_than_the_stated_memory() {
 #[tokio::test]
 async fn keys_that_expire_all_at_once_do_not_keep_the_writers_waiting() {
     const KEYS: usize = 20_000;
-    let app = App::start().await;
+    let app = App::with(|config| config.publish_batch_messages = KEYS).await;
     let odds: Topic = "odds_updates".parse().unwrap();
-    let expires = Timestamp::now().plus(Duration::from_secs(3)).to_string();
-    for first in (0..KEYS).step_by(1000) {
+    let batch = |keys: std::ops::Range<usize>, lives: Duration| {
+        let expires = Timestamp::now().plus(lives).to_string();
         let message =
             |key: usize| json!({"topic": "odds_updates", "key": key.to_string(), "data": key, "expires_at": expires});
-        app.publish(&json!((first..first + 1000).map(message).collect::<Vec<Value>>())).await;
+        json!(keys.map(message).collect::<Vec<Value>>())
+    };
+    for first in (0..KEYS).step_by(1000) {
+        app.publish(&batch(first..first + 1000, Duration::from_hours(1))).await;
     }
+    // However long that took, one request makes them all expire soon.
+    app.publish(&batch(0..KEYS, Duration::from_secs(3))).await;
     let mut client = app.ws("topics=odds_updates").await;
     assert_eq!(client.next().await["data"], Value::Null);
     // Everything runs on one thread here: where the deletions are published in one go, they all come before this.
