@@ -86,7 +86,7 @@ async fn a_node_that_was_away_finds_that_its_end_was_lost_though_its_place_is_dr
     let end = odds(&ahead, 0..1, "end").await;
     watcher.reaches(end).await;
     assert!(end.epoch > lost.epoch, "{end} after {lost}");
-    assert_eq!(watcher.follower.state, behind.state().await);
+    assert_eq!(watcher.follower.state, ahead.state().await);
     assert!(watcher.follower.state.keys().all(|key| !key.starts_with("lost")));
 }
 
