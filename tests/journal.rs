@@ -423,6 +423,9 @@ async fn a_full_disk_refuses_publishes_keeps_subscribers_and_is_used_again_when_
     assert_eq!(ready.status(), 200, "clients are served");
     let ready: Value = serde_json::from_str(&ready.text().await.unwrap()).unwrap();
     assert_eq!(ready["engine"], "degraded", "{ready}");
+    let metrics = reqwest::get(format!("http://{}/metrics", process.admin)).await.unwrap().text().await.unwrap();
+    let losses = metrics.lines().find_map(|line| line.strip_prefix("oddswire_engine_losses_total "));
+    assert!(losses.is_some_and(|count| count != "0"), "{metrics}");
     client.nothing_came().await;
 
     process.limit_files_to("unlimited");
@@ -571,6 +574,7 @@ async fn a_file_of_a_later_version_is_refused() {
     drop(database);
     let error = is_refused(&directory, "a later version");
     assert!(error.contains("format 2") && error.contains("up to 1"), "{error}");
+    assert!(error.contains("start the version that wrote it"), "{error}");
 }
 
 #[tokio::test]

@@ -129,6 +129,7 @@ impl Committer {
     pub(super) fn begin_broken(&mut self, failure: &Failure, file: &Path) {
         error!(self.logger, "journal.failed"; "error" => failure.cause(), "file" => %file.display(),
             "what" => "clients get what the file holds, and publishes 503 until it can be written; is the disk full?");
+        self.manager.metrics().engine_lost();
         self.breaks(failure.cause(), 0);
     }
 
@@ -342,6 +343,7 @@ impl Committer {
         };
         let cause = failure.cause().to_owned();
         error!(self.logger, "journal.failed"; "error" => &cause);
+        self.manager.metrics().engine_lost();
         self.breaks(&cause, bytes);
         let refused = PublishError::Unavailable(format!("the journal cannot be written ({cause})"));
         match failure {
