@@ -3,7 +3,6 @@
 //! A token is never shown: not in a log, not in an error, not in a debug print.
 
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
 use http::Uri;
@@ -406,11 +405,6 @@ fn same_host(origin: &str, host: Option<&str>) -> bool {
     let host = host.to_ascii_lowercase();
     let plain = |name: &str| name.strip_suffix(default_port).unwrap_or(name).to_owned();
     plain(&of_origin) == plain(&host)
-}
-
-/// Reads a file that holds a secret; the error names the setting and the path.
-pub(crate) fn read_secret_file(setting: &str, path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| format!("{setting} '{}': {error}", path.display()))
 }
 
 #[cfg(test)]
