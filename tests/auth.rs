@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::harness::get::{code, get};
 use crate::harness::jwt::{self, File, Pair, SECRET, claims, expiring, now, token};
+use crate::harness::process::Process;
 use crate::harness::raw::Raw;
 use crate::harness::{Answer, App, TOKEN, eventually, sse, within, ws};
-use crate::process::Process;
 
 /// Everything that asks for a subscriber's token.
 const READS: [&str; 4] = ["/api/ws", "/api/sse", "/api/topics", "/api/topics/odds_updates/state"];

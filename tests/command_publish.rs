@@ -10,9 +10,9 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::command::Running;
 use crate::harness::link::{Flow, Link};
+use crate::harness::process::{self, Process};
 use crate::harness::program::{Directory, Port};
 use crate::harness::{App, TOKEN, ws};
-use crate::process::{self, Process};
 
 const ENVIRONMENT: [(&str, &str); 1] = [("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
 

@@ -8,11 +8,11 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::command::Running;
 use crate::harness::link::{Flow, Link};
+use crate::harness::process::{self, Process};
 use crate::harness::program::{Directory, Port};
 use crate::harness::redis::Certificates;
 use crate::harness::tls::Tls;
 use crate::harness::{self, App, jwt, within};
-use crate::process::{self, Process};
 
 fn tail(address: SocketAddr, arguments: &[&str]) -> Running {
     Running::start(&[&["tail", &format!("http://{address}")], arguments].concat(), &[])

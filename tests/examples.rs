@@ -15,9 +15,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::harness::markdown::{Block, Page, root};
+use crate::harness::process::Process;
 use crate::harness::program::{Directory, is_installed};
 use crate::harness::within;
-use crate::process::Process;
 
 /// The token of `make run`, which the pages use.
 const TOKEN: &str = "dev-token";

@@ -10,6 +10,7 @@ pub mod link;
 pub mod markdown;
 pub mod node;
 pub mod page;
+pub mod process;
 pub mod program;
 pub mod prometheus;
 pub mod proxy;
