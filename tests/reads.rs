@@ -6,9 +6,9 @@ use oddswire::message::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::harness::hub::refused;
 use crate::harness::raw::Raw;
 use crate::harness::{Answer, App, TOKEN, within};
-use crate::publishing::refused;
 
 const STATE: &str = "/api/topics/odds_updates/state";
 

@@ -5,6 +5,7 @@ pub mod command;
 pub mod contract;
 pub mod follower;
 pub mod get;
+pub mod hub;
 pub mod jwt;
 pub mod link;
 pub mod markdown;
