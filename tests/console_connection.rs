@@ -4,9 +4,9 @@ use oddswire::message::Payload;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::harness::browser::Port;
 use crate::harness::link::{Flow, Link};
 use crate::harness::page::{AWAY, Page, prices, progress};
+use crate::harness::program::Port;
 use crate::harness::proxy::{Proxy, Software};
 use crate::harness::{App, jwt};
 
@@ -41,7 +41,7 @@ async fn a_page_whose_connection_is_cut_resumes_and_says_what_it_brought() {
 #[tokio::test]
 async fn a_page_finds_the_restarted_server_and_shows_its_state_in_place_of_the_old_one() {
     let Some(mut page) = Page::start().await else { return };
-    let port = Port::reserve();
+    let port = Port::free();
     let app = port.serve().await;
     page.open(&port.url("/")).await;
     app.odds("8301/1x2/betpawa", prices(1.85, 4.2)).await;

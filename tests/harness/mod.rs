@@ -1,6 +1,7 @@
 //! Starts exactly what production starts, and speaks the domain to it.
 
 pub mod browser;
+pub mod client;
 pub mod command;
 pub mod contract;
 pub mod follower;
@@ -9,6 +10,7 @@ pub mod hub;
 pub mod jwt;
 pub mod link;
 pub mod markdown;
+pub mod metrics;
 pub mod node;
 pub mod page;
 pub mod process;
