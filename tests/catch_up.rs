@@ -201,10 +201,12 @@ async fn an_event_stream_cut_in_the_middle_resumes_from_the_last_id() {
 async fn a_deleted_or_expired_key_is_told_as_null() {
     let app = App::start().await;
     let mut client = app.ws("topics=odds_updates").await;
-    let expires = oddswire::message::Timestamp::now().plus(std::time::Duration::from_millis(700)).to_string();
-    app.publish(&json!({"topic": "odds_updates", "key": "1", "data": 1, "expires_at": expires})).await;
-    app.odds("2", 2).await;
-    app.odds("2", Value::Null).await;
+    let odds = |key, data: Value| json!({"topic": "odds_updates", "key": key, "data": data});
+    app.publish_expiring(|soon| {
+        let goes = json!({"topic": "odds_updates", "key": "1", "data": 1, "expires_at": soon});
+        json!([goes, odds("2", json!(2)), odds("2", Value::Null)])
+    })
+    .await;
     for (key, data) in [("1", json!(1)), ("2", json!(2)), ("2", Value::Null), ("1", Value::Null)] {
         let message = client.next().await;
         assert_eq!((&message["key"], &message["data"]), (&json!(key), &data));

@@ -153,10 +153,10 @@ async fn a_retry_after_a_restart_gets_the_first_answer_and_another_body_is_refus
 async fn a_key_expires_after_a_restart_and_its_deletion_is_told_and_stays() {
     let directory = Directory::new();
     let app = on(&directory, |_| {}).await;
-    let soon = oddswire::message::Timestamp::now().plus(Duration::from_millis(600)).to_string();
-    app.publish(&json!({"topic": "odds_updates", "key": "8301", "data": 1})).await;
-    app.publish(&json!({"topic": "odds_updates", "key": "8301", "data": 1, "expires_at": soon})).await;
-    let position = app.manager.position();
+    let position: oddswire::message::Position =
+        app.odds("8301", 1).await["position"].as_str().unwrap().parse().unwrap();
+    let expiring = |soon: &str| json!({"topic": "odds_updates", "key": "8301", "data": 1, "expires_at": soon});
+    app.publish_expiring(expiring).await;
     assert!(app.stop().await);
     let app = on(&directory, |_| {}).await;
     let mut client = app.ws(&format!("since={position}")).await;

@@ -178,26 +178,33 @@ async fn an_idempotency_key_is_known_to_every_node() {
 async fn a_key_expires_once_and_a_renewed_one_later() {
     let Some(redis) = Redis::start().await else { return };
     let nodes = [node(&redis).await, node(&redis).await, node(&redis).await];
-    let at = |ms: i64| {
-        let moment = oddswire::message::Timestamp::now().as_millis() + ms;
-        oddswire::message::Timestamp::from_millis(moment).to_string()
-    };
-    let mut client = nodes[2].ws("").await;
-    let expiring = |key: &str, ms| {
+    let expiring = |key: &str, at: &str| {
         let mut message = odds(key, 1);
-        message["expires_at"] = json!(at(ms));
+        message["expires_at"] = json!(at);
         message
     };
-    nodes[0].publish(&json!([expiring("soon", 300), expiring("later", 300)])).await;
-    nodes[1].publish(&json!([expiring("later", 3_600_000)])).await;
-    for key in ["soon", "later"] {
-        assert_eq!(client.next().await["key"], key);
+    // On a busy machine a second can pass before it is renewed: it is a new key then, and the test begins anew.
+    for attempt in 1..=3 {
+        let [soon, later, other] = ["soon", "later", "other"].map(|name| format!("{attempt}/{name}"));
+        let mut client = nodes[2].ws(&format!("topics=odds_updates/{attempt}")).await;
+        nodes[0].publish_expiring(|at| json!([expiring(&soon, at), expiring(&later, at)])).await;
+        let renewed = nodes[1].publish(&json!([expiring(&later, "2999-02-06T19:00:00Z")])).await;
+        if renewed["unchanged"] != 1 {
+            continue;
+        }
+        for key in [&soon, &later] {
+            assert_eq!(client.next().await["key"], **key);
+        }
+        let gone = client.next().await;
+        assert_eq!((&gone["key"], &gone["data"]), (&json!(soon), &Value::Null));
+        let after = nodes[0].odds(&other, 1).await;
+        assert_eq!(client.next().await["id"], after["position"], "it was deleted once");
+        let state = nodes[1].get(STATE).await;
+        let mut keys = state.body["items"].as_array().unwrap().iter().filter_map(|item| item["key"].as_str());
+        assert!(keys.any(|key| key == later) && !state.text.contains(&soon), "{}", state.text);
+        return;
     }
-    let gone = client.next().await;
-    assert_eq!((&gone["key"], &gone["data"]), (&json!("soon"), &Value::Null));
-    let after = nodes[0].odds("other", 1).await;
-    assert_eq!(client.next().await["id"], after["position"], "it was deleted once");
-    assert_eq!(nodes[1].get(STATE).await.body["items"].as_array().unwrap().len(), 2);
+    panic!("it was never renewed in time");
 }
 
 #[tokio::test]

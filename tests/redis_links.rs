@@ -134,8 +134,7 @@ async fn a_user_with_the_rights_that_are_documented_is_enough_and_has_none_that_
         first.take(&json!({"topic": "scrape_progress", "data": "keyless"})).await;
         client.expect("scrape_progress").await;
     }
-    let soon = oddswire::message::Timestamp::now().plus(std::time::Duration::from_millis(20)).to_string();
-    first.take(&json!({"topic": "odds_updates", "key": "a", "data": 1, "expires_at": soon})).await;
+    first.take_expiring("a").await;
     client.expect("odds_updates").await;
     assert_eq!(client.expect("odds_updates").await["data"], Value::Null, "it expired");
     let body = r#"{"topic":"odds_updates","key":"b","data":1}"#;

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use oddswire::config::{Config, EngineKind, SyncWhen};
 use oddswire::manager::ConnectionManager;
+use oddswire::message::Timestamp;
 use oddswire::server::Server;
 use serde_json::{Value, json};
 use tokio::net::{TcpSocket, TcpStream};
@@ -193,6 +194,19 @@ impl App {
         let answer = self.post("/api/publish", "application/json", body.to_string()).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         answer.body
+    }
+
+    /// Publishes what `batch` makes of a moment about a second from now at which something in it expires; that moment, and
+    /// the answer. On a busy machine a second can pass before it is taken: it is refused then, and sent again.
+    pub async fn publish_expiring(&self, batch: impl Fn(&str) -> Value) -> (String, Value) {
+        for seconds in [1, 5, 30] {
+            let soon = Timestamp::now().plus(Duration::from_secs(seconds)).to_string();
+            let answer = self.post("/api/publish", "application/json", batch(&soon).to_string()).await;
+            if answer.status == 200 {
+                return (soon, answer.body);
+            }
+        }
+        panic!("30 seconds were not enough");
     }
 
     /// Publishes one keyed message that has to be taken.

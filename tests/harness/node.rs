@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use oddswire::message::Timestamp;
 use serde_json::{Value, json};
 
 use super::process::{Environment, Process, TOKEN};
@@ -55,6 +56,18 @@ impl Process {
         let answer = within(self.post("/api/publish", TOKEN, &messages.to_string())).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
         answer.body
+    }
+
+    /// Publishes a keyed message that expires soon: how soon it can be told depends on how busy the machine is.
+    pub async fn take_expiring(&self, key: &str) {
+        for millis in [20, 1_000, 30_000] {
+            let soon = Timestamp::now().plus(Duration::from_millis(millis)).to_string();
+            let message = json!({"topic": "odds_updates", "key": key, "data": 1, "expires_at": soon});
+            if within(self.post("/api/publish", TOKEN, &message.to_string())).await.status == 200 {
+                return;
+            }
+        }
+        panic!("30 seconds were not enough");
     }
 
     /// Publishes one keyed message that has to be taken.
