@@ -141,7 +141,7 @@ async fn a_server_that_refuses_with_503_in_the_middle_is_tried_until_it_takes_th
         // The client reads when all is published.
         ("ODDSWIRE_OUTBOX_BYTES", "64MiB"),
     ];
-    let mut server = Process::with_file_limit(&environment).await;
+    let mut server = Process::with_files_of("unlimited", &environment).await;
     server.limit_files_to("4000000");
     let text = "x".repeat(50_000);
     let lines: Vec<String> = (1..=200).map(|number| format!("{{\"data\":[{number},\"{text}\"]}}\n")).collect();

@@ -399,7 +399,7 @@ async fn a_full_disk_refuses_publishes_keeps_subscribers_and_is_used_again_when_
     let directory = Directory::new();
     let path = directory.0.to_str().unwrap();
     let environment = [("ODDSWIRE_ENGINE", "journal"), ("ODDSWIRE_DATA_DIR", path)];
-    let mut process = Process::with_file_limit(&environment).await;
+    let mut process = Process::with_files_of("unlimited", &environment).await;
     let mut client = ws::Client::connect(process.address, "").await;
     let publish = async |process: &Process, number: usize| {
         let body = json!({"topic": "odds_updates", "key": format!("{number}"), "data": "x".repeat(60_000)});
@@ -423,6 +423,9 @@ async fn a_full_disk_refuses_publishes_keeps_subscribers_and_is_used_again_when_
     assert_eq!(ready.status(), 200, "clients are served");
     let ready: Value = serde_json::from_str(&ready.text().await.unwrap()).unwrap();
     assert_eq!(ready["engine"], "degraded", "{ready}");
+    let metrics = reqwest::get(format!("http://{}/metrics", process.admin)).await.unwrap().text().await.unwrap();
+    let losses = metrics.lines().find_map(|line| line.strip_prefix("oddswire_engine_losses_total "));
+    assert!(losses.is_some_and(|count| count != "0"), "{metrics}");
     client.nothing_came().await;
 
     process.limit_files_to("unlimited");
@@ -435,6 +438,49 @@ async fn a_full_disk_refuses_publishes_keeps_subscribers_and_is_used_again_when_
     let client = ws::Client::connect(process.address, "").await;
     let position: Position = client.ack["data"]["position"].as_str().unwrap().parse().unwrap();
     assert_eq!(position.offset, taken as u64 + 1, "what was refused is not there, what was answered is");
+}
+
+#[tokio::test]
+async fn a_start_on_a_full_disk_serves_what_there_is_and_publishing_begins_when_there_is_room() {
+    let directory = Directory::new();
+    let path = directory.0.to_str().unwrap();
+    let environment = [("ODDSWIRE_ENGINE", "journal"), ("ODDSWIRE_DATA_DIR", path)];
+    let message =
+        |number: usize| json!({"topic": "odds_updates", "key": number.to_string(), "data": number}).to_string();
+    let mut taken = 0;
+    // A new directory, a file that was closed, and one whose process was killed.
+    for end in ["TERM", "KILL", "KILL"] {
+        let mut process = Process::with_files_of("0", &environment).await;
+        let mut client = ws::Client::connect(process.address, "since=snapshot&topics=odds_updates").await;
+        let position: Position = client.ack["data"]["position"].as_str().unwrap().parse().unwrap();
+        assert_eq!(position.offset, taken as u64);
+        client.expect("catch_up").await;
+        for number in 0..taken {
+            assert_eq!(client.expect("odds_updates").await["data"], number, "it serves what the file holds");
+        }
+        client.expect("caught_up").await;
+        let refused = process.post("/api/publish", crate::process::TOKEN, &message(taken)).await;
+        assert_eq!((refused.status, refused.code(), refused.header("retry-after")), (503, "engine_unavailable", "1"));
+        let ready = reqwest::get(format!("http://{}/readyz", process.admin)).await.unwrap();
+        assert_eq!(ready.status(), 200, "clients are served");
+        let ready: Value = serde_json::from_str(&ready.text().await.unwrap()).unwrap();
+        assert_eq!(ready["engine"], "degraded", "{ready}");
+        assert_eq!(process.logged("journal.mended"), 0);
+
+        process.limit_files_to("unlimited");
+        process.event("journal.mended").await;
+        for _ in 0..3 {
+            assert_eq!(process.post("/api/publish", crate::process::TOKEN, &message(taken)).await.status, 200);
+            assert_eq!(client.expect("odds_updates").await["data"], taken);
+            taken += 1;
+        }
+        process.signal(end);
+        let log = process.end().await.stderr;
+        let failed = log.lines().find(|line| line.contains("journal.failed")).expect("it says so");
+        let failed: Value = serde_json::from_str(failed).unwrap();
+        assert_eq!(failed["file"], file(&directory).to_str().unwrap());
+        assert!(failed["what"].as_str().unwrap().contains("full"), "{failed}");
+    }
 }
 
 // Files that cannot be used.
@@ -528,6 +574,7 @@ async fn a_file_of_a_later_version_is_refused() {
     drop(database);
     let error = is_refused(&directory, "a later version");
     assert!(error.contains("format 2") && error.contains("up to 1"), "{error}");
+    assert!(error.contains("start the version that wrote it"), "{error}");
 }
 
 #[tokio::test]

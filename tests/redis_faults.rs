@@ -1,6 +1,6 @@
 //! Three nodes on one Redis, and everything that can happen to them, at random: nodes and Redis are killed, paused and
-//! started again, the connections between them are cut and stalled, and Redis loses its data. Clients go from node to
-//! node. At the end every client holds what Redis holds; on the way each got every message once and in order, was told of
+//! started again, the connections between them are cut and stalled, and Redis loses its data, or only the end of it. Clients
+//! go from node to node. At the end every client holds what Redis holds; on the way each got every message once and in order, was told of
 //! each hole (see the follower), and all got the same bytes at the same position.
 //!
 //! `TEST_FAULTS` is the number of faults of each test.
@@ -46,12 +46,14 @@ enum Fault {
     PauseRedis,
     Flush,
     LoseData,
+    /// It comes back with what it had a while ago, as a replica does that lacks the end.
+    LoseEnd,
 }
 
 /// Without these nothing that was acknowledged is ever lost.
 const HARMLESS: [Fault; 6] =
     [Fault::KillNode, Fault::PauseNode, Fault::CutLink, Fault::StallLink, Fault::KillRedis, Fault::PauseRedis];
-const ALL: [Fault; 8] = [
+const ALL: [Fault; 9] = [
     Fault::KillNode,
     Fault::PauseNode,
     Fault::CutLink,
@@ -60,6 +62,7 @@ const ALL: [Fault; 8] = [
     Fault::PauseRedis,
     Fault::Flush,
     Fault::LoseData,
+    Fault::LoseEnd,
 ];
 
 /// What all clients got, by position: whoever gets a message that another one got compares it.
@@ -241,6 +244,13 @@ async fn happen(fault: Fault, redis: &mut Redis, nodes: &mut Nodes, stage: &Stag
             redis.kill();
             std::fs::remove_dir_all(redis.directory.0.join("appendonlydir")).unwrap();
             stage.pass(attempts).await;
+            redis.resume().await;
+        }
+        Fault::LoseEnd => {
+            redis.remember_running();
+            stage.pass(attempts).await;
+            redis.lose_end();
+            stage.pass(random.usize(..60)).await;
             redis.resume().await;
         }
     }

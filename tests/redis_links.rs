@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::get::{code, get};
 use crate::harness::node::node;
+use crate::harness::program::Port;
 use crate::harness::redis::{Certificates, Cluster, Redis, Sentinel};
 use crate::harness::watcher::{Watcher, insist, position};
 use crate::harness::{Answer, sse, within, ws};
@@ -185,6 +186,20 @@ async fn a_right_that_is_missing_is_told() {
     let mut node = node(&[("ODDSWIRE_REDIS_URL", &url)]).await;
     let lost = node.event("redis.lost").await["error"].to_string();
     assert!(lost.contains("xread") && !lost.contains("marmalade"), "{lost}");
+}
+
+#[tokio::test]
+async fn however_long_the_broker_is_away_a_node_comes_back_in_time_to_say_what_it_has_seen() {
+    let nowhere = Port::free();
+    let url = format!("redis://{}", nowhere.address);
+    let mut node = node(&[("ODDSWIRE_REDIS_URL", &url), ("ODDSWIRE_LOG_LEVEL", "debug")]).await;
+    for _ in 0..14 {
+        let lost = node.event("redis.lost").await;
+        // The others wait for a second.
+        assert!(lost["again_in_ms"].as_u64().expect("a number") <= 250, "{lost}");
+    }
+    let lost = node.stop().await;
+    assert_eq!(lost.lines().filter(|line| line.contains("WARN") && line.contains("redis.lost")).count(), 1, "{lost}");
 }
 
 // What is whose.

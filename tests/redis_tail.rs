@@ -57,6 +57,30 @@ async fn an_end_that_only_nodes_had_seen_that_are_gone_is_told_by_a_new_epoch() 
 }
 
 #[tokio::test]
+async fn a_client_that_is_cut_off_while_it_is_told_of_a_lost_end_misses_nothing_and_no_offset() {
+    let Some(mut redis) = Redis::with(&DURABLE).await else { return };
+    let url = redis.url();
+    let node = node(&[("ODDSWIRE_REDIS_URL", url.as_str())]).await;
+    node.ready().await;
+    let kept = odds(&node, 0..5, "kept").await;
+    redis.remember_running();
+    let mut watcher = Watcher::of(&node).await;
+    watcher.reaches(odds(&node, 0..3, "lost").await).await;
+    redis.lose_end();
+    redis.resume().await;
+    let new = odds(&node, 0..3, "new").await;
+    assert!(new.epoch > kept.epoch, "{new} after {kept}");
+    // The last of what was kept is the last that it got.
+    watcher.follower.cursor = Some(oddswire::message::Position { epoch: new.epoch, offset: kept.offset });
+    let query = watcher.follower.resume();
+    let mut client = ws::Client::connect(node.address, &query).await;
+    watcher.follower.take(&client.ack.to_string());
+    std::mem::swap(&mut watcher.client, &mut client);
+    watcher.reaches(new).await;
+    assert_eq!(new.offset, kept.offset + 3, "each offset is a message");
+}
+
+#[tokio::test]
 async fn a_node_that_was_away_finds_that_its_end_was_lost_though_its_place_is_dropped() {
     let Some(mut redis) = Redis::with(&DURABLE).await else { return };
     let link = Link::to(redis.address()).await;

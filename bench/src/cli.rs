@@ -31,6 +31,8 @@ pub enum Command {
     Instructions(InstructionsArgs),
     /// Measures many sessions without sockets, and fails where something grows faster than their number.
     InProcess(InProcessArgs),
+    /// Measures what publishers gain that share the journal's syncs, against a sync for each publish.
+    GroupCommit(GroupCommitArgs),
     /// Does an operation in memory so many times, for valgrind to count.
     #[command(hide = true)]
     Operation(OperationArgs),
@@ -224,6 +226,29 @@ pub struct InProcessArgs {
     /// Measures this number in this process.
     #[arg(long, hide = true, value_parser = value_parser!(u32).range(1..))]
     pub only: Option<u32>,
+}
+
+#[derive(Args)]
+pub struct GroupCommitArgs {
+    /// Publishers at the same time, each with one publish on its way.
+    #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = value_parser!(u32).range(1..=1024))]
+    pub publishers: u32,
+
+    /// How many times to measure each side; they take turns.
+    #[arg(long, default_value_t = 7, value_parser = value_parser!(u32).range(1..))]
+    pub runs: u32,
+
+    /// How long messages are published in one measurement.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = value_parser!(u64).range(1..=3_600))]
+    pub seconds: u64,
+
+    /// Where the journals are, on the disk that is of interest; the directory for temporary files otherwise.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub directory: Option<PathBuf>,
+
+    /// A file to which each measurement is added.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
 }
 
 #[derive(Args)]

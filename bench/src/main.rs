@@ -7,7 +7,8 @@
 //! In reading order: [`cli`], [`scenario`] and [`case`] say what is measured, [`rounds`] in which order, [`fanout`],
 //! [`idle`], [`connect`], [`image`] and [`retained`] how; [`swarm`] and [`publisher`] are the two ends of a server, [`server`] is its process;
 //! [`table`], [`report`], [`plot`] and [`gate`] show what came of it, [`growth`] and [`curve`] what follows from it.
-//! Without a load: [`instructions`] counts what the [`operations`] take, [`in_process`] has more sessions than sockets.
+//! Without a load: [`instructions`] counts what the [`operations`] take, [`in_process`] has more sessions than sockets,
+//! [`group_commit`] has publishers and a journal.
 
 mod aims;
 mod case;
@@ -24,6 +25,7 @@ mod files;
 mod fit;
 mod frames;
 mod gate;
+mod group_commit;
 mod growth;
 mod head;
 mod idle;
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Instructions(args) => instructions::measure(args.record.as_deref()).map(|all| table::print(&all)),
         Command::InProcess(InProcessArgs { only: Some(sessions), .. }) => in_process::measure(sessions),
         Command::InProcess(args) => in_process::run(&args.sessions, args.runs, args.record.as_deref()),
+        Command::GroupCommit(args) => group_commit::run(&args),
         Command::Operation(args) => instructions::perform(&args.name, args.times),
         Command::Gate(args) => gate::compare(&args.from, &args.baseline, args.update),
     };

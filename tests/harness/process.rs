@@ -82,10 +82,11 @@ impl Process {
         Self::of(prepared(command, &[&[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)], environment].concat())).await
     }
 
-    /// With a token; a file may not grow beyond the limit of the process, and writing on is an error like any other.
-    pub async fn with_file_limit(environment: Environment<'_>) -> Self {
+    /// With a token; no file of it may be longer than so many bytes, or `unlimited`, and writing on is an error like any
+    /// other.
+    pub async fn with_files_of(bytes: &str, environment: Environment<'_>) -> Self {
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "trap '' XFSZ && exec \"$0\"", PROGRAM]);
+        command.args(["-c", &format!("trap '' XFSZ && exec prlimit --fsize={bytes}: \"$0\""), PROGRAM]);
         Self::of(prepared(command, &[&[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)], environment].concat())).await
     }
 

@@ -92,9 +92,21 @@ impl Redis {
     /// Starts it again, and remembers what it has now.
     pub async fn remember(&mut self) {
         self.kill();
+        self.copy();
+        self.resume().await;
+    }
+
+    /// Remembers what it has now, and goes on.
+    pub fn remember_running(&self) {
+        // Its files belong together only while it writes nothing.
+        self.signal("STOP");
+        self.copy();
+        self.signal("CONT");
+    }
+
+    fn copy(&self) {
         let [kept, copy] = self.places();
         assert!(Command::new("cp").arg("-r").args([&kept, &copy]).status().unwrap().success());
-        self.resume().await;
     }
 
     /// Ends it, and leaves it what it had when it was to remember: what a replica or a disk has that lacks the end.

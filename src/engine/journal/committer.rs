@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ pub(super) struct Committer {
     queue: mpsc::Receiver<Request>,
     disk: Disk,
     sync: SyncWhen,
+    /// Publishes after which a group takes no further one.
+    group: usize,
     logger: Logger,
     /// What the next transaction brings beside its group: what is to be deleted and, with `sync=interval`, all that was
     /// answered since the last one.
@@ -107,6 +110,7 @@ impl Committer {
             queue,
             disk,
             sync,
+            group: QUEUE,
             logger,
             waiting: Changes::default(),
             runs_written: offset,
@@ -114,6 +118,19 @@ impl Committer {
             unsynced: 0,
             broken: None,
         }
+    }
+
+    pub(super) fn limit_groups(&mut self, most: usize) {
+        self.group = most.min(QUEUE);
+    }
+
+    /// For a file that could be read and not be written: clients get what it holds, and it is tried again like any other
+    /// failure.
+    pub(super) fn begin_broken(&mut self, failure: &Failure, file: &Path) {
+        error!(self.logger, "journal.failed"; "error" => failure.cause(), "file" => %file.display(),
+            "what" => "clients get what the file holds, and publishes 503 until it can be written; is the disk full?");
+        self.manager.metrics().engine_lost();
+        self.breaks(failure.cause(), 0);
     }
 
     /// Goes on until it is dropped.
@@ -148,7 +165,7 @@ impl Committer {
             bytes += request.batch.iter().map(|draft| draft.payload.data.get().len()).sum::<usize>();
             taken += 1;
             self.stage(&mut group, request);
-            next = if bytes < GROUP_BYTES && taken < QUEUE { self.queue.try_recv().ok() } else { None };
+            next = if bytes < GROUP_BYTES && taken < self.group { self.queue.try_recv().ok() } else { None };
         }
         if group.staging.entries().is_empty() && group.answers.is_empty() {
             // Nothing in it is new: there is nothing to write.
@@ -326,6 +343,7 @@ impl Committer {
         };
         let cause = failure.cause().to_owned();
         error!(self.logger, "journal.failed"; "error" => &cause);
+        self.manager.metrics().engine_lost();
         self.breaks(&cause, bytes);
         let refused = PublishError::Unavailable(format!("the journal cannot be written ({cause})"));
         match failure {

@@ -5,6 +5,7 @@
 //! Invariant: it is the only one that has the file open, it answers every order, also one in which the store panics, and
 //! whoever drops the handle waits until the last order is carried out and the file is closed, or the disk is given up.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,24 +66,25 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Makes the file hold exactly this, and starts the thread.
-    pub(super) fn start(place: Place, found: Found, image: &Image, logger: Logger) -> Result<Self, String> {
+    /// Makes the file hold exactly this, and starts the thread. A disk that does not take it, as when it is full, may take it
+    /// later: then it is said what became of it.
+    pub(super) fn start(
+        place: Place,
+        found: Found,
+        image: &Image,
+        logger: Logger,
+    ) -> io::Result<(Self, Option<Failure>)> {
         let (orders, incoming) = channel();
         let mut file = OpenFile { place, database: None, found, loose: false, logger };
-        file.try_to(|file| file.mend(image)).map_err(|failure| failure.cause().to_owned())?;
-        file.place.settle_name().map_err(|error| error.to_string())?;
+        let failed = file.try_to(|file| file.mend(image)).err();
         let (end, ended) = channel();
         let ours = file.logger.clone();
         let thread = thread::Builder::new().name("journal".to_owned()).spawn(move || {
             file.work(&incoming);
             drop(end);
         });
-        Ok(Self {
-            orders: Some(orders),
-            ended: Mutex::new(ended),
-            thread: Some(thread.map_err(|error| error.to_string())?),
-            logger: ours,
-        })
+        let disk = Self { orders: Some(orders), ended: Mutex::new(ended), thread: Some(thread?), logger: ours };
+        Ok((disk, failed))
     }
 
     /// Writes down what is new.
@@ -198,6 +200,7 @@ impl OpenFile {
         let database = self.place.open().map_err(WriteError)?;
         store::mend(&database, image, self.found.transactions + 1)?;
         self.found.transactions += 1;
+        self.place.settle_name().map_err(|error| WriteError(error.to_string()))?;
         store::try_room(&database, image.room)?;
         self.database = Some(database);
         self.loose = image.loose;

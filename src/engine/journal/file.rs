@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use redb::backends::FileBackend;
 use redb::{Database, StorageBackend};
 
+use super::format::{self, UpgradeError};
 use super::store::{Kept, ReadError};
 use crate::engine::EngineError;
 use crate::topic::Topics;
@@ -105,11 +106,16 @@ impl Place {
         let mut builder = Database::builder();
         let database =
             builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).create_with_backend(overlay);
-        let kept = database.map_err(ReadError::from).and_then(|database| Kept::read(&database, topics));
-        kept.map_err(|error| {
+        // An older version is brought up to date in the overlay, too.
+        let read = |database| {
+            format::upgrade(&database)?;
+            Ok(Kept::read(&database, topics)?)
+        };
+        let kept = database.map_err(|error| ReadError::from(error).into()).and_then(read);
+        kept.map_err(|error: UpgradeError| {
             let way_out = match error {
-                ReadError::Newer(_) => "start the version that wrote it, or",
-                ReadError::Foreign | ReadError::Damaged(_) => "restore it from a copy, or",
+                UpgradeError::Unusable(ReadError::Newer { .. }) => "start the version that wrote it, or",
+                UpgradeError::Unusable(_) | UpgradeError::Unwritten(_) => "restore it from a copy, or",
             };
             self.unusable(&format!(
                 "{error}; {way_out} start once with --reset-data, which puts it aside and begins anew"
@@ -132,7 +138,10 @@ impl Place {
         let inner = (self.medium)(file).map_err(|error| error.to_string())?;
         let backend = Watched { inner, unsynced: Arc::clone(&self.unsynced), mark: self.path.with_file_name(UNSYNCED) };
         let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(|error| error.to_string())
+        let database = builder.set_cache_size(CACHE_BYTES).create_with_backend(backend);
+        let database = database.map_err(|error| error.to_string())?;
+        format::upgrade(&database).map_err(|error| error.to_string())?;
+        Ok(database)
     }
 
     /// Whether a sync of the file has failed, so that nothing may be added to it.

@@ -6,12 +6,14 @@
 //!
 //! - `committer`: takes what waits, writes it down together, then delivers and answers it.
 //! - `disk`: the thread that waits for the disk.
+//! - `format`: the version of the file, and what brings an older one up to date.
 //! - `store`: the tables, and what a transaction changes in them.
 //! - `file`: the place on the disk: a look before it is touched, the lock, putting aside.
 
 mod committer;
 mod disk;
 mod file;
+mod format;
 #[cfg(test)]
 mod power_tests;
 mod store;
@@ -110,8 +112,8 @@ impl Journal {
         let loose = config.sync != SyncWhen::Always;
         let image = image_of(&log, &answers, loose);
         let (position, messages) = (image.position, image.messages.len());
-        let disk = Disk::start(place, found, &image, logger.clone())
-            .map_err(|error| EngineError(format!("the journal '{}' cannot be written: {error}", path.display())))?;
+        let (disk, failed) = Disk::start(place, found, &image, logger.clone())
+            .map_err(|error| EngineError(format!("the journal's thread cannot be started: {error}")))?;
         info!(logger, "journal.opened"; "file" => %path.display(), "messages" => messages, "bytes" => bytes,
             "position" => %position, "duration_ms" => u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
 
@@ -122,9 +124,23 @@ impl Journal {
             waiting: Mutex::default(),
         });
         let (requests, queue) = mpsc::channel(QUEUE);
-        let committer = Committer::new(manager.clone(), Arc::clone(&shared), queue, disk, config.sync, logger.clone());
+        let mut committer =
+            Committer::new(manager.clone(), Arc::clone(&shared), queue, disk, config.sync, logger.clone());
+        if let Some(failure) = failed {
+            committer.begin_broken(&failure, &path);
+        }
         let journal = Self { manager: manager.clone(), shared, requests, committer: Mutex::new(Some(committer)) };
         Ok((journal, manager))
+    }
+
+    /// The same, with at most so many publishes to a sync. As it comes, all that wait share one; with 1 each has its own,
+    /// which is what sharing is measured against.
+    #[must_use]
+    pub fn with_groups_of(self, most: usize) -> Self {
+        if let Some(committer) = self.committer.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            committer.limit_groups(most);
+        }
+        self
     }
 }
 

@@ -10,7 +10,7 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 use tokio::task::JoinSet;
 
-use super::tests::{Scratch, open, publish, quiet};
+use super::tests::{Scratch, open, publish, quiet, running};
 use super::*;
 
 /// The disk writes so much at once, or nothing of it.
@@ -111,13 +111,6 @@ impl Machine {
 
 fn kept(manager: &ConnectionManager) -> Vec<u64> {
     manager.read_log(|log| log.kept().into_keys().collect())
-}
-
-fn running(journal: &Arc<Journal>) -> JoinSet<()> {
-    let mut upkeep = JoinSet::new();
-    let journal = Arc::clone(journal);
-    upkeep.spawn(async move { journal.run().await });
-    upkeep
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,6 @@
 //! moment, and whatever came after that moment behind it. What it leaves therefore makes the same log again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, Table, TableDefinition, TableError, WriteTransaction};
 use serde::Deserialize;
@@ -12,18 +11,17 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::format::FORMAT;
 use crate::engine::idempotency::Answer;
 use crate::log::{Change, Entry, Run, TopicFacts};
 use crate::manager::{Counts, Published};
 use crate::message::{Draft, Message, Payload, Position, Timestamp};
 use crate::topic::{Topic, Topics};
 
-/// The version of all that stands below. A file with a lower one is brought up to date in [`Kept::read`], where
-/// each version that there was will have its branch; one with a higher one is refused.
-pub(super) const FORMAT: u64 = 1;
+// A change of what stands in these tables is another version of the file: see `format`.
 
 /// Numbers by name: those of [`meta`].
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// The envelope of each message as clients get it, by offset.
 const MESSAGES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("messages");
 /// Until when the key of a message is good, in Unix milliseconds, by the message's offset.
@@ -37,9 +35,9 @@ const ANSWERS: TableDefinition<'_, &str, ([u8; 32], u64, u64, u64, i64)> = Table
 /// Empty but for the moment in which it is tried whether there is room.
 const ROOM: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("room");
 
-mod meta {
-    /// [`super::FORMAT`] of the file.
-    pub(super) const FORMAT: &str = "format";
+pub(super) mod meta {
+    /// The version of the file.
+    pub(in super::super) const FORMAT: &str = "format";
     /// The sequence's epoch.
     pub(super) const EPOCH: &str = "epoch";
     /// The offset of the newest message.
@@ -103,8 +101,13 @@ pub(super) enum ReadError {
     #[error("it is not one of oddswire's")]
     Foreign,
     /// A later version wrote it.
-    #[error("it has format {0}, and this version of oddswire knows formats up to {FORMAT}")]
-    Newer(u64),
+    #[error("it has format {version}, and this version of oddswire knows formats up to {present}")]
+    Newer {
+        /// The file's.
+        version: u64,
+        /// The one that this version writes.
+        present: u64,
+    },
     /// It is damaged.
     #[error("it is damaged: {0}")]
     Damaged(String),
@@ -117,18 +120,13 @@ impl<E: Into<redb::Error>> From<E> for ReadError {
 }
 
 /// Why a transaction did not come about.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub(super) struct WriteError(pub(super) String);
 
 impl<E: Into<redb::Error>> From<E> for WriteError {
     fn from(error: E) -> Self {
         Self(error.into().to_string())
-    }
-}
-
-impl fmt::Display for WriteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -170,19 +168,14 @@ impl Envelope<'_> {
 }
 
 impl Kept {
-    /// Reads everything; `None` where the file is new.
+    /// Reads everything from a file of the present version; `None` where it is new.
     pub(super) fn read(database: &Database, topics: &Topics) -> Result<Option<Self>, ReadError> {
         let read = database.begin_read()?;
         if read.list_tables()?.next().is_none() {
             return Ok(None);
         }
-        let meta = read.open_table(META).map_err(|_| ReadError::Foreign)?;
+        let meta = read.open_table(META)?;
         let number = |name| Ok::<_, ReadError>(meta.get(name)?.map(|number| number.value()));
-        match number(meta::FORMAT)? {
-            None | Some(0) => return Err(ReadError::Foreign),
-            Some(FORMAT) => {}
-            Some(newer) => return Err(ReadError::Newer(newer)),
-        }
         let missing = |name: &str| ReadError::Damaged(format!("it has no '{name}'"));
         let required = |name| number(name)?.ok_or_else(|| missing(name));
         let mut kept = Self {

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Database, StorageBackend};
 use serde_json::value::RawValue;
+use tokio::task::JoinSet;
 
 use super::store::{self, Changes, Kept};
 use super::*;
@@ -387,6 +388,75 @@ fn as_found(scratch: &Scratch) -> Vec<u64> {
     history(&manager)
 }
 
+/// Runs the engine for as long as this is kept.
+pub(super) fn running(journal: &Arc<Journal>) -> JoinSet<()> {
+    let mut upkeep = JoinSet::new();
+    let journal = Arc::clone(journal);
+    upkeep.spawn(async move { journal.run().await });
+    upkeep
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_fails_at_the_start_takes_nothing_from_the_file_and_is_tried_again() {
+    let mut felt = 0;
+    for (round, fault) in [Fault::Sync, Fault::ShortWrite, Fault::NoSpace].into_iter().cycle().take(36).enumerate() {
+        let (scratch, faults) = (Scratch::new(), Arc::new(Faults::default()));
+        let config = scratch.config();
+        let (journal, _) = open(&config, file::plain());
+        let journal = Arc::new(journal);
+        let mut upkeep = running(&journal);
+        publish(&journal, &config, 0, 50).await.unwrap();
+        upkeep.shutdown().await;
+        drop(journal);
+
+        faults.set(fault, round / 3 % 6, [1, usize::MAX][round / 18]);
+        let (journal, manager) = open(&config, faulty(&faults));
+        let mut taken: Vec<u64> = (0..50).collect();
+        assert_eq!((history(&manager), as_found(&scratch)), (taken.clone(), taken.clone()), "{fault:?} in {round}");
+        let journal = Arc::new(journal);
+        let mut upkeep = running(&journal);
+        if journal.readiness() != Readiness::Ready {
+            felt += 1;
+            let refused = publish(&journal, &config, 100, 3).await;
+            assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
+        }
+        faults.clear();
+        while publish(&journal, &config, 100, 3).await.is_err() {
+            tokio::time::advance(Duration::from_millis(300)).await;
+        }
+        taken.extend(100..103);
+        assert_eq!((history(&manager), as_found(&scratch)), (taken.clone(), taken), "{fault:?} in {round}");
+        assert_eq!(journal.readiness(), Readiness::Ready);
+        upkeep.shutdown().await;
+    }
+    assert!(felt > 18, "the faults were felt: {felt} times");
+}
+
+#[tokio::test]
+async fn publishes_that_wait_together_share_a_sync_unless_each_is_to_have_its_own() {
+    for (most, expected) in [(usize::MAX, 1), (4, 3), (1, 12)] {
+        let scratch = Scratch::new();
+        let config = scratch.config();
+        let (journal, manager) = open(&config, file::plain());
+        let journal = Arc::new(journal.with_groups_of(most));
+        let mut publishing = JoinSet::new();
+        for number in 0..12 {
+            let (journal, config) = (Arc::clone(&journal), config.clone());
+            publishing.spawn(async move { publish(&journal, &config, number, 1).await });
+        }
+        // All of them are in line before it begins.
+        while journal.requests.capacity() > QUEUE - 12 {
+            tokio::task::yield_now().await;
+        }
+        let mut upkeep = running(&journal);
+        publishing.join_all().await.into_iter().for_each(|published| assert!(published.is_ok()));
+        upkeep.shutdown().await;
+        drop((journal, manager));
+        let kept = Place::take(&scratch.0, file::plain()).unwrap().read(&config.topics).unwrap().unwrap();
+        assert_eq!(kept.transactions, 1 + expected, "one at the start, and {expected} for groups of {most}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_any_fault_of_the_disk_what_was_answered_is_there_and_what_was_refused_is_not() {
     let mut refusals = 0;
@@ -396,9 +466,7 @@ async fn after_any_fault_of_the_disk_what_was_answered_is_there_and_what_was_ref
         let config = scratch.config();
         let (journal, manager) = open(&config, faulty(&faults));
         let journal = Arc::new(journal);
-        let mut upkeep = tokio::task::JoinSet::new();
-        let running = Arc::clone(&journal);
-        upkeep.spawn(async move { running.run().await });
+        let mut upkeep = running(&journal);
         let mut taken = Vec::new();
         for number in 0..5 {
             publish(&journal, &config, number * 100, 3).await.unwrap();

@@ -95,16 +95,16 @@ impl Source<'_> {
     ) -> Result<(BTreeMap<u64, Change>, Seen, u64), BootstrapError> {
         let mut changes = BTreeMap::new();
         let mut seen = Seen { position: end, nonce: String::new() };
-        let mut first = None;
+        let mut before = None;
         let mut from = Position { epoch: end.epoch, offset: 0 };
         loop {
             let piece = self.range(link, from, end).await?;
             // The stream was trimmed beyond what was read: there would be a hole.
-            if first.is_some() && piece.first().is_none_or(|next| next.position != from) {
+            if before.is_some() && piece.first().is_none_or(|next| next.position != from) {
                 return Err(BootstrapError::Moved);
             }
             for entry in &piece {
-                first.get_or_insert(entry.position.offset);
+                before.get_or_insert(entry.before());
                 entry.nonce().clone_into(&mut seen.nonce);
                 if let Some(Entry::Message(change)) = entry.message(self.topics) {
                     changes.insert(entry.position.offset, change);
@@ -117,9 +117,7 @@ impl Source<'_> {
                 _ => break,
             }
         }
-        // An entry that opens the epoch holds no message, so there is none before it.
-        let evicted = first.map_or(end.offset, |first| first.saturating_sub(1));
-        Ok((changes, seen, evicted))
+        Ok((changes, seen, before.unwrap_or(end.offset)))
     }
 
     async fn state(&self, link: &mut Link, topic: &Topic, epoch: u64) -> Result<Vec<Change>, BootstrapError> {

@@ -19,14 +19,21 @@ local function keys_of(topic)
   return { state = KEYS[1 + 3 * topic], deletions = KEYS[2 + 3 * topic], expiries = KEYS[3 + 3 * topic] }
 end
 
--- A new epoch. Its offsets go on where those of the one before ended, since the state keeps its own.
+-- A new epoch. Its offsets go on where those of the one before ended, since the state keeps its own. The entry that opens it
+-- is no message, so it takes no offset: to a client each one is a message that it has, or that it is told of.
 local function open(epoch, last)
   local opened = math.max(now, epoch + 1, seen_epoch + 1)
-  local offset = epoch == 0 and 0 or last + 1
-  redis.call('XADD', log, text(opened) .. '-' .. text(offset), 'o', '1')
-  redis.call('HSET', facts, 'epoch', text(opened), 'last', text(offset), 'opened', text(offset))
+  redis.call('XADD', log, text(opened) .. '-' .. text(last), 'o', '1')
+  redis.call('HSET', facts, 'epoch', text(opened), 'last', text(last))
   redis.call('HDEL', facts, 'unproven')
-  return opened, offset
+  return opened, last
+end
+
+-- When something is taken again after the broker's process was another one: once all could have said what they have seen,
+-- and one of them has found it, or that was waited for long enough.
+local function settled()
+  local times = redis.call('HMGET', facts, 'settled', 'unproven')
+  return math.max(tonumber(times[1] or 0), tonumber(times[2] or 0))
 end
 
 -- Whether the entry that the node saw last is the one that is there; nil where that cannot be told, because it is not there
@@ -51,10 +58,10 @@ end
 
 -- The present epoch and its last offset. Where the end of the sequence was lost it cannot be continued, and another epoch
 -- begins. That shows by a node that has seen more than there is, or something else at its place; more than there was when
--- the process in which it saw it had ended; or by nobody who has seen anything before and found it there, once
--- all who could have had the time to say so.
+-- the process in which it saw it had ended; or by nobody who has seen anything before and found it there, though that was
+-- waited for.
 local function present()
-  local held = redis.call('HMGET', facts, 'epoch', 'last', 'process', 'ended', 'unproven', 'settled')
+  local held = redis.call('HMGET', facts, 'epoch', 'last', 'process', 'ended', 'unproven')
   local epoch, last = tonumber(held[1] or 0), tonumber(held[2] or 0)
   local exists = redis.call('EXISTS', log) == 1
   if epoch == 0 and exists then
@@ -87,7 +94,7 @@ local function present()
   if held[5] then
     if came_over and same then
       redis.call('HDEL', facts, 'unproven')
-    elseif tonumber(held[6]) <= now then
+    elseif tonumber(held[5]) <= now then
       return open(epoch, last)
     end
   end

@@ -32,6 +32,16 @@ impl StreamEntry {
         self.text(b"n").unwrap_or_default()
     }
 
+    /// The offset of the message before it. What opens an epoch is no message, and has the offset of the last one.
+    pub(super) fn before(&self) -> u64 {
+        let offset = self.position.offset;
+        if self.opens() { offset } else { offset.saturating_sub(1) }
+    }
+
+    fn opens(&self) -> bool {
+        self.field(b"o").is_some()
+    }
+
     /// What it means to the log. What cannot be understood was written by nobody who knows this format: it only has its
     /// place.
     pub(super) fn step(&self, topics: &Topics, logger: &Logger) -> Entry {
@@ -39,7 +49,7 @@ impl StreamEntry {
             return entry;
         }
         let known = self.text(b"t").is_none_or(|topic| topics.get(topic).is_some());
-        if known && self.field(b"o").is_none() {
+        if known && !self.opens() {
             warn!(logger, "redis.foreign_entry"; "position" => %self.position);
         }
         Entry::Passed(self.position.offset)

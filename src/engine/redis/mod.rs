@@ -24,7 +24,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use redis::{ErrorKind, ServerErrorKind, Value};
-use slog::{Logger, info, warn};
+use slog::{Logger, debug, info, warn};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
@@ -49,14 +49,17 @@ const READ_ENTRIES: usize = 512;
 const LEAST_ENTRIES: usize = 1000;
 const LATE: Duration = Duration::from_secs(10);
 /// After the broker's process was another one it takes nothing for this long: whoever has seen more than it has says so
-/// first.
-const SETTLE: Duration = Duration::from_millis(500);
-/// How long a publisher is kept waiting for that.
-const LONGEST_SETTLE: Duration = Duration::from_secs(3);
+/// first. Each node tries to come back several times meanwhile ([`BACKOFF`]).
+const SETTLE: Duration = Duration::from_secs(1);
+/// How long it is waited then for a node that finds what it has seen: after that a new epoch begins. Where all nodes have
+/// ended with the broker there is none.
+const PROOF: Duration = Duration::from_millis(2500);
+/// How long a publisher is kept waiting for both, and how often it is looked.
+const LONGEST_SETTLE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_millis(100));
 /// How long is waited until a node has delivered what it has answered, or what a client has from another node.
 const LONGEST_LAG: Duration = Duration::from_secs(1);
 /// How long is waited before the first attempt to come back, and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
 /// How often a log is tried to be read while the sequence changes.
 const BOOTSTRAP_ATTEMPTS: usize = 20;
 
@@ -218,6 +221,20 @@ impl Redis {
         }
     }
 
+    /// Says why there is no broker; as long as that is nothing new, only to who wants to know everything.
+    fn note_loss(&self, joined: bool, error: &LinkError, wait: Duration) {
+        let (error, ms) = (error.to_string(), wait.as_millis());
+        let before = std::mem::replace(&mut *lock(&self.absent), error.clone());
+        if joined {
+            self.manager.metrics().engine_lost();
+        }
+        if joined || before != error {
+            warn!(self.logger, "redis.lost"; "error" => &error, "again_in_ms" => ms);
+        } else {
+            debug!(self.logger, "redis.lost"; "error" => &error, "again_in_ms" => ms);
+        }
+    }
+
     /// Says to the broker what this node has seen, before it takes anything from it.
     async fn join(&self, link: &mut Link) -> Result<Position, LinkError> {
         self.scripts.load(link).await?;
@@ -237,8 +254,8 @@ impl Redis {
     }
 
     fn tending(joins: bool, needed: u64) -> Tending {
-        let settle_ms = u64::try_from(SETTLE.as_millis()).unwrap_or(u64::MAX);
-        Tending { joins, settle_ms, at_once: EXPIRED_AT_ONCE, needed }
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Tending { joins, settle_ms: ms(SETTLE), proof_ms: ms(PROOF), at_once: EXPIRED_AT_ONCE, needed }
     }
 
     /// The oldest offset that a node like this one would have in a history.
@@ -345,7 +362,8 @@ impl Redis {
 
     /// Offers a batch until the broker takes or refuses it.
     async fn offer(&self, batch: &[Draft], key: Option<&IdempotencyKey>) -> Result<Taken, PublishError> {
-        let deadline = Instant::now() + LONGEST_SETTLE;
+        let (longest, look) = LONGEST_SETTLE;
+        let deadline = Instant::now() + longest;
         loop {
             let mut link = self.link()?;
             let offered = self.scripts.publish(&mut link, &self.standing(), batch, key).await;
@@ -353,7 +371,10 @@ impl Redis {
                 Taken::Settling(_) if Instant::now() >= deadline => {
                     return Err(PublishError::Unavailable("the broker has only just come back".to_owned()));
                 }
-                Taken::Settling(ms) => tokio::time::sleep_until(Instant::now() + Duration::from_millis(ms)).await,
+                // It is settled earlier where a node finds what it has seen.
+                Taken::Settling(ms) => {
+                    tokio::time::sleep_until(Instant::now() + Duration::from_millis(ms).min(look)).await;
+                }
                 taken => return Ok(taken),
             }
         }
@@ -480,12 +501,10 @@ impl Engine for Redis {
                 let mut joined = false;
                 let error = self.follow(&mut joined).await;
                 self.link.send_replace(None);
-                *lock(&self.absent) = error.to_string();
-                self.manager.metrics().engine_lost();
                 backoff = if joined { first } else { (backoff * 2).min(longest) };
                 // All nodes have lost it at the same moment.
                 let wait = backoff.mul_f64(fastrand::f64());
-                warn!(self.logger, "redis.lost"; "error" => %error, "again_in_ms" => wait.as_millis());
+                self.note_loss(joined, &error, wait);
                 tokio::time::sleep_until(Instant::now() + wait).await;
             }
         }

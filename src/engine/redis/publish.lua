@@ -18,9 +18,8 @@ if fingerprint ~= '' then
   end
 end
 
-local settled = tonumber(redis.call('HGET', facts, 'settled') or 0)
-if settled > now then
-  return { 'settling', settled - now }
+if settled() > now then
+  return { 'settling', settled() - now }
 end
 local epoch, last = present()
 

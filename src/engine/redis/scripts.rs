@@ -129,6 +129,8 @@ pub(super) struct Tending {
     pub(super) joins: bool,
     /// For how long nothing is taken after the broker's process was another one.
     pub(super) settle_ms: u64,
+    /// For how long it is waited then for a node that finds what it has seen.
+    pub(super) proof_ms: u64,
     /// Keys of a topic that may expire at once.
     pub(super) at_once: usize,
     /// The oldest offset that nodes need.
@@ -248,7 +250,7 @@ impl Scripts {
         let mut call = self.call(&self.tend, "-", standing);
         let age = u64::try_from(self.limits.tombstone_age.as_millis()).unwrap_or(u64::MAX);
         call.arg(nonce()).arg(age).arg(tending.at_once).arg(u8::from(tending.joins)).arg(tending.settle_ms);
-        call.arg(tending.needed);
+        call.arg(tending.proof_ms).arg(tending.needed);
         self.add_topics(&mut call);
         let (epoch, offset, expired, process): (u64, u64, u64, String) = call.query_async(link).await?;
         Ok(Tended { position: Position { epoch, offset }, expired, process })

@@ -2,11 +2,11 @@
 -- has come, forgets old deletions, and drops what no history needs.
 --
 -- ARGV further: nonce, the age of a deletion in ms, how many keys of a topic at most at once, 1 where the node has just
--- connected, the time in ms for which nothing is taken after the server was another one, the oldest offset that nodes
--- need, number of topics, the topics.
+-- connected, the time in ms for which nothing is taken after the server was another one, and for how long at most it is
+-- waited for a node that finds what it has seen; the oldest offset that nodes need, number of topics, the topics.
 -- Returns {epoch, last offset, the most keys of a topic that expired, the broker's process}.
 local nonce, deletion_age, at_once, joins, settle = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
-local needed, topics = ARGV[12], tonumber(ARGV[13])
+local proof, needed, topics = tonumber(ARGV[12]), ARGV[13], tonumber(ARGV[14])
 -- Processes of the broker whose end is remembered take so many bytes, the latest first: some 50 of them.
 local MOST_ENDED = 3000
 
@@ -23,20 +23,19 @@ if joins == '1' then
       if #ended > MOST_ENDED then
         ended = string.match(string.sub(ended, 1, MOST_ENDED), '^.* ')
       end
-      redis.call('HSET', facts, 'settled', text(now + settle), 'ended', ended, 'unproven', '1')
+      redis.call('HSET', facts, 'settled', text(now + settle), 'ended', ended, 'unproven', text(now + proof))
     end
   end
 end
 
 local epoch, last = present()
 local began, expired = last, 0
-local about = redis.call('HMGET', facts, 'process', 'settled')
-if tonumber(about[2] or 0) > now then
+if settled() > now then
   topics = 0
 end
 
 for number = 1, topics do
-  local topic, keys = ARGV[13 + number], keys_of(number)
+  local topic, keys = ARGV[14 + number], keys_of(number)
   local due = redis.call('ZRANGEBYSCORE', keys.expiries, '-inf', text(now), 'LIMIT', 0, at_once)
   for _, key in ipairs(due) do
     local stored = redis.call('HGET', keys.state, key)
@@ -73,4 +72,4 @@ end
 if epoch == seen_epoch then
   redis.call('XTRIM', log, 'MINID', '~', text(epoch) .. '-' .. needed)
 end
-return { text(epoch), text(last), expired, about[1] or '' }
+return { text(epoch), text(last), expired, redis.call('HGET', facts, 'process') or '' }
