@@ -44,7 +44,11 @@ fn envelope<D: Serialize>(kind: &str, topics: Option<&[Subscription]>, data: D, 
 }
 
 fn json<D: Serialize>(kind: &str, topics: Option<&[Subscription]>, data: D) -> Vec<u8> {
-    let envelope = Envelope { kind, topics, timestamp: Timestamp::now().to_string(), data };
+    json_at(Timestamp::now(), kind, topics, data)
+}
+
+fn json_at<D: Serialize>(at: Timestamp, kind: &str, topics: Option<&[Subscription]>, data: D) -> Vec<u8> {
+    let envelope = Envelope { kind, topics, timestamp: at.to_string(), data };
     serde_json::to_vec(&envelope).expect("strings, numbers and lists always serialise")
 }
 
@@ -177,10 +181,11 @@ pub fn retry_ms() -> u64 {
     fastrand::u64(1_000..4_000)
 }
 
-/// A publisher's broadcast: to every connection, kept nowhere, without a position.
+/// A publisher's broadcast: to every connection, kept nowhere, without a position. Its text is what a client with two
+/// connections knows it by, so it is the same on all of them.
 #[must_use]
-pub fn broadcast(kind: &str, data: &RawValue) -> Frames {
-    envelope(kind, None, data, None)
+pub fn broadcast(kind: &str, data: &RawValue, at: Timestamp) -> Frames {
+    Frames::json(&json_at(at, kind, None, data), None)
 }
 
 /// What a client asks for.
