@@ -46,7 +46,8 @@ async fn a_connection_gets_what_its_token_allows_and_asks_for_no_more() {
                     let detail = response.detail();
                     assert!(detail.contains(named) && detail.contains("claim 'topics'"), "{detail}");
                     let names = response.body["error"]["topics"].as_array().unwrap().clone();
-                    let quoted: Vec<String> = names.iter().map(|name| format!("'{}'", name.as_str().unwrap())).collect();
+                    let quoted: Vec<String> =
+                        names.iter().map(|name| format!("'{}'", name.as_str().unwrap())).collect();
                     assert_eq!(quoted.join(", "), named, "for programs, too");
                 }
             }

@@ -263,7 +263,7 @@ async fn numbers_of_any_data_have_names() {
             json!(["Over 49 -110", "Draw  3.40", "Size tv  5"]),
         ),
         (r#"{"name": "x", "price": 2}"#, json!(["price  2"])),
-        (r#"{"market": {"name": "Over", "price": 2}}"#, json!(["Over  2"])),
+        (r#"{"market": {"name": "Over", "price": 2}}"#, json!(["Over  2.00"])),
         ("[]", json!([])),
         ("null", json!([])),
         (&deep, json!([])),
@@ -317,6 +317,82 @@ async fn two_thousand_updates_a_second_change_no_more_of_the_page_than_its_frame
     // A change of a row has six parts: the number, its sign and class, the age and its kind. 400 messages would have 2,400.
     assert!(count("most") > 20.0 && count("most") < 400.0, "a frame touches each row once: {seen}");
     assert!(count("longest") < 3000.0, "no task holds the page up for seconds: {seen}");
+    page.is_quiet(&[]).await;
+    page.end().await;
+}
+
+#[tokio::test]
+async fn of_large_messages_the_drawer_keeps_fewer_but_each_of_them_whole() {
+    const CHARACTERS: usize = 300_000;
+    let Some(mut page) = Page::start().await else { return };
+    let app = App::with(|config| config.publish_message_bytes = CHARACTERS + 1000).await;
+    page.open(&app.url("/")).await;
+    for number in 1..=9 {
+        app.odds(&format!("8301/large/{number}"), format!("{}end of {number}", "x".repeat(CHARACTERS))).await;
+        page.shows("#counted", &format!("{number} key")).await;
+    }
+    page.press("r").await;
+    // Two million characters are kept.
+    page.evaluate("document.querySelector('#raw-filter').focus()").await;
+    for (text, found) in [("end of ", "6 of the last "), ("4", "1 of the last ")] {
+        page.type_text(text).await;
+        page.shows("#raw-counted", found).await;
+    }
+    page.is_quiet(&[]).await;
+    page.end().await;
+}
+
+#[tokio::test]
+async fn the_name_of_an_event_follows_the_key_that_it_was_first_known_by() {
+    let Some(mut page) = Page::start().await else { return };
+    let app = App::start().await;
+    page.open(&app.url("/")).await;
+    let named = |home: &str, price: f64| json!({"home_team": home, "away_team": "Leeds", "home": price});
+    app.odds("8301/1x2/betpawa", named("Arsnal", 1.5)).await;
+    page.shows(".fixture .name", "Arsnal – Leeds").await;
+    app.odds("8302/1x2/betpawa", named("Burnley", 1.6)).await;
+    page.shows(".fixture .name", "Burnley – Leeds").await;
+    app.odds("8301/1x2/betpawa", named("Zarsenal", 1.5)).await;
+    page.shows(".fixture .name", "Zarsenal – Leeds").await;
+    let names = "[...document.querySelectorAll('.fixture .name')].map(name => name.textContent)";
+    assert_eq!(
+        page.evaluate(names).await,
+        json!(["Burnley – Leeds", "Zarsenal – Leeds"]),
+        "in the order of their names"
+    );
+    assert_eq!(
+        page.evaluate("[...document.querySelectorAll('.fixture button')].map(button => button.ariaLabel)").await,
+        json!(["Only this: Burnley – Leeds", "Only this: Zarsenal – Leeds"])
+    );
+    // Other bookmakers spell it differently, and the name does not change with each price.
+    app.odds("8301/1x2/sporty", named("Arsenal FC", 1.7)).await;
+    app.odds("8301/1x2/sporty", named("Arsenal FC", 1.8)).await;
+    page.row_with("sporty", "1.80").await;
+    assert_eq!(page.evaluate(names).await, json!(["Burnley – Leeds", "Zarsenal – Leeds"]));
+    app.odds("8301/1x2/betpawa", Value::Null).await;
+    page.shows("#counted", "2 keys · 2 events").await;
+    app.odds("8301/1x2/sporty", named("Arsenal FC", 1.9)).await;
+    page.shows(".fixture .name", "Arsenal FC – Leeds").await;
+    page.press("/").await;
+    page.type_text("zarsenal").await;
+    page.shows("#counted", "0 of 2 keys").await;
+    page.is_quiet(&[]).await;
+    page.end().await;
+}
+
+#[tokio::test]
+async fn the_state_that_a_page_begins_with_is_no_peak_of_the_rate() {
+    const KEYS: usize = 1000;
+    let Some(mut page) = Page::start().await else { return };
+    let app = App::start().await;
+    let message = |key: usize| json!({"topic": "odds_updates", "key": key.to_string(), "data": 1});
+    app.publish(&json!((0..KEYS).map(message).collect::<Vec<_>>())).await;
+    page.open(&app.url("/")).await;
+    app.publish(&message(KEYS)).await;
+    page.until("/received\\s*1,001/.test(document.querySelector('#topics li').textContent)").await;
+    // The rate is drawn with the counts.
+    let peak = page.evaluate("Number(document.querySelector('#rate-peak').textContent.replace(/\\D/g, ''))").await;
+    assert!(peak.as_u64().unwrap() <= 1, "{peak} messages a second");
     page.is_quiet(&[]).await;
     page.end().await;
 }

@@ -187,3 +187,26 @@ async fn the_page_works_under_a_prefix_that_a_proxy_takes_away() {
     page.is_quiet(&[]).await;
     page.end().await;
 }
+
+#[tokio::test]
+async fn broadcasts_that_a_page_had_no_room_for_are_told_until_somebody_has_seen_it() {
+    let Some(mut page) = Page::start().await else { return };
+    let app = App::with(|config| config.outbox_bytes = 64 << 10).await;
+    let link = Link::to(app.address).await;
+    page.open(&format!("http://{}/", link.address)).await;
+    link.set(Flow::Stalled);
+    // The buffers on the way hold some.
+    let notice = json!({"type": "notice", "data": "x".repeat(60_000)}).to_string();
+    let mut lost = 0;
+    while lost < 2 {
+        let answer = app.post("/api/broadcast", "application/json", notice.clone()).await;
+        lost += u64::from(answer.body["connections"] == 0);
+    }
+    link.set(Flow::Open);
+    page.shows("#gaps", "Gap in what goes to everybody: 2 broadcasts are lost").await;
+    page.shows("#timeline .gap", "To everybody: a gap, broadcasts are lost2 skipped").await;
+    page.click("#gaps button").await;
+    assert_eq!(page.evaluate("document.querySelector('#gaps').childElementCount").await, 0);
+    page.is_quiet(&[]).await;
+    page.end().await;
+}

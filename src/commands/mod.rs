@@ -54,7 +54,7 @@ pub fn run(command: ClientCommand) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("oddswire: {failure}");
+            say(&format!("oddswire: {failure}"));
             ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
         }
     }
@@ -77,6 +77,11 @@ fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Failed(format!("cannot write: {error}"))),
         _ => Ok(()),
     }
+}
+
+/// Says something on standard error, if somebody listens there: how it ended is also told by the exit code.
+fn say(line: &str) {
+    let _: io::Result<()> = writeln!(io::stderr(), "{line}");
 }
 
 /// Waits until somebody wants the command to end.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::commands::grouped;
+use crate::commands::{grouped, say};
 
 /// A bar on standard error, if that is a terminal. Copies are the same bar.
 #[derive(Clone)]
@@ -82,7 +82,7 @@ impl Bar {
     pub(super) fn tell(&self, line: &str) {
         match (self.silent, self.drawn.is_hidden()) {
             (true, _) => {}
-            (false, true) => eprintln!("{line}"),
+            (false, true) => say(line),
             (false, false) => self.drawn.println(line),
         }
     }

@@ -56,7 +56,8 @@ impl Tally {
 
     /// Says that all is taken; where not all of that is there any more, that is a failure.
     pub(super) fn conclude(&self, took: Duration, more: &str) -> Result<(), Failure> {
-        print(format!("{}{more}\n", self.summary(took)))?;
+        let none = if self.messages == 0 && self.line == 0 { "; there was no message in it" } else { "" };
+        print(format!("{}{none}{more}\n", self.summary(took)))?;
         self.anew_from.map_or(Ok(()), |line| Err(Failure::Failed(began_anew(line))))
     }
 

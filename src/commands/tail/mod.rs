@@ -4,6 +4,7 @@
 //! nobody reads keeps nobody from ending the program, and [`show`] makes lines for
 //! people.
 
+mod connection;
 mod follow;
 mod notice;
 mod print;
