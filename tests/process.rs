@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 
-pub use crate::harness::process::{Environment, Process, TOKEN, refused, run, temporary};
+use crate::harness::process::{Process, TOKEN, run};
 use crate::harness::{within, ws};
 
 // Start and end.

@@ -4,9 +4,9 @@ use oddswire::config::EngineKind;
 use oddswire::message::Position;
 use serde_json::{Value, json};
 
+use crate::harness::process::{Process, TOKEN};
 use crate::harness::redis::Redis;
 use crate::harness::{App, eventually, within, ws};
-use crate::process::{Process, TOKEN};
 
 /// Everything that is taken is on the disk when it is answered.
 const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
