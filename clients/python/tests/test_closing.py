@@ -211,10 +211,14 @@ def test_a_program_that_forgets_to_close_says_what_it_could_not_send(hub: Hub) -
     assert "10 undelivered, the first to odds_updates: " in stderr
 
 
+# A shell starts what runs in its background with interrupts ignored, and programs hand that on.
 INTERRUPTED = """
+import signal
 import sys
 import threading
 from oddswire import Options, Publisher, PublisherClosed
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def wait_for_room():
     try:
