@@ -389,6 +389,20 @@ async fn a_flushed_broker_begins_a_new_epoch_though_nobody_publishes() {
     assert_eq!(app.get(STATE).await.body["items"], json!([]));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_is_refused_whole_where_a_state_holds_what_is_not_ours() {
+    let Some(redis) = Redis::start().await else { return };
+    let app = node(&redis).await;
+    let before = position(&app.odds("8301", 1).await["position"]);
+    let _: u64 = redis.ask(&["HSET", "{oddswire}:state:scrape_progress", "", "not ours"]).await;
+    let batch = json!([odds("8302", 2), {"topic": "scrape_progress", "data": 1}]).to_string();
+    let refused = app.post("/api/publish", "application/json", batch).await;
+    assert_eq!((refused.status, refused.code()), (503, "engine_unavailable"), "{}", refused.text);
+    let after = position(&publish_at_last(&app, &odds("8303", 3)).await["position"]);
+    assert_eq!(after, Position { offset: before.offset + 1, ..before }, "nothing of the batch was taken");
+    assert_eq!(app.get(STATE).await.body["items"].as_array().unwrap().len(), 2);
+}
+
 /// A broker that comes back with what it had a while ago, as a replica does that lacks the end. The nodes have come to
 /// different places by then, and the one that lacks the end, too, is the first to publish.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

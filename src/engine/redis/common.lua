@@ -132,7 +132,6 @@ local function append(epoch, last, nonce, topic, keys, key, kind, expiry, data)
     fields[#fields + 1] = 'y'
     fields[#fields + 1] = kind
   end
-  -- What is not ours raises here, before anything is written.
   local before = key == '' and redis.call('HGET', keys.state, '')
   local older = before and parse(before).offset
   redis.call('XADD', log, text(epoch) .. '-*', unpack(fields))

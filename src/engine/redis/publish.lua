@@ -28,16 +28,16 @@ local held, live, fates, unchanged = {}, {}, {}, {}
 local number = 0
 for at = first, #ARGV, 5 do
   local topic, key, expiry, data = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 3], ARGV[at + 4]
-  local fate = 'new'
+  local fate, keys = 'new', keys_of(topic)
+  held[topic] = held[topic] or {}
+  local value = held[topic][key]
+  if value == nil then
+    -- What is not ours raises here, before anything is written.
+    local stored = redis.call('HGET', keys.state, key)
+    value = stored and parse(stored) or false
+    held[topic][key] = value
+  end
   if key ~= '' then
-    local keys = keys_of(topic)
-    held[topic] = held[topic] or {}
-    local value = held[topic][key]
-    if value == nil then
-      local stored = redis.call('HGET', keys.state, key)
-      value = stored and parse(stored) or false
-      held[topic][key] = value
-    end
     local deletion = data == 'null'
     local same = suppress and ((value and value.data == data) or (not value and deletion))
     if same then
