@@ -404,7 +404,9 @@ async fn a_connection_gets_what_its_token_allows_and_asks_for_no_more() {
         match outcome {
             Ok(topics) => {
                 assert_eq!(app.ws(&query).await.ack["topics"], json!(topics), "{granted:?}, {asked}");
-                assert_eq!(app.sse(&query).await.ack["topics"], json!(topics), "{granted:?}, {asked}");
+                let ack = app.sse(&query).await.ack;
+                assert_eq!(ack["topics"], json!(topics), "{granted:?}, {asked}");
+                assert!(ack["data"]["expires_at"].as_str().is_some_and(|at| at.ends_with(".000Z")), "{ack}");
             }
             Err(named) => {
                 for path in ["/api/ws", "/api/sse"] {
@@ -413,7 +415,8 @@ async fn a_connection_gets_what_its_token_allows_and_asks_for_no_more() {
                     let detail = response.detail();
                     assert!(detail.contains(named) && detail.contains("claim 'topics'"), "{detail}");
                     let names = response.body["error"]["topics"].as_array().unwrap().clone();
-                    let quoted: Vec<String> = names.iter().map(|name| format!("'{}'", name.as_str().unwrap())).collect();
+                    let quoted: Vec<String> =
+                        names.iter().map(|name| format!("'{}'", name.as_str().unwrap())).collect();
                     assert_eq!(quoted.join(", "), named, "for programs, too");
                 }
             }

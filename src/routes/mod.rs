@@ -172,7 +172,8 @@ impl Refusal {
         struct Body<'a> {
             error: Error<'a>,
         }
-        let body = Body { error: Error { code: self.code, detail: &self.detail, index: self.index, topics: &self.topics } };
+        let body =
+            Body { error: Error { code: self.code, detail: &self.detail, index: self.index, topics: &self.topics } };
         let mut response = json(self.status, &body);
         response.headers_mut().extend(self.headers);
         response.extensions_mut().insert(Refused(self.code));
