@@ -63,6 +63,9 @@ pub struct Acknowledgement<'a> {
     pub position: Position,
     /// Its conflation window; 0 is none.
     pub conflate_ms: u64,
+    /// When its token expires, and with it the connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
 }
 
 /// `connection_ack`, always the first message. Its SSE event has an `id` where the client misses nothing by resuming

@@ -37,7 +37,9 @@ async fn a_connection_gets_what_its_token_allows_and_asks_for_no_more() {
         match outcome {
             Ok(topics) => {
                 assert_eq!(app.ws(&query).await.ack["topics"], json!(topics), "{granted:?}, {asked}");
-                assert_eq!(app.sse(&query).await.ack["topics"], json!(topics), "{granted:?}, {asked}");
+                let ack = app.sse(&query).await.ack;
+                assert_eq!(ack["topics"], json!(topics), "{granted:?}, {asked}");
+                assert!(ack["data"]["expires_at"].as_str().is_some_and(|at| at.ends_with(".000Z")), "{ack}");
             }
             Err(named) => {
                 for path in ["/api/ws", "/api/sse"] {

@@ -153,6 +153,7 @@ impl ConnectionManager {
             connection: id.to_string(),
             position: state.log.position(),
             conflate_ms: wanted.conflate.map_or(0, |window| u64::try_from(window.as_millis()).unwrap_or(u64::MAX)),
+            expires_at: wanted.expires.map(|at| at.to_string()),
         };
         let ack = protocol::connection_ack(&ack, wanted.since == Since::Now);
         outbox.push(Outgoing::Control(Arc::new(ack)));
