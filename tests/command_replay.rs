@@ -148,9 +148,9 @@ async fn a_terminal_has_a_bar_that_shows_how_much_is_published_and_not_how_much_
     std::fs::write(&path, "{\"at\":1000000,\"key\":\"1\",\"data\":1}\n{\"at\":4600000,\"key\":\"1\",\"data\":2}\n")
         .unwrap();
     let Some(mut replay) = Running::in_terminal(&arguments(&url, &path, &[]), &ENVIRONMENT) else { return };
-    replay.draws(" 50%  1 messages").await;
+    replay.draws(" 50%  1 message,").await;
     replay.signal_inside("INT");
     let ended = replay.end().await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stdout.contains("interrupted after 1 messages taken in "), "{ended:?}");
+    assert!(ended.stdout.contains("interrupted after 1 message taken in "), "{ended:?}");
 }

@@ -354,9 +354,9 @@ async fn the_name_of_an_event_follows_the_key_that_it_was_first_known_by() {
     page.shows(".fixture .name", "Burnley – Leeds").await;
     app.odds("8301/1x2/betpawa", named("Zarsenal", 1.5)).await;
     page.shows(".fixture .name", "Zarsenal – Leeds").await;
-    let names = "[...document.querySelectorAll('.fixture .name')].map(name => name.textContent)";
+    let fixtures = "[...document.querySelectorAll('.fixture .name')].map(name => name.textContent)";
     assert_eq!(
-        page.evaluate(names).await,
+        page.evaluate(fixtures).await,
         json!(["Burnley – Leeds", "Zarsenal – Leeds"]),
         "in the order of their names"
     );
@@ -368,7 +368,7 @@ async fn the_name_of_an_event_follows_the_key_that_it_was_first_known_by() {
     app.odds("8301/1x2/sporty", named("Arsenal FC", 1.7)).await;
     app.odds("8301/1x2/sporty", named("Arsenal FC", 1.8)).await;
     page.row_with("sporty", "1.80").await;
-    assert_eq!(page.evaluate(names).await, json!(["Burnley – Leeds", "Zarsenal – Leeds"]));
+    assert_eq!(page.evaluate(fixtures).await, json!(["Burnley – Leeds", "Zarsenal – Leeds"]));
     app.odds("8301/1x2/betpawa", Value::Null).await;
     page.shows("#counted", "2 keys · 2 events").await;
     app.odds("8301/1x2/sporty", named("Arsenal FC", 1.9)).await;

@@ -119,6 +119,11 @@ fn grouped(number: u64) -> String {
     text
 }
 
+/// `1 message`, `2 messages`.
+fn messages(count: u64) -> String {
+    format!("{} {}", grouped(count), if count == 1 { "message" } else { "messages" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +133,7 @@ mod tests {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (18_605, "18,605"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
         }
+        assert_eq!([0, 1, 2_000].map(messages), ["0 messages", "1 message", "2,000 messages"]);
     }
 
     #[test]

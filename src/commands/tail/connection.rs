@@ -62,7 +62,7 @@ pub(super) fn request(endpoint: &Endpoint, settings: &Tail, since: Since) -> Req
 
 /// Connects, and sends a request.
 pub(super) async fn open(dialer: Dialer, request: Request<()>) -> Result<Socket, End> {
-    let stream = dialer.dial().await.map_err(not_dialled)?;
+    let stream = dialer.dial().await.map_err(|error| not_dialled(&error))?;
     let handshake = tokio_tungstenite::client_async_with_config(request, stream, Some(limits()));
     let url = dialer.endpoint();
     match tokio::time::timeout(HANDSHAKE, handshake).await {
@@ -75,14 +75,14 @@ pub(super) async fn open(dialer: Dialer, request: Request<()>) -> Result<Socket,
             if refusal.is_temporary() { Err(End::Lost(reason, refusal.retry_after)) } else { Err(End::Final(reason)) }
         }
         Ok(Err(Error::Protocol(ProtocolError::HttparseError(_)))) if !url.is_tls() => {
-            Err(not_dialled(DialError::NotHttp(url.clone())))
+            Err(not_dialled(&DialError::NotHttp(url.clone())))
         }
         Ok(Err(error)) => Err(End::Lost(format!("no handshake with {url}: {error}"), None)),
         Err(_) => Err(End::Lost(format!("no handshake with {url} within {HANDSHAKE:?}"), None)),
     }
 }
 
-fn not_dialled(error: DialError) -> End {
+fn not_dialled(error: &DialError) -> End {
     if error.is_lasting() { End::Final(error.to_string()) } else { End::Lost(error.to_string(), None) }
 }
 

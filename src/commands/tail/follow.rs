@@ -21,7 +21,7 @@ use super::notice::{Notice, Tone};
 use super::print::Line;
 use crate::commands::backoff::Backoff;
 use crate::commands::dial::Dialer;
-use crate::commands::{Failure, grouped, printable};
+use crate::commands::{Failure, grouped, messages, printable};
 use crate::config::commands::Tail;
 use crate::log::Since;
 use crate::message::Position;
@@ -104,7 +104,7 @@ impl Follower {
 
     /// Says what was seen and how to go on, where there is room for it.
     pub(super) fn say_goodbye(&self) {
-        let messages = grouped(self.messages);
+        let messages = messages(self.messages);
         let connections = match self.connections {
             ..=1 => String::new(),
             count => format!(" over {} connections", grouped(count)),
@@ -113,7 +113,7 @@ impl Follower {
             Since::Position(position) => format!("; go on with --since {position}"),
             Since::Now | Since::Snapshot => String::new(),
         };
-        let text = format!("{messages} messages{connections}{next}");
+        let text = format!("{messages}{connections}{next}");
         // A full queue is a reader that takes nothing, and has no use for this.
         let _ = self.lines.try_send(Line::Notice(Notice { tone: Tone::Aside, text }));
     }
@@ -212,7 +212,7 @@ impl Follower {
                 None
             }
             "caught_up" => {
-                (self.behind, self.repeats_to) = (false, None);
+                self.behind = false;
                 self.move_to(position(head.data.get()));
                 None
             }
@@ -294,7 +294,8 @@ impl Follower {
     }
 
     fn move_to(&mut self, position: Option<Position>) {
-        if let Some(position) = position {
+        // The next server may have got less far than the last had when it was left.
+        if let Some(position) = position.filter(|at| !self.repeats(*at)) {
             self.since = Since::Position(position);
         }
     }
