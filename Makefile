@@ -11,7 +11,7 @@ ARGS ?=
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 # Tests that do not start a server with the engine that is asked for, and those of its page: they would be the same again.
-OF_THE_SERVER := not (test(/^(redis|redis_faults|redis_links|redis_tail|rolling|journal|process|takeover|descriptors|corpora|console|examples|manual|command_[a-z]+)::/))
+OF_THE_SERVER := not (test(/^(redis|redis_faults|redis_links|redis_tail|rolling|journal|process|settings|logs|takeover|descriptors|corpora|console(_[a-z]+)?|examples|manual|command_[a-z]+)::/))
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -56,7 +56,7 @@ function outcomeOf(value) {
     name,
     line: line === undefined ? "" : textOf(value[line]),
     value: numberOf(value[price]),
-    text: priceOf(value[price]),
+    text: oddsOf(value[price]),
   };
 }
 
@@ -79,6 +79,12 @@ function textOf(value) {
 function priceOf(value) {
   const text = textOf(value);
   return /\.\d$/.test(text) ? `${text}0` : text;
+}
+
+/** A price is never a count, so a whole one has two decimals as well; but for American odds, which begin at 100. */
+function oddsOf(value) {
+  const text = priceOf(value);
+  return /^[1-9]\d?$/.test(text) ? `${text}.00` : text;
 }
 
 /** What people call the event that the data is about, where it says so; else an empty text. */

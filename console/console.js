@@ -31,7 +31,7 @@ let closed = null;
 /** While paused: how many messages had come by then. */
 let pausedAt = null;
 let isFrameDue = false;
-let ticked = { at: performance.now(), total: 0, counts: new Map() };
+let ticked = { at: performance.now(), live: 0, counts: new Map() };
 
 const feed = new Feed(base, {
   status: onStatus,
@@ -110,10 +110,10 @@ function tick() {
   const now = performance.now();
   const seconds = (now - ticked.at) / 1000;
   const perSecond = (after, before) => Math.round((after - before) / seconds);
-  rate.add(perSecond(feed.total, ticked.total));
+  rate.add(perSecond(feed.live, ticked.live));
   const rates = new Map([...feed.counts].map(([name, sum]) => [name, perSecond(sum, ticked.counts.get(name) ?? 0)]));
   topics.count(feed.counts, rates);
-  ticked = { at: now, total: feed.total, counts: new Map(feed.counts) };
+  ticked = { at: now, live: feed.live, counts: new Map(feed.counts) };
   header.tick();
   table.tick();
   offer();

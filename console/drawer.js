@@ -1,10 +1,12 @@
 // What the server sent, as it came: the last messages of all topics in one drawer, that of one key in another.
 
 import { byId, make, setText } from "./elements.js";
-import { clip, clock, count } from "./format.js";
+import { clip, clock, count, counted } from "./format.js";
 
-// What is kept, and how much of each; more than that nobody reads, and the browser need not hold it.
+// What is kept, and how much of each is shown; more than that nobody reads, and the browser need not hold it. A message
+// may be large: then fewer are kept, but whole, so that all of each can be searched.
 const MAX_MESSAGES = 300;
+const MAX_KEPT_CHARACTERS = 2_000_000;
 const MAX_CHARACTERS = 4000;
 // A list of that length is drawn a few times a second, not with each frame.
 const DRAW_MS = 250;
@@ -15,7 +17,8 @@ export class Raw {
   #list = byId("raw-list");
   #filter = byId("raw-filter");
   #pause = byId("raw-pause");
-  #ring = new Array(MAX_MESSAGES);
+  #kept = [];
+  #keptCharacters = 0;
   #total = 0;
   #frozen = null;
   #drawnAt = 0;
@@ -33,8 +36,16 @@ export class Raw {
   }
 
   add(text) {
-    this.#ring[this.#total % MAX_MESSAGES] = { text, at: Date.now() };
+    this.#kept.push({ text, at: Date.now() });
+    this.#keptCharacters += text.length;
     this.#total += 1;
+    while (this.#isTooMuch()) this.#keptCharacters -= this.#kept.shift().text.length;
+  }
+
+  /** The newest message is kept, however large it is. */
+  #isTooMuch() {
+    const { length } = this.#kept;
+    return length > MAX_MESSAGES || (length > 1 && this.#keptCharacters > MAX_KEPT_CHARACTERS);
   }
 
   /** Shows what is new, where somebody looks. */
@@ -52,12 +63,11 @@ export class Raw {
       setText(item.lastElementChild, clip(text, MAX_CHARACTERS));
     }
     const kinds = wanted === "" ? "" : `${count(shown.length)} of `;
-    setText(byId("raw-counted"), `${kinds}the last ${count(kept.length)} messages, newest first`);
+    setText(byId("raw-counted"), `${kinds}the last ${counted(kept.length, "message")}, newest first`);
   }
 
   #newestFirst() {
-    const length = Math.min(this.#total, MAX_MESSAGES);
-    return Array.from({ length }, (_, back) => this.#ring[(this.#total - 1 - back) % MAX_MESSAGES]);
+    return [...this.#kept].reverse();
   }
 
   #setPaused(isPaused) {

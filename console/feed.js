@@ -23,6 +23,8 @@ export class Feed {
   /** Messages since the page was opened, by topic. */
   counts = new Map();
   total = 0;
+  /** Those of them that came as they were published: a catch-up says nothing of how much is going on. */
+  live = 0;
   #base;
   #hears;
   #client = null;
@@ -112,6 +114,7 @@ export class Feed {
     });
     client.on("message", message => {
       this.total += 1;
+      if (this.#isLive) this.live += 1;
       this.counts.set(message.topic, (this.counts.get(message.topic) ?? 0) + 1);
     });
     client.on("catchup", message => hears.catchUp(message));

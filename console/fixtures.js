@@ -20,6 +20,8 @@ export class Entry {
 export class Fixture {
   #entries = new Map();
   #isSorted = true;
+  /** The key whose messages name it. Others may spell the name differently: it would change with each of them. */
+  #namedBy = null;
 
   constructor(id) {
     this.id = id;
@@ -39,10 +41,22 @@ export class Fixture {
   add(entry, data) {
     this.#entries.set(entry.key, entry);
     this.#isSorted = false;
-    if (this.name === "") this.text = (this.name = eventName(data)).toLowerCase();
+    this.rename(entry.key, data);
+  }
+
+  /** Takes the name that a message of a key gives it; whether it has another one than before. */
+  rename(key, data) {
+    if (this.#namedBy !== null && this.#namedBy !== key) return false;
+    const name = eventName(data);
+    if (name === "") return false;
+    this.#namedBy = key;
+    if (name === this.name) return false;
+    [this.name, this.text] = [name, name.toLowerCase()];
+    return true;
   }
 
   delete(key) {
+    if (this.#namedBy === key) this.#namedBy = null;
     return this.#entries.delete(key);
   }
 
@@ -69,6 +83,11 @@ export class Fixtures {
 
   has(key) {
     return this.#entries.has(key);
+  }
+
+  /** Takes in that the message of a key is another one; whether its fixture has another name now. */
+  change(key, message) {
+    return this.#entries.get(key).fixture.rename(key, message.data);
   }
 
   /** Follows the map: takes in the keys that are new, and lets go of those that are gone. */

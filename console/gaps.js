@@ -8,13 +8,18 @@ export class Gaps {
   #notices = new Map();
 
   /** Takes in what a catch-up lacks. State that is newer than what was skipped is whole, so only a gap is one. */
-  add({ topics }) {
+  add({ topics, broadcastsSkipped }) {
     for (const [name, { mode, skipped }] of Object.entries(topics)) {
-      if (mode !== "gap") continue;
-      const notice = this.#notices.get(name) ?? this.#begin(name);
-      notice.lost = skipped === null || notice.lost === null ? null : notice.lost + skipped;
-      setText(notice.text, `${clip(name, 80)}: ${lostText(notice.lost)} (${clock(new Date())}).`);
+      if (mode === "gap") this.#lose(clip(name, 80), "message", skipped);
     }
+    // No topic has such a name.
+    if (broadcastsSkipped > 0) this.#lose("what goes to everybody", "broadcast", broadcastsSkipped);
+  }
+
+  #lose(name, noun, count) {
+    const notice = this.#notices.get(name) ?? this.#begin(name);
+    notice.lost = count === null || notice.lost === null ? null : notice.lost + count;
+    setText(notice.text, `${name}: ${lostText(notice.lost, noun)} (${clock(new Date())}).`);
   }
 
   #begin(name) {
@@ -31,7 +36,7 @@ export class Gaps {
   }
 }
 
-function lostText(lost) {
-  if (lost === null) return "an unknown number of messages is lost";
-  return lost === 1 ? "1 message is lost" : `${counted(lost, "message")} are lost`;
+function lostText(lost, noun) {
+  if (lost === null) return `an unknown number of ${noun}s is lost`;
+  return `${counted(lost, noun)} ${lost === 1 ? "is" : "are"} lost`;
 }

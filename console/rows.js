@@ -24,6 +24,8 @@ export class Row {
   #more = make("span", "more");
   #shown = [];
   #timestamp = NaN;
+  /** The name of the fixture, as it is shown. */
+  #title = "";
 
   /** With room for that many numbers; `onNarrow(fixture)` is for its button. */
   constructor(columns, onNarrow) {
@@ -47,12 +49,13 @@ export class Row {
   }
 
   showFixture(isNew) {
-    if (isNew) this.#becomeFixture();
+    if (isNew || this.#title !== this.item.name) this.#becomeFixture();
     setText(this.#size, counted(this.item.size, "key"));
   }
 
   #becomeFixture() {
     const { name, id, isNarrowable } = this.item;
+    this.#title = name;
     this.element.className = "row fixture";
     setText(this.#name, name || id);
     setText(this.#detail, "");

@@ -64,6 +64,14 @@ export class Table {
     else if (isKnown) this.#changed.add(key);
   }
 
+  /** A message may correct the name of its fixture, which then stands elsewhere. Once for each frame: only the last counts. */
+  #rename() {
+    for (const key of this.#changed) {
+      const message = this.#messages.get(key);
+      if (message !== undefined && this.#fixtures.has(key) && this.#fixtures.change(key, message)) this.#isArranged = false;
+    }
+  }
+
   /** Shows only what has each word, in its key or the name of its fixture. */
   filter(text) {
     this.#words = text.toLowerCase().split(/\s+/).filter(Boolean);
@@ -73,6 +81,7 @@ export class Table {
   /** Brings the rows in sight up to date. To be called once for each frame at most. */
   draw() {
     this.#measure();
+    this.#rename();
     if (!this.#isArranged) this.#arrange();
     const [first, last] = this.#inSight();
     const spare = this.#takeOut(first, last);

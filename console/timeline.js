@@ -51,6 +51,8 @@ export class Timeline {
     for (const [name, { mode, skipped }] of Object.entries(data.topics)) {
       this.#add(mode === "gap" ? "gap" : "note", `${clip(name, 80)}: ${SAYS[mode] ?? mode}`, skippedText(skipped));
     }
+    const lost = data.broadcasts_skipped ?? 0;
+    if (lost > 0) this.#add("gap", "To everybody: a gap, broadcasts are lost", skippedText(lost));
   }
 
   caughtUp({ data }, received) {

@@ -58,6 +58,12 @@ impl Endpoint {
         self.port
     }
 
+    /// The same place, encrypted where this one is not, and the other way round.
+    #[must_use]
+    pub fn in_the_other_scheme(&self) -> Self {
+        Self { tls: !self.tls, ..self.clone() }
+    }
+
     /// A path of the server's, below the prefix.
     #[must_use]
     pub fn path(&self, path: &str) -> String {

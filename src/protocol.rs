@@ -44,7 +44,11 @@ fn envelope<D: Serialize>(kind: &str, topics: Option<&[Subscription]>, data: D, 
 }
 
 fn json<D: Serialize>(kind: &str, topics: Option<&[Subscription]>, data: D) -> Vec<u8> {
-    let envelope = Envelope { kind, topics, timestamp: Timestamp::now().to_string(), data };
+    json_at(Timestamp::now(), kind, topics, data)
+}
+
+fn json_at<D: Serialize>(at: Timestamp, kind: &str, topics: Option<&[Subscription]>, data: D) -> Vec<u8> {
+    let envelope = Envelope { kind, topics, timestamp: at.to_string(), data };
     serde_json::to_vec(&envelope).expect("strings, numbers and lists always serialise")
 }
 
@@ -59,6 +63,9 @@ pub struct Acknowledgement<'a> {
     pub position: Position,
     /// Its conflation window; 0 is none.
     pub conflate_ms: u64,
+    /// When its token expires, and with it the connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
 }
 
 /// `connection_ack`, always the first message. Its SSE event has an `id` where the client misses nothing by resuming
@@ -177,10 +184,11 @@ pub fn retry_ms() -> u64 {
     fastrand::u64(1_000..4_000)
 }
 
-/// A publisher's broadcast: to every connection, kept nowhere, without a position.
+/// A publisher's broadcast: to every connection, kept nowhere, without a position. Its text is what a client with two
+/// connections knows it by, so it is the same on all of them.
 #[must_use]
-pub fn broadcast(kind: &str, data: &RawValue) -> Frames {
-    envelope(kind, None, data, None)
+pub fn broadcast(kind: &str, data: &RawValue, at: Timestamp) -> Frames {
+    Frames::json(&json_at(at, kind, None, data), None)
 }
 
 /// What a client asks for.

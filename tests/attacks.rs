@@ -11,11 +11,11 @@ use oddswire::config::Config;
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 
-use crate::clients::Program;
+use crate::harness::client::Program;
 use crate::harness::get::get;
+use crate::harness::metrics::becomes;
 use crate::harness::raw::Raw;
 use crate::harness::{App, TOKEN, allow_files, eventually, within};
-use crate::metrics::becomes;
 
 const ATTACKERS: usize = 1_000;
 /// Honest clients over each transport.

@@ -10,8 +10,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::harness::browser::{Browser, Port};
+use crate::harness::browser::Browser;
 use crate::harness::follower::Follower;
+use crate::harness::program::Port;
 use crate::harness::{App, within};
 
 const TOPICS: &str = "/api/sse?topics=odds_updates,scrape_progress";
@@ -142,7 +143,7 @@ fn raw(json: &str) -> Box<RawValue> {
 #[tokio::test]
 async fn a_page_finds_the_restarted_server_by_itself_and_is_told_that_its_state_is_another() {
     let Some(mut browser) = Page::start().await else { return };
-    let port = Port::reserve();
+    let port = Port::free();
     let spread = Duration::from_secs(3);
     let app = App::in_memory(|config| (config.listen, config.drain_spread) = (port.address, spread)).await;
     browser.open(&port.url("/healthz"), &port.url(TOPICS)).await;
@@ -186,7 +187,7 @@ async fn a_page_finds_the_restarted_server_by_itself_and_is_told_that_its_state_
 async fn a_page_whose_connection_is_cut_gets_every_message_once() {
     let Some(mut browser) = Page::start().await else { return };
     let app = App::start().await;
-    let port = Port::reserve();
+    let port = Port::free();
     let wire = Wire::open(&port, app.address, u64::MAX);
     browser.open(&port.url("/healthz"), &port.url(TOPICS)).await;
     let mut told = Told::default();

@@ -6,8 +6,8 @@ use oddswire::topic::Topic;
 use serde_json::{Value, json};
 
 use crate::harness::follower::Follower;
+use crate::harness::metrics;
 use crate::harness::{App, eventually, narrow_socket, ws};
-use crate::metrics;
 
 const BUDGET: usize = 2 << 20;
 /// Of each message.
@@ -41,6 +41,19 @@ async fn end(app: &App) {
 async fn read_to_the_end(follower: &mut Follower, client: &mut ws::Client) {
     while follower.keyless.as_deref() != Some("\"end\"") || !follower.is_live() {
         follower.take(&client.text().await);
+    }
+}
+
+/// What a client of `scrape_progress` gets before the end.
+async fn messages_until_end(client: &mut ws::Client) -> usize {
+    let mut messages = 0;
+    loop {
+        let message = client.next().await;
+        assert_eq!(message["type"], "scrape_progress", "{message}");
+        if message["data"] == "end" {
+            return messages;
+        }
+        messages += 1;
     }
 }
 
@@ -92,16 +105,7 @@ async fn the_largest_outbox_goes_first_and_a_smaller_one_keeps_every_message() {
         assert!(used <= BUDGET, "{used} bytes are on their way");
     }
     end(&app).await;
-    let mut messages = 0;
-    loop {
-        let message = small.next().await;
-        assert_eq!(message["type"], "scrape_progress", "{message}");
-        if message["data"] == "end" {
-            break;
-        }
-        messages += 1;
-    }
-    assert_eq!(messages, 100);
+    assert_eq!(messages_until_end(&mut small).await, 100);
     while large.next().await["type"] != "catch_up" {}
 }
 
@@ -198,16 +202,7 @@ async fn who_fell_behind_earlier_pays_before_a_smaller_one() {
     }
     assert!(metrics::value(&app, "oddswire_over_memory_budget_total").await >= 1.0);
     end(&app).await;
-    let mut messages = 0;
-    loop {
-        let message = small.next().await;
-        assert_eq!(message["type"], "scrape_progress", "{message}");
-        if message["data"] == "end" {
-            break;
-        }
-        messages += 1;
-    }
-    assert_eq!(messages, 100);
+    assert_eq!(messages_until_end(&mut small).await, 100);
     app.odds("end", "end").await;
     for client in &mut large {
         let (mut came, mut skipped) = (0, 0);

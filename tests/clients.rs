@@ -1,73 +1,14 @@
 //! Clients that people really use, as they are installed: the Python package `websockets`, websocat and curl.
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, Write as _};
 use std::process::Stdio;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::Command;
 
+use crate::harness::client::Program;
+use crate::harness::program::skip;
 use crate::harness::{App, TOKEN, within};
-
-/// A client that runs, and is killed when the test is over.
-pub struct Program {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Program {
-    /// `None`, said in one line, where the program is not installed.
-    pub fn start(program: &str, arguments: &[&str]) -> Option<Self> {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = match command.spawn() {
-            Err(error) if error.kind() == ErrorKind::NotFound => return skip(program),
-            child => child.expect("the program starts"),
-        };
-        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().unwrap());
-        Some(Self { child, stdin, lines: BufReader::new(stdout).lines() })
-    }
-
-    fn curl(app: &App, path: &str, arguments: &[&str]) -> Option<Self> {
-        let common = ["--silent", "--show-error", "--noproxy", "*", &app.url(path)];
-        Self::start("curl", &[&common, arguments].concat())
-    }
-
-    async fn line(&mut self) -> String {
-        within(self.lines.next_line()).await.unwrap().expect("the program goes on")
-    }
-
-    /// The next line, without what it begins with, as JSON.
-    async fn json(&mut self, prefix: &str) -> Value {
-        let line = self.line().await;
-        let json = line.strip_prefix(prefix).unwrap_or_else(|| panic!("no {prefix:?}: {line}"));
-        serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {line}"))
-    }
-
-    async fn send(&mut self, text: &str) {
-        within(self.stdin.as_mut().unwrap().write_all(text.as_bytes())).await.expect("the program reads");
-    }
-
-    /// Ends its input, and waits for its end; its exit code and the rest of its output.
-    pub async fn end(mut self) -> (Option<i32>, String) {
-        drop(self.stdin.take());
-        let mut rest = String::new();
-        while let Some(line) = within(self.lines.next_line()).await.unwrap() {
-            rest.push_str(&line);
-        }
-        (within(self.child.wait()).await.unwrap().code(), rest)
-    }
-}
-
-/// Passes over a client that is not installed, and says so past the capture of test output. CI has all of them.
-fn skip<T>(client: &str) -> Option<T> {
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{client} is not installed, and CI needs it");
-    let line = format!("skipped: {client} is not installed\n");
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
-    None
-}
 
 /// The interpreter for the Python client, where it has the package.
 async fn python() -> Option<OsString> {

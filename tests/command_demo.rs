@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::harness::command::Running;
+use crate::harness::process::{self, Process};
 use crate::harness::ws;
-use crate::process::{self, Process};
 
 #[tokio::test]
 async fn a_subscriber_sees_scrape_runs_and_a_market_that_moves() {

@@ -10,9 +10,9 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::command::Running;
 use crate::harness::link::{Flow, Link};
+use crate::harness::process::{self, Process};
 use crate::harness::program::{Directory, Port};
-use crate::harness::{App, TOKEN, ws};
-use crate::process::{self, Process};
+use crate::harness::{App, TOKEN, within, ws};
 
 const ENVIRONMENT: [(&str, &str); 1] = [("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
 
@@ -346,4 +346,26 @@ async fn a_terminal_has_a_bar_with_rate_and_time_left() {
     for part in ["%", "messages, ", "/s", "ETA "] {
         assert!(shown.contains(part), "{part}: {shown:?}");
     }
+}
+
+#[tokio::test]
+async fn a_file_without_a_message_is_said_to_have_none() {
+    let app = App::start().await;
+    let directory = Directory::new();
+    for contents in ["", "\n  \n"] {
+        let path = file(&directory, "empty.ndjson", contents.as_bytes());
+        let ended = Running::run(&arguments(&app.url(""), &path, &[]), &ENVIRONMENT).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.stdout.starts_with("0 messages taken in "), "{ended:?}");
+        assert!(ended.stdout.contains("; there was no message in it"), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_that_nobody_reads_has_the_same_exit_code() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_oddswire"));
+    command.args(["publish", "no-such-file", "--token", "token"]).env_clear().kill_on_drop(true).stderr(writer);
+    assert_eq!(within(command.status()).await.unwrap().code(), Some(2));
 }

@@ -139,3 +139,18 @@ async fn what_is_no_recording_is_named_by_its_line() {
         Running::run(&arguments(&url, &path, more), &ENVIRONMENT).await.failed(2, &[says]);
     }
 }
+
+#[tokio::test]
+async fn a_terminal_has_a_bar_that_shows_how_much_is_published_and_not_how_much_is_read() {
+    let (app, directory) = (App::start().await, Directory::new());
+    let (url, path) = (app.url(""), directory.0.join("recording.ndjson"));
+    // The second of two lines of one length is an hour away, and read already.
+    std::fs::write(&path, "{\"at\":1000000,\"key\":\"1\",\"data\":1}\n{\"at\":4600000,\"key\":\"1\",\"data\":2}\n")
+        .unwrap();
+    let Some(mut replay) = Running::in_terminal(&arguments(&url, &path, &[]), &ENVIRONMENT) else { return };
+    replay.draws(" 50%  1 message,").await;
+    replay.signal_inside("INT");
+    let ended = replay.end().await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stdout.contains("interrupted after 1 message taken in "), "{ended:?}");
+}

@@ -48,6 +48,10 @@ async fn every_manual_page_is_free_of_warnings_and_of_secrets() {
         let ended = Running::run(&arguments, &environment).await;
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{command}");
         assert!(ended.stdout.contains(".TH") && !ended.stdout.contains("marmalade"), "{command}: {}", ended.stdout);
+        assert!(
+            ended.stdout.contains(concat!("\"oddswire ", env!("CARGO_PKG_VERSION"), "\"")),
+            "{command}: its source"
+        );
         if let Some(said) = checked("groff", &["-man", "-Tutf8", "-ww"], "--version", &ended.stdout) {
             assert_eq!(said, "", "{command}");
         }

@@ -2,17 +2,19 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::Duration;
 
+use oddswire::config::{Config, EngineKind};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::command::Running;
 use crate::harness::link::{Flow, Link};
+use crate::harness::process::{self, Process};
 use crate::harness::program::{Directory, Port};
-use crate::harness::redis::Certificates;
+use crate::harness::redis::{Certificates, Redis};
 use crate::harness::tls::Tls;
 use crate::harness::{self, App, jwt, within};
-use crate::process::{self, Process};
 
 fn tail(address: SocketAddr, arguments: &[&str]) -> Running {
     Running::start(&[&["tail", &format!("http://{address}")], arguments].concat(), &[])
@@ -86,6 +88,51 @@ async fn tail_goes_on_after_a_cut_and_after_a_connection_that_is_silent() {
 }
 
 #[tokio::test]
+async fn tail_goes_over_to_the_next_server_before_the_last_has_closed_and_has_every_message_once() {
+    const MESSAGES: usize = 300;
+    let Some(redis) = Redis::start().await else { return };
+    let shared = |config: &mut Config| {
+        config.engine = EngineKind::Redis;
+        config.redis_url = Some(redis.url().parse().unwrap());
+    };
+    let (last, next) = (App::with(shared).await, App::with(shared).await);
+    let link = Link::to(last.address).await;
+    let mut tail = tail(link.address, &["--json"]);
+    tail.says("connected to").await;
+    // At first nobody is there to go to, and it stays where it is.
+    let nobody = Port::free();
+    link.lead_to(nobody.address);
+    // The manager's part of a shutdown alone: it is this connection's turn at once, and nobody closes it.
+    assert_eq!(last.manager.announce_drain(Duration::ZERO).len(), 1);
+    tail.says("the server is shutting down").await;
+    last.odds("0", 0).await;
+    assert_eq!(published(&mut tail).await["key"], "0");
+    let publishing = async {
+        for number in 1..=MESSAGES {
+            if number == MESSAGES / 3 {
+                link.lead_to(next.address);
+            }
+            last.odds(&number.to_string(), number).await;
+        }
+        next.connections(1).await;
+        next.odds("end", "end").await;
+    };
+    let reading = async {
+        for number in 1..=MESSAGES {
+            assert_eq!(published(&mut tail).await["key"], number.to_string());
+        }
+        assert_eq!(published(&mut tail).await["key"], "end");
+    };
+    tokio::join!(publishing, reading);
+    last.connections(0).await;
+    tail.says("connected again").await;
+    tail.signal("INT");
+    let ended = tail.end().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("302 messages over 2 connections; go on with --since "), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_restart_that_forgets_is_told_as_what_it_is() {
     let port = Port::free();
     let listen = port.address.to_string();
@@ -126,7 +173,7 @@ async fn an_encrypted_connection_needs_a_certificate_that_the_system_trusts() {
     let Some(certificates) = Certificates::new() else { return };
     let app = App::start().await;
     let tls = Tls::to(app.address, &certificates).await;
-    let (url, file) = (format!("wss://{}", tls.address), app.url(""));
+    let url = format!("wss://{}", tls.address);
     let trusted =
         [("SSL_CERT_FILE", certificates.path("ca.crt")), ("ODDSWIRE_PUBLISH_TOKEN", harness::TOKEN.to_owned())];
     let trusted: Vec<_> = trusted.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -141,8 +188,29 @@ async fn an_encrypted_connection_needs_a_certificate_that_the_system_trusts() {
     let mut stranger = Running::start(&["tail", &url], &[("SSL_CERT_FILE", &certificates.path("other.crt"))]);
     let said = stranger.says("trying again").await;
     assert!(said.contains("certificate"), "{said}");
-    let mut plain = Running::start(&["tail", &file.replace("http", "https")], &trusted);
-    plain.says("trying again").await;
+}
+
+#[tokio::test]
+async fn a_url_with_the_scheme_of_the_other_kind_of_server_ends_each_command_with_1_and_the_right_url() {
+    let Some(certificates) = Certificates::new() else { return };
+    let app = App::start().await;
+    let tls = Tls::to(app.address, &certificates).await;
+    let ca = certificates.path("ca.crt");
+    let trusted = [("SSL_CERT_FILE", ca.as_str()), ("ODDSWIRE_PUBLISH_TOKEN", harness::TOKEN)];
+    for (scheme, other, address, lacks) in [
+        ("https", "http", app.address, "does not speak TLS"),
+        ("http", "https", tls.address, "does not speak plain HTTP"),
+    ] {
+        let [wrong, right] = [scheme, other].map(|scheme| format!("{scheme}://{address}"));
+        let says = [&format!("{wrong}: the server there {lacks}; try {right}")[..]];
+        for arguments in [vec!["tail", &wrong], vec!["top", "--once", &wrong], vec!["publish", "-", "--url", &wrong]] {
+            let mut running = Running::start(&arguments, &trusted);
+            let line = "{\"topic\":\"odds_updates\",\"data\":1}\n";
+            // The others read nothing, and may have ended by now.
+            let _: std::io::Result<()> = running.stdin.take().unwrap().write_all(line.as_bytes()).await;
+            running.end().await.failed(1, &says);
+        }
+    }
 }
 
 #[tokio::test]

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt as _;
 
+use crate::harness::process::{Process, TOKEN};
 use crate::harness::raw::{HANDSHAKE, Raw, frame};
 use crate::harness::{within, ws};
-use crate::process::{Process, TOKEN};
 
 /// What the program is allowed. It takes about a dozen for itself.
 const FILES: usize = 64;

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::harness::get::{code, get};
+use crate::harness::process::Process;
 use crate::harness::{Answer, App, eventually, sse, within, ws};
-use crate::process::Process;
 
 const LONG: Duration = Duration::from_hours(1);
 

@@ -13,10 +13,10 @@ use redb::{Database, TableDefinition};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::harness::process::{self, Process, run};
 use crate::harness::program::Directory;
 use crate::harness::wire::Wire;
 use crate::harness::{App, TOKEN, eventually, within, ws};
-use crate::process::{Process, run};
 
 /// A server on the directory, which syncs each publish.
 async fn on(directory: &Directory, change: impl FnOnce(&mut Config)) -> App {
@@ -246,7 +246,7 @@ async fn publish_until_killed(address: std::net::SocketAddr, known: Arc<Known>, 
             .collect();
         let request = client
             .post(format!("http://{address}/api/publish"))
-            .bearer_auth(crate::process::TOKEN)
+            .bearer_auth(process::TOKEN)
             .header("content-type", "application/json")
             .header("idempotency-key", format!("{publisher}-{number}"))
             .body(json!(batch).to_string());
@@ -370,7 +370,7 @@ async fn with_an_interval_a_kill_begins_a_new_epoch_and_a_stop_does_not() {
         client.ack["data"]["position"].as_str().unwrap().parse().unwrap()
     };
     let process = Process::serve(&environment).await;
-    assert_eq!(process.post("/api/publish", crate::process::TOKEN, message).await.status, 200);
+    assert_eq!(process.post("/api/publish", process::TOKEN, message).await.status, 200);
     let first = position(&process).await;
     process.signal("TERM");
     assert_eq!(process.end().await.code, Some(0));
@@ -378,7 +378,7 @@ async fn with_an_interval_a_kill_begins_a_new_epoch_and_a_stop_does_not() {
     let process = Process::serve(&environment).await;
     assert_eq!(position(&process).await, first, "a stop writes down what was answered");
     let more = message.replace("8301", "8302");
-    assert_eq!(process.post("/api/publish", crate::process::TOKEN, &more).await.status, 200);
+    assert_eq!(process.post("/api/publish", process::TOKEN, &more).await.status, 200);
     let lost = position(&process).await;
     process.signal("KILL");
     process.end().await;
@@ -403,7 +403,7 @@ async fn a_full_disk_refuses_publishes_keeps_subscribers_and_is_used_again_when_
     let mut client = ws::Client::connect(process.address, "").await;
     let publish = async |process: &Process, number: usize| {
         let body = json!({"topic": "odds_updates", "key": format!("{number}"), "data": "x".repeat(60_000)});
-        process.post("/api/publish", crate::process::TOKEN, &body.to_string()).await
+        process.post("/api/publish", process::TOKEN, &body.to_string()).await
     };
     process.limit_files_to("4000000");
     let mut taken = 0;
@@ -459,7 +459,7 @@ async fn a_start_on_a_full_disk_serves_what_there_is_and_publishing_begins_when_
             assert_eq!(client.expect("odds_updates").await["data"], number, "it serves what the file holds");
         }
         client.expect("caught_up").await;
-        let refused = process.post("/api/publish", crate::process::TOKEN, &message(taken)).await;
+        let refused = process.post("/api/publish", process::TOKEN, &message(taken)).await;
         assert_eq!((refused.status, refused.code(), refused.header("retry-after")), (503, "engine_unavailable", "1"));
         let ready = reqwest::get(format!("http://{}/readyz", process.admin)).await.unwrap();
         assert_eq!(ready.status(), 200, "clients are served");
@@ -470,7 +470,7 @@ async fn a_start_on_a_full_disk_serves_what_there_is_and_publishing_begins_when_
         process.limit_files_to("unlimited");
         process.event("journal.mended").await;
         for _ in 0..3 {
-            assert_eq!(process.post("/api/publish", crate::process::TOKEN, &message(taken)).await.status, 200);
+            assert_eq!(process.post("/api/publish", process::TOKEN, &message(taken)).await.status, 200);
             assert_eq!(client.expect("odds_updates").await["data"], taken);
             taken += 1;
         }
@@ -618,7 +618,7 @@ async fn a_second_server_on_the_same_directory_refuses_to_start() {
     first.signal("TERM");
     assert_eq!(first.end().await.code, Some(0));
     let third = Process::serve(&environment).await;
-    assert_eq!(third.publish(crate::process::TOKEN).await, 200);
+    assert_eq!(third.publish(process::TOKEN).await, 200);
 }
 
 #[tokio::test]

@@ -4,29 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, App, eventually, narrow_socket, within, ws};
-
-/// The value of a series, such as `oddswire_connects_total{transport="sse"}`; 0 where there is none yet.
-pub async fn value(app: &App, series: &str) -> f64 {
-    let text = exposition(app).await.text;
-    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.map_or(0.0, |value| value.parse().expect("a number"))
-}
-
-async fn exposition(app: &App) -> Answer {
-    let url = format!("http://{}/metrics", app.admin);
-    Answer::of(reqwest::Client::new().get(url)).await
-}
-
-/// Waits until a series has this value.
-pub async fn becomes(app: &App, series: &str, expected: f64) {
-    within(async {
-        while (value(app, series).await - expected).abs() > f64::EPSILON {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-}
+use crate::harness::metrics::{becomes, exposition, value};
+use crate::harness::{Answer, App, eventually, narrow_socket, ws};
 
 #[tokio::test]
 async fn clients_are_counted_by_transport_and_by_how_they_left() {

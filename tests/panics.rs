@@ -12,10 +12,10 @@ use serde_json::json;
 use slog::{Drain, Logger, Never, OwnedKVList, Record};
 
 use crate::harness::get::get;
+use crate::harness::metrics::becomes;
 use crate::harness::raw::{HANDSHAKE, Raw, frame};
 use crate::harness::redis::Redis;
 use crate::harness::{App, eventually, sse, within, ws};
-use crate::metrics::becomes;
 
 /// A log that panics at the first record of an event.
 struct Faulty {

@@ -3,9 +3,9 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::harness::hub::refused;
 use crate::harness::raw::Raw;
 use crate::harness::{Answer, App, TOKEN, within};
-use crate::publishing::refused;
 
 const STATE: &str = "/api/topics/odds_updates/state";
 

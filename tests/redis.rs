@@ -4,9 +4,9 @@ use oddswire::config::EngineKind;
 use oddswire::message::Position;
 use serde_json::{Value, json};
 
+use crate::harness::process::{Process, TOKEN};
 use crate::harness::redis::Redis;
 use crate::harness::{App, eventually, within, ws};
-use crate::process::{Process, TOKEN};
 
 /// Everything that is taken is on the disk when it is answered.
 const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
@@ -96,10 +96,13 @@ async fn a_broadcast_reaches_the_clients_of_every_node_and_has_no_place() {
     let answer = nodes[0].post("/api/broadcast", "application/json", r#"{"type":"notice","data":[1, 2]}"#).await;
     assert_eq!((answer.status, &answer.body["connections"]), (200, &json!(1)), "those of the node that was asked");
     let taken = nodes[1].odds("8301", 1).await;
+    let mut notices = Vec::new();
     for client in &mut clients {
-        assert_eq!(client.expect("notice").await["data"], json!([1, 2]));
+        notices.push(client.expect("notice").await);
         assert_eq!(client.expect("odds_updates").await["id"], taken["position"]);
     }
+    assert_eq!(notices[0]["data"], json!([1, 2]));
+    assert_eq!(notices[0], notices[1], "a client with two connections knows it by its text, timestamp included");
     assert_eq!(position(&taken["position"]).offset, 1);
 }
 

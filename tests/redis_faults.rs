@@ -22,10 +22,10 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::follower::Follower;
 use crate::harness::link::{Flow, Link};
+use crate::harness::process::{Process, TOKEN};
 use crate::harness::program::Port;
 use crate::harness::redis::Redis;
 use crate::harness::within;
-use crate::process::{Process, TOKEN};
 
 const NODES: usize = 3;
 const CLIENTS: usize = 12;

@@ -8,11 +8,11 @@ use tokio::net::TcpStream;
 
 use crate::harness::get::{code, get};
 use crate::harness::node::node;
+use crate::harness::process::{Environment, Process, TOKEN, refused, run, temporary};
 use crate::harness::program::Port;
 use crate::harness::redis::{Certificates, Cluster, Redis, Sentinel};
 use crate::harness::watcher::{Watcher, insist, position};
 use crate::harness::{Answer, sse, within, ws};
-use crate::process::{Environment, Process, TOKEN, refused, run, temporary};
 
 /// Publishes, and has it back live and from the state.
 async fn works(node: &Process) {

@@ -4,10 +4,10 @@ use serde_json::json;
 
 use crate::harness::link::{Flow, Link};
 use crate::harness::node::node;
+use crate::harness::process::Process;
 use crate::harness::redis::Redis;
 use crate::harness::watcher::{Watcher, insist, position};
 use crate::harness::{within, ws};
-use crate::process::Process;
 
 const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 

@@ -14,11 +14,11 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::follower::Follower;
 use crate::harness::node::node;
+use crate::harness::process::{Process, TOKEN};
 use crate::harness::program::Port;
 use crate::harness::proxy::{Proxy, Software};
 use crate::harness::redis::Redis;
 use crate::harness::within;
-use crate::process::{Process, TOKEN};
 
 const SOCKETS: usize = 40;
 const STREAMS: usize = 10;

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::follower::Follower;
+use crate::harness::process::Process;
 use crate::harness::{App, TOKEN, narrow_socket, sse, within, ws};
-use crate::process::Process;
 
 /// Data that no kernel buffer hides for long.
 fn large(number: usize) -> Value {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::harness::hub::refused;
 use crate::harness::raw::Raw;
 use crate::harness::sse::Client;
 use crate::harness::{Answer, App, TOKEN, within};
-use crate::publishing::refused;
 
 /// A stream as its bytes come, for what a parser hides.
 struct Bytes {

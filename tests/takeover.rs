@@ -22,9 +22,9 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::harness::process::{Process, TOKEN};
 use crate::harness::wire::Wire;
 use crate::harness::{PATIENCE, allow_files, eventually, sse, within};
-use crate::process::{Process, TOKEN};
 
 const SOCKETS: usize = 5_000;
 const STREAMS: usize = 100;

@@ -41,6 +41,13 @@ pub(super) enum AskError {
     Timeout,
 }
 
+impl AskError {
+    /// Whether it would be the same again.
+    pub(super) fn is_lasting(&self) -> bool {
+        matches!(self, Self::Dial(error) if error.is_lasting())
+    }
+}
+
 /// What a server answered.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -115,10 +122,17 @@ impl Client {
             },
             None => self.connect().await?,
         };
-        let (head, body) = sender.send_request(request).await.map_err(AskError::Broken)?.into_parts();
+        let (head, body) = sender.send_request(request).await.map_err(|error| self.broken(error))?.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(AskError::Body)?.to_bytes();
         self.open = Some(sender);
         Ok(Answer { status: head.status, headers: head.headers, body })
+    }
+
+    fn broken(&self, error: hyper::Error) -> AskError {
+        if error.is_parse() && !self.dialer.endpoint().is_tls() {
+            return DialError::NotHttp(self.dialer.endpoint().clone()).into();
+        }
+        AskError::Broken(error)
     }
 
     async fn connect(&mut self) -> Result<SendRequest<Full<Bytes>>, AskError> {

@@ -33,6 +33,19 @@ pub(super) enum DialError {
     /// It takes too long.
     #[error("cannot connect to {0}: no answer within {TIMEOUT:?}")]
     Timeout(Endpoint),
+    /// What answers a greeting in TLS is something else.
+    #[error("{endpoint}: the server there does not speak TLS; try {other}", endpoint = .0, other = .0.in_the_other_scheme())]
+    NotTls(Endpoint),
+    /// What answers a request is no HTTP.
+    #[error("{endpoint}: the server there does not speak plain HTTP; try {other}", endpoint = .0, other = .0.in_the_other_scheme())]
+    NotHttp(Endpoint),
+}
+
+impl DialError {
+    /// Whether it would be the same again: the URL is that of something else.
+    pub(super) fn is_lasting(&self) -> bool {
+        matches!(self, Self::NotTls(_) | Self::NotHttp(_))
+    }
 }
 
 /// Why no encrypted connection can be made at all.
@@ -69,7 +82,10 @@ impl Dialer {
     pub(super) async fn dial(&self) -> Result<Stream, DialError> {
         let connected = tokio::time::timeout(TIMEOUT, self.connect()).await;
         let connected = connected.map_err(|_| DialError::Timeout(self.endpoint.clone()))?;
-        connected.map_err(|error| DialError::Connect(self.endpoint.clone(), error))
+        connected.map_err(|error| {
+            let endpoint = self.endpoint.clone();
+            if is_no_tls(&error) { DialError::NotTls(endpoint) } else { DialError::Connect(endpoint, error) }
+        })
     }
 
     async fn connect(&self) -> io::Result<Stream> {
@@ -80,6 +96,12 @@ impl Dialer {
             Some((connector, name)) => Ok(Box::new(connector.connect(name.clone(), stream).await?)),
         }
     }
+}
+
+/// Whether what came from the server is nothing of TLS at all, such as the plain answer of an HTTP server.
+fn is_no_tls(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidMessage(_)))
 }
 
 fn connector(host: &str) -> Result<(TlsConnector, ServerName<'static>), TlsError> {

@@ -54,7 +54,7 @@ pub fn run(command: ClientCommand) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("oddswire: {failure}");
+            say(&format!("oddswire: {failure}"));
             ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
         }
     }
@@ -77,6 +77,11 @@ fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Failed(format!("cannot write: {error}"))),
         _ => Ok(()),
     }
+}
+
+/// Says something on standard error, if somebody listens there: how it ended is also told by the exit code.
+fn say(line: &str) {
+    let _: io::Result<()> = writeln!(io::stderr(), "{line}");
 }
 
 /// Waits until somebody wants the command to end.
@@ -114,6 +119,11 @@ fn grouped(number: u64) -> String {
     text
 }
 
+/// `1 message`, `2 messages`.
+fn messages(count: u64) -> String {
+    format!("{} {}", grouped(count), if count == 1 { "message" } else { "messages" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +133,7 @@ mod tests {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (18_605, "18,605"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
         }
+        assert_eq!([0, 1, 2_000].map(messages), ["0 messages", "1 message", "2,000 messages"]);
     }
 
     #[test]

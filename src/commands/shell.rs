@@ -25,6 +25,7 @@ pub(super) fn man(settings: &Man) -> Result<(), Failure> {
         })?;
     }
     let mut page = Vec::new();
-    clap_mangen::Man::new(command).render(&mut page).expect("writing to memory does not fail");
+    let version = concat!("oddswire ", env!("CARGO_PKG_VERSION"));
+    clap_mangen::Man::new(command).source(version).render(&mut page).expect("writing to memory does not fail");
     print(page)
 }

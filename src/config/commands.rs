@@ -8,8 +8,10 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use super::{Between, Config, ConfigError, MONTH, Size, count, ms, secs};
-use crate::auth::{self, Token};
+use super::check::{ConfigError, read_token};
+use super::serve::Config;
+use super::values::{Between, MONTH, Size, count, ms, secs};
+use crate::auth::Token;
 use crate::endpoint::Endpoint;
 use crate::log::Since;
 use crate::topic::{Subscription, Topic};
@@ -78,9 +80,7 @@ impl Target {
     /// The token, from where it is.
     pub fn token(&self) -> Result<Token, ConfigError> {
         if let Some(path) = &self.token_file {
-            let text = auth::read_secret_file("token-file", path).map_err(ConfigError)?;
-            let token = text.trim().parse();
-            return token.map_err(|error| ConfigError(format!("token-file '{}': {error}", path.display())));
+            return read_token("token-file", path);
         }
         self.token.clone().ok_or_else(|| {
             ConfigError("publishing needs a token: set --token, ODDSWIRE_PUBLISH_TOKEN or --token-file".to_owned())

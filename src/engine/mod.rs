@@ -28,7 +28,7 @@ pub use self::redis::{BrokerUrlError, Redis};
 use crate::config::{Config, EngineKind};
 use crate::log::{self, Log, StateFull};
 use crate::manager::{self, ConnectionManager, Published};
-use crate::message::{Draft, Frames, Position};
+use crate::message::{Draft, Frames, Position, Timestamp};
 use crate::protocol;
 
 /// How late the deletion of an expired key may be told.
@@ -73,13 +73,15 @@ pub struct Broadcast {
     pub kind: String,
     /// The envelope's `data`.
     pub data: Box<RawValue>,
+    /// The envelope's `timestamp`: when it was taken, so that it is the same text on every node.
+    pub at: Timestamp,
 }
 
 impl Broadcast {
     /// What goes to a client.
     #[must_use]
     pub fn frames(&self) -> Frames {
-        protocol::broadcast(&self.kind, &self.data)
+        protocol::broadcast(&self.kind, &self.data, self.at)
     }
 }
 

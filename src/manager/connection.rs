@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{ConnectionId, ConnectionManager, TooManySubscriptions};
 use crate::log::Since;
-use crate::message::Frames;
+use crate::message::{Frames, Timestamp};
 use crate::outbox::{Outbox, Outgoing};
 use crate::topic::{Subscription, Topics};
 
@@ -20,6 +20,8 @@ pub struct Connect {
     pub conflate: Option<Duration>,
     /// Who it is, for operators.
     pub peer: Option<String>,
+    /// When its token expires.
+    pub expires: Option<Timestamp>,
 }
 
 impl Connect {
@@ -32,7 +34,7 @@ impl Connect {
     /// Every topic, from here on.
     #[must_use]
     pub fn all() -> Self {
-        Self { subscriptions: None, since: Since::Now, conflate: None, peer: None }
+        Self { subscriptions: None, since: Since::Now, conflate: None, peer: None, expires: None }
     }
 
     /// These subscriptions, from here on.

@@ -4,24 +4,27 @@
 //! connection is either fed, or has a catch-up that begins at the last message it was fed; the manager never waits for
 //! a connection and knows nothing of sockets.
 //!
-//! - `reports`: what it tells of itself.
+//! - `reports`: what it tells of itself; `overview`: when it is asked.
 //! - `registry`: the state behind the lock.
-//! - `delivery`: from a message to the outboxes, and who is left behind.
+//! - `delivery`: from a message to the outboxes, and who is left behind; `refill`: how those catch up.
 //! - `due`: writers that are to be woken; `waves`: when they are.
+//! - `closing`: how connections are let go.
 //! - `sequence`: what an engine that keeps the sequence elsewhere does with the log.
 //! - `connection`: what a client wants, and the guard of a registered connection.
 
+mod closing;
 mod connection;
 mod delivery;
 mod due;
 #[cfg(test)]
 mod model;
+mod overview;
+mod refill;
 mod registry;
 mod reports;
 mod sequence;
 mod waves;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -31,25 +34,17 @@ use thiserror::Error;
 use tokio::sync::Notify;
 
 pub use self::connection::{Connect, Connection};
-use self::registry::{Entry, Fed, Feed, Registration, State};
+use self::registry::{Registration, State};
 pub use self::reports::{ConnectionFacts, Counts, Load, Overview, Published, TopicCount};
 use crate::close::Close;
 pub use crate::index::ConnectionId;
-use crate::log::{Log, Since, StateFull, StepLimits, Style};
-use crate::message::{Draft, Frames, Message, Payload, Position, Timestamp};
+use crate::log::{Log, Since, StateFull};
+use crate::message::{Draft, Frames, Payload, Timestamp};
 use crate::metrics::Metrics;
 use crate::outbox::{self, Budget, Outgoing, Receiver};
 use crate::protocol::{self, Acknowledgement};
 use crate::topic::{Subscription, Topic, Topics};
 
-/// Messages handed out in one step of a catch-up.
-const STEP_MESSAGES: usize = 256;
-/// Bytes after which a step ends, at most: what a session holds of a catch-up beside its outbox.
-const STEP_BYTES: usize = 128 << 10;
-/// Bytes of a step, at least, however little is left of the budget.
-const LEAST_STEP_BYTES: usize = 4 << 10;
-/// Messages are larger than this, so a step looks for no more of them than can be in it.
-const LEAST_MESSAGE_BYTES: usize = 64;
 /// One of so many parts of the budget is freed beyond what has to be, and of what is left to catch-ups one step may take
 /// as much.
 const BUDGET_PARTS: usize = 8;
@@ -133,26 +128,6 @@ impl ConnectionManager {
         &self.shared.metrics
     }
 
-    /// Every connection, the one with most on its way first.
-    #[must_use]
-    pub fn connections(&self) -> Vec<ConnectionFacts> {
-        let state = self.state();
-        let last = state.log.position().offset;
-        let facts = |(id, entry): (&ConnectionId, &Entry)| ConnectionFacts {
-            id: id.to_string(),
-            peer: entry.peer.as_deref().map(str::to_owned),
-            subscriptions: entry.subscriptions.clone(),
-            age_ms: u64::try_from(entry.connected.elapsed().as_millis()).unwrap_or(u64::MAX),
-            outbox_bytes: entry.outbox.queued(),
-            behind: entry.cursor().map_or(0, |cursor| last - cursor),
-            bytes_sent: entry.outbox.sent(),
-        };
-        let mut connections: Vec<ConnectionFacts> = state.connections.iter().map(facts).collect();
-        drop(state);
-        connections.sort_by_key(|facts| Reverse((facts.outbox_bytes, facts.behind)));
-        connections
-    }
-
     /// The configured topics.
     #[must_use]
     pub fn topics(&self) -> &Topics {
@@ -178,6 +153,7 @@ impl ConnectionManager {
             connection: id.to_string(),
             position: state.log.position(),
             conflate_ms: wanted.conflate.map_or(0, |window| u64::try_from(window.as_millis()).unwrap_or(u64::MAX)),
+            expires_at: wanted.expires.map(|at| at.to_string()),
         };
         let ack = protocol::connection_ack(&ack, wanted.since == Since::Now);
         outbox.push(Outgoing::Control(Arc::new(ack)));
@@ -237,31 +213,6 @@ impl ConnectionManager {
         self.shared.limits.subscriptions
     }
 
-    /// Closes one connection: it gets what is in its outbox, then the close.
-    pub fn close(&self, id: ConnectionId, close: Close) {
-        if let Some(entry) = self.state().connections.get(&id) {
-            entry.outbox.close(close);
-        }
-    }
-
-    /// Tells every connection that the server shuts down, and when its own turn to go is: spread evenly over `spread`,
-    /// so that the clients do not come back elsewhere all at once. Returns the turns in order; the caller keeps them.
-    /// Whoever registers later is told so, too, and its turn is at once.
-    pub fn announce_drain(&self, spread: Duration) -> Vec<(Duration, ConnectionId)> {
-        let mut state = self.state();
-        state.draining = Some(spread);
-        let mut ids: Vec<ConnectionId> = state.connections.keys().copied().collect();
-        fastrand::shuffle(&mut ids);
-        let count = u32::try_from(ids.len().max(1)).unwrap_or(u32::MAX);
-        let turn = |at: usize| spread * u32::try_from(at).unwrap_or(u32::MAX) / count;
-        let turns: Vec<_> = ids.into_iter().enumerate().map(|(at, id)| (turn(at), id)).collect();
-        for (after, id) in &turns {
-            let frames = protocol::reconnect(*after, spread);
-            state.connections[id].outbox.push(Outgoing::Control(Arc::new(frames)));
-        }
-        turns
-    }
-
     /// Drops subscriptions; returns all current ones, sorted. The client is told them, too.
     pub fn unsubscribe(&self, id: ConnectionId, drop: &[Subscription]) -> Vec<Subscription> {
         self.state().unsubscribe(id, drop)
@@ -307,51 +258,6 @@ impl ConnectionManager {
         sent
     }
 
-    /// The next step of a connection's catch-up, put into its outbox: called when its writer comes to an
-    /// [`Outgoing::Refill`], or when its conflation window ends. When nothing is left the connection is fed again, in the
-    /// same critical section.
-    pub fn refill(&self, id: ConnectionId) {
-        let mut state = self.state();
-        let State { connections, log, .. } = &mut *state;
-        let Some(entry) = connections.get_mut(&id) else { return };
-        entry.refill_due = false;
-        let Feed::Behind(catch_up) = &mut entry.feed else { return };
-        entry.fed = None;
-
-        // Half of the budget is for those who keep up. The closer catch-ups are to the other half, the smaller their steps.
-        let budget = &self.shared.budget;
-        let share = budget.remaining().saturating_sub(budget.limit() / 2) / BUDGET_PARTS;
-        let bytes = share.clamp(LEAST_STEP_BYTES, STEP_BYTES).min(self.shared.limits.outbox_bytes);
-        let messages = STEP_MESSAGES.min(bytes / LEAST_MESSAGE_BYTES);
-        let step = log.step(catch_up, StepLimits { messages, bytes });
-        let skipped = std::mem::take(&mut entry.broadcasts_skipped);
-        if !step.announcements.is_empty() || skipped > 0 {
-            entry.told = true;
-            for told in &step.announcements {
-                self.shared.metrics.caught_up(told.mode.as_str(), told.skipped);
-            }
-            let frames = protocol::catch_up(&step.announcements, skipped);
-            entry.outbox.push(Outgoing::Control(Arc::new(frames)));
-        }
-        for message in step.messages {
-            entry.outbox.push(Outgoing::Message(message));
-        }
-        if !step.done {
-            entry.ask_for_refill();
-            return;
-        }
-        if std::mem::take(&mut entry.told) {
-            entry.outbox.push(Outgoing::Control(Arc::new(protocol::caught_up(log.position()))));
-        }
-        if entry.conflate {
-            catch_up.restart(Style::Window, log);
-        } else {
-            entry.feed = Feed::Live;
-            entry.fed = Some(Fed::from(log.position().offset));
-            entry.outbox.set_fed(true);
-        }
-    }
-
     /// Publishes the deletions of keys whose time has come, and drops what is too old: at most `limit` keys, for which the
     /// lock is held. Returns whether there are more.
     #[must_use]
@@ -365,73 +271,6 @@ impl ConnectionManager {
         }
         self.wake(state);
         expired.len() == limit
-    }
-
-    /// Closes every connection, now and from here on: each gets what is in its outbox, then the close.
-    pub fn close_all(&self, close: Close) {
-        let mut state = self.state();
-        state.closing = Some(close);
-        for entry in state.connections.values() {
-            entry.outbox.close(close);
-        }
-    }
-
-    /// How many connections there are.
-    #[must_use]
-    pub fn active_count(&self) -> usize {
-        self.state().connections.len()
-    }
-
-    /// Subscribers of each topic, and what is kept of it.
-    #[must_use]
-    pub fn topic_counts(&self) -> BTreeMap<Topic, TopicCount> {
-        self.overview().topics
-    }
-
-    /// Connections, topics and position, all of the same moment.
-    #[must_use]
-    pub fn overview(&self) -> Overview {
-        let state = self.state();
-        let count =
-            |topic: &Topic| TopicCount { subscribers: state.index.subscribers(topic), kept: state.log.stats(topic) };
-        Overview {
-            connections: state.connections.len(),
-            topics: self.topics().iter().map(|topic| (topic.clone(), count(topic))).collect(),
-            position: state.log.position(),
-        }
-    }
-
-    /// How much is on its way to clients: asks every outbox.
-    #[must_use]
-    pub fn load(&self) -> Load {
-        let state = self.state();
-        let queued = || state.connections.values().map(|entry| entry.outbox.queued());
-        Load {
-            outbox_bytes: self.shared.budget.used(),
-            memory_budget: self.shared.budget.limit(),
-            outbox_bytes_max: queued().max().unwrap_or(0),
-            behind: state.connections.values().filter(|entry| !entry.conflate && !entry.outbox.is_fed()).count(),
-        }
-    }
-
-    /// Whether nothing is left of any connection, in the registry and in every index.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        let state = self.state();
-        state.connections.is_empty() && state.index.is_empty()
-    }
-
-    /// The position of the newest message.
-    #[must_use]
-    pub fn position(&self) -> Position {
-        self.state().log.position()
-    }
-
-    /// The latest message of each key within the subscription, in order, and the position at which that holds.
-    #[must_use]
-    pub fn snapshot(&self, subscription: &Subscription) -> (Position, Vec<Arc<Message>>) {
-        let state = self.state();
-        (state.log.position(), state.log.state(subscription))
     }
 }
 

@@ -128,13 +128,13 @@ fn unavailable(code: &'static str, detail: &str) -> Refusal {
 
 /// Refuses subscriptions that the token does not allow, by name.
 pub(super) fn check_allowed(access: &Access, asked: &[Subscription]) -> Result<(), Refusal> {
-    let forbidden: Vec<String> =
-        asked.iter().filter(|asked| !access.covers(asked)).map(|asked| format!("'{asked}'")).collect();
+    let forbidden: Vec<Subscription> = asked.iter().filter(|asked| !access.covers(asked)).cloned().collect();
     if forbidden.is_empty() {
         return Ok(());
     }
-    let detail = format!("the token does not allow {}: its claim 'topics' must list them", forbidden.join(", "));
-    Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail))
+    let names: Vec<String> = forbidden.iter().map(|name| format!("'{name}'")).collect();
+    let detail = format!("the token does not allow {}: its claim 'topics' must list them", names.join(", "));
+    Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail).naming(forbidden))
 }
 
 #[cfg(test)]

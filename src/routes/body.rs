@@ -150,7 +150,7 @@ pub(super) fn broadcast(body: &[u8]) -> Result<Broadcast, Refusal> {
     }
     let message: IncomingBroadcast<'_> = object(text, "a broadcast must be an object with 'type' and 'data'")?;
     check_type(&message.kind).map_err(|detail| invalid(&detail))?;
-    Ok(Broadcast { kind: message.kind.into_owned(), data: message.data.to_owned() })
+    Ok(Broadcast { kind: message.kind.into_owned(), data: message.data.to_owned(), at: Timestamp::now() })
 }
 
 /// Checks a whole body; an error says which message it is about.

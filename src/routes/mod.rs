@@ -32,6 +32,7 @@ use crate::auth::{Publishers, Verifier};
 use crate::config::Config;
 use crate::engine::{Engine, Readiness};
 use crate::manager::ConnectionManager;
+use crate::topic::Subscription;
 
 /// What the endpoints work with.
 #[derive(Clone)]
@@ -120,6 +121,7 @@ pub(crate) struct Refusal {
     code: &'static str,
     detail: String,
     index: Option<usize>,
+    topics: Vec<Subscription>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -127,7 +129,7 @@ impl Reject for Refusal {}
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), index: None, headers: Vec::new() }
+        Self { status, code, detail: detail.into(), index: None, topics: Vec::new(), headers: Vec::new() }
     }
 
     pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
@@ -150,6 +152,12 @@ impl Refusal {
         self
     }
 
+    /// Says which subscriptions are meant.
+    fn naming(mut self, topics: Vec<Subscription>) -> Self {
+        self.topics = topics;
+        self
+    }
+
     fn into_response(self) -> Response {
         #[derive(Serialize)]
         struct Error<'a> {
@@ -157,12 +165,15 @@ impl Refusal {
             detail: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             index: Option<usize>,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            topics: &'a [Subscription],
         }
         #[derive(Serialize)]
         struct Body<'a> {
             error: Error<'a>,
         }
-        let body = Body { error: Error { code: self.code, detail: &self.detail, index: self.index } };
+        let body =
+            Body { error: Error { code: self.code, detail: &self.detail, index: self.index, topics: &self.topics } };
         let mut response = json(self.status, &body);
         response.headers_mut().extend(self.headers);
         response.extensions_mut().insert(Refused(self.code));

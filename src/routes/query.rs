@@ -73,7 +73,8 @@ impl Query {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "too_many_subscriptions", error.to_string()));
         }
         let since = self.since.unwrap_or_default();
-        Ok((Connect { subscriptions: known, since, conflate: self.conflate, peer: incoming.shown_peer(app) }, unknown))
+        let (peer, expires) = (incoming.shown_peer(app), access.expires);
+        Ok((Connect { subscriptions: known, since, conflate: self.conflate, peer, expires }, unknown))
     }
 }
 

@@ -23,27 +23,15 @@ import { createRequire } from "node:module";
 import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 
+import { launch } from "./chromium.mjs";
+
 // Only `require` finds a package through NODE_PATH.
 const require = createRequire(import.meta.url);
-const { chromium } = require("playwright-core");
 
 /** Whoever waits for this waits longer, so that it is told what the page was like. */
 const PATIENCE = 40_000;
 
-const browser = await chromium.launch({
-  executablePath: process.argv[2],
-  timeout: 0,
-  args: [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-  ],
-});
+const browser = await launch(process.argv[2]);
 
 let context;
 let page;

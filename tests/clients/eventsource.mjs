@@ -14,28 +14,11 @@
 //
 // It ends with its input. No wait has a deadline here: whoever started this has one, and then ends the input or this.
 
-import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 
-// Only `require` finds a package through NODE_PATH.
-const { chromium } = createRequire(import.meta.url)("playwright-core");
+import { launch } from "./chromium.mjs";
 
-const browser = await chromium.launch({
-  executablePath: process.argv[2],
-  timeout: 0,
-  args: [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    // The servers listen on IPv4; left to itself the browser asks ::1 first, where the port may be somebody else's.
-    "--host-resolver-rules=MAP localhost 127.0.0.1",
-  ],
-});
+const browser = await launch(process.argv[2]);
 
 let context;
 for await (const line of createInterface({ input: process.stdin })) {

@@ -5,19 +5,13 @@
 //
 // It goes on until it is ended: what the code listens to does, too.
 
-import { createRequire } from "node:module";
 import { text } from "node:stream/consumers";
 
-// Only `require` finds a package through NODE_PATH.
-const { chromium } = createRequire(import.meta.url)("playwright-core");
+import { launch } from "./chromium.mjs";
 
 const [executablePath, url] = process.argv.slice(2);
 const code = await text(process.stdin);
-const browser = await chromium.launch({
-  executablePath,
-  timeout: 0,
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"],
-});
+const browser = await launch(executablePath);
 const page = await browser.newPage();
 const fail = error => {
   process.stderr.write(`${error}\n`);

@@ -1,16 +1,15 @@
 //! A real browser: headless Chromium, driven by a script of `tests/clients/` in Node.
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, Write as _};
-use std::net::SocketAddr;
+use std::io::ErrorKind;
 use std::process::Stdio;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::{App, within};
+use super::program::skip;
+use super::within;
 
 /// A script that has a browser, killed when the test is over. It reads a JSON object a line, and writes one a line whose
 /// `event` says what it is.
@@ -88,46 +87,4 @@ fn node() -> Command {
     }
     command.kill_on_drop(true);
     command
-}
-
-/// Passes over what is not installed, and says so past the capture of test output. CI has all of it.
-fn skip<T>(what: &str) -> Option<T> {
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{what} is not installed, and CI needs it");
-    let line = format!("skipped: {what} is not installed, and the browser needs it\n");
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
-    None
-}
-
-/// A port that stays ours while nobody listens on it: others that ask for any free port do not get it, and who comes
-/// early is refused.
-pub struct Port {
-    pub address: SocketAddr,
-    _bound: TcpSocket,
-}
-
-impl Port {
-    pub fn reserve() -> Self {
-        let bound = Self::bind("127.0.0.1:0".parse().unwrap());
-        Self { address: bound.local_addr().unwrap(), _bound: bound }
-    }
-
-    fn bind(address: SocketAddr) -> TcpSocket {
-        let socket = TcpSocket::new_v4().unwrap();
-        // Two sockets may have the same port if both say so and only one listens.
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(address).expect("nobody else listens on the port");
-        socket
-    }
-
-    pub fn listen(&self) -> TcpListener {
-        Self::bind(self.address).listen(16).expect("nobody else listens on the port")
-    }
-
-    pub async fn serve(&self) -> App {
-        App::in_memory(|config| config.listen = self.address).await
-    }
-
-    pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
 }

@@ -10,6 +10,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use oddswire::config::Config;
 use serde_json::{Value, json};
 
+use super::App;
+
 /// The shared secret that the tests' servers know.
 pub const SECRET: &str = "a-secret-of-at-least-32-bytes-4711";
 
@@ -42,6 +44,11 @@ pub fn signed(header: &Header, claims: &Value, secret: &str) -> String {
 /// Asks subscribers for tokens signed with the shared secret.
 pub fn required(config: &mut Config) {
     config.subscriber_jwt_secret = Some(SECRET.parse().unwrap());
+}
+
+/// A server that asks subscribers for such tokens.
+pub async fn start() -> App {
+    App::with(required).await
 }
 
 /// A pair of keys, made on the spot: no private key lies in the repository.

@@ -25,6 +25,7 @@ pub enum Flow {
 /// Passes connections on to an address.
 pub struct Link {
     pub address: SocketAddr,
+    target: watch::Sender<SocketAddr>,
     flow: watch::Sender<Flow>,
     /// Told when something begins to wait.
     pub stalled: Arc<Notify>,
@@ -35,6 +36,7 @@ impl Link {
     pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let (target, leading) = watch::channel(target);
         let (flow, flowing) = watch::channel(Flow::Open);
         let stalled = Arc::new(Notify::new());
         let tell = Arc::clone(&stalled);
@@ -43,6 +45,7 @@ impl Link {
             let mut connections = JoinSet::new();
             while let Ok((one, _)) = listener.accept().await {
                 let (mut flow, tell) = (flowing.clone(), Arc::clone(&tell));
+                let target = *leading.borrow();
                 connections.spawn(async move {
                     tokio::select! {
                         () = pass(one, target, flow.clone(), &tell) => {}
@@ -51,7 +54,12 @@ impl Link {
                 });
             }
         });
-        Self { address, flow, stalled, _passing: passing }
+        Self { address, target, flow, stalled, _passing: passing }
+    }
+
+    /// Passes further connections on to another address; those that there are go on.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.target.send_replace(target);
     }
 
     pub fn set(&self, flow: Flow) {

@@ -1,15 +1,19 @@
 //! Starts exactly what production starts, and speaks the domain to it.
 
 pub mod browser;
+pub mod client;
 pub mod command;
 pub mod contract;
 pub mod follower;
 pub mod get;
+pub mod hub;
 pub mod jwt;
 pub mod link;
 pub mod markdown;
+pub mod metrics;
 pub mod node;
 pub mod page;
+pub mod process;
 pub mod program;
 pub mod prometheus;
 pub mod proxy;

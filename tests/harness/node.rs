@@ -5,8 +5,8 @@ use std::time::Duration;
 use oddswire::message::Timestamp;
 use serde_json::{Value, json};
 
+use super::process::{Environment, Process, TOKEN};
 use super::{Answer, PATIENCE, within};
-use crate::process::{Environment, Process, TOKEN};
 
 /// Starts a node with these settings beside the engine, ready or not.
 pub async fn node(settings: Environment<'_>) -> Process {

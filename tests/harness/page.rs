@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use super::browser::Browser;
 
+/// What the browser itself says of a server that is away.
+pub const AWAY: [&str; 2] = ["WebSocket connection to", "Failed to load resource"];
+
 /// A page of the console.
 pub struct Page(Browser);
 
@@ -106,4 +109,16 @@ impl Page {
     pub async fn end(self) {
         self.0.end().await;
     }
+}
+
+/// How a scrape goes.
+pub fn progress(phase: &str, current: u64, total: impl Into<Value>) -> Value {
+    let data =
+        json!({"platform": null, "phase": phase, "current": current, "total": total.into(), "events_count": 120});
+    json!({"topic": "scrape_progress", "data": data})
+}
+
+/// The prices of a market.
+pub fn prices(home: f64, away: f64) -> Value {
+    json!({"home": home, "away": away, "event_id": 8301})
 }

@@ -1,4 +1,4 @@
-//! What a test needs to run a program of others: whether it is there, a directory, and a port.
+//! What a test needs to run a program: whether it is there, a directory, and a port.
 
 use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
@@ -6,17 +6,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
 
-/// Whether a program is installed, by a command that asks it for its version. If not, that is said in one line past the
-/// capture of test output; CI has all of them.
+use super::App;
+
+/// Passes over what is not installed, and says so in one line past the capture of test output. CI has all of it.
+pub fn skip<T>(what: &str) -> Option<T> {
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{what} is not installed, and CI needs it");
+    std::io::stderr().write_all(format!("skipped: {what} is not installed\n").as_bytes()).unwrap();
+    None
+}
+
+/// Whether a program is installed, by a command that asks it for its version. If not, that is said.
 pub fn is_installed(name: &str, version: &mut Command) -> bool {
     match version.stdout(Stdio::null()).stderr(Stdio::null()).status() {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{name} is missing, and CI needs it");
-            std::io::stderr().write_all(format!("skipped: {name} is not installed\n").as_bytes()).unwrap();
-            false
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => skip(name).unwrap_or(false),
         asked => asked.expect("the program starts").success(),
     }
 }
@@ -36,10 +40,29 @@ pub struct Port {
 
 impl Port {
     pub fn free() -> Self {
-        let held = TcpSocket::new_v4().unwrap();
-        held.set_reuseaddr(true).unwrap();
-        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let held = Self::bind("127.0.0.1:0".parse().unwrap());
         Self { address: held.local_addr().unwrap(), _held: held }
+    }
+
+    fn bind(address: SocketAddr) -> TcpSocket {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(address).expect("nobody else listens on the port");
+        socket
+    }
+
+    /// Listens on it: until then, who connects is refused.
+    pub fn listen(&self) -> TcpListener {
+        Self::bind(self.address).listen(16).expect("nobody else listens on the port")
+    }
+
+    /// A server on it.
+    pub async fn serve(&self) -> App {
+        App::in_memory(|config| config.listen = self.address).await
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
     }
 }
 

@@ -4,8 +4,8 @@ use oddswire::message::Position;
 use serde_json::Value;
 
 use super::follower::Follower;
+use super::process::{Process, TOKEN};
 use super::{Answer, PATIENCE, within, ws};
-use crate::process::{Process, TOKEN};
 
 /// A client of all topics of a node, which reads until it has what was published last.
 pub struct Watcher {

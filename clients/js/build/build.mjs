@@ -13,9 +13,9 @@ const TSC = fileURLToPath(new URL('../node_modules/typescript/bin/tsc', import.m
  * tests run on the built file.
  */
 const INTERNAL = ['isAcknowledged', 'isLive', 'asked', 'answered', 'acknowledge', 'probe', 'fail', 'end',
-    'ended', 'plan', 'base', 'canRenew', 'names', 'behind', 'isEmpty', 'isQuiet', 'include', 'exclude', 'isCovered',
+    'ended', 'plan', 'base', 'names', 'behind', 'isEmpty', 'isQuiet', 'include', 'exclude', 'isCovered',
     'refused', 'announced', 'requests', 'take', 'reach', 'stage', 'caughtUp', 'narrow', 'shown', 'told', 'cursor',
-    'isSettled', 'hearText', 'hearRetry', 'isStream', 'begin', 'reached'];
+    'isSettled', 'hearText', 'hearRetry', 'isStream', 'begin', 'reached', 'getToken', 'name', 'expires', 'refusal'];
 
 /** Writes it all into this directory. */
 export async function build(directory) {
@@ -25,7 +25,8 @@ export async function build(directory) {
         absWorkingDir: HERE,
         entryPoints: ['src/index.ts'],
         bundle: true,
-        minifySyntax: true,
+        minify: true,
+        mangleProps: new RegExp(`^(${INTERNAL.join('|')})$`),
         format: 'esm',
         target: 'es2022',
         write: false,
@@ -33,8 +34,7 @@ export async function build(directory) {
     const { code } = await minify(outputFiles[0].text, {
         module: true,
         ecma: 2020,
-        compress: { passes: 4, reduce_funcs: false, unsafe_arrows: true },
-        mangle: { properties: { builtins: true, regex: new RegExp(`^(${INTERNAL.join('|')})$`), keep_quoted: true } },
+        compress: { passes: 4, hoist_funs: true, unsafe_arrows: true },
     });
     writeFileSync(`${directory}/oddswire.js`, `${code}\n`);
 }

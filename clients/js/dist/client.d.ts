@@ -1,9 +1,8 @@
 import { type Events, type Gap, type Status } from './events.js';
-import { type Settings } from './link.js';
 import type { TopicMessage } from './messages.js';
+import { type ConnectOptions } from './options.js';
 import { type LiveState } from './state.js';
 import { type Since } from './subscriptions.js';
-import type { Transport } from './transports.js';
 export interface Client extends AsyncIterable<TopicMessage> {
     /** Calls the listener with each event; returns what takes it away. */
     on<K extends keyof Events>(event: K, listener: (value: Events[K]) => void): () => void;
@@ -28,13 +27,5 @@ export interface Client extends AsyncIterable<TopicMessage> {
      */
     [Symbol.asyncIterator](): AsyncGenerator<TopicMessage, void, undefined>;
 }
-export interface ClientSettings extends Settings {
-    readonly topics: readonly string[];
-    readonly since: Since;
-    readonly transport: 'auto' | Transport;
-    /** Whether asking for a token again can give another one. */
-    readonly canRenew: boolean;
-    readonly queue: number;
-    readonly signal: AbortSignal | undefined;
-}
-export declare function start(settings: ClientSettings): Client;
+/** Connects to the server at this address, such as `https://odds.example.com/` or `/` in a page. */
+export declare function connect(url: string | URL, { topics, since, conflateMs, token, transport, signal, queue: most, timeouts: given, WebSocket, }?: ConnectOptions): Client;

@@ -1,31 +1,7 @@
-import { type Client } from './client.js';
-import type { Timeouts } from './link.js';
-import type { Since } from './subscriptions.js';
-import type { Transport, WebSocketClass } from './transports.js';
-export type { Client };
+export { connect, type Client } from './client.js';
 export type { Events, Gap, Status } from './events.js';
 export type { Timeouts } from './link.js';
 export type * from './messages.js';
+export type { ConnectOptions } from './options.js';
 export type { LiveState } from './state.js';
 export type { Transport, WebSocketClass } from './transports.js';
-export interface ConnectOptions {
-    /** Topics, or topics narrowed by leading key segments (`odds_updates/8301`). None: all that the server has. */
-    topics?: readonly string[] | undefined;
-    /** Where to begin: 'snapshot' (the default), 'now', or a position that was kept. */
-    since?: Since | undefined;
-    /** 0 to 60,000: the newest of each key once in so many milliseconds. */
-    conflateMs?: number | undefined;
-    /** A JSON Web Token, or a function that gets one: it is asked before each connection, and before the token expires. */
-    token?: string | (() => string | Promise<string>) | undefined;
-    /** 'auto' (the default): a WebSocket, and an event stream where that does not get through. */
-    transport?: 'auto' | Transport | undefined;
-    /** Closes the client. */
-    signal?: AbortSignal | undefined;
-    /** Messages that an async iterator may be behind: 4,096. */
-    queue?: number | undefined;
-    timeouts?: Partial<Timeouts> | undefined;
-    /** Needed in Node before 22 only: `ws`'s, for example. Without one, 'auto' takes the event stream. */
-    WebSocket?: WebSocketClass | undefined;
-}
-/** Connects to the server at this address, such as `https://odds.example.com/` or `/` in a page. */
-export declare function connect(url: string | URL, options?: ConnectOptions): Client;

@@ -1,3 +1,4 @@
+import type { ConnectionAck } from './messages.js';
 import type { Plan } from './subscriptions.js';
 import { type End, type Transport, type WebSocketClass } from './transports.js';
 /** In milliseconds; each has a default. */
@@ -23,7 +24,7 @@ export interface Timeouts {
 export interface Settings {
     readonly base: URL;
     readonly conflateMs: number;
-    readonly token: () => string | undefined | Promise<string>;
+    readonly getToken: () => string | undefined | Promise<string>;
     readonly WebSocket: WebSocketClass | undefined;
     readonly timeouts: Timeouts;
 }
@@ -38,7 +39,8 @@ export interface Link {
     /** It can only listen. */
     readonly isStream: boolean;
     readonly plan: Plan;
-    token?: string | undefined;
+    /** When its token expires, in milliseconds of our clock; NaN where it does not. */
+    expires?: number;
     /** The server has acknowledged it. */
     isAcknowledged?: boolean;
     /** No catch-up is under way. */
@@ -48,10 +50,10 @@ export interface Link {
     answered: number;
     send(message: object): void;
     /** From here on its silence is watched. */
-    acknowledge(): void;
+    acknowledge(ack: ConnectionAck): void;
     /** Asks for a sign of life now. */
     probe(): void;
-    fail(reason: string): void;
+    fail(reason?: string): void;
     close(): void;
 }
 export declare function openLink(transport: Transport, plan: Plan, settings: Settings, owner: Owner): Link;

@@ -11,6 +11,8 @@ export type ConnectionAck = {
         position: Position;
         /** The conflation window; 0 is none. */
         conflate_ms: number;
+        /** When the token expires, and with it the connection; absent where none was asked for. */
+        expires_at?: Timestamp;
     };
 };
 export type SubscriptionUpdate = {

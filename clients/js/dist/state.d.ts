@@ -22,6 +22,6 @@ export interface Keeper {
     /** A catch-up has ended at this position. */
     caughtUp(position: string): void;
     /** Subscriptions were dropped: nothing stays but what others cover. */
-    narrow(isCovered: (path: string) => boolean): void;
+    narrow(isCovered: (path: string) => unknown): void;
 }
 export declare function keep(own: string): Keeper;

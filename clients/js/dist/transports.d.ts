@@ -1,3 +1,4 @@
+import type { ErrorMessage } from './messages.js';
 export type Transport = 'websocket' | 'sse';
 /** What a transport tells. It may tell more after it was closed: whoever closes it stops listening. */
 export interface Ear {
@@ -11,12 +12,15 @@ export interface Ear {
 export interface End {
     /** A WebSocket's close code, or the status with which oddswire, and nothing in between, refused. */
     code?: number | undefined;
-    reason: string;
+    reason?: string | undefined;
+    /** What oddswire says of a refusal. */
+    refusal?: ErrorMessage['data'] | undefined;
 }
 export interface Socket {
     /** Does nothing where the transport only listens. */
     send(text: string): void;
-    close(): void;
+    /** A WebSocket is closed with this code. */
+    close(code: number): void;
 }
 /** What is needed of the class WebSocket: the browser's own, that of Node 22, or that of the package `ws`. */
 export type WebSocketClass = new (url: string) => {

@@ -5,13 +5,13 @@
 // the built file, and they would make it larger by a tenth.
 
 import { listen, tellAll, type Events, type Gap, type Listeners, type Status } from './events.js';
-import { openLink, type Link, type Settings } from './link.js';
-import type { TopicMessage } from './messages.js';
+import { openLink, type Link } from './link.js';
+import type { BroadcastMessage, ErrorMessage, TopicMessage } from './messages.js';
+import { baseOf, TIMEOUTS, type ConnectOptions } from './options.js';
 import { keep, type Keeper, type LiveState } from './state.js';
-import { check } from './subscription.js';
+import { check, refuse } from './subscription.js';
 import { subscriptionsOf, type Since } from './subscriptions.js';
-import { expiry } from './token.js';
-import type { End, Transport } from './transports.js';
+import type { End, Transport, WebSocketClass } from './transports.js';
 
 export interface Client extends AsyncIterable<TopicMessage> {
     /** Calls the listener with each event; returns what takes it away. */
@@ -38,16 +38,6 @@ export interface Client extends AsyncIterable<TopicMessage> {
     [Symbol.asyncIterator](): AsyncGenerator<TopicMessage, void, undefined>;
 }
 
-export interface ClientSettings extends Settings {
-    readonly topics: readonly string[];
-    readonly since: Since;
-    readonly transport: 'auto' | Transport;
-    /** Whether asking for a token again can give another one. */
-    readonly canRenew: boolean;
-    readonly queue: number;
-    readonly signal: AbortSignal | undefined;
-}
-
 /** Close codes and statuses after which coming back would only be refused again (src/close.rs; RFC 6455, section 7.4.1). */
 const FINAL = /^(4(00|03|403|429)|100[023789])$/;
 /** A server's wish to be left alone is respected for as long as this, in milliseconds. */
@@ -60,19 +50,47 @@ const MAX_TIMER = 2e9;
  */
 const CHANGE_PAUSE = 400;
 
+const TOO_MANY = 'too_many_subscriptions';
+/**
+ * A connection goes on for so long, in milliseconds, beside the one that is to replace it and is caught up: of a broadcast
+ * that the new one came too late for, it may be about to tell. Nodes of a deployment are less apart.
+ */
+const LINGER = 1000;
+/** Broadcasts that one of two connections has brought, and the other has yet to bring: beyond them one may come twice. */
+const MOST_BROUGHT = 256;
+
 /** For what it waits, where that is no time. */
 const NO_TOPICS = 'no topics';
 const BEHIND = 'iterator is behind';
 
-const enum Timer { Retry, Replace, Stable, Flush, Renew, Upgrade }
+const enum Timer { Retry, Replace, Stable, Flush, Renew, Upgrade, Linger }
 
-export function start(settings: ClientSettings): Client {
-    const { timeouts, transport: choice } = settings;
+/** Connects to the server at this address, such as `https://odds.example.com/` or `/` in a page. */
+export function connect(url: string | URL, {
+    topics = [],
+    since = 'snapshot',
+    conflateMs = 0,
+    token,
+    transport = 'auto',
+    signal,
+    queue: most = 4096,
+    timeouts: given,
+    WebSocket = globalThis.WebSocket as WebSocketClass | undefined,
+}: ConnectOptions = {}): Client {
+    if (transport === 'websocket' && !WebSocket) {
+        refuse('WebSocket', WebSocket, 'a class');
+    }
+    // Without WebSockets there is no choice.
+    const choice = WebSocket ? transport : 'sse';
+    /** Whether asking for a token again can give another one. */
+    const canRenew = typeof token === 'function';
+    const getToken = canRenew ? token : () => token;
+    const timeouts = { ...TIMEOUTS, ...given };
+    const settings = { base: baseOf(url), conflateMs, getToken, WebSocket, timeouts };
     const states = new Map<string, Keeper>();
-    const subscriptions = subscriptionsOf(settings.topics, settings.since, snapshot => {
-        for (const state of states.values()) state.stage(snapshot);
-    });
+    const subscriptions = subscriptionsOf(topics, since, snapshot => states.forEach(state => state.stage(snapshot)));
     const listeners: { [event: string]: Listeners<any> } = {};
+    const listenersOf = (event: string): Listeners<any> => (listeners[event] ??= new Set());
     /** What each iterator has yet to hand out. */
     const queues = new Set<TopicMessage[]>();
     /** Iterators that wait. */
@@ -84,6 +102,8 @@ export function start(settings: ClientSettings): Client {
     let link: Link | null = null;
     /** The connection that is to replace `link`, once it is caught up. */
     let early: Link | null = null;
+    /** Broadcasts that came over one of two connections, and over which. */
+    const brought = new Map<string, Link>();
     /** The transport that a replacement is wanted with. */
     let wanted: Transport | null = null;
     /** Others needed an image, so these get it, too, and the server does not know what they miss by it. */
@@ -96,22 +116,17 @@ export function start(settings: ClientSettings): Client {
     let refused = 0;
     let patience = 1;
     let flushedAt = 0;
-    /** The server's clock less ours. */
-    let skew = 0;
     /** Takes away what listens to the page, and to the program's signal. */
     const closing = new AbortController();
     let timers: (ReturnType<typeof setTimeout> | undefined)[] = [];
 
-    const after = (ms: number, timer: Timer, then: () => void): void => {
+    const after = (ms: number, timer: Timer, then: (_: undefined) => void): void => {
         clearTimeout(timers[timer]);
-        timers[timer] = setTimeout(() => {
-            timers[timer] = undefined;
-            then();
-        }, ms);
+        timers[timer] = setTimeout(() => then(timers[timer] = undefined), ms);
     };
 
     const emit = <K extends keyof Events>(event: K, value: Events[K]): void => {
-        tellAll(listeners[event] ?? [], value);
+        tellAll(listenersOf(event), value);
     };
 
     const tell = (state: Status['state'], more?: object): void => {
@@ -129,7 +144,7 @@ export function start(settings: ClientSettings): Client {
     const connect = (): void => {
         if (subscriptions.isEmpty()) return tell('waiting', { reason: NO_TOPICS });
         // While nothing gets through, the two take turns.
-        link = open(choice !== 'auto' ? choice : refused < patience ? 'websocket' : 'sse');
+        link = open(choice === 'sse' || refused >= patience ? 'sse' : 'websocket');
         show();
     };
 
@@ -158,8 +173,11 @@ export function start(settings: ClientSettings): Client {
     const ended = (which: Link, end: End): void => {
         if (which === early) return notReplaced();
         if (!which.isAcknowledged) refused = which.isStream ? 0 : refused + 1;
+        const { refusal } = end;
         const code = end.code!;
-        if (FINAL.test(code as never) || (code % 4000 === 401 && !settings.canRenew)) return finish(end, `${end.reason} (${code})`);
+        if (refusal && giveUp(refusal, 0)) {
+            emit('error', { type: 'error', timestamp: new Date().toJSON(), data: refusal });
+        } else if (FINAL.test(code as never) || (code % 4000 === 401 && !canRenew)) return finish(end, `${end.reason} (${code})`);
         if (early) return takeOver();
         hangUp();
         retryIn(backoff(), end);
@@ -194,6 +212,7 @@ export function start(settings: ClientSettings): Client {
     /** Opens the connection that is to replace the present one. Not in a catch-up: it is called again after it. */
     const replace = (): void => {
         if (!wanted || timers[Timer.Replace] || early || !link?.isLive || !subscriptions.isQuiet()) return;
+        brought.clear();
         early = open(wanted);
     };
 
@@ -230,44 +249,54 @@ export function start(settings: ClientSettings): Client {
     // Messages
 
     const hearText = (which: Link, text: string): void => {
-        let message;
         try {
-            message = JSON.parse(text);
-        } catch {
-            return which.fail('not JSON');
+            const message = JSON.parse(text);
+            emit('raw', text);
+            // Now the connection may be over: a listener has closed the client, or made a replacement needless.
+            if (message.topic) take(message);
+            else if (which === early) takeEarly(message, text);
+            else if (which === link) obey(message, text);
+        } catch (error) {
+            // What no oddswire sends. What listeners throw does not come here.
+            which.fail(String(error));
         }
-        emit('raw', text);
-        // A listener may have closed the client, here and below.
-        if (!link) return;
-        if (which === early) takeEarly(message);
-        else obey(message);
+    };
+
+    /** Broadcasts have no position: over two connections they are known by their text, which has a timestamp. */
+    const tellOnce = (which: Link, text: string, message: BroadcastMessage): void => {
+        if ((brought.get(text) ?? which) !== which) return void brought.delete(text);
+        if (early && brought.size < MOST_BROUGHT) brought.set(text, which);
+        emit('broadcast', message);
     };
 
     /**
      * Handles what comes over the replacement while the old connection goes on. Where it brings every message since it was
      * asked for, the two are merged by position: whichever brings a message first counts. Otherwise it takes over at once.
      */
-    const takeEarly = (message: any): void => {
+    const takeEarly = (message: any, text: string): void => {
+        const next = early!;
         switch (message.type) {
             case 'connection_ack':
-                return early!.acknowledge();
+                return next.acknowledge(message);
             case 'reconnect':
-                return early!.fail('');
+                return next.fail();
             case 'catch_up':
                 if (Object.values<any>(message.data.topics).every(({ mode }) => mode === 'replayed')) return;
                 break;
             case 'caught_up':
+                return after(LINGER, Timer.Linger, () => {
+                    if (next === early) takeOver();
+                });
             case 'error':
                 break;
             default:
-                // Broadcasts have no position to merge them by: those of the old connection count.
-                return message.topic && take(message);
+                return tellOnce(next, text, message);
         }
         takeOver();
-        if (link) obey(message);
+        if (link) obey(message, text);
     };
 
-    const obey = (message: any): void => {
+    const obey = (message: any, text: string): void => {
         const { type, data } = message;
         const current = link!;
         switch (type) {
@@ -280,9 +309,8 @@ export function start(settings: ClientSettings): Client {
                 return catchUp(message);
             case 'caught_up':
                 subscriptions.reach(data.position);
-                for (const state of states.values()) state.caughtUp(data.position);
-                if (current !== link) return;
-                if (!current.isLive) {
+                states.forEach(state => state.caughtUp(data.position));
+                if (current === link && !current.isLive) {
                     current.isLive = true;
                     live();
                     show();
@@ -293,21 +321,34 @@ export function start(settings: ClientSettings): Client {
                 // Not all at once, and early enough to be caught up in time.
                 return replaceIn(Math.random() * data.after_ms / 2, current.transport);
             case 'error':
-                subscriptions.refused(data.topics ?? [], data.code === 'too_many_subscriptions' && ++current.answered);
+                if (data.code === TOO_MANY) current.answered += 1;
+                giveUp(data, current.answered);
                 return emit('error', message);
             case 'pong':
-            case 'auth_ack':
                 return;
         }
-        message.topic ? take(message) : emit('broadcast', message);
+        tellOnce(current, text, message);
     };
 
-    const acknowledged = ({ timestamp, data: { topics, position } }: any): void => {
+    /** Drops what the server refuses, and what the states hold of it; `request` is where it takes all of a request for too much. */
+    const giveUp = ({ code, topics = [] }: ErrorMessage['data'], request: number): unknown => {
+        const goesOn = subscriptions.refused(topics, code === TOO_MANY && request);
+        narrow();
+        return goesOn;
+    };
+
+    const narrow = (): void => {
+        states.forEach(state => state.narrow(subscriptions.isCovered));
+    };
+
+    const acknowledged = (message: any): void => {
+        // The stream was asked why WebSockets are refused, and it is not.
+        if (choice === 'websocket' && link!.isStream) return link!.fail('no WebSocket');
         const { begin } = link!.plan;
+        const { topics, position } = message.data;
         lost = begin === 'snapshot' ? subscriptions.behind(position) : [];
         subscriptions.answered(topics, position, 0);
-        skew = Date.parse(timestamp) - Date.now();
-        link!.acknowledge();
+        link!.acknowledge(message);
         link!.isLive = begin === 'now' || !topics[0];
         begun();
         show();
@@ -330,7 +371,7 @@ export function start(settings: ClientSettings): Client {
     });
 
     const catchUp = (message: any): void => {
-        const { topics, broadcasts_skipped } = message.data;
+        const { topics, broadcasts_skipped = 0 } = message.data;
         dropEarly();
         for (const name of lost) if (topics[name]) topics[name].skipped = null;
         lost = [];
@@ -342,18 +383,19 @@ export function start(settings: ClientSettings): Client {
         emit('catchup', message);
         const missed = Object.entries<any>(topics).filter(([, { mode, skipped }]) => mode === 'gap' || skipped !== 0);
         if (!missed[0] && !broadcasts_skipped) return;
-        const gap = { topics: Object.fromEntries(missed), broadcastsSkipped: broadcasts_skipped ?? 0 };
-        emit('gap', gap);
+        emit('gap', { topics: Object.fromEntries(missed), broadcastsSkipped: broadcasts_skipped });
     };
 
     /** Hands out a message of a topic. */
     const take = (message: TopicMessage): void => {
-        if (!subscriptions.take(message)) return;
-        for (const state of states.values()) state.take(message, !link!.isLive);
+        if (!link || !subscriptions.take(message)) return;
+        states.forEach(state => state.take(message, !link!.isLive));
         emit('message', message);
-        for (const queue of queues) queue.push(message);
+        queues.forEach(queue => queue.push(message));
         read();
-        if (link && isBehind(settings.queue)) pause();
+        if (!link || !isBehind(most)) return;
+        hangUp();
+        tell('waiting', { reason: BEHIND });
     };
 
     // Iterators
@@ -365,13 +407,8 @@ export function start(settings: ClientSettings): Client {
 
     const isBehind = (most: number): boolean => [...queues].some(queue => queue.length >= most);
 
-    const pause = (): void => {
-        hangUp();
-        tell('waiting', { reason: BEHIND });
-    };
-
     const resume = (): void => {
-        if (status.reason === BEHIND && !isBehind(settings.queue / 2)) retryIn(wait(timeouts.retry));
+        if (status.reason === BEHIND && !isBehind(most / 2)) retryIn(wait(timeouts.retry));
     };
 
     // Requests
@@ -399,25 +436,14 @@ export function start(settings: ClientSettings): Client {
 
     // Tokens
 
-    /** A new token is shown before the old one expires, and again later if there was none. */
+    /** Before the token expires a connection with a new one is made, and again later if there was none. */
     const renewLater = (): void => {
-        const left = (expiry(link!.token) as number) - Date.now() - skew;
-        if (settings.canRenew && left > 1000) after(Math.min(left * 0.8, MAX_TIMER), Timer.Renew, renew);
-    };
-
-    const renew = async (): Promise<void> => {
-        const current = link!;
-        renewLater();
-        if (current.isStream) return propose('sse');
-        // Where there is none the connection ends with 4401, and the status of the next attempt says why.
-        let token;
-        try {
-            token = await settings.token();
-        } catch {}
-        if (!token || current !== link || token === current.token) return;
-        current.token = token;
-        current.send({ type: 'auth', token });
-        renewLater();
+        const left = link!.expires! - Date.now();
+        if (!canRenew || !(left > 1000)) return;
+        after(Math.min(left * 0.8, MAX_TIMER), Timer.Renew, () => {
+            renewLater();
+            propose(link!.transport);
+        });
     };
 
     const client: Client = {
@@ -432,7 +458,7 @@ export function start(settings: ClientSettings): Client {
             return subscriptions.names();
         },
         on(event, listener) {
-            return listen(listeners[event] ??= new Set(), listener);
+            return listen(listenersOf(event), listener);
         },
         subscribe(topics, since = 'snapshot') {
             subscriptions.include(topics, since);
@@ -440,7 +466,7 @@ export function start(settings: ClientSettings): Client {
         },
         unsubscribe(topics) {
             subscriptions.exclude(topics);
-            for (const state of states.values()) state.narrow(subscriptions.isCovered);
+            narrow();
             change();
         },
         state(topic) {
@@ -473,7 +499,7 @@ export function start(settings: ClientSettings): Client {
     globalThis.addEventListener?.('online', wake, closing);
     globalThis.document?.addEventListener('visibilitychange', wake, closing);
     connect();
-    settings.signal?.addEventListener('abort', client.close, closing);
-    if (settings.signal?.aborted) client.close();
+    signal?.addEventListener('abort', client.close, closing);
+    if (signal?.aborted) client.close();
     return client;
 }

@@ -1,5 +1,6 @@
 // One connection: it is opened with a token, watched for silence, and ends once.
 
+import type { ConnectionAck } from './messages.js';
 import type { Plan } from './subscriptions.js';
 import { openWebSocket, readStream, type End, type Socket, type Transport, type WebSocketClass } from './transports.js';
 
@@ -27,7 +28,7 @@ export interface Timeouts {
 export interface Settings {
     readonly base: URL;
     readonly conflateMs: number;
-    readonly token: () => string | undefined | Promise<string>;
+    readonly getToken: () => string | undefined | Promise<string>;
     readonly WebSocket: WebSocketClass | undefined;
     readonly timeouts: Timeouts;
 }
@@ -44,7 +45,8 @@ export interface Link {
     /** It can only listen. */
     readonly isStream: boolean;
     readonly plan: Plan;
-    token?: string | undefined;
+    /** When its token expires, in milliseconds of our clock; NaN where it does not. */
+    expires?: number;
     /** The server has acknowledged it. */
     isAcknowledged?: boolean;
     /** No catch-up is under way. */
@@ -54,10 +56,10 @@ export interface Link {
     answered: number;
     send(message: object): void;
     /** From here on its silence is watched. */
-    acknowledge(): void;
+    acknowledge(ack: ConnectionAck): void;
     /** Asks for a sign of life now. */
     probe(): void;
-    fail(reason: string): void;
+    fail(reason?: string): void;
     close(): void;
 }
 
@@ -95,7 +97,9 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
         asked: 0,
         answered: 0,
         send: message => socket!.send(JSON.stringify(message)),
-        acknowledge() {
+        acknowledge({ timestamp, data }) {
+            // As the server's clock has it, which may differ from ours.
+            link.expires = Date.now() + Date.parse(data.expires_at!) - Date.parse(timestamp);
             link.isAcknowledged = true;
             watch(0);
         },
@@ -106,13 +110,13 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
         close() {
             isOver = true;
             clearTimeout(timer);
-            socket?.close();
+            socket?.close(1000);
         },
     };
     const start = async (): Promise<void> => {
-        link.token = await settings.token();
+        const token = await settings.getToken();
         if (isOver) return;
-        const url = address(link, settings);
+        const url = address(link, settings, token);
         const ear = {
             hearText: (text: string) => {
                 silent = 0;
@@ -124,20 +128,17 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
         if (isStream) {
             const abort = new AbortController();
             socket = { send: () => {}, close: () => abort.abort() };
-            await readStream(url, link.token, abort.signal, ear);
+            await readStream(url, token, abort.signal, ear);
         } else socket = openWebSocket(url, settings.WebSocket!, ear);
     };
     start().catch((error: unknown) => link.fail(String(error)));
     return link;
 }
 
-function address({ isStream, plan, token }: Link, { base, conflateMs }: Settings): URL {
+function address({ isStream, plan }: Link, { base, conflateMs }: Settings, token: string | undefined): URL {
     const url = new URL(isStream ? 'api/sse' : 'api/ws', base);
     const query: any = { topics: plan.names.join(), since: plan.begin, conflate_ms: conflateMs };
-    if (!isStream) {
-        url.protocol = url.protocol.replace('http', 'ws');
-        if (token) query.token = token;
-    }
+    if (token && !isStream) query.token = token;
     url.search = new URLSearchParams(query) as never;
     return url;
 }

@@ -28,7 +28,7 @@ export interface Keeper {
     /** A catch-up has ended at this position. */
     caughtUp(position: string): void;
     /** Subscriptions were dropped: nothing stays but what others cover. */
-    narrow(isCovered: (path: string) => boolean): void;
+    narrow(isCovered: (path: string) => unknown): void;
 }
 
 /** More changes than this are told before a catch-up is over: a client that is slow for good is always in one. */
@@ -71,7 +71,7 @@ export function keep(own: string): Keeper {
         snapshots = [];
     };
 
-    const retain = (isKept: (message: TopicMessage) => boolean): void => {
+    const retain = (isKept: (message: TopicMessage) => unknown): void => {
         for (const message of held.values()) if (!isKept(message)) apply({ ...message, data: null });
         if (shown.latest && !isKept(shown.latest)) shown.latest = null;
     };

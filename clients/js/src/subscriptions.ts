@@ -41,24 +41,27 @@ export interface Subscriptions {
     reached(): string | null;
     /** Whether there is nothing to connect for. */
     isEmpty(): boolean;
-    /** Whether resuming at the position brings all that is left of every subscription. */
-    isQuiet(): boolean;
+    /** Whether resuming at the position brings all that is left of every subscription, and there is one. */
+    isQuiet(): unknown;
     include(names: readonly string[], since: Since): void;
     exclude(names: readonly string[]): void;
     /** Whether all of what stands at or below the path belongs to a subscription. */
-    isCovered(path: string): boolean;
+    isCovered(path: string): unknown;
     /** What the next connection asks for in its query; the rest is asked for by requests, where the transport has them. */
     plan(hasRequests: boolean): Plan;
     /** The requests that a connection has yet to be sent, after `asked` others. */
     requests(asked: number): object[];
     /** The server has answered the connection's request of this number; 0 is the acknowledgement. */
     answered(topics: readonly string[], position: string, request: number): void;
-    /** The server refuses these, or what the connection's request of this number asked for. */
-    refused(names: readonly string[], request: number | false): void;
+    /**
+     * The server refuses these, or what the connection's request of this number asked for beyond what there was. Whether some
+     * are given up by that, and others are left.
+     */
+    refused(names: readonly string[], request: number | false): unknown;
     /** The server has announced a catch-up, having answered so many requests. */
     announced(topics: CatchUpMessage['data']['topics'], answered: number): void;
     /** Whether a message is new to any of its subscriptions; the client has come to it then. */
-    take(message: TopicMessage): boolean;
+    take(message: TopicMessage): unknown;
     /** Everything up to this position has been delivered or told as skipped. */
     reach(position: string): void;
 }
@@ -82,7 +85,7 @@ export function subscriptionsOf(
 
     const list = (holds: (held: Held) => unknown): Held[] => [...held.values()].filter(holds);
     const namesOf = (list: Held[]): string[] => list.map(held => held.name).sort();
-    const isPending = (held: Held): boolean => !!held.begin;
+    const isPending = (held: Held): Since | null => held.begin;
 
     const settle = (held: Held): void => {
         held.begin = null;
@@ -128,7 +131,7 @@ export function subscriptionsOf(
         behind: at => namesOf(list(({ begin }) => !['now', 'snapshot', at].includes(begin ?? position!))),
         reached: () => position,
         isEmpty: () => !held.size && !all,
-        isQuiet: () => !dropped.size && !list(isPending)[0],
+        isQuiet: () => held.size && !dropped.size && !list(isPending)[0],
         include,
         exclude(names) {
             for (const name of names.map(check)) {
@@ -138,7 +141,7 @@ export function subscriptionsOf(
                 if (all || before?.isSettled || before?.asked! < Infinity) dropped.add(name);
             }
         },
-        isCovered: path => !!list(held => held.isSettled && covers(held.name, path))[0],
+        isCovered: path => list(held => held.isSettled && covers(held.name, path))[0],
         plan(hasRequests) {
             if (all) return { names: [], begin: all };
             dropped.clear();
@@ -183,7 +186,10 @@ export function subscriptionsOf(
             }
         },
         refused(names, request) {
-            for (const { name } of list(held => names.includes(held.name) || held.asked === request)) held.delete(name);
+            list(held => held.asked === request && held.isSettled).forEach(settle);
+            const gone = list(held => names.includes(held.name) || (held.asked === request && !held.isSettled));
+            for (const { name } of gone) held.delete(name);
+            return gone[0] && held.size;
         },
         announced(topics, answered) {
             for (const each of held.values()) {
@@ -203,7 +209,7 @@ export function subscriptionsOf(
         },
         take(message) {
             const offset = enter(message.id);
-            const isNew = !!list(held => held.cursor < offset && covers(held.name, pathOf(message)))[0];
+            const isNew = list(held => held.cursor < offset && covers(held.name, pathOf(message)))[0];
             if (isNew) reach(message.id);
             return isNew;
         },

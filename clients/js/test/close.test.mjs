@@ -1,9 +1,10 @@
-// Clients that are closed while something goes on.
+// Clients that are closed, or told nonsense, while something goes on.
 import assert from 'node:assert/strict';
-import { getEventListeners } from 'node:events';
+import { getEventListeners, once } from 'node:events';
 import { test } from 'node:test';
-import { follow } from './harness/client.mjs';
-import { serve } from './harness/server.mjs';
+import { WebSocketServer } from 'ws';
+import { assertExactlyOnce, follow } from './harness/client.mjs';
+import { ASKS_FOR_TOKENS, serve, token } from './harness/server.mjs';
 
 for (const [what, listen] of [
     ['a state', ({ client }, close) => client.state('odds_updates').on('change', close)],
@@ -47,4 +48,34 @@ test('a closed client no longer listens to the signal', async t => {
     assert.equal(getEventListeners(signal, 'abort').length, 1);
     client.close();
     assert.equal(getEventListeners(signal, 'abort').length, 0);
+});
+
+for (const text of ['null', '{"type":"connection_ack"}', 'no JSON']) {
+    test(`what is no message of oddswire (${text}) ends the connection, and not the program`, async t => {
+        const other = new WebSocketServer({ port: 0, host: '127.0.0.1' });
+        t.after(() => other.close());
+        await once(other, 'listening');
+        other.on('connection', socket => socket.send(text));
+        const follower = follow(t, `http://127.0.0.1:${other.address().port}/`, { transport: 'websocket' });
+        await follower.until('it waits', ({ client }) => client.status.state === 'waiting');
+        assert.match(follower.client.status.reason, /Error/);
+    });
+}
+
+test('a listener of what comes may change the subscriptions while one connection replaces another', async t => {
+    const server = await serve(t, ASKS_FOR_TOKENS);
+    let asked = 0;
+    const follower = follow(t, server.url, { transport: 'sse', since: 'now', topics: ['odds_updates'], token: () => token(++asked === 1 ? 4 : 60) });
+    const { client } = follower;
+    let acknowledged = 0;
+    client.on('raw', text => {
+        // The second is that of the connection that is to replace the first.
+        if (text.includes('"connection_ack"') && ++acknowledged === 2) client.subscribe(['scrape_progress'], 'now');
+    });
+    await follower.live();
+    await follower.until('it is replaced', () => acknowledged === 3);
+    await follower.live();
+    await server.publish({ topic: 'scrape_progress', data: 1 });
+    await follower.at(await server.odds('1/x', 2));
+    assertExactlyOnce(follower, server);
 });

@@ -100,7 +100,10 @@ for (const transport of ['websocket', 'sse']) {
         const [old, next] = [await serve(t, { 'drain-spread': '3s' }), await serve(t, { topics: 'odds_updates' })];
         const way = await proxy(t, old);
         const followers = followAll(t, way.url, { transport, topics: ['odds_updates', 'scrape_progress'] });
+        const states = followers.map(({ client }) => client.state('scrape_progress'));
         await all(followers, follower => follower.live());
+        const position = await old.publish({ topic: 'scrape_progress', data: 'half' });
+        await all(followers, follower => follower.at(position));
         way.server = next;
         old.drain();
         await all(followers, follower => follower.until('it is told', ({ errors }) => errors.length > 0));
@@ -108,31 +111,53 @@ for (const transport of ['websocket', 'sse']) {
             assert.deepEqual(errors[0].data.topics, ['scrape_progress']);
             assert.deepEqual(client.topics, ['odds_updates']);
         }
+        for (const { latest, complete } of states) assert.deepEqual([latest, complete], [null, false]);
     });
 }
 
-test('broadcasts come once before and after one connection replaces another', async t => {
+test('a broadcast that is sent while one connection replaces another comes once', async t => {
     const url = await redis(t);
     if (!url) return;
-    const settings = { engine: 'redis', 'redis-url': url, 'drain-spread': '3s' };
+    const settings = { engine: 'redis', 'redis-url': url, 'drain-spread': '4s' };
     const [old, next] = [await serve(t, settings), await serve(t, settings)];
     const way = await proxy(t, old);
     const followers = followAll(t, way.url, {});
     await all(followers, follower => follower.live());
-    await next.broadcast({ type: 'before', data: null });
-    await all(followers, follower => follower.until('the first', ({ broadcasts }) => broadcasts.length > 0));
+    const stop = publishing(t, async at => {
+        await next.broadcast({ type: 'notice', data: at });
+        return at;
+    });
     way.server = next;
     old.drain();
     await old.ended;
-    // Those that are sent meanwhile may come twice, or not at all; one that comes now came over the connection that stays.
-    await eventually('all have changed over', async () => {
-        await next.broadcast({ type: 'meanwhile', data: null });
-        return followers.every(({ broadcasts }) => broadcasts.at(-1).type === 'meanwhile');
-    });
-    for (const type of ['after', 'last']) await next.broadcast({ type, data: null });
-    await all(followers, follower => follower.until('the last', ({ broadcasts }) => broadcasts.at(-1).type === 'last'));
-    for (const { broadcasts } of followers) {
-        const told = broadcasts.map(({ type }) => type).filter(type => type !== 'meanwhile');
-        assert.deepEqual(told, ['before', 'after', 'last']);
-    }
+    const last = await stop();
+    assert(last > 20, `${last} were sent`);
+    const stayed = followers.filter(({ statuses }) => statuses.every(({ state }) => state !== 'waiting' && state !== 'connecting'));
+    assert(stayed.length >= FOLLOWERS / 2, `${stayed.length} stayed`);
+    await all(stayed, follower => follower.until('the last', ({ broadcasts }) => broadcasts.some(({ data }) => data === last)));
+    const sent = Array.from({ length: last + 1 }, (_, at) => at);
+    for (const { broadcasts } of stayed) assert.deepEqual(broadcasts.map(({ data }) => data).sort((a, b) => a - b), sent);
+});
+
+test('a drain that is announced while a WebSocket is tried in vain is heeded', async t => {
+    const url = await redis(t);
+    if (!url) return;
+    const settings = { engine: 'redis', 'redis-url': url, 'drain-spread': '8s' };
+    const [old, next] = [await serve(t, settings), await serve(t, settings)];
+    const way = await proxy(t, old);
+    way.upgrades = 'mute';
+    // The attempt is given up long before most of them have to go.
+    const followers = followAll(t, way.url, { since: 'now', timeouts: { open: 1500, upgrade: 10 } });
+    await all(followers, follower => follower.live());
+    const attempts = () => way.requests.filter(line => line.includes('/api/ws')).length;
+    await way.until(() => attempts() === 2 * FOLLOWERS);
+    for (const { statuses } of followers) statuses.length = 0;
+    way.server = next;
+    old.drain();
+    await old.ended;
+    await all(followers, follower => follower.live());
+    assertStayed(followers);
+    const position = await next.odds('8301/1x2/betpawa', 1);
+    await all(followers, follower => follower.at(position));
+    for (const follower of followers) assertExactlyOnce(follower, next);
 });

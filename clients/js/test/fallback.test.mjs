@@ -33,6 +33,20 @@ for (const upgrades of ['refuse', 'mute']) {
     });
 }
 
+test('a client that wants WebSockets only gets nothing as an event stream, and a WebSocket once that gets through', async t => {
+    const server = await serve(t);
+    await server.odds('8301/1x2/betpawa', 1);
+    const way = await proxy(t, server);
+    way.upgrades = 'refuse';
+    const follower = follow(t, way.url, { transport: 'websocket' });
+    await follower.until('it has asked why', ({ statuses }) => statuses.some(({ reason }) => reason === 'no WebSocket'));
+    assert.deepEqual(follower.messages, []);
+    way.upgrades = 'pass';
+    await follower.live();
+    assert.equal(follower.client.status.transport, 'websocket');
+    assert.deepEqual(follower.data, [1]);
+});
+
 test('without WebSockets in the environment the event stream is taken', async t => {
     const server = await serve(t);
     const follower = follow(t, server.url, { WebSocket: undefined });

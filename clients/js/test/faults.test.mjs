@@ -4,21 +4,11 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { dataOf, follow, offsetOf } from './harness/client.mjs';
 import { proxy } from './harness/proxy.mjs';
+import { randomOf } from './harness/random.mjs';
 import { directory, serve } from './harness/server.mjs';
 
 const SEED = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 32));
 const ROUNDS = Number(process.env.ROUNDS ?? 30);
-
-/** Numbers that are random and can be had again (mulberry32). */
-function randomOf(seed) {
-    let state = seed;
-    return below => {
-        state = (state + 0x6d2b79f5) | 0;
-        let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-        mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-        return Math.floor(((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32 * below);
-    };
-}
 
 function message(random, at) {
     if (random(4) === 0) return { topic: 'scrape_progress', data: at };

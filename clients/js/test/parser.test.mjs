@@ -38,6 +38,13 @@ for (const [name, text, events] of [
     });
 }
 
+// Who looked through all of the line at each piece would take minutes.
+test('a long line that comes in many pieces is read once', { timeout: 60_000 }, () => {
+    const piece = 'x'.repeat(1 << 8);
+    const pieces = Array(1 << 15).fill(piece);
+    assert.deepEqual(parse(['data: ', ...pieces, '\n\n']), [pieces.join('')]);
+});
+
 test('a line without end is not gathered for ever', () => {
     assert.throws(() => parse(Array(17).fill('x'.repeat(1 << 20))), /long line/);
 });

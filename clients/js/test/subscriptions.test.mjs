@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { dataOf, eventually, follow } from './harness/client.mjs';
 import { proxy } from './harness/proxy.mjs';
-import { serve } from './harness/server.mjs';
+import { ASKS_FOR_TOKENS, serve, token } from './harness/server.mjs';
 
 /** Ends the connection, and waits until the client knows. */
 function cut(way, follower) {
@@ -101,4 +101,69 @@ test('a key that is longer than a key can be is refused, and counted in bytes', 
     const { client } = follow(t, server.url, { topics: ['odds_updates/8302'] });
     client.subscribe([`odds_updates/${'ü'.repeat(128)}`]);
     assert.throws(() => client.subscribe([`odds_updates/x${'ü'.repeat(128)}`]), TypeError);
+});
+
+for (const transport of ['websocket', 'sse']) {
+    test(`${transport}: of what is added, what the token does not allow is told and given up, and all else goes on`, async t => {
+        const server = await serve(t, ASKS_FOR_TOKENS);
+        const follower = follow(t, server.url, { transport, since: 'now', topics: ['odds_updates/1'], token: token(60, ['odds_updates']) });
+        const { client } = follower;
+        await follower.live();
+        await follower.at(await server.odds('1/x', 1));
+        client.subscribe(['scrape_progress', 'odds_updates/2']);
+        await server.odds('1/x', 2);
+        await follower.until('it is told', ({ errors }) => errors.length > 0);
+        assert.deepEqual([follower.errors[0].type, follower.errors[0].data.code], ['error', 'forbidden']);
+        assert.deepEqual(follower.errors[0].data.topics, ['scrape_progress']);
+        assert.deepEqual(client.topics, ['odds_updates/1', 'odds_updates/2']);
+        await follower.live();
+        await server.odds('1/x', 3);
+        await server.odds('2/x', 4);
+        await follower.until('both', ({ data }) => data.includes(3) && data.includes(4));
+        for (const data of [1, 2, 3]) assert.equal(follower.data.filter(each => each === data).length, 1, `${data} came once`);
+        assert.equal(follower.errors.length, 1);
+    });
+
+    test(`${transport}: an added topic that the server does not have is told and given up, and all else goes on`, async t => {
+        const server = await serve(t);
+        const follower = follow(t, server.url, { transport, since: 'now', topics: ['odds_updates'] });
+        await follower.live();
+        follower.client.subscribe(['odds']);
+        await follower.until('it is told', ({ errors }) => errors.length > 0);
+        assert.deepEqual([follower.errors[0].data.code, follower.errors[0].data.topics], ['unknown_topic', ['odds']]);
+        await follower.at(await server.odds('1/x', 1));
+        assert.deepEqual([follower.client.topics, follower.data], [['odds_updates'], [1]]);
+    });
+
+    test(`${transport}: where more is added than the server takes, that is told, and what there was goes on`, async t => {
+        const server = await serve(t, { 'subscriptions-per-connection': '2' });
+        const follower = follow(t, server.url, { transport, since: 'now', topics: ['odds_updates/1', 'odds_updates/2'] });
+        await follower.live();
+        // One is there already: it is not given up, though the request that asks for it anew is refused.
+        follower.client.subscribe(['odds_updates/2', 'odds_updates/3']);
+        await follower.until('it is told', ({ errors }) => errors.length > 0);
+        assert.equal(follower.errors[0].data.code, 'too_many_subscriptions');
+        assert.deepEqual(follower.client.topics, ['odds_updates/1', 'odds_updates/2']);
+        await server.odds('1/x', 1);
+        await server.odds('2/x', 2);
+        await follower.until('both', ({ data }) => data.includes(1) && data.includes(2));
+    });
+
+    test(`${transport}: where a token allows nothing of what is asked for, the client ends`, async t => {
+        const server = await serve(t, ASKS_FOR_TOKENS);
+        const follower = follow(t, server.url, { transport, topics: ['scrape_progress'], token: token(60, ['odds_updates']) });
+        await follower.until('closed', ({ client }) => client.status.state === 'closed');
+        assert.equal(follower.client.status.code, 403);
+        assert.deepEqual(follower.errors, []);
+    });
+}
+
+test('a client whose topics are all refused asks for none, and not for all', async t => {
+    const server = await serve(t, { 'drain-spread': '200ms' });
+    const way = await proxy(t, server);
+    const follower = follow(t, way.url, { transport: 'websocket', topics: ['odds'] });
+    await follower.until('it is told', ({ errors }) => errors.length > 0);
+    server.drain();
+    await follower.until('nothing is left to ask for', ({ client }) => client.status.reason === 'no topics');
+    assert.equal(way.requests.length, 1);
 });

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::commands::grouped;
+use crate::commands::{grouped, messages, say};
 
 /// A bar on standard error, if that is a terminal. Copies are the same bar.
 #[derive(Clone)]
@@ -42,12 +42,12 @@ impl Bar {
     }
 
     /// This much of the input is done, with so many messages.
-    pub(in crate::commands) fn reached(&self, position: u64, messages: u64) {
+    pub(in crate::commands) fn reached(&self, position: u64, published: u64) {
         self.drawn.set_position(position);
         if !self.held_up.load(Ordering::Relaxed) {
             let left =
                 self.drawn.length().map(|_| format!("  ETA {}", HumanDuration(self.drawn.eta()))).unwrap_or_default();
-            self.drawn.set_message(self.rate(messages) + &left);
+            self.drawn.set_message(self.rate(published) + &left);
         }
     }
 
@@ -58,9 +58,9 @@ impl Bar {
         clippy::cast_precision_loss,
         reason = "for people"
     )]
-    fn rate(&self, messages: u64) -> String {
-        let rate = messages as f64 / self.began.elapsed().as_secs_f64().max(0.001);
-        format!("{} messages, {}/s", grouped(messages), grouped(rate as u64))
+    fn rate(&self, published: u64) -> String {
+        let rate = published as f64 / self.began.elapsed().as_secs_f64().max(0.001);
+        format!("{}, {}/s", messages(published), grouped(rate as u64))
     }
 
     /// Something is in the way: said once, until it is out of the way.
@@ -82,7 +82,7 @@ impl Bar {
     pub(super) fn tell(&self, line: &str) {
         match (self.silent, self.drawn.is_hidden()) {
             (true, _) => {}
-            (false, true) => eprintln!("{line}"),
+            (false, true) => say(line),
             (false, false) => self.drawn.println(line),
         }
     }

@@ -70,9 +70,13 @@ impl Lines {
         self.number
     }
 
-    /// How much of it was read.
+    /// How much of it was handed on; of a compressed one, how much was read.
     pub(in crate::commands) fn read_to(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
+        let ahead = match &self.source {
+            Source::Plain(reader) => reader.buffer().len() as u64,
+            Source::Unknown(_) | Source::Gzip(_) => 0,
+        };
+        self.read.load(Ordering::Relaxed).saturating_sub(ahead)
     }
 
     /// Whether the next line is here already, so that reading it waits for nobody.

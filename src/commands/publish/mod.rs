@@ -20,7 +20,7 @@ use self::batch::Batches;
 use self::lines::Lines;
 use self::progress::Progress;
 use self::publisher::{NotTaken, Publisher};
-use super::{Failure, grouped, interrupted, print};
+use super::{Failure, grouped, interrupted, messages, print};
 use crate::config::commands::Publish;
 use crate::message::Position;
 
@@ -56,19 +56,20 @@ impl Tally {
 
     /// Says that all is taken; where not all of that is there any more, that is a failure.
     pub(super) fn conclude(&self, took: Duration, more: &str) -> Result<(), Failure> {
-        print(format!("{}{more}\n", self.summary(took)))?;
+        let none = if self.messages == 0 && self.line == 0 { "; there was no message in it" } else { "" };
+        print(format!("{}{none}{more}\n", self.summary(took)))?;
         self.anew_from.map_or(Ok(()), |line| Err(Failure::Failed(began_anew(line))))
     }
 
     /// What is said when all is taken.
     pub(super) fn summary(&self, took: Duration) -> String {
-        let (messages, seconds) = (grouped(self.messages), took.as_secs_f64());
+        let (messages, seconds) = (messages(self.messages), took.as_secs_f64());
         let unchanged = match self.unchanged {
             0 => String::new(),
             count => format!(", {} of them unchanged", grouped(count)),
         };
         let position = self.position.map_or_else(String::new, |position| format!("; the log stands at {position}"));
-        format!("{messages} messages taken in {seconds:.1} s{unchanged}{position}")
+        format!("{messages} taken in {seconds:.1} s{unchanged}{position}")
     }
 }
 

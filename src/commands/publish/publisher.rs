@@ -90,6 +90,7 @@ impl Publisher {
                     }
                     (format!("the server answered {refusal}"), refusal.retry_after)
                 }
+                Err(error) if error.is_lasting() => return Err(NotTaken::Refused(error.to_string())),
                 Err(error) => (error.to_string(), None),
             };
             let wait = backoff.next(asked);

@@ -1,33 +1,31 @@
 //! Keeps a connection to the server, and resumes where the last one ended.
+//!
+//! Of a server that shuts down the next connection is opened before it closes this one, which goes on until then: what
+//! comes over both is told once.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::{SinkExt as _, StreamExt as _};
-use http::header::{AUTHORIZATION, USER_AGENT};
-use http::{HeaderValue, Request};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message as Frame, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_tungstenite::tungstenite::protocol::Message as Frame;
 
+use super::connection::{self, End, Socket};
 use super::notice::{Notice, Tone};
 use super::print::Line;
-use crate::close::Close;
 use crate::commands::backoff::Backoff;
-use crate::commands::client::{AGENT, Refusal};
-use crate::commands::dial::{Dialer, Stream};
-use crate::commands::{Failure, grouped, printable};
+use crate::commands::dial::Dialer;
+use crate::commands::{Failure, grouped, messages, printable};
 use crate::config::commands::Tail;
 use crate::log::Since;
 use crate::message::Position;
 
-/// The handshake must be over within this time.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection that lasted this long was a good one: the next wait is a first one again.
 const STABLE: Duration = Duration::from_secs(10);
 
@@ -40,33 +38,48 @@ pub(super) struct Follower {
     since: Since,
     /// Topics were asked for, and the connection has none of them.
     deaf: bool,
+    /// What was missed, or is the state to begin with, is still to come.
+    behind: bool,
+    /// When to open the connection that goes on for this one, whose server shuts down.
+    leave_at: Option<Instant>,
+    next: Option<BoxFuture<'static, Result<Socket, End>>>,
+    /// Where the connection stood that this one goes on for: up to there this one repeats.
+    repeats_to: Option<Position>,
     backoff: Backoff,
     messages: u64,
     connections: u64,
-}
-
-/// Why a connection is over, and whether another one may help.
-enum End {
-    /// Nobody reads what is written.
-    Unread,
-    /// It is of no use to try again.
-    Final(String),
-    /// The connection is lost, or there was none; the server may say how long to stay away.
-    Lost(String, Option<Duration>),
 }
 
 impl Follower {
     pub(super) fn new(dialer: Dialer, settings: Tail, lines: Sender<Line>) -> Self {
         let since = settings.since;
         let backoff = Backoff::default();
-        Self { dialer, settings, lines, since, deaf: false, backoff, messages: 0, connections: 0 }
+        Self {
+            dialer,
+            settings,
+            lines,
+            since,
+            deaf: false,
+            behind: false,
+            leave_at: None,
+            next: None,
+            repeats_to: None,
+            backoff,
+            messages: 0,
+            connections: 0,
+        }
     }
 
     /// Follows until nobody reads, or trying again is of no use.
     pub(super) async fn run(&mut self) -> Result<(), Failure> {
+        let mut open = None;
         loop {
             let began = Instant::now();
-            let end = match self.connect().await {
+            let socket = match open.take() {
+                Some(socket) => Ok(socket),
+                None => self.opening().await,
+            };
+            let end = match socket {
                 Ok(socket) => self.read(socket).await,
                 Err(end) => end,
             };
@@ -74,6 +87,7 @@ impl Follower {
                 self.backoff.reset();
             }
             match end {
+                End::Replaced(socket) => open = Some(*socket),
                 End::Unread => return Ok(()),
                 End::Final(reason) => return Err(Failure::Failed(reason)),
                 End::Lost(reason, asked) => {
@@ -90,7 +104,7 @@ impl Follower {
 
     /// Says what was seen and how to go on, where there is room for it.
     pub(super) fn say_goodbye(&self) {
-        let messages = grouped(self.messages);
+        let messages = messages(self.messages);
         let connections = match self.connections {
             ..=1 => String::new(),
             count => format!(" over {} connections", grouped(count)),
@@ -99,65 +113,20 @@ impl Follower {
             Since::Position(position) => format!("; go on with --since {position}"),
             Since::Now | Since::Snapshot => String::new(),
         };
-        let text = format!("{messages} messages{connections}{next}");
+        let text = format!("{messages}{connections}{next}");
         // A full queue is a reader that takes nothing, and has no use for this.
         let _ = self.lines.try_send(Line::Notice(Notice { tone: Tone::Aside, text }));
     }
 
-    async fn connect(&mut self) -> Result<WebSocketStream<Stream>, End> {
-        let stream = self.dialer.dial().await.map_err(|error| End::Lost(error.to_string(), None))?;
-        let opening = tokio::time::timeout(
-            HANDSHAKE,
-            tokio_tungstenite::client_async_with_config(self.request(), stream, Some(limits())),
-        )
-        .await;
-        let url = self.dialer.endpoint();
-        match opening {
-            Ok(Ok((socket, _))) => {
-                self.connections += 1;
-                Ok(socket)
-            }
-            Ok(Err(Error::Http(answer))) => {
-                let (head, body) = answer.into_parts();
-                let refusal = Refusal::of(head.status, &head.headers, &body.unwrap_or_default());
-                let other = if refusal.code.is_empty() { "; is that an oddswire server?" } else { "" };
-                let reason = format!("{url} answered {refusal}{other}");
-                if refusal.is_temporary() {
-                    Err(End::Lost(reason, refusal.retry_after))
-                } else {
-                    Err(End::Final(reason))
-                }
-            }
-            Ok(Err(error)) => Err(End::Lost(format!("no handshake with {url}: {error}"), None)),
-            Err(_) => Err(End::Lost(format!("no handshake with {url} within {HANDSHAKE:?}"), None)),
-        }
-    }
-
-    fn request(&self) -> Request<()> {
-        let endpoint = self.dialer.endpoint();
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        if !self.settings.topics.is_empty() {
-            let topics: Vec<String> = self.settings.topics.iter().map(ToString::to_string).collect();
-            query.append_pair("topics", &topics.join(","));
-        }
-        match self.since {
-            Since::Now => {}
-            Since::Snapshot => _ = query.append_pair("since", "snapshot"),
-            Since::Position(position) => _ = query.append_pair("since", &position.to_string()),
-        }
-        let scheme = if endpoint.is_tls() { "wss" } else { "ws" };
-        let url = format!("{scheme}://{}{}?{}", endpoint.authority(), endpoint.path("/api/ws"), query.finish());
-        let mut request = url.into_client_request().expect("an endpoint and an encoded query make a URL");
-        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        if let Some(token) = &self.settings.token {
-            let value = HeaderValue::from_str(&format!("Bearer {}", token.expose())).expect("a token is visible ASCII");
-            request.headers_mut().insert(AUTHORIZATION, value);
-        }
-        request
+    /// A connection that begins where this one stands now.
+    fn opening(&self) -> impl Future<Output = Result<Socket, End>> + use<> {
+        let request = connection::request(self.dialer.endpoint(), &self.settings, self.since);
+        connection::open(self.dialer.clone(), request)
     }
 
     /// Reads to the end of the connection. One on which nothing comes is asked for a sign of life, and given up without.
-    async fn read(&mut self, mut socket: WebSocketStream<Stream>) -> End {
+    async fn read(&mut self, mut socket: Socket) -> End {
+        (self.connections, self.leave_at, self.next) = (self.connections + 1, None, None);
         let idle = self.settings.idle_timeout;
         let mut heard = Instant::now();
         let mut pings = tokio::time::interval_at(heard + idle / 3, idle / 3);
@@ -170,6 +139,14 @@ impl Follower {
                     let _: Result<_, _> = ping.await;
                     continue;
                 }
+                next = self.replacement() => {
+                    connection::leave(socket);
+                    self.repeats_to = match self.since {
+                        Since::Position(position) => Some(position),
+                        Since::Now | Since::Snapshot => None,
+                    };
+                    return End::Replaced(Box::new(next));
+                }
             };
             let Ok(frame) = frame else {
                 return End::Lost(format!("nothing came for {}", humantime::format_duration(idle)), None);
@@ -181,10 +158,35 @@ impl Follower {
                         return end;
                     }
                 }
-                Some(Ok(Frame::Close(frame))) => return closed(frame),
+                Some(Ok(Frame::Close(frame))) => return connection::closed(frame),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return End::Lost(format!("the connection is lost: {error}"), None),
                 None => return End::Lost("the connection is lost".to_owned(), None),
+            }
+        }
+    }
+
+    /// Opens the connection that goes on for this one once the server has said that it shuts down; before that it waits. An
+    /// attempt goes on where this is dropped and called again. One that fails is made again for as long as this connection
+    /// lasts, behind which everything is as after any other end. None begins in a catch-up, since where it would begin is
+    /// not known before the end of it.
+    async fn replacement(&mut self) -> Socket {
+        loop {
+            let next = match (&mut self.next, self.leave_at) {
+                (Some(next), _) => next,
+                (None, Some(at)) if !self.behind => {
+                    tokio::time::sleep_until(at).await;
+                    let opening = self.opening();
+                    self.next.insert(Box::pin(opening))
+                }
+                _ => return std::future::pending().await,
+            };
+            let opened = next.await;
+            self.next = None;
+            match opened {
+                Ok(socket) => return socket,
+                Err(End::Lost(_, asked)) => self.leave_at = Some(Instant::now() + self.backoff.next(asked)),
+                Err(_) => self.leave_at = None,
             }
         }
     }
@@ -205,16 +207,25 @@ impl Follower {
         };
         let note = match head.kind.as_ref() {
             "connection_ack" => self.acknowledged(head.data.get()),
+            "catch_up" => {
+                self.catches_up(head.data.get());
+                None
+            }
             "caught_up" => {
+                self.behind = false;
                 self.move_to(position(head.data.get()));
                 None
             }
             // The server says next why there is nothing to listen to.
             "error" if self.deaf => return Err(End::Final(detail(head.data.get()))),
-            "reconnect" => Some((Tone::Aside, going(head.data.get()))),
+            "reconnect" => Some((Tone::Aside, self.leave(head.data.get()))),
             _ => {
+                let at = head.id.and_then(|id| id.parse().ok());
+                if at.is_some_and(|at| self.repeats(at)) {
+                    return Ok(());
+                }
                 self.messages += u64::from(head.id.is_some());
-                self.move_to(head.id.and_then(|id| id.parse().ok()));
+                self.move_to(at);
                 None
             }
         };
@@ -231,6 +242,7 @@ impl Follower {
             topics: Vec<String>,
         }
         let at = position(data);
+        self.behind = self.since != Since::Now;
         // Who begins with what comes next misses nothing from here on; who catches up still has that before them.
         if self.since == Since::Now {
             self.move_to(at);
@@ -245,8 +257,45 @@ impl Follower {
         Some((Tone::Good, format!("{again} to {}{at}: {}", self.dialer.endpoint(), printable(&topics.join(", ")))))
     }
 
+    /// A catch-up that does not go on from where it was asked to brings again what was there before, as it is now.
+    fn catches_up(&mut self, data: &str) {
+        #[derive(Deserialize)]
+        struct CatchUp {
+            topics: HashMap<String, Topic>,
+        }
+        #[derive(Deserialize)]
+        struct Topic {
+            mode: String,
+        }
+        self.behind = true;
+        let goes_on = |topic: &Topic| matches!(topic.mode.as_str(), "replayed" | "conflated");
+        if !serde_json::from_str(data).is_ok_and(|told: CatchUp| told.topics.values().all(goes_on)) {
+            self.repeats_to = None;
+        }
+    }
+
+    /// Whether the connection before this one has brought it already.
+    fn repeats(&self, at: Position) -> bool {
+        self.repeats_to.is_some_and(|to| to.epoch == at.epoch && at.offset <= to.offset)
+    }
+
+    /// The server shuts down, and closes this connection when it is its turn; until then all is delivered. The next one is
+    /// opened early enough to be caught up by then, and not at the same moment as everybody else's.
+    fn leave(&mut self, data: &str) -> String {
+        #[derive(Deserialize)]
+        struct Data {
+            after_ms: u64,
+        }
+        let after = serde_json::from_str(data).map_or(0, |data: Data| data.after_ms);
+        let after = Duration::from_millis(after);
+        self.leave_at = Instant::now().checked_add(after.mul_f64(fastrand::f64() / 2.0));
+        let seconds = after.as_secs_f64();
+        format!("the server is shutting down, and ends this connection in {seconds:.1} s")
+    }
+
     fn move_to(&mut self, position: Option<Position>) {
-        if let Some(position) = position {
+        // The next server may have got less far than the last had when it was left.
+        if let Some(position) = position.filter(|at| !self.repeats(*at)) {
             self.since = Since::Position(position);
         }
     }
@@ -254,21 +303,6 @@ impl Follower {
     async fn note(&self, tone: Tone, text: String) -> Result<(), Unread> {
         self.lines.send(Line::Notice(Notice { tone, text })).await.map_err(|_| Unread)
     }
-}
-
-/// Nobody reads what is written.
-struct Unread;
-
-impl From<Unread> for End {
-    fn from(Unread: Unread) -> Self {
-        Self::Unread
-    }
-}
-
-/// A message may be as long as a server can be told to take (`publish-message-bytes`), and its envelope around it.
-fn limits() -> WebSocketConfig {
-    const LONGEST: usize = (1 << 30) + (1 << 20);
-    WebSocketConfig::default().max_message_size(Some(LONGEST)).max_frame_size(Some(LONGEST))
 }
 
 fn position(data: &str) -> Option<Position> {
@@ -288,45 +322,11 @@ fn detail(data: &str) -> String {
     serde_json::from_str(data).map_or_else(|_| printable(data), |data: Data| printable(&data.detail))
 }
 
-/// The server shuts down. It closes the connection itself, when it is this connection's turn; until then all is delivered.
-fn going(data: &str) -> String {
-    #[derive(Deserialize)]
-    struct Data {
-        after_ms: u64,
-    }
-    let after = serde_json::from_str(data).map_or(0, |data: Data| data.after_ms);
-    format!(
-        "the server is shutting down, and ends this connection in {:.1} s",
-        Duration::from_millis(after).as_secs_f64()
-    )
-}
+/// Nobody reads what is written.
+struct Unread;
 
-/// What a close frame means: of the server's own codes the table says whether to come back, and a 1000 says not to.
-fn closed(frame: Option<CloseFrame>) -> End {
-    let Some(frame) = frame else { return End::Lost("the server closed the connection".to_owned(), None) };
-    let code = u16::from(frame.code);
-    let reason = format!("the server closed the connection with {code}: {}", printable(&frame.reason));
-    let row = Close::ALL.iter().map(|close| close.row()).find(|row| row.code == code);
-    if row.map_or(code != 1000, |row| row.reconnect) { End::Lost(reason, None) } else { End::Final(reason) }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-
-    use super::*;
-
-    #[test]
-    fn the_table_of_close_codes_says_whether_to_come_back() {
-        let comes_back = |code: u16| {
-            let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
-            matches!(closed(Some(frame)), End::Lost(..))
-        };
-        for close in Close::ALL {
-            assert_eq!(comes_back(close.row().code), close.row().reconnect, "{close:?}");
-        }
-        assert!(!comes_back(1000), "a normal end");
-        assert!(comes_back(1006) && comes_back(1012), "what a proxy says");
-        assert!(matches!(closed(None), End::Lost(..)));
+impl From<Unread> for End {
+    fn from(Unread: Unread) -> Self {
+        Self::Unread
     }
 }

@@ -21,7 +21,9 @@ const HEAD: u16 = 2;
 const MOST_TOPICS: u16 = 8;
 
 /// The columns of the table of clients, but for the last, which has what is left.
-const CLIENT_WIDTHS: [u16; 5] = [22, 7, 7, 10, 9];
+const CLIENT_WIDTHS: [u16; 5] = [22, 7, 7, 10, 8];
+/// The columns between them: a head may have a space of its own.
+const BETWEEN_CLIENTS: u16 = 2;
 
 const LABEL: Style = Style::new().dim();
 const BAD: Style = Style::new().fg(Color::Red).bold();
@@ -205,7 +207,7 @@ fn draw_clients(area: Rect, buffer: &mut Buffer, view: &View) {
     let clients = view.clients();
     let room = usize::from(area.height.saturating_sub(HEAD));
     let first = view.scroll.min(clients.len().saturating_sub(room));
-    let taken = CLIENT_WIDTHS.iter().map(|width| width + 1).sum();
+    let taken = CLIENT_WIDTHS.iter().map(|width| width + BETWEEN_CLIENTS).sum();
     let left = usize::from(area.width.saturating_sub(taken));
     let rows: Vec<Row<'_>> = clients.iter().skip(first).take(room).map(|one| client(one, left)).collect();
     let rows = if clients.is_empty() { vec![Row::new([" nobody is connected"]).style(LABEL)] } else { rows };
@@ -213,7 +215,7 @@ fn draw_clients(area: Rect, buffer: &mut Buffer, view: &View) {
     let names = [" CLIENT", "AGE", "BEHIND", "ON THE WAY", "SENT/S", "SUBSCRIPTIONS"];
     Table::new(rows, widths)
         .header(heading(names, [false, true, true, true, true, false]).style(LABEL))
-        .column_spacing(1)
+        .column_spacing(BETWEEN_CLIENTS)
         .render(area, buffer);
 }
 

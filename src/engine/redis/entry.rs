@@ -58,7 +58,9 @@ impl StreamEntry {
     /// The broadcast that it is, if it is one.
     pub(super) fn broadcast(&self) -> Option<Broadcast> {
         let data = RawValue::from_string(self.text(b"d")?.to_owned()).ok()?;
-        Some(Broadcast { kind: self.text(b"b")?.to_owned(), data })
+        // Its place in the stream begins with Redis's clock: the same for every node.
+        let at = Timestamp::from_millis(i64::try_from(self.position.epoch).ok()?);
+        Some(Broadcast { kind: self.text(b"b")?.to_owned(), data, at })
     }
 
     /// The entry as the log takes it, if it is a message of a known topic.

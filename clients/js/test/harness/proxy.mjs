@@ -24,6 +24,7 @@ class Proxy {
     most = Infinity;
     #pipes = new Set();
     #carriers = new Set();
+    #waiting = new Set();
     #listener = createServer(client => this.#accept(client));
 
     constructor(server) {
@@ -71,6 +72,15 @@ class Proxy {
         });
     }
 
+    /** Waits until this holds of the requests. */
+    until(holds) {
+        return new Promise(resolve => {
+            const check = () => holds() && this.#waiting.delete(check) && resolve();
+            this.#waiting.add(check);
+            check();
+        });
+    }
+
     close() {
         this.#listener.close();
         this.cut();
@@ -92,6 +102,7 @@ class Proxy {
         client.once('data', head => {
             const [line] = head.toString('latin1').split('\r\n');
             this.requests.push(line);
+            for (const check of this.#waiting) check();
             if (this.upgrades === 'pass' || !/upgrade: websocket/i.test(head)) return;
             pipe.isStalled = true;
             if (this.upgrades === 'refuse') client.end('HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n');

@@ -1,0 +1,131 @@
+//! Who may publish, and what.
+
+use super::token::Token;
+use crate::topic::{Topic, Topics};
+
+/// The name of the publisher whose token is the setting `publish-token`.
+const DEFAULT_PUBLISHER: &str = "default";
+
+/// Somebody who may publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publisher {
+    /// Stands in logs and metrics.
+    pub name: String,
+    token: Token,
+    /// The topics that it may publish to; `None` is all.
+    topics: Option<Vec<Topic>>,
+}
+
+impl Publisher {
+    /// Whether it may publish to every topic, and broadcast.
+    #[must_use]
+    pub fn is_unlimited(&self) -> bool {
+        self.topics.is_none()
+    }
+
+    /// Whether it may publish to the topic.
+    #[must_use]
+    pub fn may_publish(&self, topic: &Topic) -> bool {
+        self.topics.as_ref().is_none_or(|topics| topics.contains(topic))
+    }
+}
+
+/// Everybody who may publish.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Publishers(Vec<Publisher>);
+
+impl Publishers {
+    /// The publisher of the setting `publish-token` and those of the file's lines `name:token[:topics]`. A line without
+    /// a name is a token alone. Empty lines and those that begin with `#` don't count.
+    pub fn new(token: Option<&Token>, file: Option<&str>, topics: &Topics) -> Result<Self, String> {
+        let of_setting =
+            token.map(|token| Publisher { name: DEFAULT_PUBLISHER.to_owned(), token: token.clone(), topics: None });
+        let mut publishers: Vec<Publisher> = of_setting.into_iter().collect();
+        let lines = file.into_iter().flat_map(str::lines).map(str::trim).enumerate();
+        for (at, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+            let publisher = publisher(line, topics).map_err(|error| format!("line {}: {error}", at + 1))?;
+            if publishers.iter().any(|known| known.name == publisher.name) {
+                return Err(format!("line {}: the name '{}' stands twice", at + 1, publisher.name));
+            }
+            if publishers.iter().any(|known| known.token == publisher.token) {
+                return Err(format!("line {}: '{}' has the token of another publisher", at + 1, publisher.name));
+            }
+            publishers.push(publisher);
+        }
+        if file.is_some() && publishers.is_empty() {
+            return Err("it has no publisher: expected a line name:token[:topics], or a token alone".to_owned());
+        }
+        Ok(Self(publishers))
+    }
+
+    /// Whether nobody may publish.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The publisher with this token. Every token is compared, each in constant time.
+    #[must_use]
+    pub fn find(&self, token: &str) -> Option<&Publisher> {
+        let mut found = None;
+        for publisher in &self.0 {
+            if bool::from(publisher.token.is(token)) {
+                found = Some(publisher);
+            }
+        }
+        found
+    }
+}
+
+fn publisher(line: &str, topics: &Topics) -> Result<Publisher, String> {
+    let mut parts = line.splitn(3, ':');
+    let (first, second, third) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+    let (name, token) = second.map_or((DEFAULT_PUBLISHER, first), |token| (first, token));
+    let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    if !(1..=64).contains(&name.len()) || !name.bytes().all(valid) {
+        return Err("expected name:token[:topics], the name 1 to 64 letters, digits, '_', '-' and '.'".to_owned());
+    }
+    let limited = third.map(|list| {
+        // What stands there may be part of a token with a colon in it: it is not shown.
+        let unknown = || format!("its third part must list topics; the topics are: {topics}");
+        let known = |name: &str| topics.get(name.trim()).cloned().ok_or_else(unknown);
+        list.split(',').map(known).collect()
+    });
+    Ok(Publisher { name: name.to_owned(), token: token.parse()?, topics: limited.transpose()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topics() -> Topics {
+        "scrape_progress,odds_updates".parse().unwrap()
+    }
+
+    #[test]
+    fn publishers_are_found_by_their_token_and_limited_to_their_topics() {
+        let file = "# ours\nscraper:secret-1:odds_updates\n\nbackend:secret-2\n";
+        let publishers = Publishers::new(Some(&"main".parse().unwrap()), Some(file), &topics()).unwrap();
+        assert_eq!(publishers.find("main").unwrap().name, "default");
+        let scraper = publishers.find("secret-1").unwrap();
+        assert_eq!(scraper.name, "scraper");
+        assert!(scraper.may_publish(&"odds_updates".parse().unwrap()));
+        assert!(!scraper.may_publish(&"scrape_progress".parse().unwrap()));
+        assert!(publishers.find("backend").is_none());
+        assert!(publishers.find("").is_none());
+    }
+
+    #[test]
+    fn a_bad_line_of_the_token_file_is_named() {
+        for (file, reason) in [
+            ("a:b:c", "line 1: its third part must list topics"),
+            ("a:b\nc:b", "line 2: 'c' has the token of another publisher"),
+            ("\na b:c", "line 2: expected name:token"),
+            ("a:", "line 1: expected 1 or more visible"),
+            ("a:b\na:c", "line 2: the name 'a' stands twice"),
+        ] {
+            let error = Publishers::new(None, Some(file), &topics()).unwrap_err();
+            assert!(error.starts_with(reason), "{error}");
+        }
+    }
+}

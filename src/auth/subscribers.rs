@@ -1,0 +1,212 @@
+//! Who may listen, to what, and until when: JSON Web Tokens and their claims.
+
+use std::fmt;
+use std::time::Duration;
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::token::Token;
+use crate::message::Timestamp;
+use crate::topic::Subscription;
+
+/// Clocks may differ by this much, in seconds.
+const CLOCK_SKEW_SECONDS: u64 = 30;
+
+/// What a subscriber may listen to, and until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// `None` is everything.
+    allowed: Option<Vec<Subscription>>,
+    /// When the connection ends; `None` is never.
+    pub expires: Option<Timestamp>,
+}
+
+impl Access {
+    /// Everything, for ever: what everybody has where no token is asked for.
+    pub const PUBLIC: Self = Self { allowed: None, expires: None };
+
+    /// Whether this subscription is within what is allowed.
+    #[must_use]
+    pub fn covers(&self, subscription: &Subscription) -> bool {
+        self.allowed.as_ref().is_none_or(|allowed| {
+            allowed.iter().any(|granted| {
+                granted.topic() == subscription.topic()
+                    && (granted.key().is_none() || subscription.key().is_some_and(|key| granted.covers(Some(key))))
+            })
+        })
+    }
+
+    /// What a subscriber gets who names no topics: all that is allowed. `None` is every topic.
+    #[must_use]
+    pub fn everything(&self) -> Option<Vec<Subscription>> {
+        self.allowed.clone()
+    }
+}
+
+/// Why a token does not admit. The token itself is part of no message.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AccessError {
+    /// There is none.
+    #[error("a token is required: 'Authorization: Bearer', token= in the query, or the cookie")]
+    Missing,
+    /// Its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// It is not good for another reason.
+    #[error("the token is not valid: {0}")]
+    Invalid(&'static str),
+}
+
+/// Checks subscribers' tokens.
+pub struct Verifier {
+    keys: Vec<VerifyingKey>,
+}
+
+struct VerifyingKey {
+    id: Option<String>,
+    key: DecodingKey,
+    /// What the key is for: never what a token claims (RFC 8725, section 3.1).
+    algorithm: Algorithm,
+}
+
+/// The last moment that a timestamp can show, in milliseconds: the year 9999 ends then. Issuers mean "for ever" by
+/// what is later.
+const END_OF_TIME: i64 = 253_402_300_799_999;
+
+#[derive(Deserialize)]
+struct Claims {
+    /// Seconds since 1970, with or without a fraction (RFC 7519, section 2). The library says that it is required.
+    exp: Option<f64>,
+    #[serde(default)]
+    topics: Vec<String>,
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Verifier({} keys)", self.keys.len())
+    }
+}
+
+impl Verifier {
+    /// Tokens signed with a shared secret (HS256).
+    #[must_use]
+    pub fn with_secret(secret: &Token) -> Self {
+        let key = DecodingKey::from_secret(secret.expose().as_bytes());
+        Self { keys: vec![VerifyingKey { id: None, key, algorithm: Algorithm::HS256 }] }
+    }
+
+    /// Tokens signed with a key of the set (RS256, ES256, `EdDSA`).
+    pub fn with_jwks(text: &str) -> Result<Self, String> {
+        let set: JwkSet = serde_json::from_str(text).map_err(|error| format!("not a JSON Web Key Set: {error}"))?;
+        let mut keys = Vec::new();
+        for (at, jwk) in set.keys.iter().enumerate() {
+            // Issuers keep keys for other things in the same set: they are left aside (RFC 7517, section 5).
+            let Some(algorithm) = algorithm(jwk) else { continue };
+            let key = DecodingKey::from_jwk(jwk).map_err(|error| format!("key {at}: {error}"))?;
+            keys.push(VerifyingKey { id: jwk.common.key_id.clone(), key, algorithm });
+        }
+        if keys.is_empty() {
+            return Err("the set has no key that signs with RS256, ES256 or EdDSA".to_owned());
+        }
+        Ok(Self { keys })
+    }
+
+    /// What the token admits to.
+    pub fn check(&self, token: &str) -> Result<Access, AccessError> {
+        let header = decode_header(token).map_err(|_| AccessError::Invalid("it is no JSON Web Token"))?;
+        let named = |key: &&VerifyingKey| match (&key.id, &header.kid) {
+            (Some(id), Some(kid)) => id == kid,
+            _ => true,
+        };
+        let mut refused = AccessError::Invalid("no key of the server fits its header");
+        for key in self.keys.iter().filter(named).filter(|key| key.algorithm == header.alg) {
+            match key.verify(token) {
+                Ok(access) => return Ok(access),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+}
+
+fn algorithm(jwk: &jsonwebtoken::jwk::Jwk) -> Option<Algorithm> {
+    use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, KeyAlgorithm, PublicKeyUse};
+    if jwk.common.public_key_use.as_ref().is_some_and(|of| *of != PublicKeyUse::Signature) {
+        return None;
+    }
+    match (&jwk.common.key_algorithm, &jwk.algorithm) {
+        (None | Some(KeyAlgorithm::RS256), AlgorithmParameters::RSA(_)) => Some(Algorithm::RS256),
+        (None | Some(KeyAlgorithm::ES256), AlgorithmParameters::EllipticCurve(curve))
+            if curve.curve == EllipticCurve::P256 =>
+        {
+            Some(Algorithm::ES256)
+        }
+        (None | Some(KeyAlgorithm::EdDSA), AlgorithmParameters::OctetKeyPair(_)) => Some(Algorithm::EdDSA),
+        _ => None,
+    }
+}
+
+impl VerifyingKey {
+    fn verify(&self, token: &str) -> Result<Access, AccessError> {
+        let mut validation = Validation::new(self.algorithm);
+        validation.leeway = CLOCK_SKEW_SECONDS;
+        validation.validate_nbf = true;
+        validation.validate_aud = false;
+        let claims: Claims = decode(token, &self.key, &validation).map_err(|error| refusal(error.kind()))?.claims;
+        let seconds = claims.exp.ok_or(NO_EXPIRY)?;
+        let since_1970 = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
+        let millis = i64::try_from(since_1970.as_millis()).unwrap_or(END_OF_TIME);
+        let mut expires = Timestamp::from_millis(millis.min(END_OF_TIME));
+        if expires <= Timestamp::now() {
+            // It was let in for a clock that differs, so it ends when that excuse does.
+            expires = expires.plus(Duration::from_secs(CLOCK_SKEW_SECONDS));
+        }
+        if claims.topics.iter().any(|topic| topic == "*") {
+            return Ok(Access { allowed: None, expires: Some(expires) });
+        }
+        let parsed: Result<Vec<Subscription>, _> = claims.topics.iter().map(|topic| topic.parse()).collect();
+        let allowed = parsed.map_err(|_| AccessError::Invalid("its claim 'topics' is no list of subscriptions"))?;
+        Ok(Access { allowed: Some(allowed), expires: Some(expires) })
+    }
+}
+
+const NO_EXPIRY: AccessError = AccessError::Invalid("it has no claim 'exp'");
+
+fn refusal(kind: &ErrorKind) -> AccessError {
+    match kind {
+        ErrorKind::ExpiredSignature => AccessError::Expired,
+        ErrorKind::ImmatureSignature => AccessError::Invalid("it is not valid yet (nbf)"),
+        ErrorKind::InvalidSignature => AccessError::Invalid("its signature is wrong"),
+        ErrorKind::MissingRequiredClaim(_) => NO_EXPIRY,
+        ErrorKind::InvalidAlgorithm => AccessError::Invalid("its algorithm is not that of the key"),
+        ErrorKind::Json(_) => {
+            AccessError::Invalid("its claims cannot be read: 'exp' is a number, 'topics' a list of strings")
+        }
+        _ => AccessError::Invalid("it cannot be read"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_granted_subscription_covers_itself_and_what_is_narrower() {
+        let access = |list: &[&str]| Access {
+            allowed: Some(list.iter().map(|text| text.parse().unwrap()).collect()),
+            expires: None,
+        };
+        let covers = |list: &[&str], asked: &str| access(list).covers(&asked.parse().unwrap());
+        assert!(covers(&["odds_updates"], "odds_updates/8301"));
+        assert!(covers(&["odds_updates/8301"], "odds_updates/8301/1x2"));
+        assert!(!covers(&["odds_updates/8301"], "odds_updates"));
+        assert!(!covers(&["odds_updates/8301"], "odds_updates/83"));
+        assert!(!covers(&["odds_updates/8301"], "odds_updates/83011"));
+        assert!(!covers(&[], "odds_updates"));
+        assert!(Access::PUBLIC.covers(&"odds_updates".parse().unwrap()));
+    }
+}

@@ -1,0 +1,128 @@
+//! One connection to the server: how it is opened, and what its end means.
+
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use http::header::{AUTHORIZATION, USER_AGENT};
+use http::{HeaderValue, Request};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+
+use crate::close::Close;
+use crate::commands::client::{AGENT, Refusal};
+use crate::commands::dial::{DialError, Dialer, Stream};
+use crate::commands::printable;
+use crate::config::commands::Tail;
+use crate::endpoint::Endpoint;
+use crate::log::Since;
+
+/// The handshake must be over within this time.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A connection that is open.
+pub(super) type Socket = WebSocketStream<Stream>;
+
+/// Why a connection is over, and whether another one may help.
+pub(super) enum End {
+    /// Nobody reads what is written.
+    Unread,
+    /// It is of no use to try again.
+    Final(String),
+    /// The connection is lost, or there was none; the server may say how long to stay away.
+    Lost(String, Option<Duration>),
+    /// Another connection goes on in its place.
+    Replaced(Box<Socket>),
+}
+
+/// What asks for the topics of these settings from a position on.
+pub(super) fn request(endpoint: &Endpoint, settings: &Tail, since: Since) -> Request<()> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    if !settings.topics.is_empty() {
+        let topics: Vec<String> = settings.topics.iter().map(ToString::to_string).collect();
+        query.append_pair("topics", &topics.join(","));
+    }
+    match since {
+        Since::Now => {}
+        Since::Snapshot => _ = query.append_pair("since", "snapshot"),
+        Since::Position(position) => _ = query.append_pair("since", &position.to_string()),
+    }
+    let scheme = if endpoint.is_tls() { "wss" } else { "ws" };
+    let url = format!("{scheme}://{}{}?{}", endpoint.authority(), endpoint.path("/api/ws"), query.finish());
+    let mut request = url.into_client_request().expect("an endpoint and an encoded query make a URL");
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    if let Some(token) = &settings.token {
+        let value = HeaderValue::from_str(&format!("Bearer {}", token.expose())).expect("a token is visible ASCII");
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    request
+}
+
+/// Connects, and sends a request.
+pub(super) async fn open(dialer: Dialer, request: Request<()>) -> Result<Socket, End> {
+    let stream = dialer.dial().await.map_err(|error| not_dialled(&error))?;
+    let handshake = tokio_tungstenite::client_async_with_config(request, stream, Some(limits()));
+    let url = dialer.endpoint();
+    match tokio::time::timeout(HANDSHAKE, handshake).await {
+        Ok(Ok((socket, _))) => Ok(socket),
+        Ok(Err(Error::Http(answer))) => {
+            let (head, body) = answer.into_parts();
+            let refusal = Refusal::of(head.status, &head.headers, &body.unwrap_or_default());
+            let other = if refusal.code.is_empty() { "; is that an oddswire server?" } else { "" };
+            let reason = format!("{url} answered {refusal}{other}");
+            if refusal.is_temporary() { Err(End::Lost(reason, refusal.retry_after)) } else { Err(End::Final(reason)) }
+        }
+        Ok(Err(Error::Protocol(ProtocolError::HttparseError(_)))) if !url.is_tls() => {
+            Err(not_dialled(&DialError::NotHttp(url.clone())))
+        }
+        Ok(Err(error)) => Err(End::Lost(format!("no handshake with {url}: {error}"), None)),
+        Err(_) => Err(End::Lost(format!("no handshake with {url} within {HANDSHAKE:?}"), None)),
+    }
+}
+
+fn not_dialled(error: &DialError) -> End {
+    if error.is_lasting() { End::Final(error.to_string()) } else { End::Lost(error.to_string(), None) }
+}
+
+/// A message may be as long as a server can be told to take (`publish-message-bytes`), and its envelope around it.
+fn limits() -> WebSocketConfig {
+    const LONGEST: usize = (1 << 30) + (1 << 20);
+    WebSocketConfig::default().max_message_size(Some(LONGEST)).max_frame_size(Some(LONGEST))
+}
+
+/// Says goodbye on a connection that another one goes on for, if that can be said at once: nobody waits for it.
+pub(super) fn leave(mut socket: Socket) {
+    let _: Option<Result<(), Error>> = socket.close(None).now_or_never();
+}
+
+/// What a close frame means: of the server's own codes the table says whether to come back, and a 1000 says not to.
+pub(super) fn closed(frame: Option<CloseFrame>) -> End {
+    let Some(frame) = frame else { return End::Lost("the server closed the connection".to_owned(), None) };
+    let code = u16::from(frame.code);
+    let reason = format!("the server closed the connection with {code}: {}", printable(&frame.reason));
+    let row = Close::ALL.iter().map(|close| close.row()).find(|row| row.code == code);
+    if row.map_or(code != 1000, |row| row.reconnect) { End::Lost(reason, None) } else { End::Final(reason) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+    use super::*;
+
+    #[test]
+    fn the_table_of_close_codes_says_whether_to_come_back() {
+        let comes_back = |code: u16| {
+            let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
+            matches!(closed(Some(frame)), End::Lost(..))
+        };
+        for close in Close::ALL {
+            assert_eq!(comes_back(close.row().code), close.row().reconnect, "{close:?}");
+        }
+        assert!(!comes_back(1000), "a normal end");
+        assert!(comes_back(1006) && comes_back(1012), "what a proxy says");
+        assert!(matches!(closed(None), End::Lost(..)));
+    }
+}

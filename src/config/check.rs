@@ -1,0 +1,144 @@
+//! What no single setting can tell: settings that contradict each other, and what stands in the files that they name.
+
+use std::path::Path;
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::serve::{Config, EngineKind};
+use crate::auth::{Publishers, Token, Verifier};
+
+/// A key for HS256 must be as long as the hash.
+const MIN_SECRET_BYTES: usize = 32;
+
+/// A setting that cannot be used: one line that names it, its value, and what is allowed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub(super) String);
+
+impl Config {
+    /// Checks what no single setting can tell, and what stands in the files that they name.
+    pub fn check(mut self) -> Result<Self, ConfigError> {
+        self.check_bounds()?;
+        self.check_engine()?;
+        if let Some(path) = self.subscriber_jwt_secret_file.take() {
+            self.subscriber_jwt_secret = Some(read_token("subscriber-jwt-secret-file", &path)?);
+        }
+        self.check_secret()?;
+        self.publishers()?;
+        self.verifier()?;
+        if self.engine == EngineKind::Redis {
+            self.broker()?;
+        }
+        Ok(self)
+    }
+
+    /// Bounds that depend on each other.
+    fn check_bounds(&self) -> Result<(), ConfigError> {
+        let too_small = |small: &str, small_is: String, large: &str, large_is: String| {
+            ConfigError(format!("{small} is {small_is}: it must be more than {large}, which is {large_is}"))
+        };
+        if self.idle_timeout <= self.ping_interval {
+            let [idle, ping] =
+                [self.idle_timeout, self.ping_interval].map(|d| humantime::format_duration(d).to_string());
+            return Err(too_small("idle-timeout", idle, "ping-interval", ping));
+        }
+        if self.publish_body_bytes <= self.publish_message_bytes {
+            let sizes = [self.publish_body_bytes, self.publish_message_bytes];
+            let [body, message] = sizes.map(|size| format!("{size} bytes"));
+            return Err(too_small("publish-body-bytes", body, "publish-message-bytes", message));
+        }
+        if self.memory_budget < self.outbox_bytes {
+            let [budget, outbox] = [self.memory_budget, self.outbox_bytes];
+            return Err(ConfigError(format!(
+                "memory-budget is {budget} bytes: it must not be less than outbox-bytes, which is {outbox} bytes"
+            )));
+        }
+        Ok(())
+    }
+
+    /// What the engine needs, and what only another one takes.
+    fn check_engine(&self) -> Result<(), ConfigError> {
+        if self.engine == EngineKind::Journal && self.data_dir.as_ref().is_none_or(|dir| dir.as_os_str().is_empty()) {
+            return Err(ConfigError(
+                "data-dir is not set: engine journal needs a directory to keep its file in, such as /var/lib/oddswire"
+                    .to_owned(),
+            ));
+        }
+        if self.engine != EngineKind::Journal && self.reset_data {
+            return Err(ConfigError("reset-data is given, and there is no data: it needs engine journal".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Whether the secret of subscribers' tokens is long enough.
+    fn check_secret(&self) -> Result<(), ConfigError> {
+        match self.subscriber_jwt_secret.as_ref().map(|secret| secret.expose().len()) {
+            Some(length @ ..MIN_SECRET_BYTES) => Err(ConfigError(format!(
+                "subscriber-jwt-secret has {length} bytes: HS256 needs {MIN_SECRET_BYTES} or more (RFC 7518, section 3.2)",
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Everybody who may publish, as the setting and the file say now.
+    pub fn publishers(&self) -> Result<Publishers, ConfigError> {
+        let path = self.publish_token_file.as_deref();
+        let named = |error: String| match path {
+            Some(path) => format!("publish-token-file '{}': {error}", path.display()),
+            None => error,
+        };
+        let file = path.map(|path| read_secret("publish-token-file", path)).transpose()?;
+        let publishers = Publishers::new(self.publish_token.as_ref(), file.as_deref(), &self.topics);
+        publishers.map_err(|error| ConfigError(named(error)))
+    }
+
+    /// What checks subscribers' tokens; `None` where they need none.
+    pub fn verifier(&self) -> Result<Option<Verifier>, ConfigError> {
+        if let Some(secret) = &self.subscriber_jwt_secret {
+            return Ok(Some(Verifier::with_secret(secret)));
+        }
+        let Some(path) = &self.subscriber_jwks_file else { return Ok(None) };
+        let text = read_secret("subscriber-jwks-file", path)?;
+        let verifier = Verifier::with_jwks(&text);
+        verifier.map(Some).map_err(|error| ConfigError(format!("subscriber-jwks-file '{}': {error}", path.display())))
+    }
+
+    /// The URL of the broker, and the certificates that its own is checked against.
+    pub fn broker(&self) -> Result<(String, Option<Vec<u8>>), ConfigError> {
+        let url = match (&self.redis_url, &self.redis_url_file) {
+            (Some(url), _) => url.expose().to_owned(),
+            (None, Some(path)) => read_secret("redis-url-file", path)?.trim().to_owned(),
+            (None, None) => {
+                let wanted = "redis-url, such as redis://localhost:6379, or redis-url-file";
+                return Err(ConfigError(format!("engine is redis: set {wanted}")));
+            }
+        };
+        Ok((url, self.redis_ca_file.as_deref().map(read_certificates).transpose()?))
+    }
+}
+
+/// Reads a file that holds a secret; the error names the setting and the path.
+fn read_secret(setting: &str, path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|error| ConfigError(format!("{setting} '{}': {error}", path.display())))
+}
+
+/// Reads a file that holds one token.
+pub(super) fn read_token(setting: &str, path: &Path) -> Result<Token, ConfigError> {
+    let token = read_secret(setting, path)?.trim().parse();
+    token.map_err(|error| ConfigError(format!("{setting} '{}': {error}", path.display())))
+}
+
+/// Reads the certificates that the broker's is checked against, in PEM.
+fn read_certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let refused = |reason: &str| ConfigError(format!("redis-ca-file '{}': {reason}", path.display()));
+    let text = std::fs::read(path).map_err(|error| refused(&error.to_string()))?;
+    let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(|error| refused(&error.to_string()))?;
+    // With none, every broker would be refused, and nobody told why.
+    match RootCertStore::empty().add_parsable_certificates(certificates) {
+        (1.., 0) => Ok(text),
+        _ => Err(refused("expected one or more certificates in PEM")),
+    }
+}

@@ -1,0 +1,68 @@
+//! How a connection that is left behind catches up: step by step, each put into its outbox.
+
+use std::sync::Arc;
+
+use super::registry::{Fed, Feed, State};
+use super::{BUDGET_PARTS, ConnectionId, ConnectionManager};
+use crate::log::{StepLimits, Style};
+use crate::outbox::Outgoing;
+use crate::protocol;
+
+/// Messages handed out in one step of a catch-up.
+const STEP_MESSAGES: usize = 256;
+/// Bytes after which a step ends, at most: what a session holds of a catch-up beside its outbox.
+const STEP_BYTES: usize = 128 << 10;
+/// Bytes of a step, at least, however little is left of the budget.
+const LEAST_STEP_BYTES: usize = 4 << 10;
+/// Messages are larger than this, so a step looks for no more of them than can be in it.
+const LEAST_MESSAGE_BYTES: usize = 64;
+
+impl ConnectionManager {
+    /// The next step of a connection's catch-up, put into its outbox: called when its writer comes to an
+    /// [`Outgoing::Refill`], or when its conflation window ends. When nothing is left the connection is fed again, in the
+    /// same critical section.
+    pub fn refill(&self, id: ConnectionId) {
+        let mut state = self.state();
+        let State { connections, log, .. } = &mut *state;
+        let Some(entry) = connections.get_mut(&id) else { return };
+        entry.refill_due = false;
+        let Feed::Behind(catch_up) = &mut entry.feed else { return };
+        entry.fed = None;
+
+        let step = log.step(catch_up, self.step_limits());
+        let skipped = std::mem::take(&mut entry.broadcasts_skipped);
+        if !step.announcements.is_empty() || skipped > 0 {
+            entry.told = true;
+            for told in &step.announcements {
+                self.shared.metrics.caught_up(told.mode.as_str(), told.skipped);
+            }
+            let frames = protocol::catch_up(&step.announcements, skipped);
+            entry.outbox.push(Outgoing::Control(Arc::new(frames)));
+        }
+        for message in step.messages {
+            entry.outbox.push(Outgoing::Message(message));
+        }
+        if !step.done {
+            entry.ask_for_refill();
+            return;
+        }
+        if std::mem::take(&mut entry.told) {
+            entry.outbox.push(Outgoing::Control(Arc::new(protocol::caught_up(log.position()))));
+        }
+        if entry.conflate {
+            catch_up.restart(Style::Window, log);
+        } else {
+            entry.feed = Feed::Live;
+            entry.fed = Some(Fed::from(log.position().offset));
+            entry.outbox.set_fed(true);
+        }
+    }
+
+    /// Half of the budget is for those who keep up. The closer catch-ups are to the other half, the smaller their steps.
+    fn step_limits(&self) -> StepLimits {
+        let budget = &self.shared.budget;
+        let share = budget.remaining().saturating_sub(budget.limit() / 2) / BUDGET_PARTS;
+        let bytes = share.clamp(LEAST_STEP_BYTES, STEP_BYTES).min(self.shared.limits.outbox_bytes);
+        StepLimits { messages: STEP_MESSAGES.min(bytes / LEAST_MESSAGE_BYTES), bytes }
+    }
+}

@@ -1,0 +1,208 @@
+//! The program itself, as a process of its own: its arguments, variables, signals, log and end.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use oddswire::config::EngineKind;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::program::Directory;
+use super::{Answer, engine, within};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_oddswire");
+
+pub type Environment<'a> = &'a [(&'a str, &'a str)];
+
+pub const TOKEN: &str = "sesame-4711";
+
+/// Until it is known.
+const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+
+/// The program with exactly these arguments and variables; on a port that the system chooses where they name none, so
+/// that a start that should have been refused takes no fixed one.
+fn program(arguments: &[&str], environment: Environment<'_>) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments);
+    prepared(command, environment)
+}
+
+fn prepared(mut command: Command, environment: Environment<'_>) -> Command {
+    command
+        .env_clear()
+        .env("ODDSWIRE_LISTEN", "127.0.0.1:0")
+        .env("ODDSWIRE_ADMIN_LISTEN", "127.0.0.1:0")
+        .envs(environment.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// What a program that ended left behind.
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs the program to its end.
+pub async fn run(arguments: &[&str], environment: Environment<'_>) -> Ended {
+    let output = within(program(arguments, environment).output()).await.expect("the program starts");
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    Ended { code: output.status.code(), stdout, stderr }
+}
+
+/// A running server.
+pub struct Process {
+    child: Child,
+    /// Read as it comes, so that the program never waits for a test that is busy with something else.
+    log: UnboundedReceiver<String>,
+    pub address: SocketAddr,
+    /// Metrics, health and connections.
+    pub admin: SocketAddr,
+    /// Its whole log so far.
+    text: String,
+    /// Where its engine keeps what it has to.
+    _directory: Option<Directory>,
+}
+
+impl Process {
+    /// Starts the program and waits until it listens.
+    pub async fn start(arguments: &[&str], environment: Environment<'_>) -> Self {
+        Self::of(program(arguments, environment)).await
+    }
+
+    /// With a token, and at most that many open files.
+    pub async fn with_files(most: usize, environment: Environment<'_>) -> Self {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("ulimit -n {most} && exec \"$0\""), PROGRAM]);
+        Self::of(prepared(command, &[&[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)], environment].concat())).await
+    }
+
+    /// With a token; no file of it may be longer than so many bytes, or `unlimited`, and writing on is an error like any
+    /// other.
+    pub async fn with_files_of(bytes: &str, environment: Environment<'_>) -> Self {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("trap '' XFSZ && exec prlimit --fsize={bytes}: \"$0\""), PROGRAM]);
+        Self::of(prepared(command, &[&[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)], environment].concat())).await
+    }
+
+    /// From here on no file of it may be longer; how many bytes, or `unlimited`.
+    pub fn limit_files_to(&self, bytes: &str) {
+        let (process, limit) = (self.child.id().expect("it runs").to_string(), format!("--fsize={bytes}:"));
+        let limited = std::process::Command::new("prlimit").args(["--pid", &process, &limit]).status();
+        assert!(limited.expect("prlimit is there").success());
+    }
+
+    async fn of(mut command: Command) -> Self {
+        let names_engine = command.as_std().get_envs().any(|(name, _)| name == "ODDSWIRE_ENGINE");
+        let directory = (engine() == EngineKind::Journal && !names_engine).then(Directory::new);
+        if let Some(directory) = &directory {
+            command.env("ODDSWIRE_ENGINE", "journal").env("ODDSWIRE_DATA_DIR", &directory.0);
+            command.env("ODDSWIRE_SYNC", "interval:50");
+        }
+        let mut child = command.spawn().expect("the program starts");
+        let (lines, log) = unbounded_channel();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = stderr.next_line().await
+                && lines.send(line).is_ok()
+            {}
+        });
+        let mut process =
+            Self { child, log, address: NOWHERE, admin: NOWHERE, text: String::new(), _directory: directory };
+        let listening = process.event("server.listening").await;
+        let address = |name: &str| listening[name].as_str().map_or(NOWHERE, |address| address.parse().unwrap());
+        (process.address, process.admin) = (address("address"), address("admin"));
+        process
+    }
+
+    /// On a port that the system chooses, with a token.
+    pub async fn serve(environment: Environment<'_>) -> Self {
+        let common = [("ODDSWIRE_LISTEN", "127.0.0.1:0"), ("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
+        Self::start(&[], &[&common, environment].concat()).await
+    }
+
+    /// The next record with this event, past all others.
+    pub async fn event(&mut self, event: &str) -> Value {
+        loop {
+            let line = within(self.log.recv()).await;
+            let line = line.unwrap_or_else(|| panic!("no {event} in the log:\n{}", self.text));
+            self.text.push_str(&line);
+            self.text.push('\n');
+            let record: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+            if record["event"] == event {
+                return record;
+            }
+        }
+    }
+
+    /// How often an event stands in what was read of its log.
+    pub fn logged(&self, event: &str) -> usize {
+        self.text.matches(&format!(r#""event":"{event}""#)).count()
+    }
+
+    /// The processor time that it has used, to the hundredth of a second.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id().expect("it runs"))).unwrap();
+        // The second field is the name, in parentheses; the 14th and 15th are user and system time in ticks of 10 ms.
+        let (_, behind_name) = stat.rsplit_once(") ").expect("the kernel says it");
+        let ticks = behind_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
+        Duration::from_millis(ticks.sum::<u64>() * 10)
+    }
+
+    /// Its resident memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().expect("it runs"))).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says it");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().expect("it runs").to_string();
+        let sent = std::process::Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.expect("kill is there").success());
+    }
+
+    /// Waits for its end.
+    pub async fn end(mut self) -> Ended {
+        while let Some(line) = within(self.log.recv()).await {
+            self.text.push_str(&line);
+            self.text.push('\n');
+        }
+        let mut stdout = String::new();
+        within(self.child.stdout.take().unwrap().read_to_string(&mut stdout)).await.unwrap();
+        let code = within(self.child.wait()).await.unwrap().code();
+        Ended { code, stdout, stderr: self.text }
+    }
+
+    pub async fn post(&self, path: &str, token: &str, body: &str) -> Answer {
+        let request = reqwest::Client::new().post(format!("http://{}{path}", self.address)).bearer_auth(token);
+        Answer::of(request.header("content-type", "application/json").body(body.to_owned())).await
+    }
+
+    /// Publishes with this token; the status.
+    pub async fn publish(&self, token: &str) -> u16 {
+        self.post("/api/publish", token, r#"{"topic":"odds_updates","data":1}"#).await.status
+    }
+}
+
+/// What is refused: one line on standard error that says all of these, and exit code 2.
+#[track_caller]
+pub fn refused(ended: &Ended, says: &[&str]) {
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{}", ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 1, "one line: {}", ended.stderr);
+    for part in says {
+        assert!(ended.stderr.contains(part), "the line does not say {part:?}: {}", ended.stderr);
+    }
+}
+
+/// A file with these contents; its path.
+pub fn temporary(name: &str, contents: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    std::fs::write(&path, contents).unwrap();
+    path.into_os_string().into_string().unwrap()
+}
