@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use oddswire::config::{Config, EngineKind, SyncWhen};
 use oddswire::manager::ConnectionManager;
-use oddswire::message::Timestamp;
+use oddswire::message::{Position, Timestamp};
 use oddswire::server::Server;
 use serde_json::{Value, json};
 use tokio::net::{TcpSocket, TcpStream};
@@ -193,7 +193,18 @@ impl App {
     pub async fn publish(&self, body: &Value) -> Value {
         let answer = self.post("/api/publish", "application/json", body.to_string()).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
+        self.delivered(&answer.body).await;
         answer.body
+    }
+
+    /// Waits until what was answered so is delivered here: on a busy machine a node on a broker answers without that.
+    async fn delivered(&self, answer: &Value) {
+        let published: Position = answer["position"].as_str().expect("a position").parse().expect("a position");
+        let behind = || {
+            let position = self.manager.position();
+            position.epoch == published.epoch && position.offset < published.offset
+        };
+        eventually(&format!("{published} is delivered"), || !behind()).await;
     }
 
     /// Publishes what `batch` makes of a moment about a second from now at which something in it expires; that moment, and
@@ -203,6 +214,7 @@ impl App {
             let soon = Timestamp::now().plus(Duration::from_secs(seconds)).to_string();
             let answer = self.post("/api/publish", "application/json", batch(&soon).to_string()).await;
             if answer.status == 200 {
+                self.delivered(&answer.body).await;
                 return (soon, answer.body);
             }
         }

@@ -7,7 +7,7 @@
 
 use redb::{Database, ReadableDatabase as _, TableError, WriteTransaction};
 
-use super::store::{META, ReadError, WriteError, meta};
+use super::store::{FORMAT, META, ReadError, WriteError, meta};
 
 /// Makes a file of one version a file of the next.
 type Step = fn(&WriteTransaction) -> Result<(), WriteError>;
@@ -15,8 +15,7 @@ type Step = fn(&WriteTransaction) -> Result<(), WriteError>;
 /// The first makes version 2 of version 1, and so on. There has been one version.
 const STEPS: &[Step] = &[];
 
-/// The version that `store` reads and writes.
-pub(super) const FORMAT: u64 = version_after(STEPS);
+const _: () = assert!(version_after(STEPS) == FORMAT, "the last step makes what `store` reads and writes");
 
 const fn version_after(steps: &[Step]) -> u64 {
     1 + steps.len() as u64

@@ -11,14 +11,14 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::format::FORMAT;
 use crate::engine::idempotency::Answer;
 use crate::log::{Change, Entry, Run, TopicFacts};
 use crate::manager::{Counts, Published};
 use crate::message::{Draft, Message, Payload, Position, Timestamp};
 use crate::topic::{Topic, Topics};
 
-// A change of what stands in these tables is another version of the file: see `format`.
+/// The version of what stands in these tables. A change of it is another version, and a step in `format`.
+pub(super) const FORMAT: u64 = 1;
 
 /// Numbers by name: those of [`meta`].
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
