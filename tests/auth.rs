@@ -39,7 +39,7 @@ async fn a_connection_gets_what_its_token_allows_and_asks_for_no_more() {
                 assert_eq!(app.ws(&query).await.ack["topics"], json!(topics), "{granted:?}, {asked}");
                 let ack = app.sse(&query).await.ack;
                 assert_eq!(ack["topics"], json!(topics), "{granted:?}, {asked}");
-                assert!(ack["data"]["expires_at"].as_str().is_some_and(|at| at.ends_with(".000Z")), "{ack}");
+                assert!(ack["data"]["expires_at"].as_str().is_some_and(|at| at.contains(".000Z")), "{ack}");
             }
             Err(named) => {
                 for path in ["/api/ws", "/api/sse"] {
@@ -47,9 +47,8 @@ async fn a_connection_gets_what_its_token_allows_and_asks_for_no_more() {
                     assert_eq!((response.status, code(&response)), (403, "forbidden"), "{granted:?}, {asked}");
                     let detail = response.detail();
                     assert!(detail.contains(named) && detail.contains("claim 'topics'"), "{detail}");
-                    let names = response.body["error"]["topics"].as_array().unwrap().clone();
-                    let quoted: Vec<String> =
-                        names.iter().map(|name| format!("'{}'", name.as_str().unwrap())).collect();
+                    let all = response.body["error"]["topics"].as_array().unwrap().clone();
+                    let quoted: Vec<String> = all.iter().map(|name| format!("'{}'", name.as_str().unwrap())).collect();
                     assert_eq!(quoted.join(", "), named, "for programs, too");
                 }
             }

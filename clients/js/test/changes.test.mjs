@@ -51,10 +51,6 @@ class Run {
         this.transport = this.pick(['auto', 'websocket', 'sse']);
         this.follower = follow(t, this.way.url, { since, topics, timeouts, transport: this.transport });
         this.states = new Map(NAMES.map(name => [name, this.follower.client.state(name)]));
-        this.follower.client.on('raw', text => {
-            const { type, topics } = JSON.parse(text);
-            if (type === 'connection_ack' || type === 'subscription_update') this.acknowledged = topics;
-        });
         for (const name of topics) this.touched.add(name);
     }
 
@@ -121,7 +117,7 @@ class Run {
         if (!this.held.size) this.held.set('odds_updates', true), follower.client.subscribe(['odds_updates']);
         const names = [...this.held.keys()].sort();
         assert.deepEqual(follower.client.topics, names);
-        const isAnswered = () => follower.client.status.state === 'live' && String(this.acknowledged) === String(names);
+        const isAnswered = () => follower.client.status.state === 'live' && String(follower.acknowledged) === String(names);
         await follower.until(`answered: ${names}`, isAnswered);
         for (const name of names) {
             const [topic, ...rest] = name.split('/');

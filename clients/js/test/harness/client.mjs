@@ -22,6 +22,8 @@ export class Follower {
     catchUps = [];
     broadcasts = [];
     errors = [];
+    /** The subscriptions as the server has told them last. */
+    acknowledged = [];
     #waiting = new Set();
     /** The offset of the newest message; in a catch-up it may go back. */
     #newest = -1;
@@ -42,6 +44,10 @@ export class Follower {
         note('gap', this.gaps);
         note('broadcast', this.broadcasts);
         note('error', this.errors);
+        note('raw', [], text => {
+            const { type, topics } = JSON.parse(text) ?? {};
+            if (type === 'connection_ack' || type === 'subscription_update') this.acknowledged = topics;
+        });
     }
 
     #inOrder({ id }) {
