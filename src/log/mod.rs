@@ -35,9 +35,9 @@ pub struct Limits {
     pub history_bytes: usize,
     /// Age of the oldest message in a topic's history.
     pub history_age: Duration,
-    /// Keys in a topic's state; as many deletions are remembered beside them.
+    /// Keys in a topic's state; as many deletions are remembered beside them, or as many as the history has.
     pub state_keys: usize,
-    /// How long a deletion is remembered.
+    /// How long a deletion is remembered that has left the history.
     pub tombstone_age: Duration,
     /// Whether a keyed message whose data is that of its key already is confirmed only, and not delivered again.
     pub suppress_unchanged: bool,

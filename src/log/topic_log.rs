@@ -1,8 +1,8 @@
 //! One topic: its recent messages, the latest of each key, and the deletions that are remembered.
 //!
 //! Invariants: `by_offset` holds exactly the messages of `by_key` and the newest keyless one; `tombstones` are the
-//! offsets of the deletions among them; a message is encoded once, both maps and the history share it; where it is
-//! asked to, it notes each message that is in none of them any more.
+//! offsets of the deletions among them, and no deletion is forgotten that the history has; a message is encoded once, both
+//! maps and the history share it; where it is asked to, it notes each message that is in none of them any more.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -102,7 +102,8 @@ impl TopicLog {
         Self {
             evicted: facts.evicted,
             lost_keyless: facts.lost_keyless,
-            forgotten: facts.forgotten,
+            // Those that the history has come back with it, whoever has forgotten them.
+            forgotten: facts.forgotten.min(facts.evicted),
             counted_from: facts.counted_from,
             counted_before: facts.counted_before,
             runs: facts.runs.into(),
@@ -284,7 +285,11 @@ impl TopicLog {
             }
             self.evict_oldest();
         }
-        while let Some(&oldest) = self.tombstones.first() {
+        // What the history has is not forgotten: who was told to drop what it holds, and is cut off before anything comes,
+        // asks again from where it was, and must not be told then that the history has all that it lacks.
+        while let Some(&oldest) = self.tombstones.first()
+            && oldest <= self.evicted
+        {
             let message = &self.by_offset[&oldest];
             if self.tombstones.len() <= limits.state_keys && !too_old(message, limits.tombstone_age) {
                 break;
