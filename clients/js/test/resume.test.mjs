@@ -52,7 +52,7 @@ for (const transport of ['websocket', 'sse']) {
     test(`${transport}: a quiet connection stays`, async t => {
         const server = await serve(t, { 'sse-comment-interval': '100ms' });
         const way = await proxy(t, server);
-        const follower = follow(t, way.url, { transport, since: 'now', timeouts: { idle: 150, pong: 150 } });
+        const follower = follow(t, way.url, { transport, since: 'now', timeouts: { idle: 400, pong: 400 } });
         await follower.live();
         // Signs of life, and what asks for them: half of what a client that waited for messages would have taken.
         await way.carried(12);

@@ -62,10 +62,10 @@ for (const transport of ['websocket', 'sse']) {
         await follower.at(await server.publish({ topic: 'scrape_progress', data: 1 }));
         // On the way, and so are the next ones when the event stream is left.
         way.delay = 50;
+        const odds = follower.client.state('odds_updates');
         follower.client.subscribe(['odds_updates']);
         for (let at = 2; at < 10; at += 1) await server.publish({ topic: 'scrape_progress', data: at });
         way.delay = 0;
-        const odds = follower.client.state('odds_updates');
         await follower.until('the state', () => odds.complete);
         await follower.at(await server.publish({ topic: 'scrape_progress', data: 10 }));
         const missing = 10 - new Set(follower.messages.filter(({ topic }) => topic === 'scrape_progress').map(({ data }) => data)).size;

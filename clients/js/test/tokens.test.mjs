@@ -18,8 +18,9 @@ for (const transport of ['websocket', 'sse']) {
             for (let at = 0; goesOn; at += 1) position = await server.odds(`8301/1x2/${at % 5}`, at);
             return position;
         })();
-        // The first token is good for 3 to 4 s, and the server ends what it was shown for.
-        await new Promise(resolve => setTimeout(resolve, 4500));
+        // The server ends what a token was shown for: so it has with the first one, too, which expires no later than this.
+        const fixed = follow(t, server.url, { transport: 'websocket', token: token(4) });
+        await fixed.until('it has expired', ({ client }) => client.status.state === 'closed');
         goesOn = false;
         await follower.at(await publishing);
         assert.equal(asked, 2);
