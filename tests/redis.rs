@@ -202,6 +202,8 @@ async fn a_key_expires_once_and_a_renewed_one_later() {
         assert_eq!((&gone["key"], &gone["data"]), (&json!(soon), &Value::Null));
         let after = nodes[0].odds(&other, 1).await;
         assert_eq!(client.next().await["id"], after["position"], "it was deleted once");
+        let deleted = position(&gone["id"]);
+        eventually("another node has the deletion", || nodes[1].manager.position().offset >= deleted.offset).await;
         let state = nodes[1].get(STATE).await;
         let mut keys = state.body["items"].as_array().unwrap().iter().filter_map(|item| item["key"].as_str());
         assert!(keys.any(|key| key == later) && !state.text.contains(&soon), "{}", state.text);

@@ -71,13 +71,18 @@ async fn a_client_that_is_cut_off_while_it_is_told_of_a_lost_end_misses_nothing_
     let new = odds(&node, 0..3, "new").await;
     assert!(new.epoch > kept.epoch, "{new} after {kept}");
     // The last of what was kept is the last that it got.
-    watcher.follower.cursor = Some(oddswire::message::Position { epoch: new.epoch, offset: kept.offset });
+    let last = Some(oddswire::message::Position { epoch: new.epoch, offset: kept.offset });
+    while watcher.follower.cursor != last {
+        watcher.read().await;
+    }
+    assert!(watcher.follower.modes.contains_key("snapshot"), "{:?}", watcher.follower.modes);
     let query = watcher.follower.resume();
     let mut client = ws::Client::connect(node.address, &query).await;
     watcher.follower.take(&client.ack.to_string());
     std::mem::swap(&mut watcher.client, &mut client);
     watcher.reaches(new).await;
     assert_eq!(new.offset, kept.offset + 3, "each offset is a message");
+    assert_eq!(watcher.follower.state, node.state().await);
 }
 
 #[tokio::test]

@@ -286,7 +286,7 @@ impl TopicLog {
             self.evict_oldest();
         }
         // What the history has is not forgotten: who was told to drop what it holds, and is cut off before anything comes,
-        // asks again from where it was, and must not be told then that the history has all that it lacks.
+        // asks again from where it was, and must not be told then by this log that the history has all that it lacks.
         while let Some(&oldest) = self.tombstones.first()
             && oldest <= self.evicted
         {
