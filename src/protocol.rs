@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::auth::Token;
-use crate::log::{Announcement, Since, SinceError};
+use crate::log::{Announcement, Mode, Since, SinceError};
 use crate::message::{Frames, Position, Timestamp};
 use crate::topic::{ParseError, Subscription, Topics};
 
@@ -115,6 +115,10 @@ pub fn unknown_topics(unknown: &[Subscription], known: &Topics) -> Frames {
     error("unknown_topic", &detail, unknown)
 }
 
+/// Where a client stands that was told to drop what it holds, until the first message of the snapshot: nowhere. An
+/// `EventSource` comes back with it by itself and gets a snapshot, on whichever node, whatever the histories have.
+const NOWHERE: Position = Position { epoch: 0, offset: 0 };
+
 /// `catch_up`, before the messages of a catch-up.
 #[must_use]
 pub fn catch_up(announcements: &[Announcement], broadcasts_skipped: u64) -> Frames {
@@ -133,7 +137,8 @@ pub fn catch_up(announcements: &[Announcement], broadcasts_skipped: u64) -> Fram
         let entry = Entry { mode: a.mode.as_str(), skipped: a.skipped };
         (a.subscription.to_string(), serde_json::to_value(entry).expect("a string and a number always serialise"))
     };
-    envelope("catch_up", None, Data { topics: announcements.iter().map(entry).collect(), broadcasts_skipped }, None)
+    let id = announcements.iter().any(|told| told.mode == Mode::Snapshot).then_some(NOWHERE);
+    envelope("catch_up", None, Data { topics: announcements.iter().map(entry).collect(), broadcasts_skipped }, id)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]

@@ -308,6 +308,26 @@ async fn the_id_of_the_acknowledgement_is_a_place_to_resume_from() {
 }
 
 #[tokio::test]
+async fn who_is_cut_off_at_the_beginning_of_a_snapshot_gets_another_one_though_the_history_has_all() {
+    let app = App::start().await;
+    app.odds("1", 1).await;
+    app.odds("2", 2).await;
+    let ahead = format!("{}-3", app.manager.position().epoch);
+    let mut stream = Client::connect(&app, "topics=odds_updates", Some(&ahead)).await;
+    assert_eq!(stream.expect("catch_up").await["data"]["topics"]["odds_updates"]["mode"], "snapshot");
+    let last_id = stream.last_id.clone();
+    drop(stream);
+    app.odds("3", 3).await;
+    assert_eq!(app.manager.position().to_string(), ahead, "where it was is known now");
+    let mut again = Client::connect(&app, "topics=odds_updates", Some(&last_id)).await;
+    assert_eq!(again.expect("catch_up").await["data"]["topics"]["odds_updates"]["mode"], "snapshot");
+    for data in 1..=3 {
+        assert_eq!(again.next().await["data"], data);
+        assert_eq!(again.last_id, format!("{}-{data}", app.manager.position().epoch), "from here it can go on");
+    }
+}
+
+#[tokio::test]
 async fn last_event_id_counts_more_than_since() {
     let app = App::start().await;
     app.odds("a", 1).await;
