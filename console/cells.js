@@ -90,9 +90,8 @@ function oddsOf(value) {
 /** What people call the event that the data is about, where it says so; else an empty text. */
 export function eventName(data) {
   if (data === null || typeof data !== "object") return "";
-  const text = field => (typeof data[field] === "string" ? data[field].slice(0, 80) : "");
-  for (const [home, away] of [["home_team", "away_team"], ["home", "away"], ["team1", "team2"]]) {
-    if (text(home) && text(away)) return `${text(home)} – ${text(away)}`;
-  }
-  return text("event_name") || text("event") || text("match") || text("fixture");
+  const [home, away, name] = ["home_team", "away_team", "event_name"].map(field =>
+    typeof data[field] === "string" ? data[field].slice(0, 80) : "",
+  );
+  return home && away ? `${home} – ${away}` : name;
 }

@@ -4,7 +4,7 @@ import { showCommands } from "./commands.js";
 import { Raw, showMessage } from "./drawer.js";
 import { byId, make, setText } from "./elements.js";
 import { publishCommand, showEmpty } from "./empty.js";
-import { Feed } from "./feed.js";
+import { Feed, Refused } from "./feed.js";
 import { clip, count, counted } from "./format.js";
 import { Gaps } from "./gaps.js";
 import { Header } from "./header.js";
@@ -42,7 +42,7 @@ const feed = new Feed(base, {
   gap: gap => gaps.add(gap),
   broadcast: message => heard(() => timeline.broadcast(message)),
   farewell: () => heard(() => timeline.farewell()),
-  error: message => heard(() => timeline.error(message)),
+  error: onError,
   raw: text => heard(() => raw.add(text)),
   topics: body => topics.list(body),
   refused: onRefused,
@@ -177,6 +177,12 @@ function onChanged(name, messages) {
     for (const { key } of messages) if (key !== undefined) table.change(key);
   }
   needFrame();
+}
+
+/** Over a WebSocket the server refuses topics in a message; where none is left, that is a refusal like any other. */
+function onError(message) {
+  if (feed.subscriptions.length === 0) onRefused(new Refused(400, message.data));
+  else heard(() => timeline.error(message));
 }
 
 function onRefused(error) {

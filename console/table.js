@@ -7,6 +7,9 @@ import { Row, isFixture } from "./rows.js";
 
 // Rows above and below the screen that exist as well, so that scrolling shows no hole.
 const OVERSCAN = 6;
+// A hundred thousand keys take a while to sort, and names may change with each message: they are sorted for new names no
+// sooner than this after the last time.
+const RENAME_MS = 1000;
 
 export class Table {
   /** How many keys there are, how many of them are shown, and of how many fixtures. */
@@ -22,6 +25,9 @@ export class Table {
   /** What there is to see, in order. */
   #items = [];
   #isArranged = false;
+  #arrangedAt = 0;
+  /** A fixture stands where its last name belongs. */
+  #isRenamed = false;
   /** The rows that exist, by their items. */
   #rows = new Map();
   #changed = new Set();
@@ -64,12 +70,13 @@ export class Table {
     else if (isKnown) this.#changed.add(key);
   }
 
-  /** A message may correct the name of its fixture, which then stands elsewhere. Once for each frame: only the last counts. */
+  /** A message may correct the name of its fixture, which then belongs elsewhere. Once for each frame: only the last counts. */
   #rename() {
     for (const key of this.#changed) {
       const message = this.#messages.get(key);
-      if (message !== undefined && this.#fixtures.has(key) && this.#fixtures.change(key, message)) this.#isArranged = false;
+      if (message !== undefined && this.#fixtures.has(key) && this.#fixtures.change(key, message)) this.#isRenamed = true;
     }
+    if (this.#isRenamed && performance.now() - this.#arrangedAt >= RENAME_MS) this.#isArranged = false;
   }
 
   /** Shows only what has each word, in its key or the name of its fixture. */
@@ -126,7 +133,7 @@ export class Table {
   }
 
   #arrange() {
-    this.#isArranged = true;
+    [this.#isArranged, this.#isRenamed, this.#arrangedAt] = [true, false, performance.now()];
     this.#fixtures.follow(this.#messages);
     this.#items = this.#fixtures.arranged(this.#words);
     const fixtures = this.#items.filter(isFixture).length;

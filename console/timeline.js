@@ -22,7 +22,8 @@ export class Timeline {
     if (state === "waiting" || state === "closed") this.#told = null;
     const why = [code, reason].filter(part => part !== undefined && part !== "").join(" ");
     if (state === "waiting") {
-      this.#add("lost", `Not connected${why && `: ${why}`}. Again in ${duration(retryInMs ?? 0)}.`, `attempt ${attempt}`);
+      const again = retryInMs === undefined ? "" : ` Again in ${duration(retryInMs)}.`;
+      this.#add("lost", `Not connected${why && `: ${why}`}.${again}`, `attempt ${attempt}`);
       if (this.#last !== "waiting") this.announce("The connection is lost.");
     } else if (state === "closed") {
       this.#add("lost", `Closed${why && `: ${why}`}.`);

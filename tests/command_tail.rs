@@ -133,6 +133,63 @@ async fn tail_goes_over_to_the_next_server_before_the_last_has_closed_and_has_ev
 }
 
 #[tokio::test]
+async fn tail_tells_a_broadcast_once_that_comes_while_it_goes_over_to_the_next_server() {
+    let Some(redis) = Redis::start().await else { return };
+    let shared = |config: &mut Config| {
+        config.engine = EngineKind::Redis;
+        config.redis_url = Some(redis.url().parse().unwrap());
+    };
+    let (last, next) = (App::with(shared).await, App::with(shared).await);
+    let (link, held) = (Link::to(last.address).await, Link::to(next.address).await);
+    held.set(Flow::Unanswered);
+    let mut tail = tail(link.address, &["--json"]);
+    tail.says("connected to").await;
+    link.lead_to(held.address);
+    last.manager.announce_drain(Duration::ZERO);
+    // The next server has it, which does not know that yet.
+    next.connections(1).await;
+    let broadcast = async |data: &str| {
+        let notice = json!({"type": "notice", "data": data}).to_string();
+        assert_eq!(last.post("/api/broadcast", "application/json", notice).await.status, 200);
+    };
+    broadcast("both").await;
+    tail.shows("both").await;
+    held.set(Flow::Open);
+    tail.says("connected again").await;
+    broadcast("after").await;
+    loop {
+        let line = tail.line().await;
+        assert!(!line.contains("both"), "it was told before");
+        if line.contains("after") {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_closes_while_tail_opens_the_next_connection_leaves_it_to_that_one() {
+    let (last, next) = (App::start().await, App::start().await);
+    let (link, held) = (Link::to(last.address).await, Link::to(next.address).await);
+    held.set(Flow::Unanswered);
+    let mut tail = tail(link.address, &["--json"]);
+    tail.says("connected to").await;
+    link.lead_to(held.address);
+    last.manager.announce_drain(Duration::ZERO);
+    next.connections(1).await;
+    last.stop().await;
+    let said = tail.says("the server closed the connection").await;
+    assert!(said.ends_with("the next connection is being opened"), "{said}");
+    held.set(Flow::Open);
+    tail.says("connected again").await;
+    next.odds("1", 1).await;
+    assert_eq!(published(&mut tail).await["key"], "1");
+    tail.signal("INT");
+    let ended = tail.end().await;
+    assert!(ended.stderr.contains("1 message over 2 connections"), "{ended:?}");
+    next.connections(0).await;
+}
+
+#[tokio::test]
 async fn a_restart_that_forgets_is_told_as_what_it_is() {
     let port = Port::free();
     let listen = port.address.to_string();

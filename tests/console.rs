@@ -355,11 +355,8 @@ async fn the_name_of_an_event_follows_the_key_that_it_was_first_known_by() {
     app.odds("8301/1x2/betpawa", named("Zarsenal", 1.5)).await;
     page.shows(".fixture .name", "Zarsenal – Leeds").await;
     let fixtures = "[...document.querySelectorAll('.fixture .name')].map(name => name.textContent)";
-    assert_eq!(
-        page.evaluate(fixtures).await,
-        json!(["Burnley – Leeds", "Zarsenal – Leeds"]),
-        "in the order of their names"
-    );
+    // In the order of their names, sooner or later.
+    page.until(&format!("({fixtures}).join() === 'Burnley – Leeds,Zarsenal – Leeds'")).await;
     assert_eq!(
         page.evaluate("[...document.querySelectorAll('.fixture button')].map(button => button.ariaLabel)").await,
         json!(["Only this: Burnley – Leeds", "Only this: Zarsenal – Leeds"])
@@ -376,6 +373,43 @@ async fn the_name_of_an_event_follows_the_key_that_it_was_first_known_by() {
     page.press("/").await;
     page.type_text("zarsenal").await;
     page.shows("#counted", "0 of 2 keys").await;
+    page.is_quiet(&[]).await;
+    page.end().await;
+}
+
+#[tokio::test]
+async fn a_name_that_changes_with_each_message_is_shown_at_once_and_sorted_once_a_second() {
+    let Some(mut page) = Page::start().await else { return };
+    let app = App::start().await;
+    page.open(&app.url("/")).await;
+    app.odds("8302/1x2/betpawa", json!({"event_name": "Minute 10", "home": 1.5})).await;
+    page.shows(".fixture .name", "Minute 10").await;
+    app.odds("8301/1x2/betpawa", json!({"event_name": "Minute 0", "home": 1.5})).await;
+    page.shows(".fixture .name", "Minute 0").await;
+    // Each time that it sorts, it says how many rows there are.
+    page.evaluate(
+        "window.sorted = {times: 0, since: performance.now()}; \
+         new MutationObserver(list => sorted.times += list.length) \
+             .observe(document.querySelector('#grid'), {attributeFilter: ['aria-rowcount']})",
+    )
+    .await;
+    for minute in 1..=30 {
+        app.odds("8301/1x2/betpawa", json!({"event_name": format!("Minute {minute}."), "home": 1.5})).await;
+        page.shows(".fixture .name", &format!("Minute {minute}.")).await;
+    }
+    let names = "[...document.querySelectorAll('.fixture .name')].map(name => name.textContent)";
+    page.until(&format!("({names}).join() === 'Minute 10,Minute 30.'")).await;
+    let sorted = page.evaluate("({times: sorted.times, seconds: (performance.now() - sorted.since) / 1000})").await;
+    let [times, seconds] = ["times", "seconds"].map(|of| sorted[of].as_f64().unwrap());
+    assert!(times >= 1.0 && times <= seconds + 1.0, "{sorted}");
+    // What happens at an event is not its name.
+    for (data, shown) in
+        [(json!({"event": "goal", "home": 1.5}), "home 1.50"), (json!({"home": "1.6", "away": "4.2"}), "away 4.20")]
+    {
+        app.odds("8303/live", data).await;
+        page.row_with("live", shown).await;
+    }
+    page.shows(".fixture .name", "8303").await;
     page.is_quiet(&[]).await;
     page.end().await;
 }

@@ -167,6 +167,30 @@ async fn an_address_that_names_no_possible_topic_says_so_and_leads_on_to_everyth
 }
 
 #[tokio::test]
+async fn an_address_that_names_no_topic_that_there_is_says_so_and_leads_on_to_everything() {
+    let Some(mut page) = Page::start().await else { return };
+    let app = App::start().await;
+    app.odds("8301/1x2/betpawa", prices(1.85, 4.2)).await;
+    page.look(&app.url("/?topics=typo,odds"), 1440, 900).await;
+    page.shows("#empty-title", "These topics cannot be shown").await;
+    page.shows("#empty-text", "no such topic: 'odds', 'typo'; the topics are: ").await;
+    page.shows("#status", "Refused").await;
+    app.connections(0).await;
+    page.has_no_barrier("topics that there are not").await;
+    page.click("#empty-action").await;
+    page.is_live().await;
+    page.row_with("betpawa", "home 1.85").await;
+    page.until("location.search === ''").await;
+
+    page.look(&app.url("/?topics=typo,odds_updates"), 1440, 900).await;
+    page.is_live().await;
+    page.row_with("betpawa", "home 1.85").await;
+    page.shows("#timeline .gap", "no such topic: 'typo'").await;
+    page.is_quiet(&[]).await;
+    page.end().await;
+}
+
+#[tokio::test]
 async fn the_page_works_under_a_prefix_that_a_proxy_takes_away() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;

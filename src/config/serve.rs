@@ -155,7 +155,7 @@ pub struct Config {
     #[arg(long, env = "ODDSWIRE_STATE_KEYS", value_name = "COUNT", default_value = "100000",
           value_parser = count(1, 10_000_000), help_heading = "What is kept")]
     pub state_keys: usize,
-    /// How long the deletion of a key is remembered; one that the history still has is in any case
+    /// How long the deletion of a key is remembered; one that the history still has is remembered in any case
     #[arg(long, env = "ODDSWIRE_TOMBSTONE_AGE", value_name = "DURATION", default_value = "1h",
           value_parser = Between(ms(1), secs(MONTH)), help_heading = "What is kept")]
     pub tombstone_age: Duration,

@@ -16,6 +16,8 @@ pub enum Flow {
     Open,
     /// It waits, and arrives once the link is open again.
     Stalled,
+    /// What goes to the target arrives; what comes back waits.
+    Unanswered,
     /// Of each direction of a connection so many bytes arrive, about; the others wait.
     StalledBehind(usize),
     /// Connections end, and new ones do at once.
@@ -72,17 +74,24 @@ async fn pass(one: TcpStream, target: SocketAddr, flow: watch::Receiver<Flow>, s
     let ((from_one, to_one), (from_other, to_other)) = (one.into_split(), other.into_split());
     // One side's end is the end of both.
     tokio::select! {
-        () = copy(from_one, to_other, flow.clone(), stalled) => {}
-        () = copy(from_other, to_one, flow, stalled) => {}
+        () = copy(from_one, to_other, false, flow.clone(), stalled) => {}
+        () = copy(from_other, to_one, true, flow, stalled) => {}
     }
 }
 
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut flow: watch::Receiver<Flow>, stalled: &Notify) {
+async fn copy(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    is_answer: bool,
+    mut flow: watch::Receiver<Flow>,
+    stalled: &Notify,
+) {
     let mut buffer = vec![0; 16 << 10];
     let mut passed = 0;
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let waits = |flow: &Flow| match flow {
             Flow::Stalled => true,
+            Flow::Unanswered => is_answer,
             Flow::StalledBehind(bytes) => passed >= *bytes,
             Flow::Open | Flow::Cut => false,
         };

@@ -26,6 +26,14 @@ pub struct Client {
 impl Client {
     /// Connects, with a `Last-Event-ID` if there is one.
     pub async fn connect(app: &App, query: &str, last_id: Option<&str>) -> Self {
+        match Self::attempt(app, query, last_id).await {
+            Ok(client) => client,
+            Err(refusal) => panic!("{}: {:?}", refusal.status(), refusal.text().await),
+        }
+    }
+
+    /// Connects where the server may refuse to, which gives its answer.
+    pub async fn attempt(app: &App, query: &str, last_id: Option<&str>) -> Result<Self, reqwest::Response> {
         // A client of its own: reqwest keeps connections open beyond the response.
         let mut request = reqwest::Client::new().get(app.url(&format!("/api/sse?{query}")));
         if let Some(id) = last_id {
@@ -33,12 +41,14 @@ impl Client {
         }
         let response = within(request.send()).await.expect("the server answers");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        assert_eq!(status, 200, "{:?}", response.text().await);
+        if status != 200 {
+            return Err(response);
+        }
         let bytes = response.bytes_stream().map_ok(|bytes| bytes.to_vec()).map_err(|error| error.to_string()).boxed();
         let events = Box::pin(bytes.eventsource());
         let mut client = Self { events, status, headers, ack: Value::Null, last_id: String::new() };
         client.ack = client.expect("connection_ack").await;
-        client
+        Ok(client)
     }
 
     /// Connects over a socket that the test has prepared. HTTP/1.0, so that the body is the plain stream.

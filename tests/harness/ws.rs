@@ -25,12 +25,16 @@ impl Client {
 
     /// Connects over a socket that the test has prepared.
     pub async fn over(socket: TcpStream, address: SocketAddr, query: &str) -> Self {
+        Self::attempt(socket, address, query).await.expect("the handshake is accepted")
+    }
+
+    /// Connects where the server may refuse to.
+    pub async fn attempt(socket: TcpStream, address: SocketAddr, query: &str) -> Result<Self, Error> {
         let url = format!("ws://{address}/api/ws?{query}");
-        let (stream, _) =
-            within(tokio_tungstenite::client_async(url, socket)).await.expect("the handshake is accepted");
+        let (stream, _) = within(tokio_tungstenite::client_async(url, socket)).await?;
         let mut client = Self { stream, ack: Value::Null };
         client.ack = client.expect("connection_ack").await;
-        client
+        Ok(client)
     }
 
     /// The next text message, as it came.

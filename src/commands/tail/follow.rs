@@ -1,7 +1,8 @@
 //! Keeps a connection to the server, and resumes where the last one ended.
 //!
 //! Of a server that shuts down the next connection is opened before it closes this one, which goes on until then: what
-//! comes over both is told once.
+//! comes over both is told once. A broadcast has no position to go on from: one that was sent before the next connection
+//! was there, and that this one has yet to bring when it is left, is lost.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::Message as Frame;
 
 use super::connection::{self, End, Socket};
 use super::notice::{Notice, Tone};
+use super::overlap::Overlap;
 use super::print::Line;
 use crate::commands::backoff::Backoff;
 use crate::commands::dial::Dialer;
@@ -28,6 +30,9 @@ use crate::message::Position;
 
 /// A connection that lasted this long was a good one: the next wait is a first one again.
 const STABLE: Duration = Duration::from_secs(10);
+
+/// A connection on its way; it has a deadline of its own.
+type Opening = BoxFuture<'static, Result<Socket, End>>;
 
 /// Follows one server's messages.
 pub(super) struct Follower {
@@ -42,9 +47,8 @@ pub(super) struct Follower {
     behind: bool,
     /// When to open the connection that goes on for this one, whose server shuts down.
     leave_at: Option<Instant>,
-    next: Option<BoxFuture<'static, Result<Socket, End>>>,
-    /// Where the connection stood that this one goes on for: up to there this one repeats.
-    repeats_to: Option<Position>,
+    next: Option<Opening>,
+    overlap: Overlap,
     backoff: Backoff,
     messages: u64,
     connections: u64,
@@ -63,7 +67,7 @@ impl Follower {
             behind: false,
             leave_at: None,
             next: None,
-            repeats_to: None,
+            overlap: Overlap::default(),
             backoff,
             messages: 0,
             connections: 0,
@@ -72,14 +76,13 @@ impl Follower {
 
     /// Follows until nobody reads, or trying again is of no use.
     pub(super) async fn run(&mut self) -> Result<(), Failure> {
-        let mut open = None;
         loop {
             let began = Instant::now();
-            let socket = match open.take() {
-                Some(socket) => Ok(socket),
-                None => self.opening().await,
+            let opening = match self.next.take() {
+                Some(next) => next,
+                None => self.opening(),
             };
-            let end = match socket {
+            let end = match opening.await {
                 Ok(socket) => self.read(socket).await,
                 Err(end) => end,
             };
@@ -87,9 +90,20 @@ impl Follower {
                 self.backoff.reset();
             }
             match end {
-                End::Replaced(socket) => open = Some(*socket),
+                End::Replaced(socket) => {
+                    self.next = Some(Box::pin(std::future::ready(Ok(*socket))));
+                    self.hand_over();
+                }
                 End::Unread => return Ok(()),
                 End::Final(reason) => return Err(Failure::Failed(reason)),
+                // The server has closed it before the next one was open, which is as good as one that begins now.
+                End::Lost(reason, _) if self.next.is_some() => {
+                    self.hand_over();
+                    let text = format!("{reason}; the next connection is being opened");
+                    if self.note(Tone::Aside, text).await.is_err() {
+                        return Ok(());
+                    }
+                }
                 End::Lost(reason, asked) => {
                     let wait = self.backoff.next(asked);
                     let text = format!("{reason}; trying again in {:.1} s", wait.as_secs_f64());
@@ -119,9 +133,18 @@ impl Follower {
     }
 
     /// A connection that begins where this one stands now.
-    fn opening(&self) -> impl Future<Output = Result<Socket, End>> + use<> {
+    fn opening(&mut self) -> Opening {
+        self.overlap.begin();
         let request = connection::request(self.dialer.endpoint(), &self.settings, self.since);
-        connection::open(self.dialer.clone(), request)
+        Box::pin(connection::open(self.dialer.clone(), request))
+    }
+
+    /// The connection that is `next` goes on for this one.
+    fn hand_over(&mut self) {
+        self.overlap.hand_over(match self.since {
+            Since::Position(position) => Some(position),
+            Since::Now | Since::Snapshot => None,
+        });
     }
 
     /// Reads to the end of the connection. One on which nothing comes is asked for a sign of life, and given up without.
@@ -141,10 +164,6 @@ impl Follower {
                 }
                 next = self.replacement() => {
                     connection::leave(socket);
-                    self.repeats_to = match self.since {
-                        Since::Position(position) => Some(position),
-                        Since::Now | Since::Snapshot => None,
-                    };
                     return End::Replaced(Box::new(next));
                 }
             };
@@ -177,7 +196,7 @@ impl Follower {
                 (None, Some(at)) if !self.behind => {
                     tokio::time::sleep_until(at).await;
                     let opening = self.opening();
-                    self.next.insert(Box::pin(opening))
+                    self.next.insert(opening)
                 }
                 _ => return std::future::pending().await,
             };
@@ -199,6 +218,10 @@ impl Follower {
             kind: Cow<'a, str>,
             id: Option<&'a str>,
             #[serde(borrow)]
+            topic: Option<Cow<'a, str>>,
+            #[serde(borrow)]
+            key: Option<Cow<'a, str>>,
+            #[serde(borrow)]
             data: &'a RawValue,
         }
         let Ok(head) = serde_json::from_str::<Head<'_>>(&text) else {
@@ -213,7 +236,8 @@ impl Follower {
             }
             "caught_up" => {
                 self.behind = false;
-                self.move_to(position(head.data.get()));
+                // The next server may have got less far than the last had when it was left.
+                self.move_to(position(head.data.get()).filter(|at| !self.overlap.has_reached(*at)));
                 None
             }
             // The server says next why there is nothing to listen to.
@@ -221,7 +245,12 @@ impl Follower {
             "reconnect" => Some((Tone::Aside, self.leave(head.data.get()))),
             _ => {
                 let at = head.id.and_then(|id| id.parse().ok());
-                if at.is_some_and(|at| self.repeats(at)) {
+                let topic = head.topic.as_deref().unwrap_or_default();
+                let is_repeated = match at {
+                    Some(at) => self.overlap.has_message(at, topic, head.key.as_deref()),
+                    None => self.overlap.has_broadcast(&text, self.next.is_some()),
+                };
+                if is_repeated {
                     return Ok(());
                 }
                 self.messages += u64::from(head.id.is_some());
@@ -269,14 +298,13 @@ impl Follower {
         }
         self.behind = true;
         let goes_on = |topic: &Topic| matches!(topic.mode.as_str(), "replayed" | "conflated");
-        if !serde_json::from_str(data).is_ok_and(|told: CatchUp| told.topics.values().all(goes_on)) {
-            self.repeats_to = None;
+        match serde_json::from_str::<CatchUp>(data) {
+            Ok(told) => {
+                let anew = told.topics.into_iter().filter(|(_, topic)| !goes_on(topic));
+                anew.for_each(|(subscription, _)| self.overlap.bring_anew(subscription));
+            }
+            Err(_) => self.overlap.forget(),
         }
-    }
-
-    /// Whether the connection before this one has brought it already.
-    fn repeats(&self, at: Position) -> bool {
-        self.repeats_to.is_some_and(|to| to.epoch == at.epoch && at.offset <= to.offset)
     }
 
     /// The server shuts down, and closes this connection when it is its turn; until then all is delivered. The next one is
@@ -294,8 +322,7 @@ impl Follower {
     }
 
     fn move_to(&mut self, position: Option<Position>) {
-        // The next server may have got less far than the last had when it was left.
-        if let Some(position) = position.filter(|at| !self.repeats(*at)) {
+        if let Some(position) = position {
             self.since = Since::Position(position);
         }
     }

@@ -1,12 +1,13 @@
 //! `oddswire tail`: shows what is published, as it comes, through restarts and cuts of the connection.
 //!
 //! [`connection`] opens a connection and knows what its end means, [`follow`] keeps one and knows where it stands,
-//! [`print`] writes in a thread of its own, so that a pipe that nobody reads keeps nobody from ending the program, and
+//! [`overlap`] knows what two of them bring both, [`print`] writes in a thread of its own, so that a pipe that nobody reads keeps nobody from ending the program, and
 //! [`show`] makes lines for people.
 
 mod connection;
 mod follow;
 mod notice;
+mod overlap;
 mod print;
 mod show;
 mod value;
