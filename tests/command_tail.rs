@@ -158,9 +158,9 @@ async fn tail_tells_a_broadcast_once_that_comes_while_it_goes_over_to_the_next_s
     tail.says("connected again").await;
     broadcast("after").await;
     loop {
-        let line = tail.line().await;
-        assert!(!line.contains("both"), "it was told before");
-        if line.contains("after") {
+        let told = tail.line().await;
+        assert!(!told.contains("both"), "it was told before");
+        if told.contains("after") {
             break;
         }
     }
