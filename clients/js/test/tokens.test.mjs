@@ -32,6 +32,25 @@ for (const transport of ['websocket', 'sse']) {
     });
 }
 
+test('a token is renewed before it expires though a change of the subscriptions, which comes in between, is refused', async t => {
+    const server = await serve(t, { ...ASKS_FOR_TOKENS, 'subscriptions-per-connection': '2' });
+    const followers = [['scrape_progress'], ['odds'], ['odds_updates/2', 'odds_updates/3']].map(refused => {
+        let asked = 0;
+        let acknowledged = 0;
+        const given = () => token(++asked === 1 ? 12 : 600, ['odds_updates']);
+        const follower = follow(t, server.url, { transport: 'websocket', since: 'now', topics: ['odds_updates/1'], token: given });
+        follower.client.on('raw', text => {
+            if (text.includes('"connection_ack"') && ++acknowledged === 2) follower.client.subscribe(refused);
+        });
+        return { follower, isRenewed: () => acknowledged === 3 };
+    });
+    await Promise.all(followers.map(({ follower, isRenewed }) => follower.until('it is renewed', isRenewed)));
+    for (const { follower } of followers) {
+        assert.equal(follower.errors.length, 1);
+        assert(follower.statuses.every(({ state }) => state !== 'waiting'), JSON.stringify(follower.statuses));
+    }
+});
+
 test('after the token has expired the client comes back with a new one', async t => {
     const server = await serve(t, ASKS_FOR_TOKENS);
     let given = 0;
