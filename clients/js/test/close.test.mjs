@@ -13,10 +13,10 @@ for (const [what, listen, options] of [
         client[Symbol.asyncIterator]().next();
         client.on('message', close);
     }],
-    ['errors, as an event stream is refused', ({ client }, close) => client.on('error', close), { transport: 'sse', topics: ['odds_updates', 'odds'] }],
+    ['errors, as an event stream is refused', ({ client }, close) => client.on('error', close), { transport: 'sse', topics: ['odds_updates', 'scrape_progress'], token: token(60, ['odds_updates']) }],
 ]) {
     test(`a listener of ${what} may close the client`, async t => {
-        const server = await serve(t);
+        const server = await serve(t, options && ASKS_FOR_TOKENS);
         await server.odds('8301/1x2/betpawa', 1);
 
         const follower = follow(t, server.url, { transport: 'websocket', queue: 1, ...options });

@@ -1,6 +1,7 @@
 // Tokens: where they go, and what happens when they expire.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import WebSocket from 'ws';
 import { assertExactlyOnce, follow } from './harness/client.mjs';
 import { proxy } from './harness/proxy.mjs';
 import { ASKS_FOR_TOKENS, serve, token } from './harness/server.mjs';
@@ -49,6 +50,35 @@ test('a token is renewed before it expires though a change of the subscriptions,
         assert.equal(follower.errors.length, 1);
         assert(follower.statuses.every(({ state }) => state !== 'waiting'), JSON.stringify(follower.statuses));
     }
+});
+
+test('where the old connection ends before the new one is caught up, the client is live once it is', async t => {
+    const server = await serve(t, ASKS_FOR_TOKENS);
+    const way = await proxy(t, server);
+    // A byte at a time, so that what comes after the acknowledgement can be held back.
+    way.most = 1;
+    const sockets = [];
+    class Noted extends WebSocket {
+        constructor(url) {
+            super(url);
+            sockets.push(this);
+        }
+    }
+    let asked = 0;
+    const follower = follow(t, way.url, { since: 'now', WebSocket: Noted, token: () => token(++asked === 1 ? 4 : 60) });
+    const { client } = follower;
+    let caughtUp = 0;
+    client.on('caughtup', () => { caughtUp += 1; });
+    let acknowledged = 0;
+    client.on('raw', text => {
+        if (text.includes('"connection_ack"') && ++acknowledged === 2) sockets[1].pause();
+    });
+    await follower.live();
+    await follower.until('the old one has ended', () => client.status.state === 'catching-up');
+    assert.equal(caughtUp, 0);
+    sockets[1].resume();
+    await follower.live();
+    await follower.until('it is told', () => caughtUp === 1);
 });
 
 test('after the token has expired the client comes back with a new one', async t => {
