@@ -15,7 +15,8 @@ const TSC = fileURLToPath(new URL('../node_modules/typescript/bin/tsc', import.m
 const INTERNAL = ['isAcknowledged', 'isLive', 'asked', 'answered', 'acknowledge', 'probe', 'fail', 'end',
     'ended', 'plan', 'base', 'names', 'behind', 'isEmpty', 'isQuiet', 'include', 'exclude', 'isCovered',
     'refused', 'announced', 'requests', 'take', 'reach', 'stage', 'caughtUp', 'narrow', 'shown', 'told', 'cursor',
-    'isSettled', 'hearText', 'hearRetry', 'isStream', 'begin', 'reached', 'getToken', 'name', 'expires', 'refusal'];
+    'isSettled', 'hearText', 'hearRetry', 'isStream', 'begin', 'reached', 'getToken', 'name', 'expires', 'refusal',
+    'conflation', 'webSocket', 'limits', 'via'];
 
 /** Writes it all into this directory. */
 export async function build(directory) {

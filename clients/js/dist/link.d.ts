@@ -23,10 +23,10 @@ export interface Timeouts {
 }
 export interface Settings {
     readonly base: URL;
-    readonly conflateMs: number;
+    readonly conflation: number;
     readonly getToken: () => string | undefined | Promise<string>;
-    readonly WebSocket: WebSocketClass | undefined;
-    readonly timeouts: Timeouts;
+    readonly webSocket: WebSocketClass | undefined;
+    readonly limits: Timeouts;
 }
 /** Whom a link tells. */
 export interface Owner {
@@ -35,7 +35,7 @@ export interface Owner {
     ended(link: Link, end: End): void;
 }
 export interface Link {
-    readonly transport: Transport;
+    readonly via: Transport;
     /** It can only listen. */
     readonly isStream: boolean;
     readonly plan: Plan;
@@ -45,15 +45,16 @@ export interface Link {
     isAcknowledged?: boolean;
     /** No catch-up is under way. */
     isLive?: boolean | undefined;
-    /** How many requests were sent that are answered, and how many of them were. */
+    /** The number of the newest request that was sent; 0 is the query. */
     asked: number;
+    /** The number of the newest request that was answered; -1 until the acknowledgement, which answers the query. */
     answered: number;
     send(message: object): void;
     /** From here on its silence is watched. */
     acknowledge(ack: ConnectionAck): void;
     /** Asks for a sign of life now. */
     probe(): void;
-    fail(reason?: string): void;
+    fail(reason?: unknown): void;
     close(): void;
 }
 export declare function openLink(transport: Transport, plan: Plan, settings: Settings, owner: Owner): Link;

@@ -50,7 +50,6 @@ const MAX_TIMER = 2e9;
  */
 const CHANGE_PAUSE = 400;
 
-const TOO_MANY = 'too_many_subscriptions';
 /**
  * A connection goes on for so long, in milliseconds, beside the one that is to replace it and is caught up: of a broadcast
  * that the new one came too late for, it may be about to tell. Nodes of a deployment are less apart.
@@ -86,7 +85,7 @@ export function connect(url: string | URL, {
     const canRenew = typeof token === 'function';
     const getToken = canRenew ? token : () => token;
     const timeouts = { ...TIMEOUTS, ...given };
-    const settings = { base: baseOf(url), conflateMs, getToken, WebSocket, timeouts };
+    const settings = { base: baseOf(url), conflation: conflateMs, getToken, webSocket: WebSocket, limits: timeouts };
     const states = new Map<string, Keeper>();
     const subscriptions = subscriptionsOf(topics, since, snapshot => states.forEach(state => state.stage(snapshot)));
     const listeners: { [event: string]: Listeners<any> } = {};
@@ -112,6 +111,8 @@ export function connect(url: string | URL, {
     let attempt = 0;
     /** No wait before an attempt is shorter than the server has wished for last. */
     let wish = 0;
+    /** When the next attempt is due. */
+    let retryAt = 0;
     /** Connections by WebSocket in a row that were not acknowledged, and how many are tried before an event stream. */
     let refused = 0;
     let patience = 1;
@@ -130,11 +131,16 @@ export function connect(url: string | URL, {
     };
 
     const tell = (state: Status['state'], more?: object): void => {
-        status = { state, transport: link && link.transport, attempt, ...more };
+        status = { state, transport: link && link.via, attempt, ...more };
         emit('status', status);
     };
 
-    const show = (): void => tell(link!.isLive ? 'live' : link!.isAcknowledged ? 'catching-up' : 'connecting');
+    const show = (): void => {
+        if (link!.isLive) after(timeouts.stable, Timer.Stable, () => {
+            attempt = 0;
+        });
+        tell(link!.isLive ? 'live' : link!.isAcknowledged ? 'catching-up' : 'connecting');
+    };
 
     // Connections
 
@@ -158,8 +164,9 @@ export function connect(url: string | URL, {
     };
 
     const retryIn = (ms: number, end?: End): void => {
+        retryAt = Date.now() + ms;
         after(ms, Timer.Retry, connect);
-        tell('waiting', { retryInMs: ms, ...end });
+        tell('waiting', { ...end, retryInMs: ms });
     };
 
     /** Full jitter: those who were cut together come back apart. */
@@ -173,12 +180,13 @@ export function connect(url: string | URL, {
     const ended = (which: Link, end: End): void => {
         if (which === early) return notReplaced();
         if (!which.isAcknowledged) refused = which.isStream ? 0 : refused + 1;
-        const { refusal } = end;
-        const code = end.code!;
-        if (refusal && giveUp(refusal, 0)) {
+        const { refusal, code } = end;
+        if (refusal && giveUp(refusal, which)) {
             emit('error', { type: 'error', timestamp: new Date().toJSON(), data: refusal });
-        } else if (FINAL.test(code as never) || (code % 4000 === 401 && !canRenew)) return finish(end, `${end.reason} (${code})`);
+        } else if (FINAL.test(code as never) || (code! % 4000 === 401 && !canRenew)) return finish(end, `${end.reason} (${code})`);
         if (early) return takeOver();
+        // A listener may have closed the client.
+        if (!link) return;
         hangUp();
         retryIn(backoff(), end);
     };
@@ -195,7 +203,8 @@ export function connect(url: string | URL, {
     /** The network is back, or the page is looked at again: timers may have slept, and connections died meanwhile. */
     const wake = (): void => {
         link?.probe();
-        if (timers[Timer.Retry]) retryIn(wait(timeouts.retry));
+        // A wait only gets shorter; where its end is past, the timer that slept goes off now.
+        if (timers[Timer.Retry]) retryIn(Math.min(retryAt - Date.now(), wait(timeouts.retry)), status);
     };
 
     // Replacing a connection before it ends
@@ -211,7 +220,7 @@ export function connect(url: string | URL, {
 
     /** Opens the connection that is to replace the present one. Not in a catch-up: it is called again after it. */
     const replace = (): void => {
-        if (!wanted || timers[Timer.Replace] || early || !link?.isLive || !subscriptions.isQuiet()) return;
+        if (!wanted || timers[Timer.Replace] || early || !link!.isLive || !subscriptions.isQuiet()) return;
         brought.clear();
         early = open(wanted);
     };
@@ -219,7 +228,7 @@ export function connect(url: string | URL, {
     const notReplaced = (): void => {
         early = null;
         // A drain may have been announced meanwhile: it is no business of the upgrade that failed.
-        if (wanted === link!.transport) return void (timers[Timer.Replace] || replaceIn(backoff(), wanted));
+        if (wanted === link!.via) return void (timers[Timer.Replace] || replaceIn(backoff(), wanted));
         wanted = null;
         upgradeLater();
     };
@@ -232,7 +241,6 @@ export function connect(url: string | URL, {
     /** The replacement goes on alone. */
     const takeOver = (): void => {
         const next = early!;
-        next.isLive = link!.isLive && next.isAcknowledged;
         early = null;
         hangUp();
         link = next;
@@ -242,8 +250,7 @@ export function connect(url: string | URL, {
 
     /** Over an event stream a WebSocket is tried again later. */
     const upgradeLater = (): void => {
-        if (!link!.isStream || choice !== 'auto') return;
-        after(timeouts.upgrade * (1 + Math.random()), Timer.Upgrade, () => propose('websocket'));
+        if (link!.isStream && choice === 'auto') after(timeouts.upgrade * (1 + Math.random()), Timer.Upgrade, () => propose('websocket'));
     };
 
     // Messages
@@ -254,11 +261,10 @@ export function connect(url: string | URL, {
             emit('raw', text);
             // Now the connection may be over: a listener has closed the client, or made a replacement needless.
             if (message.topic) take(message);
-            else if (which === early) takeEarly(message, text);
-            else if (which === link) obey(message, text);
+            else if (which === early ? takeEarly(message) : which === link) obey(which, message, text);
         } catch (error) {
             // What no oddswire sends. What listeners throw does not come here.
-            which.fail(String(error));
+            which.fail(error);
         }
     };
 
@@ -272,33 +278,34 @@ export function connect(url: string | URL, {
     /**
      * Handles what comes over the replacement while the old connection goes on. Where it brings every message since it was
      * asked for, the two are merged by position: whichever brings a message first counts. Otherwise it takes over at once.
+     * Returns whether the rest is as with any connection.
      */
-    const takeEarly = (message: any, text: string): void => {
+    const takeEarly = (message: any): unknown => {
         const next = early!;
         switch (message.type) {
             case 'connection_ack':
+                next.isLive = !message.data.topics[0];
                 return next.acknowledge(message);
             case 'reconnect':
                 return next.fail();
             case 'catch_up':
                 if (Object.values<any>(message.data.topics).every(({ mode }) => mode === 'replayed')) return;
+                takeOver();
                 break;
             case 'caught_up':
+                next.isLive = true;
                 return after(LINGER, Timer.Linger, () => {
                     if (next === early) takeOver();
                 });
             case 'error':
-                break;
-            default:
-                return tellOnce(next, text, message);
+                takeOver();
         }
-        takeOver();
-        if (link) obey(message, text);
+        // A listener may have closed the client.
+        return link;
     };
 
-    const obey = (message: any, text: string): void => {
+    const obey = (current: Link, message: any, text: string): void => {
         const { type, data } = message;
-        const current = link!;
         switch (type) {
             case 'connection_ack':
                 return acknowledged(message);
@@ -312,27 +319,28 @@ export function connect(url: string | URL, {
                 states.forEach(state => state.caughtUp(data.position));
                 if (current === link && !current.isLive) {
                     current.isLive = true;
-                    live();
                     show();
                     emit('caughtup', message);
                 }
                 return replace();
             case 'reconnect':
+                // The wish that comes with it is for an EventSource, which comes back once it is cut.
+                wish = 0;
                 // Not all at once, and early enough to be caught up in time.
-                return replaceIn(Math.random() * data.after_ms / 2, current.transport);
+                return replaceIn(Math.random() * data.after_ms / 2, current.via);
             case 'error':
-                if (data.code === TOO_MANY) current.answered += 1;
-                giveUp(data, current.answered);
-                return emit('error', message);
+                giveUp(data, current);
+                emit('error', message);
+                return replace();
             case 'pong':
                 return;
         }
         tellOnce(current, text, message);
     };
 
-    /** Drops what the server refuses, and what the states hold of it; `request` is where it takes all of a request for too much. */
-    const giveUp = ({ code, topics = [] }: ErrorMessage['data'], request: number): unknown => {
-        const goesOn = subscriptions.refused(topics, code === TOO_MANY && request);
+    /** Drops what the server refuses, and what the states hold of it. Where it takes all of a request for too much that is its answer. */
+    const giveUp = ({ code, topics = [] }: ErrorMessage['data'], by: Link): unknown => {
+        const goesOn = subscriptions.refused(topics, code === 'too_many_subscriptions' && ++by.answered);
         narrow();
         return goesOn;
     };
@@ -361,14 +369,9 @@ export function connect(url: string | URL, {
             refused = wish = 0;
             patience = 3;
         }
-        if (link!.isLive) live();
         upgradeLater();
         renewLater();
     };
-
-    const live = (): void => after(timeouts.stable, Timer.Stable, () => {
-        attempt = 0;
-    });
 
     const catchUp = (message: any): void => {
         const { topics, broadcasts_skipped = 0 } = message.data;
@@ -382,8 +385,7 @@ export function connect(url: string | URL, {
         }
         emit('catchup', message);
         const missed = Object.entries<any>(topics).filter(([, { mode, skipped }]) => mode === 'gap' || skipped !== 0);
-        if (!missed[0] && !broadcasts_skipped) return;
-        emit('gap', { topics: Object.fromEntries(missed), broadcastsSkipped: broadcasts_skipped });
+        if (missed[0] || broadcasts_skipped) emit('gap', { topics: Object.fromEntries(missed), broadcastsSkipped: broadcasts_skipped });
     };
 
     /** Hands out a message of a topic. */
@@ -424,7 +426,7 @@ export function connect(url: string | URL, {
         const current = link!;
         if (!current?.isStream && !current?.isAcknowledged) return;
         const requests = subscriptions.requests(current.asked);
-        if (!requests[0]) return;
+        if (!requests[0]) return replace();
         flushedAt = Date.now();
         if (current.isStream) {
             hangUp();
@@ -439,10 +441,9 @@ export function connect(url: string | URL, {
     /** Before the token expires a connection with a new one is made, and again later if there was none. */
     const renewLater = (): void => {
         const left = link!.expires! - Date.now();
-        if (!canRenew || !(left > 1000)) return;
-        after(Math.min(left * 0.8, MAX_TIMER), Timer.Renew, () => {
+        if (canRenew && left > 1000) after(Math.min(left * 0.8, MAX_TIMER), Timer.Renew, () => {
             renewLater();
-            propose(link!.transport);
+            propose(link!.via);
         });
     };
 
@@ -497,7 +498,7 @@ export function connect(url: string | URL, {
     client.on('gap', gap => client.onGap?.(gap));
     // In a browser. What is asked of the last argument is its `signal`.
     globalThis.addEventListener?.('online', wake, closing);
-    globalThis.document?.addEventListener('visibilitychange', wake, closing);
+    globalThis.addEventListener?.('visibilitychange', () => document.hidden || wake(), closing);
     connect();
     signal?.addEventListener('abort', client.close, closing);
     if (signal?.aborted) client.close();

@@ -27,10 +27,10 @@ export interface Timeouts {
 
 export interface Settings {
     readonly base: URL;
-    readonly conflateMs: number;
+    readonly conflation: number;
     readonly getToken: () => string | undefined | Promise<string>;
-    readonly WebSocket: WebSocketClass | undefined;
-    readonly timeouts: Timeouts;
+    readonly webSocket: WebSocketClass | undefined;
+    readonly limits: Timeouts;
 }
 
 /** Whom a link tells. */
@@ -41,7 +41,7 @@ export interface Owner {
 }
 
 export interface Link {
-    readonly transport: Transport;
+    readonly via: Transport;
     /** It can only listen. */
     readonly isStream: boolean;
     readonly plan: Plan;
@@ -51,20 +51,21 @@ export interface Link {
     isAcknowledged?: boolean;
     /** No catch-up is under way. */
     isLive?: boolean | undefined;
-    /** How many requests were sent that are answered, and how many of them were. */
+    /** The number of the newest request that was sent; 0 is the query. */
     asked: number;
+    /** The number of the newest request that was answered; -1 until the acknowledgement, which answers the query. */
     answered: number;
     send(message: object): void;
     /** From here on its silence is watched. */
     acknowledge(ack: ConnectionAck): void;
     /** Asks for a sign of life now. */
     probe(): void;
-    fail(reason?: string): void;
+    fail(reason?: unknown): void;
     close(): void;
 }
 
 export function openLink(transport: Transport, plan: Plan, settings: Settings, owner: Owner): Link {
-    const { open, idle, pong } = settings.timeouts;
+    const { open, idle, pong } = settings.limits;
     const isStream = transport === 'sse';
     let socket: Socket | undefined;
     let isOver = false;
@@ -91,22 +92,23 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
         owner.ended(link, end);
     };
     const link: Link = {
-        transport,
+        via: transport,
         isStream,
         plan,
         asked: 0,
-        answered: 0,
+        answered: -1,
         send: message => socket!.send(JSON.stringify(message)),
         acknowledge({ timestamp, data }) {
             // As the server's clock has it, which may differ from ours.
             link.expires = Date.now() + Date.parse(data.expires_at!) - Date.parse(timestamp);
             link.isAcknowledged = true;
+            link.answered = 0;
             watch(0);
         },
         probe() {
             if (link.isAcknowledged && !isStream) watch(1);
         },
-        fail: reason => end({ reason }),
+        fail: reason => end({ reason: `${reason}` }),
         close() {
             isOver = true;
             clearTimeout(timer);
@@ -129,15 +131,15 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
             const abort = new AbortController();
             socket = { send: () => {}, close: () => abort.abort() };
             await readStream(url, token, abort.signal, ear);
-        } else socket = openWebSocket(url, settings.WebSocket!, ear);
+        } else socket = openWebSocket(url, settings.webSocket!, ear);
     };
-    start().catch((error: unknown) => link.fail(String(error)));
+    start().catch(link.fail);
     return link;
 }
 
-function address({ isStream, plan }: Link, { base, conflateMs }: Settings, token: string | undefined): URL {
+function address({ isStream, plan }: Link, { base, conflation }: Settings, token: string | undefined): URL {
     const url = new URL(isStream ? 'api/sse' : 'api/ws', base);
-    const query: any = { topics: plan.names.join(), since: plan.begin, conflate_ms: conflateMs };
+    const query: any = { topics: plan.names.join(), since: plan.begin, conflate_ms: conflation };
     if (token && !isStream) query.token = token;
     url.search = new URLSearchParams(query) as never;
     return url;

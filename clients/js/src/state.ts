@@ -83,9 +83,10 @@ export function keep(own: string): Keeper {
     return {
         shown,
         stage(snapshot) {
-            if (!covers(snapshot, own) && !covers(own, snapshot)) return;
-            snapshots.push(snapshot);
-            unstage(message => covers(snapshot, pathOf(message)));
+            if (covers(snapshot, own) || covers(own, snapshot)) {
+                snapshots.push(snapshot);
+                unstage(message => covers(snapshot, pathOf(message)));
+            }
         },
         take(message, isCatchingUp) {
             if (!covers(own, pathOf(message))) return;

@@ -116,8 +116,22 @@ test('in Chromium a page whose network comes back does not wait for its turn', a
     await page.waitForFunction(isLive);
     await server.restart('SIGKILL');
     await page.waitForFunction(() => window.client.status.state === 'waiting');
+    // The waits are drawn: here they are long or short, and what is to be seen is told at once.
+    const [first, unseen, longer, shorter] = await page.evaluate(() => {
+        const { client } = window;
+        const look = (isHidden, drawn) => {
+            Object.defineProperty(document, 'hidden', { value: isHidden, configurable: true });
+            Math.random = () => drawn;
+            document.dispatchEvent(new Event('visibilitychange', { bubbles: true }));
+            return client.status;
+        };
+        return [client.status, look(true, 0), look(false, 1), look(false, 0.0001)];
+    });
+    assert.deepEqual(unseen, first, 'a page that is hidden changes nothing');
+    assert(longer.retryInMs <= first.retryInMs, `${longer.retryInMs} is longer than ${first.retryInMs}`);
+    assert(shorter.retryInMs <= 60, `${shorter.retryInMs}`);
+    for (const status of [longer, shorter]) assert.deepEqual([status.code, status.reason], [first.code, first.reason]);
     await page.evaluate(() => {
-        // The wait is drawn: here it is long, and then short.
         Math.random = () => 0;
         window.dispatchEvent(new Event('online'));
     });

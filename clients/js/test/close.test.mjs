@@ -6,19 +6,20 @@ import { WebSocketServer } from 'ws';
 import { assertExactlyOnce, follow } from './harness/client.mjs';
 import { ASKS_FOR_TOKENS, serve, token } from './harness/server.mjs';
 
-for (const [what, listen] of [
+for (const [what, listen, options] of [
     ['a state', ({ client }, close) => client.state('odds_updates').on('change', close)],
     ['what comes', ({ client }, close) => client.on('raw', close)],
     ['messages, as an iterator falls behind', ({ client }, close) => {
         client[Symbol.asyncIterator]().next();
         client.on('message', close);
     }],
+    ['errors, as an event stream is refused', ({ client }, close) => client.on('error', close), { transport: 'sse', topics: ['odds_updates', 'scrape_progress'], token: token(60, ['odds_updates']) }],
 ]) {
     test(`a listener of ${what} may close the client`, async t => {
-        const server = await serve(t);
+        const server = await serve(t, options && ASKS_FOR_TOKENS);
         await server.odds('8301/1x2/betpawa', 1);
 
-        const follower = follow(t, server.url, { transport: 'websocket', queue: 1 });
+        const follower = follow(t, server.url, { transport: 'websocket', queue: 1, ...options });
         listen(follower, () => follower.client.close());
         await follower.until('closed', ({ client }) => client.status.state === 'closed');
         assert.equal(follower.client.status.state, 'closed', 'nothing opens it again');

@@ -95,6 +95,20 @@ test('a server that refuses all while it drains is not hammered, and the one tha
     await all(followers, follower => follower.live());
 });
 
+// An EventSource is asked to stay away for longer than the drain takes: this client would lose all that time.
+test('sse: how long an EventSource is to wait after a drain does not hold the client back', { timeout: 20_000 }, async t => {
+    const old = await serve(t, { 'drain-spread': '60s' });
+    const way = await proxy(t, old);
+    let asked = 0;
+    let isTried;
+    const tried = new Promise(resolve => { isTried = resolve; });
+    const follower = follow(t, way.url, { transport: 'sse', since: 'now', token: () => ++asked === 4 ? isTried() : '' });
+    await follower.live();
+    way.server = { port: 1 };
+    old.drain();
+    await tried;
+});
+
 for (const transport of ['websocket', 'sse']) {
     test(`${transport}: what the next node does not have is told, and given up`, async t => {
         const [old, next] = [await serve(t, { 'drain-spread': '3s' }), await serve(t, { topics: 'odds_updates' })];

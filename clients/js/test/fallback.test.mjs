@@ -33,6 +33,32 @@ for (const upgrades of ['refuse', 'mute']) {
     });
 }
 
+for (const [what, change] of [
+    ['one is asked for that is held', client => client.subscribe(['odds_updates'], 'now')],
+    ['one is dropped that is not held', client => client.unsubscribe(['odds_updates/1'])],
+    ['one is added and dropped', client => {
+        client.subscribe(['scrape_progress']);
+        client.unsubscribe(['scrape_progress']);
+    }],
+]) {
+    test(`a WebSocket replaces the event stream though the subscriptions change to what they were meanwhile: ${what}`, async t => {
+        const server = await serve(t);
+        const way = await proxy(t, server);
+        way.upgrades = 'refuse';
+        const follower = follow(t, way.url, { since: 'now', topics: ['odds_updates'], timeouts: { upgrade: 150 } });
+        const { client } = follower;
+        await follower.live();
+        let acknowledged = 0;
+        client.on('raw', text => {
+            // The first is that of the WebSocket that is to replace the stream.
+            if (text.includes('"connection_ack"') && ++acknowledged === 1) change(client);
+        });
+        way.upgrades = 'pass';
+        await follower.until('a WebSocket', ({ client }) => client.status.transport === 'websocket');
+        assert.equal(acknowledged, 2);
+    });
+}
+
 test('a client that wants WebSockets only gets nothing as an event stream, and a WebSocket once that gets through', async t => {
     const server = await serve(t);
     await server.odds('8301/1x2/betpawa', 1);

@@ -1,6 +1,7 @@
 // Tokens: where they go, and what happens when they expire.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import WebSocket from 'ws';
 import { assertExactlyOnce, follow } from './harness/client.mjs';
 import { proxy } from './harness/proxy.mjs';
 import { ASKS_FOR_TOKENS, serve, token } from './harness/server.mjs';
@@ -31,6 +32,54 @@ for (const transport of ['websocket', 'sse']) {
         assert.equal(way.requests.every(line => !line.includes('token=')), transport === 'sse', 'in the header, where there is one');
     });
 }
+
+test('a token is renewed before it expires though a change of the subscriptions, which comes in between, is refused', async t => {
+    const server = await serve(t, { ...ASKS_FOR_TOKENS, 'subscriptions-per-connection': '2' });
+    const followers = [['scrape_progress'], ['odds'], ['odds_updates/2', 'odds_updates/3']].map(refused => {
+        let asked = 0;
+        let acknowledged = 0;
+        const given = () => token(++asked === 1 ? 12 : 600, ['odds_updates']);
+        const follower = follow(t, server.url, { transport: 'websocket', since: 'now', topics: ['odds_updates/1'], token: given });
+        follower.client.on('raw', text => {
+            if (text.includes('"connection_ack"') && ++acknowledged === 2) follower.client.subscribe(refused);
+        });
+        return { follower, isRenewed: () => acknowledged === 3 };
+    });
+    await Promise.all(followers.map(({ follower, isRenewed }) => follower.until('it is renewed', isRenewed)));
+    for (const { follower } of followers) {
+        assert.equal(follower.errors.length, 1);
+        assert(follower.statuses.every(({ state }) => state !== 'waiting'), JSON.stringify(follower.statuses));
+    }
+});
+
+test('where the old connection ends before the new one is caught up, the client is live once it is', async t => {
+    const server = await serve(t, ASKS_FOR_TOKENS);
+    const way = await proxy(t, server);
+    // A byte at a time, so that what comes after the acknowledgement can be held back.
+    way.most = 1;
+    const sockets = [];
+    class Noted extends WebSocket {
+        constructor(url) {
+            super(url);
+            sockets.push(this);
+        }
+    }
+    let asked = 0;
+    const follower = follow(t, way.url, { since: 'now', WebSocket: Noted, token: () => token(++asked === 1 ? 4 : 60) });
+    const { client } = follower;
+    let caughtUp = 0;
+    client.on('caughtup', () => { caughtUp += 1; });
+    let acknowledged = 0;
+    client.on('raw', text => {
+        if (text.includes('"connection_ack"') && ++acknowledged === 2) sockets[1].pause();
+    });
+    await follower.live();
+    await follower.until('the old one has ended', () => client.status.state === 'catching-up');
+    assert.equal(caughtUp, 0);
+    sockets[1].resume();
+    await follower.live();
+    await follower.until('it is told', () => caughtUp === 1);
+});
 
 test('after the token has expired the client comes back with a new one', async t => {
     const server = await serve(t, ASKS_FOR_TOKENS);

@@ -97,7 +97,8 @@ class Proxy {
         };
         for (const socket of pipe) {
             socket.setNoDelay();
-            socket.on('error', end).on('close', end);
+            // What has stalled does not tell that the other side is gone: it stays open.
+            socket.on('error', () => {}).on('close', () => socket === server && pipe.isStalled || end());
         }
         client.once('data', head => {
             const [line] = head.toString('latin1').split('\r\n');
