@@ -12,6 +12,7 @@ const PROGRAM = process.env.ODDSWIRE_BIN ?? fileURLToPath(new URL('../../../../t
 const TOKEN = 'a-token-of-the-tests';
 /** What subscribers' tokens are signed with. */
 const SECRET = 'a-secret-of-at-least-32-bytes-4711';
+const READY_WITHIN = 20_000;
 
 /** A directory that is removed at the end of the test. */
 export function directory(t) {
@@ -51,9 +52,19 @@ class Server {
             if (logged.event !== 'server.listening') continue;
             this.port = Number(logged.address.split(':').at(-1));
             this.#process.stderr.resume();
-            return;
+            return this.#ready();
         }
         throw new Error('the server did not start');
+    }
+
+    /** Waits until it takes what is published: one on a broker listens before it has reached that. */
+    async #ready() {
+        const signal = AbortSignal.timeout(READY_WITHIN);
+        for (let ready = false; !ready;) {
+            const answer = await fetch(new URL('readyz', this.url), { signal });
+            await answer.text();
+            ready = answer.ok;
+        }
     }
 
     get url() {
