@@ -21,7 +21,7 @@ use crate::topic::Topics;
 
 /// The file in the directory.
 const NAME: &str = "oddswire.redb";
-/// The file that takes its place after a sync that failed, until it does.
+/// The file that takes its place, where there was none or a sync of it failed, until it does.
 const NEW: &str = "oddswire.redb.new";
 /// There while a sync has failed and no new file has taken the place of the one that it was of.
 const UNSYNCED: &str = "oddswire.unsynced";
