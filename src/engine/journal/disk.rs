@@ -162,13 +162,13 @@ impl OpenFile {
         let changed = catch_unwind(AssertUnwindSafe(|| change(self)));
         let changed = changed.unwrap_or_else(|_| Err(WriteError("the store panicked".to_owned())));
         let Err(WriteError(cause)) = changed else { return Ok(()) };
-        // The store takes nothing more after an error of the disk: what the file has now shows when it is opened again.
+        // The store takes nothing more after an error of the disk: what the file has now shows when it is read anew.
         self.database = None;
         if self.found.transactions == 0 {
             // There is no file yet: one is put into its place whole.
             return Err(Failure::Absent(cause));
         }
-        let found = catch_unwind(AssertUnwindSafe(|| store::transactions(&self.place.open().map_err(WriteError)?)));
+        let found = catch_unwind(AssertUnwindSafe(|| store::transactions(&self.place.look().map_err(WriteError)?)));
         Err(match found {
             // What shows after a sync that failed is not what a power loss would leave.
             Ok(Ok(found)) if found == self.found.transactions && !self.place.is_unsynced() => Failure::Absent(cause),
@@ -187,7 +187,8 @@ impl OpenFile {
     fn write_anew(&mut self, image: &Image) -> Result<(), WriteError> {
         let new = self.place.open_new().map_err(WriteError)?;
         if self.found.unknown {
-            store::copy_unknown(&self.place.open().map_err(WriteError)?, &new, image)?;
+            // Nothing may be added to it, not even what brings an older version up to date.
+            store::copy_unknown(&self.place.look().map_err(WriteError)?, &new, image)?;
         }
         store::mend(&new, image, self.found.transactions + 1)?;
         drop(new);
