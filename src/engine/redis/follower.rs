@@ -139,7 +139,7 @@ impl Redis {
 
     async fn bootstrap(&self, link: &mut Link) -> Result<(), LinkError> {
         let source = Source { names: &self.names, topics: self.topics(), limits: &self.limits, logger: &self.logger };
-        for _ in 1..BOOTSTRAP_ATTEMPTS {
+        for _ in 0..BOOTSTRAP_ATTEMPTS {
             match source.read(link).await {
                 Ok((log, seen)) => {
                     self.manager.reset(log);
