@@ -23,7 +23,8 @@ const READ_ENTRIES: usize = 512;
 /// For how long the stream keeps all entries: for nodes that come a little late.
 const LATE: Duration = Duration::from_secs(10);
 /// After the broker's process was another one it takes nothing for this long: whoever has seen more than it has says so
-/// first. Each node tries to come back several times meanwhile ([`BACKOFF`]).
+/// first. Each node tries to come back several times meanwhile where connections are refused ([`BACKOFF`]); where they are
+/// swallowed, an attempt may take longer than this.
 const SETTLE: Duration = Duration::from_secs(1);
 /// How long it is waited then for a node that finds what it has seen: after that a new epoch begins. Where all nodes have
 /// ended with the broker there is none.
@@ -76,7 +77,7 @@ impl Redis {
     }
 
     async fn try_follow(&self, joined: &mut bool) -> Result<Infallible, LinkError> {
-        let (mut link, mut reader) = (self.broker.connect().await?, self.broker.connect().await?);
+        let (mut link, mut reader) = tokio::try_join!(self.broker.connect(), self.broker.connect())?;
         let position = self.join(&mut link).await?;
         let seen = self.seen();
         if seen.position.epoch != position.epoch {
