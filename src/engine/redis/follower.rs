@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use redis::Value;
 use slog::{debug, info, warn};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -84,6 +85,8 @@ impl Redis {
             self.bootstrap(&mut link).await?;
         }
         *joined = true;
+        // Several calls may have failed at once, and only one of them was needed to come here.
+        let _asked_before = self.rejoin.notified().now_or_never();
         info!(self.logger, "redis.joined"; "from" => %seen.position, "to" => %position);
         self.link.send_replace(Some(link.clone()));
         let mut spare = link.clone();
