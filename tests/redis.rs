@@ -396,13 +396,34 @@ async fn a_batch_is_refused_whole_where_a_state_holds_what_is_not_ours() {
     let Some(redis) = Redis::start().await else { return };
     let app = node(&redis).await;
     let before = position(&app.odds("8301", 1).await["position"]);
-    let _: u64 = redis.ask(&["HSET", "{oddswire}:state:scrape_progress", "", "not ours"]).await;
-    let batch = json!([odds("8302", 2), {"topic": "scrape_progress", "data": 1}]).to_string();
-    let refused = app.post("/api/publish", "application/json", batch).await;
-    assert_eq!((refused.status, refused.code()), (503, "engine_unavailable"), "{}", refused.text);
+    for value in ["not ours", "not\nours", "1 2 not\nours"] {
+        let _: u64 = redis.ask(&["HSET", "{oddswire}:state:scrape_progress", "", value]).await;
+        let batch = json!([odds("8302", 2), {"topic": "scrape_progress", "data": 1}]).to_string();
+        let refused = app.post("/api/publish", "application/json", batch).await;
+        assert_eq!((refused.status, refused.code()), (503, "engine_unavailable"), "{value:?}: {}", refused.text);
+    }
     let after = position(&publish_at_last(&app, &odds("8303", 3)).await["position"]);
     assert_eq!(after, Position { offset: before.offset + 1, ..before }, "nothing of the batch was taken");
     assert_eq!(app.get(STATE).await.body["items"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_expires_half_where_a_state_holds_what_is_not_ours() {
+    let Some(redis) = Redis::start().await else { return };
+    let app = node(&redis).await;
+    let mut client = app.ws("").await;
+    let before = position(&app.odds("8301", 1).await["position"]);
+    assert_eq!(position(&client.next().await["id"]), before);
+    // The time of both has come at once, that of the foreign one last.
+    let both = "redis.call('HSET', KEYS[1], 'k', 'not ours') return redis.call('ZADD', KEYS[2], 1, '8301', 2, 'k')";
+    let [state, expiries] = ["{oddswire}:state:odds_updates", "{oddswire}:expiries:odds_updates"];
+    let _: u64 = redis.ask(&["EVAL", both, "2", state, expiries]).await;
+    engine_is(&app, "degraded").await;
+    let _: u64 = redis.ask(&["HDEL", state, "k"]).await;
+    let after = Position { offset: before.offset + 1, ..before };
+    assert_eq!(position(&client.next().await["id"]), after, "it expires once");
+    let next = position(&publish_at_last(&app, &odds("8303", 3)).await["position"]);
+    assert_eq!(next, Position { offset: after.offset + 1, ..after });
 }
 
 /// A broker that comes back with what it had a while ago, as a replica does that lacks the end. The nodes have come to

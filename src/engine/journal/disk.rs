@@ -162,9 +162,13 @@ impl OpenFile {
         let changed = catch_unwind(AssertUnwindSafe(|| change(self)));
         let changed = changed.unwrap_or_else(|_| Err(WriteError("the store panicked".to_owned())));
         let Err(WriteError(cause)) = changed else { return Ok(()) };
-        // The store takes nothing more after an error of the disk: what the file has now shows when it is opened again.
+        // The store takes nothing more after an error of the disk: what the file has now shows when it is read anew.
         self.database = None;
-        let found = catch_unwind(AssertUnwindSafe(|| store::transactions(&self.place.open().map_err(WriteError)?)));
+        if self.found.transactions == 0 {
+            // There is no file yet: one is put into its place whole.
+            return Err(Failure::Absent(cause));
+        }
+        let found = catch_unwind(AssertUnwindSafe(|| store::transactions(&self.place.look().map_err(WriteError)?)));
         Err(match found {
             // What shows after a sync that failed is not what a power loss would leave.
             Ok(Ok(found)) if found == self.found.transactions && !self.place.is_unsynced() => Failure::Absent(cause),
@@ -179,11 +183,12 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Writes a file that stands on nothing of the one whose sync failed, and puts it in its place.
+    /// Writes a file that stands on nothing of the one that is there, and puts it in its place.
     fn write_anew(&mut self, image: &Image) -> Result<(), WriteError> {
         let new = self.place.open_new().map_err(WriteError)?;
         if self.found.unknown {
-            store::copy_unknown(&self.place.open().map_err(WriteError)?, &new, image)?;
+            // Nothing may be added to it, not even what brings an older version up to date.
+            store::copy_unknown(&self.place.look().map_err(WriteError)?, &new, image)?;
         }
         store::mend(&new, image, self.found.transactions + 1)?;
         drop(new);
@@ -194,13 +199,18 @@ impl OpenFile {
 
     fn mend(&mut self, image: &Image) -> Result<(), WriteError> {
         self.database = None;
-        if self.place.is_unsynced() {
+        // A file that was only begun is none to the store, which makes it longer before it writes down what it is: on a full
+        // disk, or when the process ends in between, it stays so. Hence a first file is put into its place whole, too.
+        let anew = self.place.is_unsynced() || self.found.transactions == 0;
+        if anew {
             self.write_anew(image)?;
         }
         let database = self.place.open().map_err(WriteError)?;
-        store::mend(&database, image, self.found.transactions + 1)?;
-        self.found.transactions += 1;
-        self.place.settle_name().map_err(|error| WriteError(error.to_string()))?;
+        if !anew {
+            store::mend(&database, image, self.found.transactions + 1)?;
+            self.found.transactions += 1;
+            self.place.settle_name().map_err(|error| WriteError(error.to_string()))?;
+        }
         store::try_room(&database, image.room)?;
         self.database = Some(database);
         self.loose = image.loose;

@@ -21,7 +21,7 @@ use crate::topic::Topics;
 
 /// The file in the directory.
 const NAME: &str = "oddswire.redb";
-/// The file that takes its place after a sync that failed, until it does.
+/// The file that takes its place, where there was none or a sync of it failed, until it does.
 const NEW: &str = "oddswire.redb.new";
 /// There while a sync has failed and no new file has taken the place of the one that it was of.
 const UNSYNCED: &str = "oddswire.unsynced";
@@ -103,15 +103,8 @@ impl Place {
             return Ok(None);
         }
         let overlay = Overlay::over(file).map_err(|error| self.unusable(&error))?;
-        let mut builder = Database::builder();
-        let database =
-            builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).create_with_backend(overlay);
-        // An older version is brought up to date in the overlay, too.
-        let read = |database| {
-            format::upgrade(&database)?;
-            Ok(Kept::read(&database, topics)?)
-        };
-        let kept = database.map_err(|error| ReadError::from(error).into()).and_then(read);
+        let database = overlay.open(true);
+        let kept = database.and_then(|database| Ok(Kept::read(&database, topics)?));
         kept.map_err(|error: UpgradeError| {
             let way_out = match error {
                 UpgradeError::Unusable(ReadError::Newer { .. }) => "start the version that wrote it, or",
@@ -125,6 +118,12 @@ impl Place {
 
     fn unusable(&self, cause: &dyn std::fmt::Display) -> EngineError {
         EngineError(format!("the journal '{}' cannot be used: {cause}", self.path.display()))
+    }
+
+    /// Opens the file to look at it: what is written then is not written to it.
+    pub(super) fn look(&self) -> Result<Database, String> {
+        let overlay = File::open(&self.path).and_then(Overlay::over).map_err(|error| error.to_string())?;
+        overlay.open(false).map_err(|error| error.to_string())
     }
 
     /// Opens the file to write to it.
@@ -234,6 +233,15 @@ impl Overlay {
         let len = file.metadata()?.len();
         let written = Written { len, shown: len, pages: BTreeMap::new() };
         Ok(Self { file, written: Mutex::new(written) })
+    }
+
+    /// Opens it; an older version is brought up to date in memory, too.
+    fn open(self, check: bool) -> Result<Database, UpgradeError> {
+        let mut builder = Database::builder();
+        let database = builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(check).create_with_backend(self);
+        let database = database.map_err(ReadError::from)?;
+        format::upgrade(&database)?;
+        Ok(database)
     }
 
     /// The page as it is in the file; zeros behind its end.

@@ -43,10 +43,10 @@ fn upgrade_by(steps: &[Step], database: &Database) -> Result<(), UpgradeError> {
     if version > present {
         return Err(ReadError::Newer { version, present }.into());
     }
-    let missing = steps.iter().zip(1..).filter(|(_, from)| *from >= version).map(|(step, _)| step);
     if version == present {
         return Ok(());
     }
+    let missing = steps.iter().zip(1..).filter(|(_, from)| *from >= version).map(|(step, _)| step);
     let transaction = database.begin_write().map_err(WriteError::from)?;
     for step in missing {
         step(&transaction)?;

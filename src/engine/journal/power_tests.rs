@@ -10,7 +10,7 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 use tokio::task::JoinSet;
 
-use super::tests::{Scratch, open, publish, quiet, running};
+use super::tests::{Scratch, history, open, publish, quiet, running};
 use super::*;
 
 /// The disk writes so much at once, or nothing of it.
@@ -167,6 +167,31 @@ async fn a_process_that_starts_after_one_whose_sync_failed_builds_on_nothing_of_
         assert!(store::settle(&database).is_err());
         assert!(place.is_unsynced());
     }
+}
+
+#[tokio::test]
+async fn a_file_whose_sync_failed_is_read_for_topics_that_are_not_configured_and_left_as_it_is() {
+    let (scratch, next) = (Scratch::new(), Scratch::new());
+    let config = scratch.config();
+    let (journal, _) = open(&config, file::plain());
+    let journal = Arc::new(journal);
+    let mut upkeep = running(&journal);
+    publish(&journal, &config, 0, 3).await.unwrap();
+    // The process is killed after its sync failed.
+    let (file, kept_file) = (next.0.join("oddswire.redb"), next.0.join("kept"));
+    std::fs::copy(scratch.0.join("oddswire.redb"), &file).unwrap();
+    upkeep.shutdown().await;
+    std::fs::write(next.0.join("oddswire.unsynced"), "").unwrap();
+    std::fs::hard_link(&file, &kept_file).unwrap();
+    let before = std::fs::read(&file).unwrap();
+
+    let without = Config { topics: "odds_updates".parse().unwrap(), ..next.config() };
+    let (journal, _) = open(&without, file::plain());
+    assert_eq!(journal.readiness(), Readiness::Ready);
+    assert!(std::fs::read(&kept_file).unwrap() == before, "nothing is added to it");
+    drop(journal);
+    let (_journal, manager) = open(&next.config(), file::plain());
+    assert_eq!(history(&manager), [0, 1, 2], "it is in the new one");
 }
 
 /// Where syncs wait while it is closed.

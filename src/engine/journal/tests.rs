@@ -234,6 +234,8 @@ enum Fault {
     ShortWrite,
     /// No room for anything.
     NoSpace,
+    /// No room for what is written, though the file may be made longer: its blocks are only taken when they are written to.
+    NoBlocks,
 }
 
 /// The faults of a disk: what comes after so many operations, and how often.
@@ -296,7 +298,7 @@ impl StorageBackend for Faulty {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        match self.faults.strike(&[Fault::ShortWrite, Fault::NoSpace]) {
+        match self.faults.strike(&[Fault::ShortWrite, Fault::NoSpace, Fault::NoBlocks]) {
             Some(Fault::ShortWrite) => {
                 self.file.write(offset, &data[..data.len() / 2])?;
                 Err(io::Error::other("the write was short"))
@@ -430,6 +432,49 @@ async fn a_disk_that_fails_at_the_start_takes_nothing_from_the_file_and_is_tried
         upkeep.shutdown().await;
     }
     assert!(felt > 18, "the faults were felt: {felt} times");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_file_that_the_disk_has_no_room_for_is_made_once_there_is_room_also_by_another_process() {
+    let mut felt = 0;
+    for (round, fault) in [Fault::NoBlocks, Fault::ShortWrite, Fault::NoSpace].into_iter().cycle().take(60).enumerate()
+    {
+        let (scratch, faults) = (Scratch::new(), Arc::new(Faults::default()));
+        let config = scratch.config();
+        faults.set(fault, round / 6, usize::MAX);
+        let (journal, manager) = open(&config, faulty(&faults));
+        let (mut journal, mut manager) = (Arc::new(journal), manager);
+        let mut upkeep = running(&journal);
+        if journal.readiness() != Readiness::Ready {
+            felt += 1;
+            let refused = publish(&journal, &config, 100, 3).await;
+            assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
+        }
+        faults.clear();
+        if round % 2 == 1 {
+            upkeep.shutdown().await;
+            drop((journal, manager));
+            let (next, of_next) = open(&config, file::plain());
+            (journal, manager) = (Arc::new(next), of_next);
+            upkeep = running(&journal);
+        }
+        // The disk is tried again each second.
+        let mut taken = publish(&journal, &config, 100, 3).await;
+        for _ in 0..10 {
+            if taken.is_ok() {
+                break;
+            }
+            tokio::time::advance(Duration::from_millis(300)).await;
+            taken = publish(&journal, &config, 100, 3).await;
+        }
+        assert!(taken.is_ok(), "{fault:?} in {round}: {taken:?}");
+        assert_eq!((history(&manager), as_found(&scratch)), (vec![100, 101, 102], vec![100, 101, 102]));
+        upkeep.shutdown().await;
+        drop((journal, manager));
+        let (_journal, manager) = open(&config, file::plain());
+        assert_eq!(history(&manager), [100, 101, 102], "{fault:?} in {round}");
+    }
+    assert!(felt > 20, "the faults were felt: {felt} times");
 }
 
 #[tokio::test]

@@ -103,9 +103,11 @@ end
 
 -- A value of the state: '<offset> <time> <expiry or 0> <type>', a line feed, and the data.
 local function parse(value)
-  local head_end = string.find(value, '\n', 1, true)
-  local offset, at, expiry, kind = string.match(string.sub(value, 1, head_end - 1), '^(%d+) (%d+) (%d+) (.*)$')
-  return { offset = offset, at = at, expiry = expiry, kind = kind, data = string.sub(value, head_end + 1) }
+  local offset, at, expiry, kind, data = string.match(value, '^(%d+) (%d+) (%d+) ([^\n]*)\n(.*)$')
+  if not offset then
+    error('a state holds a value that is not ours')
+  end
+  return { offset = offset, at = at, expiry = expiry, kind = kind, data = data }
 end
 
 local function compose(value)

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use redis::Value;
 use slog::{debug, info, warn};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -23,7 +24,8 @@ const READ_ENTRIES: usize = 512;
 /// For how long the stream keeps all entries: for nodes that come a little late.
 const LATE: Duration = Duration::from_secs(10);
 /// After the broker's process was another one it takes nothing for this long: whoever has seen more than it has says so
-/// first. Each node tries to come back several times meanwhile ([`BACKOFF`]).
+/// first. Each node tries to come back several times meanwhile where connections are refused ([`BACKOFF`]); where they are
+/// swallowed, an attempt may take longer than this.
 const SETTLE: Duration = Duration::from_secs(1);
 /// How long it is waited then for a node that finds what it has seen: after that a new epoch begins. Where all nodes have
 /// ended with the broker there is none.
@@ -76,13 +78,15 @@ impl Redis {
     }
 
     async fn try_follow(&self, joined: &mut bool) -> Result<Infallible, LinkError> {
-        let (mut link, mut reader) = (self.broker.connect().await?, self.broker.connect().await?);
+        let (mut link, mut reader) = tokio::try_join!(self.broker.connect(), self.broker.connect())?;
         let position = self.join(&mut link).await?;
         let seen = self.seen();
         if seen.position.epoch != position.epoch {
             self.bootstrap(&mut link).await?;
         }
         *joined = true;
+        // Several calls may have failed at once, and only one of them was needed to come here.
+        let _asked_before = self.rejoin.notified().now_or_never();
         info!(self.logger, "redis.joined"; "from" => %seen.position, "to" => %position);
         self.link.send_replace(Some(link.clone()));
         let mut spare = link.clone();
@@ -139,7 +143,7 @@ impl Redis {
 
     async fn bootstrap(&self, link: &mut Link) -> Result<(), LinkError> {
         let source = Source { names: &self.names, topics: self.topics(), limits: &self.limits, logger: &self.logger };
-        for _ in 1..BOOTSTRAP_ATTEMPTS {
+        for _ in 0..BOOTSTRAP_ATTEMPTS {
             match source.read(link).await {
                 Ok((log, seen)) => {
                     self.manager.reset(log);

@@ -18,8 +18,9 @@ if fingerprint ~= '' then
   end
 end
 
-if settled() > now then
-  return { 'settling', settled() - now }
+local until_settled = settled() - now
+if until_settled > 0 then
+  return { 'settling', until_settled }
 end
 local epoch, last = present()
 

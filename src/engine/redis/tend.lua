@@ -34,34 +34,50 @@ if settled() > now then
   topics = 0
 end
 
+-- First all is looked at: what is not ours raises here, before anything is written.
+local due, ended, old, forgotten = {}, {}, {}, {}
 for number = 1, topics do
-  local topic, keys = ARGV[14 + number], keys_of(number)
-  local due = redis.call('ZRANGEBYSCORE', keys.expiries, '-inf', text(now), 'LIMIT', 0, at_once)
-  for _, key in ipairs(due) do
+  local keys, gone = keys_of(number), {}
+  due[number] = redis.call('ZRANGEBYSCORE', keys.expiries, '-inf', text(now), 'LIMIT', 0, at_once)
+  for _, key in ipairs(due[number]) do
     local stored = redis.call('HGET', keys.state, key)
-    redis.call('ZREM', keys.expiries, key)
     if stored and parse(stored).data ~= 'null' then
-      last = append(epoch, last, nonce, topic, keys, key, '', '0', 'null')
+      gone[#gone + 1] = key
     end
   end
-  expired = math.max(expired, #due)
+  ended[number] = gone
+  expired = math.max(expired, #due[number])
 
-  local old = redis.call('ZRANGEBYSCORE', keys.deletions, '-inf', '(' .. text(now - deletion_age), 'LIMIT', 0, at_once)
-  local over = redis.call('ZCARD', keys.deletions) - max_keys
-  if over > #old then
-    old = redis.call('ZRANGE', keys.deletions, 0, math.min(over, at_once) - 1)
+  local aged = redis.call('ZRANGEBYSCORE', keys.deletions, '-inf', '(' .. text(now - deletion_age), 'LIMIT', 0, at_once)
+  local over = redis.call('ZCARD', keys.deletions) + #gone - max_keys
+  if over > #aged then
+    aged = redis.call('ZRANGE', keys.deletions, 0, math.min(over, at_once) - 1)
   end
-  local forgotten = tonumber(redis.call('HGET', facts, 'forgotten:' .. topic) or 0)
-  for _, key in ipairs(old) do
+  old[number] = aged
+  forgotten[number] = tonumber(redis.call('HGET', facts, 'forgotten:' .. ARGV[14 + number]) or 0)
+  for _, key in ipairs(aged) do
     local stored = redis.call('HGET', keys.state, key)
     if stored then
-      forgotten = math.max(forgotten, tonumber(parse(stored).offset))
+      forgotten[number] = math.max(forgotten[number], tonumber(parse(stored).offset))
     end
+  end
+end
+
+-- Then it is done.
+for number = 1, topics do
+  local topic, keys = ARGV[14 + number], keys_of(number)
+  for _, key in ipairs(due[number]) do
+    redis.call('ZREM', keys.expiries, key)
+  end
+  for _, key in ipairs(ended[number]) do
+    last = append(epoch, last, nonce, topic, keys, key, '', '0', 'null')
+  end
+  for _, key in ipairs(old[number]) do
     redis.call('HDEL', keys.state, key)
     redis.call('ZREM', keys.deletions, key)
   end
-  if #old > 0 then
-    redis.call('HSET', facts, 'forgotten:' .. topic, text(forgotten))
+  if #old[number] > 0 then
+    redis.call('HSET', facts, 'forgotten:' .. topic, text(forgotten[number]))
   end
 end
 
