@@ -363,12 +363,13 @@ async fn a_cluster_is_used_like_one_broker_and_a_namespace_survives_the_restart_
         for node in &nodes {
             node.ready().await;
         }
-        let mut watcher = Watcher::of(&nodes[1]).await;
+        let (mut other, mut watcher) = (Watcher::of(&nodes[0]).await, Watcher::of(&nodes[1]).await);
         let mut last = position(&nodes[0].take(&round(0)).await);
         for number in 1..20 {
             last = position(&nodes[number % 2].take(&round(number)).await);
         }
         watcher.reaches(last).await;
+        other.reaches(last).await;
         assert_eq!((watcher.follower.messages, watcher.follower.state.len()), (40, 7));
         assert_eq!(watcher.follower.state, nodes[0].state().await);
         owners.insert(cluster.owner(&format!("{{{namespace}}}:log")).await.address());
