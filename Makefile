@@ -10,8 +10,8 @@ ARGS ?=
 # Cargo's own variable moves the build output; the benchmark has to start the servers from where they are.
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-# Tests that do not start a server with the engine that is asked for, and those of its page: they would be the same again.
-OF_THE_SERVER := not (test(/^(redis|redis_faults|redis_links|redis_tail|rolling|journal|process|settings|logs|takeover|descriptors|corpora|console(_[a-z]+)?|examples|manual|command_[a-z]+)::/))
+# The tests in these folders choose their engine, or start no server: another engine would change nothing.
+OF_THE_SERVER := not (test(/^(engines|commands|console|program)::/))
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -306,7 +306,7 @@ fn the_error_codes_are_those_of_the_source() {
         assert!(routes.contains(&format!("\"{code}\"")), "{code} of openapi.yaml is no code of the source");
     }
 
-    let talk = sources("src/session") + include_str!("../src/protocol.rs");
+    let talk = sources("src/session") + include_str!("../../src/protocol.rs");
     let codes = listed(asyncapi(), "ErrorCode", |schema| &schema["enum"]);
     let given = literals_behind(&talk, "protocol::error(");
     assert!(given.len() > 2 && given.is_subset(&codes), "{given:?}");

@@ -1,0 +1,6 @@
+//! The console page, in a real browser.
+
+mod barriers;
+mod connection;
+mod files;
+mod page;

@@ -1,0 +1,8 @@
+//! Running the server: draining, metrics, memory, attacks, panics.
+
+mod attacks;
+mod budget;
+mod draining;
+mod metrics;
+mod monitoring;
+mod panics;

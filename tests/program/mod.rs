@@ -1,0 +1,10 @@
+//! The program as a process: settings, logs, signals, and the documents that describe it.
+
+mod corpora;
+mod descriptors;
+mod examples;
+mod logs;
+mod manual;
+mod process;
+mod settings;
+mod takeover;
