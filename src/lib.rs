@@ -64,5 +64,6 @@ mod rate;
 pub mod routes;
 pub mod server;
 pub mod session;
+mod shortened;
 pub mod telemetry;
 pub mod topic;

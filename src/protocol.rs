@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::auth::Token;
 use crate::log::{Announcement, Mode, Since, SinceError};
 use crate::message::{Frames, Position, Timestamp};
+use crate::shortened::shortened;
 use crate::topic::{ParseError, Subscription, Topics};
 
 /// The types that the server itself gives its messages; a publisher's message cannot pass for one of them.
@@ -265,10 +266,7 @@ impl ClientMessage {
                 Ok(Self::Auth { token: token.ok_or_else(wrong)? })
             }
             Some("unsubscribe") => Ok(Self::Unsubscribe { topics: topics(object.get("topics"))? }),
-            Some(other) => {
-                let shown = other.chars().take(64).flat_map(char::escape_debug).collect();
-                Err(ClientMessageError::UnknownType(shown))
-            }
+            Some(other) => Err(ClientMessageError::UnknownType(shortened(other))),
             None => Err(ClientMessageError::Malformed("no 'type' that is a string".to_owned())),
         }
     }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::shortened::shortened;
+
 /// Longest topic name, in bytes.
 pub const MAX_TOPIC_BYTES: usize = 64;
 /// Longest key, in bytes.
@@ -30,16 +32,6 @@ pub enum ParseError {
         /// The part of the rule that it breaks.
         rule: &'static str,
     },
-}
-
-/// Cuts a refused text for an error message, so that a reply is never as large as what caused it.
-fn shortened(text: &str) -> String {
-    const SHOWN: usize = 80;
-    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
-    if text.chars().nth(SHOWN).is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 /// A topic's name. Cheap to clone: all copies share one allocation.

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::shortened::shortened;
+
 /// Where a message stands in the deployment's one sequence: `<epoch>-<offset>`.
 ///
 /// Positions of one epoch are ordered by their offsets. The epoch (Unix milliseconds) changes when the sequence could
@@ -30,7 +32,7 @@ impl FromStr for Position {
         let number = |part: &str| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u64>().ok()).flatten();
         text.split_once('-')
             .and_then(|(epoch, offset)| Some(Self { epoch: number(epoch)?, offset: number(offset)? }))
-            .ok_or_else(|| PositionError(text.chars().take(80).flat_map(char::escape_debug).collect()))
+            .ok_or_else(|| PositionError(shortened(text)))
     }
 }
 

@@ -11,6 +11,7 @@ use super::{App, Refusal};
 use crate::admission::{AdmissionError, Admitted};
 use crate::auth::{Access, AccessError, Origins};
 use crate::connection::Peer;
+use crate::shortened::shortened;
 use crate::topic::Subscription;
 
 /// What of a request decides who may do it.
@@ -59,8 +60,7 @@ impl Incoming {
         if origin.to_str().is_ok_and(|origin| origins.allow(origin, self.header(&HOST))) {
             return Ok(());
         }
-        let shown: String =
-            String::from_utf8_lossy(origin.as_bytes()).chars().take(80).flat_map(char::escape_debug).collect();
+        let shown = shortened(&String::from_utf8_lossy(origin.as_bytes()));
         let detail =
             format!("pages of '{shown}' may not connect: add the origin to allowed-origins (ODDSWIRE_ALLOWED_ORIGINS)");
         Err(Refusal::new(StatusCode::FORBIDDEN, "origin_forbidden", detail))

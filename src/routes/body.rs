@@ -16,6 +16,7 @@ use super::{App, Refusal};
 use crate::engine::Broadcast;
 use crate::message::{Draft, Payload, Timestamp};
 use crate::protocol::RESERVED_TYPES;
+use crate::shortened::shortened;
 use crate::topic::Topics;
 
 /// Longest `type`, in bytes.
@@ -35,7 +36,7 @@ impl Format {
         let format = possible.iter().find(|format| format.name().eq_ignore_ascii_case(essence));
         format.copied().ok_or_else(|| {
             let names: Vec<&str> = possible.iter().map(|format| format.name()).collect();
-            let shown: String = essence.chars().take(80).collect();
+            let shown = shortened(essence);
             let detail = format!("Content-Type is '{shown}': expected {}", names.join(" or "));
             Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
         })
@@ -260,7 +261,7 @@ fn draft(text: &str, topics: &Topics, limit: usize, now: Timestamp) -> Result<Dr
     }
     let incoming: IncomingMessage<'_> = object(text, "a message must be a JSON object with 'topic' and 'data'")?;
     let topic = topics.get(&incoming.topic).cloned().ok_or_else(|| {
-        let shown: String = incoming.topic.chars().take(80).flat_map(char::escape_debug).collect();
+        let shown = shortened(&incoming.topic);
         let detail = format!("no such topic: '{shown}'; the topics are: {topics}");
         Refusal::new(StatusCode::BAD_REQUEST, "unknown_topic", detail)
     })?;
@@ -289,10 +290,9 @@ fn draft(text: &str, topics: &Topics, limit: usize, now: Timestamp) -> Result<Dr
 }
 
 fn check_type(kind: &str) -> Result<(), String> {
-    let shown = || kind.chars().take(80).flat_map(char::escape_debug).collect::<String>();
     if !(1..=MAX_TYPE_BYTES).contains(&kind.len()) || kind.chars().any(char::is_control) {
         let rule = format!("a type is 1 to {MAX_TYPE_BYTES} bytes without control characters");
-        return Err(format!("type '{}' is not valid: {rule}", shown()));
+        return Err(format!("type '{}' is not valid: {rule}", shortened(kind)));
     }
     if RESERVED_TYPES.contains(&kind) {
         return Err(format!("type '{kind}' is the server's own: use another one"));
@@ -301,13 +301,12 @@ fn check_type(kind: &str) -> Result<(), String> {
 }
 
 fn expiry(text: &str, now: Timestamp) -> Result<Timestamp, String> {
-    let shown = || text.chars().take(80).flat_map(char::escape_debug).collect::<String>();
     let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
-        format!("expires_at '{}' is no RFC 3339 time: expected one such as 2026-02-06T19:00:00Z", shown())
+        format!("expires_at '{}' is no RFC 3339 time: expected one such as 2026-02-06T19:00:00Z", shortened(text))
     })?;
     let at = Timestamp::from(moment);
     if at <= now {
-        return Err(format!("expires_at '{}' is in the past: it is {now} now", shown()));
+        return Err(format!("expires_at '{}' is in the past: it is {now} now", shortened(text)));
     }
     Ok(at)
 }

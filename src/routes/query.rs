@@ -10,6 +10,7 @@ use super::{App, Refusal};
 use crate::auth::Access;
 use crate::log::Since;
 use crate::manager::{Connect, TooManySubscriptions};
+use crate::shortened::shortened;
 use crate::topic::Subscription;
 
 /// Longest conflation window, in milliseconds.
@@ -81,7 +82,7 @@ impl Query {
 fn window(text: &str) -> Result<Option<Duration>, String> {
     let millis = text.parse::<u64>().ok().filter(|millis| *millis <= MAX_CONFLATE_MS);
     let wrong = || {
-        let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
+        let shown = shortened(text);
         format!("conflate_ms is '{shown}': expected a number of milliseconds from 0 to {MAX_CONFLATE_MS}")
     };
     let millis = millis.ok_or_else(wrong)?;

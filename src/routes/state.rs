@@ -14,6 +14,7 @@ use warp::{Filter, Rejection};
 use super::access::{Incoming, check_allowed, incoming};
 use super::{App, Refusal, get, respond, with};
 use crate::message::{Message, Position, write_string};
+use crate::shortened::shortened;
 use crate::topic::{Key, Subscription, Topic};
 
 /// Items written into one chunk of the response, about, in bytes.
@@ -33,7 +34,7 @@ fn read(topic: &str, incoming: &Incoming, app: &App) -> Result<Response, Refusal
     app.check_started()?;
     let topics = app.manager.topics();
     let topic = topics.get(topic).cloned().ok_or_else(|| {
-        let shown: String = topic.chars().take(80).flat_map(char::escape_debug).collect();
+        let shown = shortened(topic);
         let detail = format!("no such topic: '{shown}'; the topics are: {topics}");
         Refusal::new(StatusCode::NOT_FOUND, "unknown_topic", detail)
     })?;
