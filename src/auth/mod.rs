@@ -4,6 +4,7 @@
 
 mod origins;
 mod publishers;
+mod signature;
 mod subscribers;
 mod token;
 

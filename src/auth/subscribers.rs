@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, Validation, decode, decode_header};
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::signature;
 use super::token::Token;
 use crate::message::Timestamp;
 use crate::topic::Subscription;
@@ -95,18 +96,21 @@ impl Verifier {
     /// Tokens signed with a shared secret (HS256).
     #[must_use]
     pub fn with_secret(secret: &Token) -> Self {
+        signature::install();
         let key = DecodingKey::from_secret(secret.expose().as_bytes());
         Self { keys: vec![VerifyingKey { id: None, key, algorithm: Algorithm::HS256 }] }
     }
 
     /// Tokens signed with a key of the set (RS256, ES256, `EdDSA`).
     pub fn with_jwks(text: &str) -> Result<Self, String> {
+        signature::install();
         let set: JwkSet = serde_json::from_str(text).map_err(|error| format!("not a JSON Web Key Set: {error}"))?;
         let mut keys = Vec::new();
         for (at, jwk) in set.keys.iter().enumerate() {
             // Issuers keep keys for other things in the same set: they are left aside (RFC 7517, section 5).
             let Some(algorithm) = algorithm(jwk) else { continue };
             let key = DecodingKey::from_jwk(jwk).map_err(|error| format!("key {at}: {error}"))?;
+            check_modulus(&key).map_err(|error| format!("key {at}: {error}"))?;
             keys.push(VerifyingKey { id: jwk.common.key_id.clone(), key, algorithm });
         }
         if keys.is_empty() {
@@ -131,6 +135,15 @@ impl Verifier {
         }
         Err(refused)
     }
+}
+
+/// Refuses an RSA key that no token could be verified with.
+fn check_modulus(key: &DecodingKey) -> Result<(), String> {
+    let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind() else { return Ok(()) };
+    if signature::RSA_MODULUS_BYTES.contains(&n.len()) {
+        return Ok(());
+    }
+    Err(format!("an RSA modulus of {} bits: expected 2048 to 8192 (RFC 7518, section 3.3)", n.len() * 8))
 }
 
 fn algorithm(jwk: &jsonwebtoken::jwk::Jwk) -> Option<Algorithm> {

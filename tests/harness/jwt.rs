@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use oddswire::config::Config;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair};
+use ring::{hmac, signature};
 use serde_json::{Value, json};
 
 use super::App;
@@ -33,12 +36,25 @@ pub fn expiring(seconds: i64) -> String {
 
 /// A token signed with the shared secret (HS256).
 pub fn token(claims: &Value) -> String {
-    signed(&Header::new(Algorithm::HS256), claims, SECRET)
+    signed(&json!({"alg": "HS256", "typ": "JWT"}), claims, SECRET)
 }
 
-/// A token signed with any secret.
-pub fn signed(header: &Header, claims: &Value, secret: &str) -> String {
-    encode(header, claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+/// A token with any header, signed with any secret: with HMAC and SHA-512 for HS512, else with SHA-256.
+pub fn signed(header: &Value, claims: &Value, secret: &str) -> String {
+    let hash = if header["alg"] == "HS512" { hmac::HMAC_SHA512 } else { hmac::HMAC_SHA256 };
+    let key = hmac::Key::new(hash, secret.as_bytes());
+    assemble(header, claims, |message| hmac::sign(&key, message).as_ref().to_vec())
+}
+
+/// Header, claims and signature in the compact form (RFC 7515, section 7.1).
+fn assemble(header: &Value, claims: &Value, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
+    let message = format!("{}.{}", base64url(&header.to_string()), base64url(&claims.to_string()));
+    let signature = sign(message.as_bytes());
+    format!("{message}.{}", base64url(signature))
+}
+
+fn base64url(bytes: impl AsRef<[u8]>) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// Asks subscribers for tokens signed with the shared secret.
@@ -51,10 +67,19 @@ pub async fn start() -> App {
     App::with(required).await
 }
 
-/// A pair of keys, made on the spot: no private key lies in the repository.
-pub struct Pair {
-    algorithm: Algorithm,
-    private: EncodingKey,
+/// The algorithm of a pair of keys.
+#[derive(Debug, Clone, Copy)]
+pub enum Algorithm {
+    RS256,
+    ES256,
+    EdDSA,
+}
+
+/// A pair of keys that openssl generates, so that the repository holds no private key.
+pub enum Pair {
+    Rsa(RsaKeyPair),
+    Ec(EcdsaKeyPair),
+    Ed(Ed25519KeyPair),
 }
 
 impl Pair {
@@ -62,30 +87,67 @@ impl Pair {
         let of = match algorithm {
             Algorithm::RS256 => &["RSA", "-pkeyopt", "rsa_keygen_bits:2048"][..],
             Algorithm::ES256 => &["EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
-            _ => &["ED25519"],
+            Algorithm::EdDSA => &["ED25519"],
         };
         let pem = openssl(&[&["genpkey", "-algorithm"], of].concat(), b"");
         let pkcs8 = openssl(&["pkcs8", "-topk8", "-nocrypt", "-outform", "DER"], &pem);
-        let private = match algorithm {
-            // The library wants what is inside of RSA's PKCS #8: behind a head of 26 bytes for 2048 bits.
-            Algorithm::RS256 => EncodingKey::from_rsa_der(&pkcs8[26..]),
-            Algorithm::ES256 => EncodingKey::from_ec_der(&pkcs8),
-            _ => EncodingKey::from_ed_der(&pkcs8),
-        };
-        Self { algorithm, private }
+        match algorithm {
+            Algorithm::RS256 => Self::Rsa(RsaKeyPair::from_pkcs8(&pkcs8).unwrap()),
+            Algorithm::ES256 => {
+                let random = SystemRandom::new();
+                Self::Ec(EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8, &random).unwrap())
+            }
+            Algorithm::EdDSA => Self::Ed(Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8).unwrap()),
+        }
     }
 
-    /// The public half, under a name.
+    fn algorithm(&self) -> &'static str {
+        match self {
+            Self::Rsa(_) => "RS256",
+            Self::Ec(_) => "ES256",
+            Self::Ed(_) => "EdDSA",
+        }
+    }
+
+    /// The public key as a JSON Web Key with this id.
     pub fn public(&self, id: &str) -> Value {
-        let mut jwk = Jwk::from_encoding_key(&self.private, self.algorithm).expect("openssl makes good keys");
-        jwk.common.key_id = Some(id.to_owned());
-        serde_json::to_value(jwk).unwrap()
+        let mut jwk = match self {
+            Self::Rsa(pair) => {
+                let key = signature::RsaPublicKeyComponents::<Vec<u8>>::from(pair.public());
+                json!({"kty": "RSA", "n": base64url(key.n), "e": base64url(key.e)})
+            }
+            Self::Ec(pair) => {
+                // An uncompressed point: 4, then 32 bytes each of x and y.
+                let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+                json!({"kty": "EC", "crv": "P-256", "x": base64url(x), "y": base64url(y)})
+            }
+            Self::Ed(pair) => json!({"kty": "OKP", "crv": "Ed25519", "x": base64url(pair.public_key())}),
+        };
+        jwk["alg"] = self.algorithm().into();
+        jwk["kid"] = id.into();
+        jwk
     }
 
-    /// A token that names the key that it is signed with, or none.
+    /// A token signed with the private key. Its header names the key if an id is given.
     pub fn sign(&self, id: Option<&str>, claims: &Value) -> String {
-        let header = Header { kid: id.map(str::to_owned), ..Header::new(self.algorithm) };
-        encode(&header, claims, &self.private).unwrap()
+        let mut header = json!({"alg": self.algorithm(), "typ": "JWT"});
+        if let Some(id) = id {
+            header["kid"] = id.into();
+        }
+        assemble(&header, claims, |message| self.signature(message))
+    }
+
+    fn signature(&self, message: &[u8]) -> Vec<u8> {
+        let random = SystemRandom::new();
+        match self {
+            Self::Rsa(pair) => {
+                let mut signature = vec![0; pair.public().modulus_len()];
+                pair.sign(&signature::RSA_PKCS1_SHA256, &random, message, &mut signature).unwrap();
+                signature
+            }
+            Self::Ec(pair) => pair.sign(&random, message).unwrap().as_ref().to_vec(),
+            Self::Ed(pair) => pair.sign(message).as_ref().to_vec(),
+        }
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::fmt::Write as _;
 
-use jsonwebtoken::{Algorithm, Header};
 use oddswire::config::Config;
 use serde_json::{Value, json};
 
 use crate::harness::get::{code, get};
-use crate::harness::jwt::{self, File, Pair, SECRET, claims, expiring, now, start, token};
+use crate::harness::jwt::{self, Algorithm, File, Pair, SECRET, claims, expiring, now, start, token};
 use crate::harness::process::Process;
 use crate::harness::raw::Raw;
 use crate::harness::{App, within, ws};
@@ -42,8 +41,8 @@ async fn a_token_that_is_not_good_is_refused_everywhere_with_the_reason() {
     let good = token(&claims(&["*"]));
     let (body, signature) = good.split_once('.').unwrap().1.split_once('.').unwrap();
     let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0"; // {"alg":"none","typ":"JWT"}
-    let other = jwt::signed(&Header::new(Algorithm::HS256), &claims(&["*"]), "another-secret-of-at-least-32-bytes");
-    let hs512 = jwt::signed(&Header::new(Algorithm::HS512), &claims(&["*"]), SECRET);
+    let other = jwt::signed(&json!({"alg": "HS256"}), &claims(&["*"]), "another-secret-of-at-least-32-bytes");
+    let hs512 = jwt::signed(&json!({"alg": "HS512"}), &claims(&["*"]), SECRET);
     let with = |name: &str, value: Value| {
         let mut claims = claims(&["*"]);
         claims[name] = value;
@@ -159,7 +158,7 @@ async fn a_public_key_is_no_shared_secret_and_a_secret_no_key() {
     let file = set(std::slice::from_ref(&public));
     let app = with_keys(&file).await;
     // Whoever knows the public key may try it as the secret of HS256, in each way to write it down.
-    let header = Header { kid: Some("rsa".to_owned()), ..Header::new(Algorithm::HS256) };
+    let header = json!({"alg": "HS256", "kid": "rsa"});
     for secret in [public["n"].as_str().unwrap(), &public.to_string(), &std::fs::read_to_string(&file.0).unwrap()] {
         let confused = jwt::signed(&header, &claims(&["*"]), secret);
         refused(&app, Some(&confused), "unauthorized", "no key of the server fits").await;
@@ -228,7 +227,7 @@ async fn a_subscribers_token_stands_nowhere_in_the_log() {
     ];
     let mut process = Process::serve(&settings).await;
     let good = token(&claims(&["*"]));
-    let bad = jwt::signed(&Header::new(Algorithm::HS256), &claims(&["*"]), "another-secret-of-at-least-32-bytes");
+    let bad = jwt::signed(&json!({"alg": "HS256"}), &claims(&["*"]), "another-secret-of-at-least-32-bytes");
     let old = expiring(-31);
     for token in [&good, &bad, &old] {
         for path in ["/api/ws", "/api/sse", "/api/topics", "/api/topics/odds_updates/state", "/api/nothing", "/healthz"]
