@@ -1,4 +1,4 @@
-//! What no single setting can tell: settings that contradict each other, and what stands in the files that they name.
+//! Checks across settings: values that contradict each other, and the contents of the files that settings name.
 
 use std::path::Path;
 
@@ -9,16 +9,16 @@ use rustls::pki_types::pem::PemObject as _;
 use super::serve::{Config, EngineKind};
 use crate::auth::{Publishers, Token, Verifier};
 
-/// A key for HS256 must be as long as the hash.
+/// HS256 needs a key at least as long as its hash (RFC 7518, section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
 
-/// A setting that cannot be used: one line that names it, its value, and what is allowed.
+/// An invalid setting: one line with its name, its value, and what is allowed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub(super) String);
 
 impl Config {
-    /// Checks what no single setting can tell, and what stands in the files that they name.
+    /// Checks the settings against each other, and reads the files that they name.
     pub fn check(mut self) -> Result<Self, ConfigError> {
         self.check_bounds()?;
         self.check_engine()?;
@@ -34,10 +34,10 @@ impl Config {
         Ok(self)
     }
 
-    /// Bounds that depend on each other.
+    /// Checks bounds that depend on other settings.
     fn check_bounds(&self) -> Result<(), ConfigError> {
         let too_small = |small: &str, small_is: String, large: &str, large_is: String| {
-            ConfigError(format!("{small} is {small_is}: it must be more than {large}, which is {large_is}"))
+            ConfigError(format!("{small} is {small_is}: expected more than {large}, which is {large_is}"))
         };
         if self.idle_timeout <= self.ping_interval {
             let [idle, ping] =
@@ -52,37 +52,40 @@ impl Config {
         if self.memory_budget < self.outbox_bytes {
             let [budget, outbox] = [self.memory_budget, self.outbox_bytes];
             return Err(ConfigError(format!(
-                "memory-budget is {budget} bytes: it must not be less than outbox-bytes, which is {outbox} bytes"
+                "memory-budget is {budget} bytes: expected at least outbox-bytes, which is {outbox} bytes"
             )));
         }
         Ok(())
     }
 
-    /// What the engine needs, and what only another one takes.
+    /// Checks that the journal has a directory, and that `--reset-data` is used with the journal only.
     fn check_engine(&self) -> Result<(), ConfigError> {
         if self.engine == EngineKind::Journal && self.data_dir.as_ref().is_none_or(|dir| dir.as_os_str().is_empty()) {
             return Err(ConfigError(
-                "data-dir is not set: engine journal needs a directory to keep its file in, such as /var/lib/oddswire"
+                "data-dir is not set: --engine journal needs a directory for its file, such as /var/lib/oddswire"
                     .to_owned(),
             ));
         }
         if self.engine != EngineKind::Journal && self.reset_data {
-            return Err(ConfigError("reset-data is given, and there is no data: it needs engine journal".to_owned()));
+            return Err(ConfigError(
+                "reset-data is set without --engine journal: the other engines have no file to reset".to_owned(),
+            ));
         }
         Ok(())
     }
 
-    /// Whether the secret of subscribers' tokens is long enough.
+    /// Checks that the secret for subscribers' tokens is long enough.
     fn check_secret(&self) -> Result<(), ConfigError> {
         match self.subscriber_jwt_secret.as_ref().map(|secret| secret.expose().len()) {
             Some(length @ ..MIN_SECRET_BYTES) => Err(ConfigError(format!(
-                "subscriber-jwt-secret has {length} bytes: HS256 needs {MIN_SECRET_BYTES} or more (RFC 7518, section 3.2)",
+                "subscriber-jwt-secret has {length} bytes: expected {MIN_SECRET_BYTES} or more for HS256 \
+                 (RFC 7518, section 3.2)",
             ))),
             _ => Ok(()),
         }
     }
 
-    /// Everybody who may publish, as the setting and the file say now.
+    /// Reads the publishers from `publish-token` and from the present contents of `publish-token-file`.
     pub fn publishers(&self) -> Result<Publishers, ConfigError> {
         let path = self.publish_token_file.as_deref();
         let named = |error: String| match path {
@@ -94,7 +97,7 @@ impl Config {
         publishers.map_err(|error| ConfigError(named(error)))
     }
 
-    /// What checks subscribers' tokens; `None` where they need none.
+    /// Builds the verifier of subscribers' tokens; `None` if subscribers need no token.
     pub fn verifier(&self) -> Result<Option<Verifier>, ConfigError> {
         if let Some(secret) = &self.subscriber_jwt_secret {
             return Ok(Some(Verifier::with_secret(secret)));
@@ -105,40 +108,42 @@ impl Config {
         verifier.map(Some).map_err(|error| ConfigError(format!("subscriber-jwks-file '{}': {error}", path.display())))
     }
 
-    /// The URL of the broker, and the certificates that its own is checked against.
+    /// Reads the broker's URL, and the certificates to check the broker's certificate against.
     pub fn broker(&self) -> Result<(String, Option<Vec<u8>>), ConfigError> {
         let url = match (&self.redis_url, &self.redis_url_file) {
             (Some(url), _) => url.expose().to_owned(),
             (None, Some(path)) => read_secret("redis-url-file", path)?.trim().to_owned(),
             (None, None) => {
-                let wanted = "redis-url, such as redis://localhost:6379, or redis-url-file";
-                return Err(ConfigError(format!("engine is redis: set {wanted}")));
+                return Err(ConfigError(
+                    "redis-url is not set: --engine redis needs it, such as redis://localhost:6379, or redis-url-file"
+                        .to_owned(),
+                ));
             }
         };
         Ok((url, self.redis_ca_file.as_deref().map(read_certificates).transpose()?))
     }
 }
 
-/// Reads a file that holds a secret; the error names the setting and the path.
+/// Reads a file that contains secrets. The error names the setting and the path.
 fn read_secret(setting: &str, path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|error| ConfigError(format!("{setting} '{}': {error}", path.display())))
 }
 
-/// Reads a file that holds one token.
+/// Reads a file that contains one token.
 pub(super) fn read_token(setting: &str, path: &Path) -> Result<Token, ConfigError> {
     let token = read_secret(setting, path)?.trim().parse();
     token.map_err(|error| ConfigError(format!("{setting} '{}': {error}", path.display())))
 }
 
-/// Reads the certificates that the broker's is checked against, in PEM.
+/// Reads the certificates, in PEM, to check the broker's certificate against.
 fn read_certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let refused = |reason: &str| ConfigError(format!("redis-ca-file '{}': {reason}", path.display()));
     let text = std::fs::read(path).map_err(|error| refused(&error.to_string()))?;
     let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
     let certificates = certificates.map_err(|error| refused(&error.to_string()))?;
-    // With none, every broker would be refused, and nobody told why.
+    // Without a certificate, TLS would refuse every broker, and no error would name this file.
     match RootCertStore::empty().add_parsable_certificates(certificates) {
         (1.., 0) => Ok(text),
-        _ => Err(refused("expected one or more certificates in PEM")),
+        _ => Err(refused("expected one or more valid certificates in PEM")),
     }
 }

@@ -1,7 +1,8 @@
-//! Every setting: flag, environment variable, unit, bound and default. Checked once; inside, the values are valid.
+//! All settings: flags, environment variables, units, bounds and defaults. `read` checks them once; all later code can
+//! rely on valid values.
 //!
-//! - `serve`: the settings of the server; `commands`: those of the commands.
-//! - `values`: what a single one may be; `check`: what they have to be together.
+//! - `serve`: settings of the server; `commands`: settings of the other commands.
+//! - `values`: parsers of single values; `check`: checks across settings.
 
 mod check;
 pub mod commands;
@@ -23,13 +24,13 @@ use self::values::{Between, address, ms, secs};
 
 /// Pushes scrape progress and odds changes to browsers over WebSocket and SSE, by topic.
 ///
-/// Publishers post messages to topics over HTTP (/api/publish); clients receive them at /api/ws and /api/sse. Every
-/// setting is a flag and an environment variable, named below. Durations are written 250ms, 30s, 1h,
-/// sizes 16KiB, 8MiB.
+/// Publishers post messages to topics over HTTP (/api/publish). Clients receive them at /api/ws and /api/sse. Each
+/// setting below is a flag; most are also an environment variable. Write durations as 250ms, 30s or 1h, and sizes as
+/// 16KiB or 8MiB.
 #[derive(Debug, Parser)]
 #[command(name = "oddswire", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
 pub struct Cli {
-    /// What to do; serves where there is none.
+    /// The command; without one, the program serves.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// The settings of `serve`.
@@ -37,16 +38,16 @@ pub struct Cli {
     pub config: Config,
 }
 
-/// What the program does.
+/// The commands of the program.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve until SIGTERM or SIGINT (what happens without a command)
+    /// Serve until SIGTERM or SIGINT; the default without a command
     Serve(Box<Config>),
-    /// Serve, and publish a synthetic market of 200 events and 10 bookmakers to it
+    /// Serve, and publish a synthetic market of 200 events and 10 bookmakers
     Demo(Box<Demo>),
-    /// Ask a running server whether it is alive: exit code 0 if so, 1 if not
+    /// Check whether a running server is alive: exit code 0 if it is, 1 if it is not
     Health(Health),
-    /// What people at a terminal do.
+    /// The commands for people at a terminal.
     #[command(flatten)]
     Client(ClientCommand),
 }
@@ -54,20 +55,20 @@ pub enum Command {
 /// The settings of `health`.
 #[derive(Debug, Args)]
 pub struct Health {
-    /// Address of the server; an unspecified one, such as 0.0.0.0, is asked on the loopback interface
+    /// Address of the server; for an unspecified address, such as 0.0.0.0, the check uses the loopback interface
     #[arg(long, env = "ODDSWIRE_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8000",
           value_parser = address)]
     pub listen: SocketAddr,
-    /// How long to wait for the answer
+    /// How long to wait for the server's answer
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = Between(ms(1), secs(60)))]
     pub timeout: Duration,
 }
 
-/// Reads the command line and the environment; what cannot be used is one line on standard error and exit code 2.
+/// Reads the command line and the environment. Ends the program at an invalid setting, as [`refuse`] does.
 #[must_use]
 pub fn read() -> Cli {
     let mut command = Cli::command();
-    // A command has settings of its own: those beside it are not asked of the environment a second time.
+    // A command declares its own settings. The top-level ones must not read the same variables a second time.
     if std::env::args_os().nth(1).is_some_and(|first| command.find_subcommand(first).is_some()) {
         command = command.mut_args(|arg| arg.env(None::<&str>));
     }
@@ -86,13 +87,13 @@ pub fn read() -> Cli {
     }
 }
 
-/// Ends the program where a setting cannot be used: one line on standard error, and exit code 2.
+/// Ends the program because of an invalid setting: one line on standard error, and exit code 2.
 pub fn refuse(reason: &str) -> ! {
     eprintln!("oddswire: {reason}");
     std::process::exit(2)
 }
 
-/// Help and version are printed as clap has them; of an error, the line that says what is wrong.
+/// Prints help and version as clap formats them. Shortens any other error to one line and ends the program.
 fn refuse_usage(error: &clap::Error) -> ! {
     use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
     if matches!(error.kind(), DisplayHelp | DisplayVersion) {
@@ -105,12 +106,12 @@ fn refuse_usage(error: &clap::Error) -> ! {
     refuse(line.trim_start_matches("error: "))
 }
 
-/// The text of an error; a secret that is refused is not shown.
+/// Returns the text of an error, without the value if that is a secret.
 fn without_secret(error: &clap::Error) -> String {
     use clap::error::{ContextKind, ContextValue};
     const SECRETS: [&str; 4] = ["--publish-token ", "--subscriber-jwt-secret ", "--redis-url ", "--token "];
     let text = error.to_string();
-    // A URL may hold a password.
+    // A URL can contain a password.
     let is_url = |arg: &str| ["--url ", "[URL]"].iter().any(|url| arg.starts_with(url));
     match (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue)) {
         (Some(ContextValue::String(arg)), Some(ContextValue::String(value)))
@@ -122,7 +123,7 @@ fn without_secret(error: &clap::Error) -> String {
     }
 }
 
-/// Variables that look like settings and are none: most likely misspelt.
+/// Returns the environment variables that begin with `ODDSWIRE_` but are not settings: most likely misspelt names.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is where settings are read")]
 pub fn unknown_variables() -> Vec<String> {

@@ -1,4 +1,4 @@
-//! The settings of `serve`: flag, environment variable, unit, bound and default of each.
+//! The settings of `serve`: the flag, environment variable, unit, bounds and default of each.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,47 +12,47 @@ use crate::admission::TrustedProxies;
 use crate::auth::{Origins, Token};
 use crate::topic::Topics;
 
-/// How logs are written.
+/// The format of log records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// `term` on a terminal, `json` otherwise.
     Auto,
-    /// Lines for people.
+    /// Text lines for people.
     Term,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// The least severe records that are written.
+/// The lowest severity of log records to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
-    /// Something is lost or broken.
+    /// Losses and failures.
     Error,
-    /// Something is odd.
+    /// Unusual events.
     Warn,
-    /// What happens.
+    /// Normal events, such as a new connection.
     Info,
-    /// Why it happens.
+    /// Details of single connections and requests.
     Debug,
 }
 
-/// Who orders and keeps messages.
+/// The storage engine, which orders messages and keeps them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineKind {
-    /// This process, in memory.
+    /// In this process's memory: a restart loses all messages.
     Memory,
-    /// This process, in a file that outlives it.
+    /// In a file of this process: messages survive a restart.
     Journal,
-    /// Redis or Valkey, for many nodes.
+    /// In Redis or Valkey, shared by any number of nodes.
     Redis,
 }
 
-/// When what is published is on the disk.
+/// When the journal writes a publish to disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncWhen {
-    /// Before it is answered and delivered.
+    /// Before the server answers and delivers it.
     Always,
-    /// This long after, at the latest.
+    /// At most this long after the server answers.
     Interval(Duration),
 }
 
@@ -61,7 +61,7 @@ impl FromStr for SyncWhen {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong =
-            || "expected 'always' or 'interval:<milliseconds>' from 1 to 60000, such as interval:100".to_owned();
+            || "expected 'always', or 'interval:<milliseconds>' from 1 to 60000, such as interval:100".to_owned();
         if text == "always" {
             return Ok(Self::Always);
         }
@@ -74,14 +74,15 @@ impl FromStr for SyncWhen {
 /// The settings of `serve`.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
-    /// Address and port to serve on
+    /// Address and port for clients and publishers
     #[arg(long, env = "ODDSWIRE_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8000",
           value_parser = address)]
     pub listen: SocketAddr,
-    /// Topics, comma separated: each 1 to 64 bytes of a-z, 0-9 and _
+    /// Names of the topics, comma-separated; a name has 1 to 64 bytes of a-z, 0-9 and _
     #[arg(long, env = "ODDSWIRE_TOPICS", value_name = "NAMES", default_value = "scrape_progress,odds_updates")]
     pub topics: Topics,
-    /// Token that publishers send as 'Authorization: Bearer TOKEN'; without one nobody can publish
+    /// Token that publishers send as 'Authorization: Bearer TOKEN'. The server refuses all publishes if neither this
+    /// token nor --publish-token-file is set
     #[arg(
         long,
         env = "ODDSWIRE_PUBLISH_TOKEN",
@@ -90,141 +91,136 @@ pub struct Config {
         help_heading = "Publishers"
     )]
     pub publish_token: Option<Token>,
-    /// File of publishers, one 'name:token' or 'name:token:topics' a line; read again on SIGHUP
+    /// File with one publisher per line: 'name:token' or 'name:token:topics'. SIGHUP reloads it
     #[arg(long, env = "ODDSWIRE_PUBLISH_TOKEN_FILE", value_name = "FILE", help_heading = "Publishers")]
     pub publish_token_file: Option<PathBuf>,
-    /// How logs are written: lines for people on a terminal, JSON otherwise
+    /// Format of log records. 'auto' is 'term' (lines for people) on a terminal, and 'json' otherwise
     #[arg(long, env = "ODDSWIRE_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
-    /// Least severe records to write
+    /// Lowest severity of log records to write
     #[arg(long, env = "ODDSWIRE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: LogLevel,
 
-    /// Who orders and keeps messages
-    #[arg(
-        long,
-        env = "ODDSWIRE_ENGINE",
-        value_name = "ENGINE",
-        default_value = "memory",
-        help_heading = "What is kept"
-    )]
+    /// Storage engine, which orders messages and keeps them
+    #[arg(long, env = "ODDSWIRE_ENGINE", value_name = "ENGINE", default_value = "memory", help_heading = "Storage")]
     pub engine: EngineKind,
-    /// Directory of the journal; needed with --engine journal, one for each server
-    #[arg(long, env = "ODDSWIRE_DATA_DIR", value_name = "DIR", help_heading = "What is kept")]
+    /// Directory for the journal's file; required with --engine journal. Each server needs its own directory
+    #[arg(long, env = "ODDSWIRE_DATA_DIR", value_name = "DIR", help_heading = "Storage")]
     pub data_dir: Option<PathBuf>,
-    /// When the journal has a publish on the disk: 'always' is before it is answered, 'interval:100' is that
-    /// many milliseconds later at most, which a crash may lose
-    #[arg(long, env = "ODDSWIRE_SYNC", value_name = "WHEN", default_value = "always", help_heading = "What is kept")]
+    /// When the journal writes a publish to disk. 'always': before the server answers. 'interval:100': at most 100 ms
+    /// later, so that a crash can lose the publishes of the last 100 ms
+    #[arg(long, env = "ODDSWIRE_SYNC", value_name = "WHEN", default_value = "always", help_heading = "Storage")]
     pub sync: SyncWhen,
-    /// Put the journal's file aside under another name, and begin a new one
-    #[arg(long, help_heading = "What is kept")]
+    /// Rename the journal's file, and start with an empty one
+    #[arg(long, help_heading = "Storage")]
     pub reset_data: bool,
-    /// URL of the broker of --engine redis: redis://user:password@host:port/db, rediss:// for TLS,
+    /// URL of the broker for --engine redis: redis://user:password@host:port/db, rediss:// for TLS,
     /// redis-sentinel://host:port,host:port/master, redis-cluster://host:port,host:port
-    #[arg(long, env = "ODDSWIRE_REDIS_URL", value_name = "URL", hide_env_values = true, help_heading = "What is kept")]
+    #[arg(long, env = "ODDSWIRE_REDIS_URL", value_name = "URL", hide_env_values = true, help_heading = "Storage")]
     pub redis_url: Option<Token>,
-    /// File that holds the URL, in place of --redis-url
+    /// File that contains the broker's URL, instead of --redis-url
     #[arg(
         long,
         env = "ODDSWIRE_REDIS_URL_FILE",
         value_name = "FILE",
         conflicts_with = "redis_url",
-        help_heading = "What is kept"
+        help_heading = "Storage"
     )]
     pub redis_url_file: Option<PathBuf>,
-    /// File of certificates, in PEM, that the broker's is checked against; the system's where there is none
-    #[arg(long, env = "ODDSWIRE_REDIS_CA_FILE", value_name = "FILE", help_heading = "What is kept")]
+    /// PEM file of the certificates to check the broker's certificate against [default: the system's certificates]
+    #[arg(long, env = "ODDSWIRE_REDIS_CA_FILE", value_name = "FILE", help_heading = "Storage")]
     pub redis_ca_file: Option<PathBuf>,
-    /// What the names of everything in the broker begin with: nodes with the same one are one deployment
+    /// Namespace of all keys in the broker. Nodes with the same namespace are one deployment
     #[arg(long, env = "ODDSWIRE_REDIS_NAMESPACE", value_name = "NAME", default_value = "oddswire",
-          value_parser = namespace, help_heading = "What is kept")]
+          value_parser = namespace, help_heading = "Storage")]
     pub redis_namespace: String,
-    /// Messages kept in each topic's history
+    /// Most messages in each topic's history
     #[arg(long, env = "ODDSWIRE_HISTORY_MESSAGES", value_name = "COUNT", default_value = "1000",
-          value_parser = count(0, 10_000_000), help_heading = "What is kept")]
+          value_parser = count(0, 10_000_000), help_heading = "Storage")]
     pub history_messages: usize,
-    /// Bytes kept in each topic's history
+    /// Most bytes in each topic's history
     #[arg(long, env = "ODDSWIRE_HISTORY_BYTES", value_name = "SIZE", default_value = "8MiB",
-          value_parser = Size(0, 64 << 30), help_heading = "What is kept")]
+          value_parser = Size(0, 64 << 30), help_heading = "Storage")]
     pub history_bytes: usize,
-    /// Age of the oldest message in a topic's history
+    /// Age at which a message leaves its topic's history
     #[arg(long, env = "ODDSWIRE_HISTORY_AGE", value_name = "DURATION", default_value = "1h",
-          value_parser = Between(ms(1), secs(MONTH)), help_heading = "What is kept")]
+          value_parser = Between(ms(1), secs(MONTH)), help_heading = "Storage")]
     pub history_age: Duration,
-    /// Keys in each topic's state; a publish beyond it is refused
+    /// Most keys in each topic's state; the server refuses a publish that would exceed it
     #[arg(long, env = "ODDSWIRE_STATE_KEYS", value_name = "COUNT", default_value = "100000",
-          value_parser = count(1, 10_000_000), help_heading = "What is kept")]
+          value_parser = count(1, 10_000_000), help_heading = "Storage")]
     pub state_keys: usize,
-    /// How long the deletion of a key is remembered; one that the history still has is remembered in any case
+    /// Age at which the server forgets the deletion of a key, unless the history still contains it
     #[arg(long, env = "ODDSWIRE_TOMBSTONE_AGE", value_name = "DURATION", default_value = "1h",
-          value_parser = Between(ms(1), secs(MONTH)), help_heading = "What is kept")]
+          value_parser = Between(ms(1), secs(MONTH)), help_heading = "Storage")]
     pub tombstone_age: Duration,
-    /// Confirm a keyed message whose data is unchanged without delivering it again
+    /// Confirm a keyed message with unchanged data, but do not deliver it again
     #[arg(long, env = "ODDSWIRE_SUPPRESS_UNCHANGED", value_name = "BOOL", default_value = "true",
-          action = clap::ArgAction::Set, help_heading = "What is kept")]
+          action = clap::ArgAction::Set, help_heading = "Storage")]
     pub suppress_unchanged: bool,
 
-    /// Bytes on their way to one client, above which it is left behind and catches up
+    /// Most bytes queued for one client. Beyond it, live delivery to the client stops until it has caught up
     #[arg(long, env = "ODDSWIRE_OUTBOX_BYTES", value_name = "SIZE", default_value = "1MiB",
           value_parser = Size(1 << 10, 1 << 30), help_heading = "Clients")]
     pub outbox_bytes: usize,
-    /// Bytes on their way to all clients together, above which those with most are left behind first; not less than
-    /// --outbox-bytes
+    /// Most bytes queued for all clients together. Beyond it, live delivery stops for the clients with the most queued
+    /// bytes until they have caught up; at least --outbox-bytes
     #[arg(long, env = "ODDSWIRE_MEMORY_BUDGET", value_name = "SIZE", default_value = "1GiB",
           value_parser = Size(1 << 10, 1 << 40), help_heading = "Clients")]
     pub memory_budget: usize,
-    /// A client that takes no byte for this long is closed
+    /// Disconnect a client that accepts no byte for this long
     #[arg(long, env = "ODDSWIRE_WRITE_TIMEOUT", value_name = "DURATION", default_value = "30s",
           value_parser = Between(ms(100), secs(3600)), help_heading = "Clients")]
     pub write_timeout: Duration,
-    /// A WebSocket ping is sent after this long without inbound bytes
+    /// Send a WebSocket ping after this long without a byte from the client
     #[arg(long, env = "ODDSWIRE_PING_INTERVAL", value_name = "DURATION", default_value = "25s",
           value_parser = Between(ms(100), secs(3600)), help_heading = "Clients")]
     pub ping_interval: Duration,
-    /// A WebSocket is closed after this long without inbound bytes; longer than the ping interval
+    /// Close a WebSocket after this long without a byte from the client; longer than --ping-interval
     #[arg(long, env = "ODDSWIRE_IDLE_TIMEOUT", value_name = "DURATION", default_value = "60s",
           value_parser = Between(ms(100), secs(7200)), help_heading = "Clients")]
     pub idle_timeout: Duration,
-    /// An SSE comment is sent after this long without data
+    /// Send an SSE comment after this long without an event
     #[arg(long, env = "ODDSWIRE_SSE_COMMENT_INTERVAL", value_name = "DURATION", default_value = "15s",
           value_parser = Between(ms(100), secs(3600)), help_heading = "Clients")]
     pub sse_comment_interval: Duration,
-    /// Longest message that a client may send
+    /// Longest WebSocket message that a client may send
     #[arg(long, env = "ODDSWIRE_CLIENT_MESSAGE_BYTES", value_name = "SIZE", default_value = "16KiB",
           value_parser = Size(125, 16 << 20), help_heading = "Clients")]
     pub client_message_bytes: usize,
-    /// A request's headers must be complete within this time
+    /// Deadline for the headers of a request to arrive
     #[arg(long, env = "ODDSWIRE_HEADER_TIMEOUT", value_name = "DURATION", default_value = "10s",
           value_parser = Between(ms(100), secs(600)), help_heading = "Clients")]
     pub header_timeout: Duration,
 
-    /// Connections in all; a further one is answered 503
+    /// Most WebSocket and SSE connections; the server answers further ones with 503
     #[arg(long, env = "ODDSWIRE_MAX_CONNECTIONS", value_name = "COUNT", default_value = "100000",
           value_parser = count(1, 10_000_000), help_heading = "Clients")]
     pub max_connections: usize,
-    /// Connections from one address (IPv6: from one /64); 0 is no limit
+    /// Most WebSocket and SSE connections from one address (IPv6: from one /64); 0 means no limit
     #[arg(long, env = "ODDSWIRE_MAX_CONNECTIONS_PER_IP", value_name = "COUNT", default_value = "0",
           value_parser = count(0, 10_000_000), help_heading = "Clients")]
     pub max_connections_per_ip: usize,
-    /// Networks of proxies, comma separated, whose Forwarded and X-Forwarded-For tell the client's address
+    /// Networks of trusted proxies, comma-separated. The server reads the client's address from their Forwarded and
+    /// X-Forwarded-For headers
     #[arg(long, env = "ODDSWIRE_TRUSTED_PROXIES", value_name = "CIDRS", default_value = "", help_heading = "Clients")]
     pub trusted_proxies: TrustedProxies,
-    /// Messages a second that a client may send, with bursts of twice as many
+    /// Messages per second that a client may send over WebSocket; a burst may be twice as large
     #[arg(long, env = "ODDSWIRE_CLIENT_MESSAGES_PER_SECOND", value_name = "COUNT", default_value = "20",
           value_parser = count(1, 1_000_000), help_heading = "Clients")]
     pub client_messages_per_second: usize,
-    /// Subscriptions that one connection may have
+    /// Most subscriptions of one connection
     #[arg(long, env = "ODDSWIRE_SUBSCRIPTIONS_PER_CONNECTION", value_name = "COUNT", default_value = "100",
           value_parser = count(1, 100_000), help_heading = "Clients")]
     pub subscriptions_per_connection: usize,
-    /// Origins whose pages may connect, comma separated: exact, https://*.example.com, or * [default: the same host]
+    /// Origins whose pages may connect, comma-separated: exact, https://*.example.com, or * [default: the same host]
     #[arg(long, env = "ODDSWIRE_ALLOWED_ORIGINS", value_name = "ORIGINS", help_heading = "Clients")]
     pub allowed_origins: Option<Origins>,
-    /// Shared secret (HS256) of subscribers' tokens; with it subscribers need one
+    /// Shared secret (HS256) for subscribers' tokens. If it is set, subscribers need a token
     #[arg(long, env = "ODDSWIRE_SUBSCRIBER_JWT_SECRET", value_name = "SECRET", hide_env_values = true,
           conflicts_with_all = ["subscriber_jwt_secret_file", "subscriber_jwks_file"], help_heading = "Clients")]
     pub subscriber_jwt_secret: Option<Token>,
-    /// File that holds the secret, in place of --subscriber-jwt-secret
+    /// File that contains the secret, instead of --subscriber-jwt-secret
     #[arg(
         long,
         env = "ODDSWIRE_SUBSCRIBER_JWT_SECRET_FILE",
@@ -233,10 +229,11 @@ pub struct Config {
         help_heading = "Clients"
     )]
     pub subscriber_jwt_secret_file: Option<PathBuf>,
-    /// File with the JSON Web Key Set (RS256, ES256, EdDSA) of subscribers' tokens; with it subscribers need one
+    /// File with the JSON Web Key Set (RS256, ES256, EdDSA) for subscribers' tokens. If it is set, subscribers need a
+    /// token
     #[arg(long, env = "ODDSWIRE_SUBSCRIBER_JWKS_FILE", value_name = "FILE", help_heading = "Clients")]
     pub subscriber_jwks_file: Option<PathBuf>,
-    /// Cookie that may carry a subscriber's token
+    /// Name of a cookie that may carry a subscriber's token
     #[arg(long, env = "ODDSWIRE_SUBSCRIBER_COOKIE", value_name = "NAME", help_heading = "Clients")]
     pub subscriber_cookie: Option<String>,
 
@@ -244,49 +241,49 @@ pub struct Config {
     #[arg(long, env = "ODDSWIRE_PUBLISH_BODY_BYTES", value_name = "SIZE", default_value = "8MiB",
           value_parser = Size(1 << 10, 1 << 30), help_heading = "Publishers")]
     pub publish_body_bytes: usize,
-    /// Longest message in a publish request, as it stands in the body
+    /// Longest message in a publish request, counted as JSON text in the body
     #[arg(long, env = "ODDSWIRE_PUBLISH_MESSAGE_BYTES", value_name = "SIZE", default_value = "64KiB",
           value_parser = Size(64, 1 << 30), help_heading = "Publishers")]
     pub publish_message_bytes: usize,
 
-    /// Most messages in a publish request: it is taken in one step, which others wait for
+    /// Most messages in a publish request. The server takes a request in one step, and other requests wait meanwhile
     #[arg(long, env = "ODDSWIRE_PUBLISH_BATCH_MESSAGES", value_name = "COUNT", default_value = "10000",
           value_parser = count(1, 1_000_000), help_heading = "Publishers")]
     pub publish_batch_messages: usize,
-    /// The body of a publish request must be complete within this time
+    /// Deadline for the body of a publish request to arrive
     #[arg(long, env = "ODDSWIRE_PUBLISH_BODY_TIMEOUT", value_name = "DURATION", default_value = "30s",
           value_parser = Between(ms(100), secs(3600)), help_heading = "Publishers")]
     pub publish_body_timeout: Duration,
-    /// Publish requests a second of each token, with bursts of twice as many; 0 is no limit
+    /// Requests per second that each publisher may send; a burst may be twice as large; 0 means no limit
     #[arg(long, env = "ODDSWIRE_PUBLISHES_PER_SECOND", value_name = "COUNT", default_value = "0",
           value_parser = count(0, 1_000_000), help_heading = "Publishers")]
     pub publishes_per_second: usize,
 
-    /// Address and port of metrics, health and connections, for operators only; 'off' for none
+    /// Address and port of the admin listener: metrics, health and connections, for operators only; 'off' disables it
     #[arg(long, env = "ODDSWIRE_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9100",
           value_parser = admin_address, help_heading = "Operation")]
     pub admin_listen: AdminListen,
-    /// Serve the console, a page that shows what goes on, at /
+    /// Serve the console at /: a page that shows topics, messages and progress
     #[arg(long, env = "ODDSWIRE_CONSOLE", value_name = "BOOL", default_value = "true",
           action = clap::ArgAction::Set, help_heading = "Operation")]
     pub console: bool,
-    /// Longest head of a request, in bytes
+    /// Longest head of a request: request line and headers
     #[arg(long, env = "ODDSWIRE_HEADER_BYTES", value_name = "SIZE", default_value = "16KiB",
           value_parser = Size(8 << 10, 1 << 20), help_heading = "Operation")]
     pub header_bytes: usize,
-    /// A shutdown closes connections spread over this time (half the drain timeout at most), so that they do not come
-    /// back all at once
+    /// Time over which a shutdown spreads the closing of connections, so that clients do not reconnect all at once. At
+    /// most half of --drain-timeout takes effect
     #[arg(long, env = "ODDSWIRE_DRAIN_SPREAD", value_name = "DURATION", default_value = "10s",
           value_parser = Between(ms(0), secs(3600)), help_heading = "Operation")]
     pub drain_spread: Duration,
-    /// How long a shutdown waits for connections and publishes to end
+    /// How long a shutdown waits for connections and publishes to end, before it cuts them off
     #[arg(long, env = "ODDSWIRE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s",
           value_parser = Between(ms(1), secs(3600)), help_heading = "Operation")]
     pub drain_timeout: Duration,
 }
 
 impl Config {
-    /// The settings of a server with nothing set, not even from the environment.
+    /// The defaults of all settings. Ignores the environment.
     #[must_use]
     pub fn defaults() -> Self {
         let without_environment =

@@ -1,4 +1,4 @@
-//! What a single setting may be: each parser says in its error what is allowed.
+//! Parsers for the values of single settings. Each parser's error says which values are allowed.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected an address and a port, such as 127.0.0.1:8000 or [::]:8000".to_owned())
 }
 
-/// Where the admin listener is; `None` is nowhere.
+/// The address of the admin listener; `None` disables it.
 pub type AdminListen = std::option::Option<SocketAddr>;
 
 pub(super) fn admin_address(text: &str) -> Result<AdminListen, String> {
@@ -47,7 +47,7 @@ pub(super) fn count(
     }
 }
 
-/// Parses a duration between two bounds, both included.
+/// Parses a duration from the first to the second bound, inclusive.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Between(pub(super) Duration, pub(super) Duration);
 
@@ -72,7 +72,7 @@ impl clap::builder::TypedValueParser for Between {
     }
 }
 
-/// Parses a size in bytes between two bounds, both included.
+/// Parses a size in bytes from the first to the second bound, inclusive.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size(pub(super) usize, pub(super) usize);
 

@@ -1,4 +1,4 @@
-//! The Markdown files: their links lead somewhere, and their tables and messages are those of the source.
+//! The Markdown files: their links resolve, and their tables and messages match the source.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -48,7 +48,7 @@ fn the_readme_leads_to_every_page_in_docs() {
 
 #[test]
 fn the_table_of_close_codes_is_that_of_the_source() {
-    let rows = Page::read("docs/protocol.md").table(&["code", "reason", "come back?"]);
+    let rows = Page::read("docs/protocol.md").table(&["code", "reason", "reconnect?"]);
     let described: BTreeSet<_> = rows.iter().map(|row| (row[0].clone(), row[1].clone(), row[2].clone())).collect();
     let row = |close: Close| {
         let row = close.row();
@@ -94,17 +94,18 @@ fn the_messages_in_the_docs_are_as_the_asyncapi_document_says() {
     assert!(seen > 10, "only {seen} messages were found");
 }
 
-/// A line as Markdown's tables need it.
+/// Escapes a line for a cell of a Markdown table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;")
 }
 
-/// `docs/settings.md`, made of what `--help` says.
+/// Generates `docs/settings.md` from `--help`.
 fn settings() -> String {
-    let mut page = "# Settings\n\nEvery setting is a flag and an environment variable. Durations are written `250ms`, `30s`, \
-        `1h`, sizes `16KiB`, `8MiB`.\nA bad value ends the start with exit code 2 and one line that says what is allowed; an \
-        unknown `ODDSWIRE_…` variable is a\nwarning in the log. This page is what `oddswire --help` says, and a test \
-        compares them.\n"
+    let mut page = "# Settings\n\nEach setting is a flag and an environment variable; only `--reset-data` has no variable. \
+        Write durations as `250ms`, `30s`\nor `1h`, and sizes as `16KiB` or `8MiB`. At an invalid value the program exits with \
+        code 2 and one line that says what is\nallowed. An unknown `ODDSWIRE_…` variable causes a warning in the log. \
+        [glossary.md](glossary.md) explains the terms.\n\nThis page is generated from `oddswire --help`, and a test compares \
+        the two.\n"
         .to_owned();
     let command = Cli::command();
     let mut headings: Vec<Option<&str>> = Vec::new();
@@ -133,14 +134,15 @@ fn settings() -> String {
                 .filter(|_| setting.get_action().takes_values())
                 .map(|value| format!("`{}`", value.get_name()))
                 .collect();
-            let possible = if possible.is_empty() { String::new() } else { format!(": {}", possible.join(", ")) };
+            let possible =
+                if possible.is_empty() { String::new() } else { format!(". Values: {}", possible.join(", ")) };
             writeln!(page, "| `--{flag}{value}` | {variable} | {default} | {help}{possible} |").unwrap();
         }
     }
     page
 }
 
-/// `UPDATE_DOCS=1` writes it anew.
+/// `UPDATE_DOCS=1` rewrites the page.
 #[test]
 fn the_page_of_settings_is_what_the_program_says() {
     let path = root().join("docs/settings.md");
@@ -148,5 +150,5 @@ fn the_page_of_settings_is_what_the_program_says() {
         std::fs::write(&path, settings()).unwrap();
     }
     let page = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(page == settings(), "docs/settings.md is not what the program says: UPDATE_DOCS=1 writes it anew");
+    assert!(page == settings(), "docs/settings.md differs from --help: UPDATE_DOCS=1 rewrites it");
 }

@@ -25,7 +25,7 @@ async fn a_bad_value_ends_the_start_with_2_and_one_line_that_says_what_is_allowe
         ("history-bytes", "8 apples", "such as 16KiB or 8MiB"),
         ("outbox-bytes", "1023", "from 1.0 KiB to 1.0 GiB"),
         ("memory-budget", "1023", "from 1.0 KiB to 1.0 TiB"),
-        ("memory-budget", "1048575", "not be less than outbox-bytes, which is 1048576 bytes"),
+        ("memory-budget", "1048575", "at least outbox-bytes, which is 1048576 bytes"),
         ("publish-message-bytes", "63", "from 64 B to 1.0 GiB"),
         ("publish-batch-messages", "0", "from 1 to 1000000"),
         ("publish-batch-messages", "1000001", "from 1 to 1000000"),
