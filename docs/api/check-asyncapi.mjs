@@ -1,5 +1,5 @@
-// Reads asyncapi.yaml with the parser of the AsyncAPI initiative: exit code 1 where that finds an error, or anything
-// else to say than that there is a later version of AsyncAPI.
+// Validates asyncapi.yaml with the parser of the AsyncAPI initiative. The exit code is 1 if the parser reports anything
+// except that a later version of AsyncAPI exists.
 //
 //   TEST_NODE_MODULES=… node docs/api/check-asyncapi.mjs
 import { readFileSync } from "node:fs";

@@ -1,6 +1,6 @@
 // Generated from docs/api/asyncapi.yaml by build/generate.mjs: `npm run generate`.
 
-/** Everything that a client gets. */
+/** Every message that a client receives. */
 export type ServerMessage = ConnectionAck | SubscriptionUpdate | TopicMessage | CatchUpMessage | CaughtUpMessage | BroadcastMessage | ErrorMessage | Pong | AuthAck | ReconnectMessage;
 
 export type ConnectionAck = {
@@ -9,12 +9,12 @@ export type ConnectionAck = {
     timestamp: Timestamp;
     data: {
         topics: Subscriptions;
-        /** The connection's name in the server's log. */
+        /** Name of the connection in the server's log. */
         connection: string;
         position: Position;
-        /** The conflation window; 0 is none. */
+        /** The conflation window in milliseconds; 0 means none. */
         conflate_ms: number;
-        /** When the token expires, and with it the connection; absent where none was asked for. */
+        /** Time at which the token and the connection expire. Absent if the server requires no token. */
         expires_at?: Timestamp;
     };
 };
@@ -42,22 +42,23 @@ export type CatchUpMessage = {
     type: "catch_up";
     timestamp: Timestamp;
     data: {
-        /** For each subscription, as the acknowledgement names it. */
+        /** An entry for each subscription, named as in `connection_ack`. */
         topics: Record<string, CatchUpEntry>;
-        /** Broadcasts that the client was too slow for; absent where there are none. */
+        /** Broadcasts that the client missed because it was too slow. Absent if it missed none. */
         broadcasts_skipped?: number;
     };
 };
 
 export type CatchUpEntry = {
     mode: CatchUpMode;
-    /** Messages published since the client's position that it does not get; null where that is unknowable. */
+    /** Messages after the client's position that it does not get; null if the server cannot know. */
     skipped: number | null;
 };
 
 /**
- * `replayed`: every message. `conflated`: the newest of each key that changed, and every keyless message.
- * `snapshot`: the whole state, in place of what the client holds. `gap`: whatever is kept; messages are lost.
+ * `replayed`: every message. `conflated`: the newest message of each key that changed, and every keyless message.
+ * `snapshot`: the whole state, which replaces what the client holds. `gap`: what the server still has; keyless
+ * messages are lost.
  */
 export type CatchUpMode = "replayed" | "conflated" | "snapshot" | "gap";
 
@@ -80,9 +81,9 @@ export type ErrorMessage = {
     timestamp: Timestamp;
     data: {
         code: ErrorCode;
-        /** For people. */
+        /** Text for people. */
         detail: string;
-        /** The subscriptions that are meant. */
+        /** The subscriptions that the error is about. */
         topics?: readonly Subscription[];
     };
 };
@@ -112,7 +113,7 @@ export type ReconnectMessage = {
     };
 };
 
-/** Everything that a client may send. Members that are not named here are ignored. */
+/** Every message that a client can send. The server ignores members that are not listed here. */
 export type ClientMessage = ClientPing | ClientSubscribe | ClientUnsubscribe | ClientAuth;
 
 export type ClientPing = {
@@ -136,30 +137,30 @@ export type ClientAuth = {
     token: string;
 };
 
-/** The query of both channels. Parameters that are not named here are ignored. */
+/** The query of both channels. The server ignores parameters that are not listed here. */
 export type SubscriberQuery = {
     /**
-     * Subscriptions, comma separated. Absent or empty: all topics, or all that the token allows. Those that are not
-     * configured are named in an `error` behind `connection_ack`.
+     * Subscriptions, comma-separated. Absent or empty: all topics, or all that the token allows. An `error` after
+     * `connection_ack` names those that are not configured.
      */
     topics?: string;
     since?: Since;
-    /** Nothing is fed; every window of this length the newest of each key is sent. */
+    /** The server sends the newest message of each key once per window of this length, in milliseconds. */
     conflate_ms?: number;
-    /** A JSON Web Token, where the server asks for one. */
+    /** A JSON Web Token, if the server requires one. */
     token?: string;
 };
 
 /** Where to begin. */
 export type Since = "now" | "snapshot" | Position;
 
-/** What the publisher sent, byte for byte. `null` with a `key` says that the key is gone. */
+/** The publisher's data, byte for byte. `null` with a `key` means that the key is deleted. */
 export type Data = unknown;
 
-/** Any text but the types that the server gives its own messages. */
+/** Any text except the types of the server's own messages. */
 export type PublishedType = string;
 
-/** A place in the deployment's one sequence, `<epoch>-<offset>`. Opaque to clients: keep it, and resume with it. */
+/** A place in the deployment's sequence, `<epoch>-<offset>`. Opaque to clients: keep it, and resume with it. */
 export type Position = string;
 
 /** RFC 3339, UTC, with milliseconds. */
@@ -167,10 +168,10 @@ export type Timestamp = string;
 
 export type TopicName = string;
 
-/** The path of what the message is the full state of; at most 256 bytes. */
+/** The path of the thing whose complete state the message contains; at most 256 bytes. */
 export type Key = string;
 
-/** A topic, or a topic narrowed by leading segments of the key. */
+/** A topic, or a topic and leading segments of the key. */
 export type Subscription = string;
 
 /** All current subscriptions, sorted. */
