@@ -134,11 +134,11 @@ pub struct Config {
     #[arg(long, env = "ODDSWIRE_REDIS_NAMESPACE", value_name = "NAME", default_value = "oddswire",
           value_parser = namespace, help_heading = "Storage")]
     pub redis_namespace: String,
-    /// Most messages in each topic's history
+    /// Maximum number of messages in each topic's history
     #[arg(long, env = "ODDSWIRE_HISTORY_MESSAGES", value_name = "COUNT", default_value = "1000",
           value_parser = count(0, 10_000_000), help_heading = "Storage")]
     pub history_messages: usize,
-    /// Most bytes in each topic's history
+    /// Maximum size of each topic's history
     #[arg(long, env = "ODDSWIRE_HISTORY_BYTES", value_name = "SIZE", default_value = "8MiB",
           value_parser = Size(0, 64 << 30), help_heading = "Storage")]
     pub history_bytes: usize,
@@ -146,7 +146,7 @@ pub struct Config {
     #[arg(long, env = "ODDSWIRE_HISTORY_AGE", value_name = "DURATION", default_value = "1h",
           value_parser = Between(ms(1), secs(MONTH)), help_heading = "Storage")]
     pub history_age: Duration,
-    /// Most keys in each topic's state; the server refuses a publish that would exceed it
+    /// Maximum number of keys in each topic's state; the server refuses a publish that would exceed it
     #[arg(long, env = "ODDSWIRE_STATE_KEYS", value_name = "COUNT", default_value = "100000",
           value_parser = count(1, 10_000_000), help_heading = "Storage")]
     pub state_keys: usize,
@@ -159,12 +159,12 @@ pub struct Config {
           action = clap::ArgAction::Set, help_heading = "Storage")]
     pub suppress_unchanged: bool,
 
-    /// Most bytes queued for one client. Beyond it, live delivery to the client stops until it has caught up
+    /// Maximum bytes queued for one client. Beyond it, live delivery to the client stops until it has caught up
     #[arg(long, env = "ODDSWIRE_OUTBOX_BYTES", value_name = "SIZE", default_value = "1MiB",
           value_parser = Size(1 << 10, 1 << 30), help_heading = "Clients")]
     pub outbox_bytes: usize,
-    /// Most bytes queued for all clients together. Beyond it, live delivery stops for the clients with the most queued
-    /// bytes until they have caught up; at least --outbox-bytes
+    /// Maximum bytes queued for all clients together, at least --outbox-bytes. Beyond it, live delivery stops for the
+    /// clients with the most queued bytes until they have caught up
     #[arg(long, env = "ODDSWIRE_MEMORY_BUDGET", value_name = "SIZE", default_value = "1GiB",
           value_parser = Size(1 << 10, 1 << 40), help_heading = "Clients")]
     pub memory_budget: usize,
@@ -193,11 +193,11 @@ pub struct Config {
           value_parser = Between(ms(100), secs(600)), help_heading = "Clients")]
     pub header_timeout: Duration,
 
-    /// Most WebSocket and SSE connections; the server answers further ones with 503
+    /// Maximum number of WebSocket and SSE connections; the server answers further ones with 503
     #[arg(long, env = "ODDSWIRE_MAX_CONNECTIONS", value_name = "COUNT", default_value = "100000",
           value_parser = count(1, 10_000_000), help_heading = "Clients")]
     pub max_connections: usize,
-    /// Most WebSocket and SSE connections from one address (IPv6: from one /64); 0 means no limit
+    /// Maximum number of WebSocket and SSE connections from one address (IPv6: from one /64); 0 means no limit
     #[arg(long, env = "ODDSWIRE_MAX_CONNECTIONS_PER_IP", value_name = "COUNT", default_value = "0",
           value_parser = count(0, 10_000_000), help_heading = "Clients")]
     pub max_connections_per_ip: usize,
@@ -209,7 +209,7 @@ pub struct Config {
     #[arg(long, env = "ODDSWIRE_CLIENT_MESSAGES_PER_SECOND", value_name = "COUNT", default_value = "20",
           value_parser = count(1, 1_000_000), help_heading = "Clients")]
     pub client_messages_per_second: usize,
-    /// Most subscriptions of one connection
+    /// Maximum number of subscriptions per connection
     #[arg(long, env = "ODDSWIRE_SUBSCRIPTIONS_PER_CONNECTION", value_name = "COUNT", default_value = "100",
           value_parser = count(1, 100_000), help_heading = "Clients")]
     pub subscriptions_per_connection: usize,
@@ -246,7 +246,7 @@ pub struct Config {
           value_parser = Size(64, 1 << 30), help_heading = "Publishers")]
     pub publish_message_bytes: usize,
 
-    /// Most messages in a publish request. The server takes a request in one step, and other requests wait meanwhile
+    /// Maximum number of messages in a publish request. Other requests wait while the server takes one
     #[arg(long, env = "ODDSWIRE_PUBLISH_BATCH_MESSAGES", value_name = "COUNT", default_value = "10000",
           value_parser = count(1, 1_000_000), help_heading = "Publishers")]
     pub publish_batch_messages: usize,
