@@ -5,7 +5,7 @@ const SHOWN: usize = 80;
 
 /// Escapes control characters and quotes, and cuts the text after 80 characters, with `…` for the rest. A reply is then
 /// never as large as the request that caused it, and never breaks a log line.
-pub fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
     if text.chars().nth(SHOWN).is_some() {
         shown.push('…');

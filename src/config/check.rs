@@ -2,10 +2,6 @@
 
 use std::path::Path;
 
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-
 use super::serve::{Config, EngineKind};
 use crate::auth::{Publishers, Token, Verifier};
 
@@ -28,6 +24,7 @@ impl Config {
         self.check_secret()?;
         self.publishers()?;
         self.verifier()?;
+        #[cfg(feature = "redis")]
         if self.engine == EngineKind::Redis {
             self.broker()?;
         }
@@ -107,25 +104,10 @@ impl Config {
         let verifier = Verifier::with_jwks(&text);
         verifier.map(Some).map_err(|error| ConfigError(format!("subscriber-jwks-file '{}': {error}", path.display())))
     }
-
-    /// Reads the broker's URL, and the certificates to check the broker's certificate against.
-    pub fn broker(&self) -> Result<(String, Option<Vec<u8>>), ConfigError> {
-        let url = match (&self.redis_url, &self.redis_url_file) {
-            (Some(url), _) => url.expose().to_owned(),
-            (None, Some(path)) => read_secret("redis-url-file", path)?.trim().to_owned(),
-            (None, None) => {
-                return Err(ConfigError(
-                    "redis-url is not set: --engine redis needs it, such as redis://localhost:6379, or redis-url-file"
-                        .to_owned(),
-                ));
-            }
-        };
-        Ok((url, self.redis_ca_file.as_deref().map(read_certificates).transpose()?))
-    }
 }
 
 /// Reads a file that contains secrets. The error names the setting and the path.
-fn read_secret(setting: &str, path: &Path) -> Result<String, ConfigError> {
+pub(super) fn read_secret(setting: &str, path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|error| ConfigError(format!("{setting} '{}': {error}", path.display())))
 }
 
@@ -133,17 +115,4 @@ fn read_secret(setting: &str, path: &Path) -> Result<String, ConfigError> {
 pub(super) fn read_token(setting: &str, path: &Path) -> Result<Token, ConfigError> {
     let token = read_secret(setting, path)?.trim().parse();
     token.map_err(|error| ConfigError(format!("{setting} '{}': {error}", path.display())))
-}
-
-/// Reads the certificates, in PEM, to check the broker's certificate against.
-fn read_certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    let refused = |reason: &str| ConfigError(format!("redis-ca-file '{}': {reason}", path.display()));
-    let text = std::fs::read(path).map_err(|error| refused(&error.to_string()))?;
-    let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-    let certificates = certificates.map_err(|error| refused(&error.to_string()))?;
-    // Without a certificate, TLS would refuse every broker, and no error would name this file.
-    match RootCertStore::empty().add_parsable_certificates(certificates) {
-        (1.., 0) => Ok(text),
-        _ => Err(refused("expected one or more valid certificates in PEM")),
-    }
 }

@@ -4,6 +4,8 @@
 //! - `serve`: settings of the server; `commands`: settings of the other commands.
 //! - `values`: parsers of single values; `check`: checks across settings.
 
+#[cfg(feature = "redis")]
+mod broker;
 mod check;
 pub mod commands;
 mod serve;

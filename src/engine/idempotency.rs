@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
+use ring::digest::{self, SHA256, SHA256_OUTPUT_LEN};
 
 use super::PublishError;
 use crate::manager::Published;
@@ -22,14 +22,16 @@ const MAX_KEYS: usize = 100_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
     key: String,
-    fingerprint: [u8; 32],
+    fingerprint: [u8; SHA256_OUTPUT_LEN],
 }
 
 impl IdempotencyKey {
     /// The key with a SHA-256 of the body.
     #[must_use]
     pub fn new(key: String, body: &[u8]) -> Self {
-        Self { key, fingerprint: Sha256::digest(body).into() }
+        let mut fingerprint = [0; SHA256_OUTPUT_LEN];
+        fingerprint.copy_from_slice(digest::digest(&SHA256, body).as_ref());
+        Self { key, fingerprint }
     }
 
     /// The key as the publisher gave it, with the publisher's name.
@@ -51,7 +53,7 @@ impl IdempotencyKey {
 /// What was answered, to which body, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Answer {
-    pub(super) fingerprint: [u8; 32],
+    pub(super) fingerprint: [u8; SHA256_OUTPUT_LEN],
     pub(super) published: Published,
     pub(super) at: Timestamp,
 }

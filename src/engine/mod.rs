@@ -8,8 +8,10 @@
 //! - `idempotency`: what was answered to requests with an `Idempotency-Key`.
 
 mod idempotency;
+#[cfg(feature = "journal")]
 mod journal;
 mod memory;
+#[cfg(feature = "redis")]
 mod redis;
 
 use std::sync::Arc;
@@ -22,8 +24,10 @@ use slog::Logger;
 use thiserror::Error;
 
 pub use self::idempotency::{IdempotencyKey, MAX_KEY_BYTES as MAX_IDEMPOTENCY_KEY_BYTES};
+#[cfg(feature = "journal")]
 pub use self::journal::Journal;
 pub use self::memory::Memory;
+#[cfg(feature = "redis")]
 pub use self::redis::{BrokerUrlError, Redis};
 use crate::config::{Config, EngineKind};
 use crate::log::{self, Log, StateFull};
@@ -117,16 +121,29 @@ pub trait Engine: Send + Sync {
 #[error("{0}")]
 pub struct EngineError(pub(crate) String);
 
+#[cfg(not(all(feature = "journal", feature = "redis")))]
+impl EngineError {
+    fn not_built(engine: EngineKind) -> Self {
+        let name = format!("{engine:?}").to_lowercase();
+        Self(format!("invalid engine '{name}': this program was built without it; build with --features {name}"))
+    }
+}
+
+#[cfg(feature = "redis")]
 impl From<BrokerUrlError> for EngineError {
     fn from(error: BrokerUrlError) -> Self {
         Self(error.to_string())
     }
 }
 
-/// Whether the settings of the engine can be used: what the types of `Config` cannot tell.
+/// Checks the settings of the engine beyond what `Config` checks: that this build has the engine, and that it can use
+/// the broker's URL.
 pub fn check(config: &Config) -> Result<(), EngineError> {
     match config.engine {
-        EngineKind::Memory | EngineKind::Journal => Ok(()),
+        EngineKind::Memory => Ok(()),
+        #[cfg(feature = "journal")]
+        EngineKind::Journal => Ok(()),
+        #[cfg(feature = "redis")]
         EngineKind::Redis => {
             let (url, _) = config.broker().map_err(|error| EngineError(error.to_string()))?;
             Redis::check(&url).map_err(|error| match &config.redis_url_file {
@@ -134,30 +151,35 @@ pub fn check(config: &Config) -> Result<(), EngineError> {
                 None => error.into(),
             })
         }
+        #[cfg(not(all(feature = "journal", feature = "redis")))]
+        missing => Err(EngineError::not_built(missing)),
     }
 }
 
-/// The engine that the settings name, and the manager that it delivers through.
+/// Opens the engine that the settings name, and the manager that it delivers through.
 pub fn open(config: &Config, logger: &Logger) -> Result<(ConnectionManager, Arc<dyn Engine>), EngineError> {
     let manager = |log| ConnectionManager::new(config.topics.clone(), log, manager_limits(config), logger.clone());
-    let fresh = || Log::new(new_epoch(), &config.topics, log_limits(config));
     Ok(match config.engine {
         EngineKind::Memory => {
-            let manager = manager(fresh());
+            let manager = manager(Log::new(new_epoch(), &config.topics, log_limits(config)));
             (manager.clone(), Arc::new(Memory::new(manager)))
         }
+        #[cfg(feature = "journal")]
         EngineKind::Journal => {
             let (journal, manager) = Journal::open(config, logger, manager)?;
             (manager, Arc::new(journal))
         }
+        #[cfg(feature = "redis")]
         EngineKind::Redis => {
-            // Nobody is served from this log: it is replaced by what the broker has.
+            // No client is served from this log: the broker's messages replace it.
             let manager = manager(Log::new(0, &config.topics, log_limits(config)));
             let (url, root_certificates) = config.broker().map_err(|error| EngineError(error.to_string()))?;
             let namespace = &config.redis_namespace;
             let settings = redis::Settings { url: &url, root_certificates, namespace, limits: log_limits(config) };
             (manager.clone(), Arc::new(Redis::new(settings, manager, logger.clone())?))
         }
+        #[cfg(not(all(feature = "journal", feature = "redis")))]
+        missing => return Err(EngineError::not_built(missing)),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
-use sha2::{Digest as _, Sha256};
+use ring::digest::{SHA256, digest};
 use std::fmt::Write as _;
 use warp::path::FullPath;
 use warp::reply::{Reply as _, Response};
@@ -68,7 +68,7 @@ fn respond(incoming: &Incoming, content_type: &'static str, content: String) -> 
 /// The same on every node that runs the same program.
 pub(super) fn etag_of(content: &str) -> String {
     let mut etag = String::from("\"");
-    for byte in &Sha256::digest(content)[..8] {
+    for byte in &digest(&SHA256, content.as_bytes()).as_ref()[..8] {
         write!(etag, "{byte:02x}").expect("writing to memory does not fail");
     }
     etag + "\""
