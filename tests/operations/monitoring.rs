@@ -309,8 +309,8 @@ async fn an_alert_fires_for_a_client_that_is_turned_away_once() {
     let Some(prometheus) = Prometheus::start(&app).await else { return };
     let _clients = traffic(&app).await;
     let expected = [
-        ("OddswireFull", format!("oddswire {} turns clients away", app.admin)),
-        ("OddswireStateFull", format!("oddswire {} has no place for new keys", app.admin)),
+        ("OddswireFull", format!("oddswire {} rejects clients", app.admin)),
+        ("OddswireStateFull", format!("oddswire {} has no room for new keys", app.admin)),
     ];
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let mut looks = tokio::time::interval(Duration::from_millis(50));
