@@ -1,7 +1,7 @@
-"""An existing FastAPI backend that scrapes and shows its progress over SSE, and beside that publishes to oddswire.
+"""An existing FastAPI backend that scrapes and shows its progress over SSE, and now also publishes to oddswire.
 
-What was there before is the scrape, its progress callbacks and the SSE endpoint; all of it stays as it is. New are the
-lines marked with `oddswire`: one publisher for the life of the application, and one more callback.
+The scrape, its progress callbacks and the SSE endpoint existed before and stay unchanged. The lines marked with
+`oddswire` are new: one publisher for the lifetime of the application, and one more callback.
 
     ODDSWIRE_URL=http://localhost:8000 ODDSWIRE_PUBLISH_TOKEN=dev-token uvicorn fastapi_app:app
 """
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-# What was there before.
+# The existing backend.
 
 
 def now() -> str:
-    """UTC without a time zone, as the clients of the SSE know it."""
+    """UTC without a time zone, as the existing SSE clients expect it."""
     return datetime.now(timezone.utc).replace(tzinfo=None).isoformat()
 
 
 @dataclass
 class ScrapeProgress:
-    """How a scrape stands."""
+    """The progress of a scrape."""
 
     phase: str
     current: int
@@ -58,7 +58,7 @@ Odds = dict[str, Any]
 
 
 class Run:
-    """A scrape, and who wants to know how it goes."""
+    """A scrape and the callbacks for its progress."""
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
@@ -77,7 +77,7 @@ class Run:
 
 
 async def scrape(run: Run, pages: list[dict[str, Odds]]) -> None:
-    """Goes through the bookmakers' pages; here they come with the request, so that the example needs no bookmaker."""
+    """Reads the bookmakers' pages. In this example they come with the request, so that no bookmaker is needed."""
     await run.tell("starting", 0)
     await run.tell("discovery", 1)
     events: set[str] = set()
@@ -90,12 +90,12 @@ async def scrape(run: Run, pages: list[dict[str, Odds]]) -> None:
     await run.tell("completed", 3, len(events))
 
 
-# New: what mirrors it into oddswire.
+# New: the mirror into oddswire.
 
 
 def mirror(run: Run, publisher: AsyncPublisher) -> None:
-    """Publishes what the callbacks are told. They are plain functions on the loop, so nothing here waits; and a hub
-    that is away or full must never harm the scrape."""
+    """Publishes the progress and the odds. The callbacks are plain functions on the loop, so they must not wait. If
+    oddswire is away or its queue is full, the scrape must still continue."""
 
     def progress(step: ScrapeProgress) -> None:
         publish(publisher, "scrape_progress", asdict(step))
@@ -108,7 +108,7 @@ def mirror(run: Run, publisher: AsyncPublisher) -> None:
 
 
 def publish(publisher: AsyncPublisher, topic: str, data: object, **fields: Any) -> None:
-    """Queues a message, or says why not."""
+    """Queues a message, or logs why it cannot."""
     try:
         publisher.publish_nowait(topic, data, **fields)
     except (OddswireError, ValueError, TypeError) as error:
@@ -116,22 +116,22 @@ def publish(publisher: AsyncPublisher, topic: str, data: object, **fields: Any) 
 
 
 def undelivered(report: Undelivered) -> None:
-    """What the hub will not get."""
+    """Logs a message that oddswire will not get."""
     logger.error("lost for oddswire: %s: %s", report.message.address, report.problem)
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """One publisher for the life of the application: opened before the first request, flushed after the last."""
+    """Opens one publisher before the first request, and flushes it after the last."""
     url = os.environ.get("ODDSWIRE_URL", "http://localhost:8000")
     token = os.environ["ODDSWIRE_PUBLISH_TOKEN"]
-    # A superseded price is worth nothing; progress has no key, so each step of it is sent.
+    # conflate: a superseded price has no value. Progress has no key, so each of its steps is sent.
     options = Options(conflate=True, close_timeout=2.0)
     try:
         async with AsyncPublisher(url, token, options, on_undelivered=undelivered) as app.state.publisher:  # oddswire
             yield
     except OddswireError as error:
-        # Every message was in the log already; the application still ends in order.
+        # `undelivered` has logged every message already. The application still ends normally.
         logger.warning("at shutdown: %s", error)
 
 
@@ -150,7 +150,7 @@ async def start(request: Request, pages: list[dict[str, Odds]]) -> dict[str, str
 
 @app.get("/scrapes/{run_id}/progress")
 async def watch(request: Request, run_id: str) -> StreamingResponse:
-    """The endpoint that was there before, with its clients: one run's progress over SSE."""
+    """The existing endpoint: the progress of one run over SSE."""
     if run_id not in request.app.state.runs:
         raise HTTPException(404, f"no such scrape: {run_id}")
     run, _ = request.app.state.runs[run_id]

@@ -1,4 +1,4 @@
-"""What tests are given: a server, links to it, publishers of both kinds, the log."""
+"""The fixtures: a server, links to it, publishers of both kinds, the log."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hub import BINARY, Hub
 from kinds import Log, Publishers
 from link import Link
 
-# A busy machine is no fault of the code; and the examples are the same in each run, so that a red run is a new bug.
+# No deadline, because the machine may be busy. Derandomized, so that a new failure is a new bug.
 hypothesis.settings.register_profile("oddswire", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("oddswire")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _surroundings() -> None:
-    # A proxy that the environment names would not reach this machine.
+    # A proxy named by the environment could not reach this machine.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
     assert BINARY.exists(), f"{BINARY} is missing: cargo build, or name it with ODDSWIRE_BIN"
 
@@ -76,7 +76,7 @@ def publishers(request: pytest.FixtureRequest, links: object) -> Iterator[Publis
 
 @pytest.fixture
 def log() -> Iterator[Log]:
-    """What the package logs."""
+    """The log of the package."""
     log, logger = Log(), logging.getLogger("oddswire")
     logger.addHandler(log)
     level = logger.level

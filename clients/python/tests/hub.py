@@ -1,4 +1,4 @@
-"""The real server as a process on a port of its own, and a subscriber that reads what it has."""
+"""The real server as a process on its own port, and a subscriber that reads its messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import httpx
 from websockets.sync.client import connect
 
 TOKEN = "test-token"
-# Seconds for any single wait. All of them take milliseconds; the rest is room for a busy machine.
+# The limit of each wait in seconds. Each takes milliseconds, unless the machine is busy.
 WITHIN = 20.0
 
 _ROOT = Path(__file__).parents[3]
@@ -26,11 +26,11 @@ BINARY = Path(os.environ.get("ODDSWIRE_BIN", _ROOT / "target" / "debug" / "oddsw
 
 
 class Hub:
-    """A server. Its port is held, so that it can end and come back at the same place."""
+    """A server. Its port stays reserved, so that it can restart on the same port."""
 
     def __init__(self, **settings: str | None) -> None:
         self._held = socket.socket()
-        # Bound and never listening: the system gives the port to nobody else, and SO_REUSEADDR lets the server have it.
+        # This socket reserves the port but never listens. SO_REUSEADDR lets the server use the same port.
         self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._held.bind(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._held.getsockname()[1]}"
@@ -51,8 +51,8 @@ class Hub:
             **self._settings,
         }
         variables = {f"ODDSWIRE_{name.upper()}": value for name, value in settings.items() if value is not None}
-        # Python ignores SIGXFSZ, and so does what it starts with its signals as they are: a file that may not grow is
-        # then an error to the server, as a full disk is.
+        # Python ignores SIGXFSZ, and with restore_signals=False the server inherits that. So a file that may not grow
+        # is an error for the server, like a full disk.
         self.process = subprocess.Popen(
             [str(BINARY)], env={**kept, **variables}, stderr=subprocess.PIPE, text=True, restore_signals=False
         )
@@ -79,7 +79,7 @@ class Hub:
             self.process = None
 
     def close(self) -> None:
-        """Ends the process and gives the port back."""
+        """Ends the process and frees the port."""
         self.end()
         self._held.close()
 
@@ -99,7 +99,7 @@ class Hub:
         return [json.loads(text) for text in self.texts(topic)]
 
     def texts(self, topic: str = "odds_updates") -> list[str]:
-        """The same as text, since data is compared byte for byte."""
+        """The same messages as text, because tests compare data byte for byte."""
         position = self.get("/api/topics")["topics"][0]["position"]
         url = f"ws://{self.address}/api/ws?topics={topic}&since={position.partition('-')[0]}-0"
         texts = []

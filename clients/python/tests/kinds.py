@@ -1,4 +1,4 @@
-"""Both publishers behind one face, so that what holds for one is asked of the other too."""
+"""Both publishers behind one interface, so that each test checks both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class AnyPublisher(Protocol):
-    """What both can do."""
+    """The interface of both publishers."""
 
     @property
     def stats(self) -> Stats: ...
@@ -39,7 +39,7 @@ class AnyPublisher(Protocol):
 
 
 class Blocking:
-    """An AsyncPublisher on a loop in a thread, called from outside."""
+    """An AsyncPublisher on a loop in a thread, with blocking methods."""
 
     def __init__(self, url: str, token: str, options: Options, **callbacks: Any) -> None:
         self._loop = asyncio.new_event_loop()
@@ -82,7 +82,7 @@ class Blocking:
 
 
 class Publishers:
-    """Makes publishers of one kind, keeps what they report, and closes them."""
+    """Makes publishers of one kind, keeps their reports, and closes them."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -95,7 +95,7 @@ class Publishers:
         publisher = make(
             url,
             token,
-            # Tests fail and come back at once; nobody waits for the pauses that a busy server needs.
+            # Short pauses: the long default pauses are for busy servers and would only slow the tests.
             Options(**{"backoff": 0.01, "backoff_max": 0.05, "window": 0.005, **options}),
             on_undelivered=self.undelivered.append,
             on_new_epoch=lambda old, new: self.epochs.append((old, new)),
@@ -113,7 +113,7 @@ class Publishers:
 
 
 class Log(logging.Handler):
-    """What the package logs, to wait for."""
+    """Collects the log of the package, and waits for lines in it."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -126,7 +126,7 @@ class Log(logging.Handler):
             self._changed.notify_all()
 
     def until(self, part: str, times: int = 1) -> None:
-        """Waits until so many lines have this in them."""
+        """Waits until at least `times` lines contain `part`."""
         with self._changed:
             found = self._changed.wait_for(lambda: sum(part in line for line in self.lines) >= times, WITHIN)
             assert found, self.lines

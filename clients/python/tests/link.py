@@ -1,4 +1,4 @@
-"""A reverse proxy between publisher and server that does what proxies and networks do on a bad day."""
+"""A reverse proxy between publisher and server that simulates failures of proxies and networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hub import WITHIN
 
 @dataclass(frozen=True)
 class Request:
-    """What came from the publisher."""
+    """A request of the publisher."""
 
     key: str | None
     body: bytes
@@ -23,28 +23,28 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of the proxy's own; the server sees nothing of the request."""
+    """The proxy answers itself, and the server never sees the request."""
 
     status: int
     body: bytes = b"<html>a proxy's own words</html>"
     headers: tuple[tuple[str, str], ...] = ()
 
 
-# The server sees the request and answers, and the connection ends before the answer comes through.
+# The server answers the request, but the connection ends before the publisher gets the answer.
 LOSE_ANSWER = "lose the answer"
-# The connection ends before the server sees anything.
+# The connection ends before the server sees the request.
 LOSE_REQUEST = "lose the request"
-# Nothing happens until `release`; then the connection ends.
+# The proxy does nothing until `release`, and then ends the connection.
 STALL = "stall"
 
-# An answer begins, and goes on byte by byte for as long as anybody reads, until `release`.
+# An answer comes byte by byte, until the publisher closes the connection or `release` is called.
 DRIBBLE = "dribble"
 
 Fault = str | Answer
 
 
 class Link:
-    """The proxy. `faults` are what it does with the next requests; after them it passes everything on."""
+    """The proxy. `faults` apply to the next requests in order. Further requests are passed on."""
 
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
@@ -67,7 +67,7 @@ class Link:
                 handle(self)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Stays out of the test's output."""
+                """Keeps log lines out of the test's output."""
 
         return Handler
 
@@ -114,22 +114,22 @@ class Link:
         handler.send_response(status)
         for name, value in (*headers, ("Content-Length", str(len(body)))):
             handler.send_header(name, value)
-        # Whoever has seen enough of a long answer goes away.
+        # The publisher closes the connection in the middle of a long answer.
         with suppress(ConnectionError):
             handler.end_headers()
             handler.wfile.write(body)
 
     def until(self, holds: Callable[[list[Request]], bool]) -> None:
-        """Waits until it holds of the requests that came."""
+        """Waits until the condition is true for the requests so far."""
         with self._changed:
             assert self._changed.wait_for(lambda: holds(self.requests), WITHIN), self.requests
 
     def release(self) -> None:
-        """Ends the connections that are stalled, and stalls none any more."""
+        """Ends all stalled connections, and stalls no further ones."""
         self._released.set()
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops the proxy."""
         self.release()
         self._server.shutdown()
         self._server.server_close()

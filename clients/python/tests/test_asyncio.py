@@ -1,4 +1,4 @@
-"""What only the asynchronous publisher can get wrong: cancellation, loops, callbacks on the loop."""
+"""Problems that only the asynchronous publisher can have: cancellation, loops, callbacks on the loop."""
 
 from __future__ import annotations
 
@@ -24,13 +24,11 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 async def arrival(link: Link, number: int = 1) -> None:
-    """Waits until the link has seen so many requests."""
+    """Waits until the link has seen this number of requests."""
     await asyncio.to_thread(link.until, lambda requests: len(requests) >= number)
 
 
-def test_a_publish_that_is_cancelled_while_it_waits_for_room_has_queued_nothing(
-    hub: Hub, links: Callable[[Hub], Link]
-) -> None:
+def test_publish_cancelled_while_waiting_queues_nothing(hub: Hub, links: Callable[[Hub], Link]) -> None:
     async def test() -> None:
         link = links(hub)
         link.faults += [STALL]
@@ -38,7 +36,7 @@ def test_a_publish_that_is_cancelled_while_it_waits_for_room_has_queued_nothing(
             await publisher.publish(TOPIC, 1)
             await arrival(link)
             waiting = [asyncio.create_task(publisher.publish(TOPIC, number)) for number in (2, 3)]
-            # Each gets its turn, and waits.
+            # Let both tasks run until they wait for room.
             await asyncio.sleep(0)
             waiting[0].cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -50,7 +48,7 @@ def test_a_publish_that_is_cancelled_while_it_waits_for_room_has_queued_nothing(
     run(test())
 
 
-def test_a_flush_that_is_cancelled_changes_nothing(hub: Hub, links: Callable[[Hub], Link]) -> None:
+def test_cancelled_flush_changes_nothing(hub: Hub, links: Callable[[Hub], Link]) -> None:
     async def test() -> None:
         link = links(hub)
         link.faults += [STALL]
@@ -64,14 +62,12 @@ def test_a_flush_that_is_cancelled_changes_nothing(hub: Hub, links: Callable[[Hu
             link.release()
             await publisher.flush(WITHIN)
         assert [message["data"] for message in hub.history()] == [1]
-        assert publisher.stats.retries == 1, "the stalled try ended, and the next one was taken"
+        assert publisher.stats.retries == 1, "the stalled attempt ended, and the next one was taken"
 
     run(test())
 
 
-def test_a_close_that_is_cancelled_ends_at_once_and_reports_what_is_left(
-    hub: Hub, links: Callable[[Hub], Link]
-) -> None:
+def test_cancelled_close_ends_at_once_and_reports_the_rest(hub: Hub, links: Callable[[Hub], Link]) -> None:
     reports: list[Undelivered] = []
 
     async def test() -> None:
@@ -99,7 +95,7 @@ def test_a_close_that_is_cancelled_ends_at_once_and_reports_what_is_left(
     assert reported == [(b"1", "outcome_unknown"), (b"2", "closed")]
 
 
-def test_a_loop_that_ends_without_close_reports_what_is_left(hub: Hub, log: Log) -> None:
+def test_loop_ending_without_close_reports_the_rest(hub: Hub, log: Log) -> None:
     hub.end()
 
     async def test() -> None:
@@ -112,7 +108,7 @@ def test_a_loop_that_ends_without_close_reports_what_is_left(hub: Hub, log: Log)
     log.until("1 undelivered, the first to odds_updates: ")
 
 
-def test_a_cancelled_scrape_still_delivers_what_it_had_published(hub: Hub) -> None:
+def test_cancelled_scrape_delivers_what_it_published(hub: Hub) -> None:
     async def test() -> None:
         async with AsyncPublisher(hub.url, TOKEN, Options(window=3600.0)) as publisher:
 
@@ -130,7 +126,7 @@ def test_a_cancelled_scrape_still_delivers_what_it_had_published(hub: Hub) -> No
     run(test())
 
 
-def test_tasks_that_publish_at_once_keep_the_order_of_each(hub: Hub) -> None:
+def test_concurrent_tasks_keep_their_own_order(hub: Hub) -> None:
     async def test() -> None:
         async with AsyncPublisher(hub.url, TOKEN, Options(queue_messages=50, batch_messages=20)) as publisher:
 
@@ -148,7 +144,7 @@ def test_tasks_that_publish_at_once_keep_the_order_of_each(hub: Hub) -> None:
     run(test())
 
 
-def test_a_callback_on_the_loop_can_publish_without_waiting(hub: Hub, links: Callable[[Hub], Link]) -> None:
+def test_callback_on_loop_publishes_without_waiting(hub: Hub, links: Callable[[Hub], Link]) -> None:
     async def test() -> None:
         link = links(hub)
         link.faults += [STALL]
@@ -164,7 +160,7 @@ def test_a_callback_on_the_loop_can_publish_without_waiting(hub: Hub, links: Cal
     run(test())
 
 
-def test_an_error_in_the_context_is_not_hidden_by_what_could_not_be_delivered(hub: Hub) -> None:
+def test_delivery_error_does_not_hide_error_in_context(hub: Hub) -> None:
     async def test(error: Exception | None) -> None:
         async with AsyncPublisher(hub.url, "wrong", FAST) as publisher:
             await publisher.publish(TOPIC, 1)
@@ -177,14 +173,14 @@ def test_an_error_in_the_context_is_not_hidden_by_what_could_not_be_delivered(hu
         run(test(None))
 
 
-def test_a_publisher_belongs_to_the_loop_that_entered_it_and_is_entered_once(hub: Hub) -> None:
+def test_publisher_belongs_to_one_loop_and_is_entered_once(hub: Hub) -> None:
     publisher = AsyncPublisher(hub.url, TOKEN, FAST)
 
     async def enter() -> None:
         with pytest.raises(PublisherClosed, match="use 'async with'"):
             await publisher.publish(TOPIC, 1)
         async with publisher:
-            with pytest.raises(RuntimeError, match="entered once"):
+            with pytest.raises(RuntimeError, match="only once"):
                 await publisher.__aenter__()
 
     async def elsewhere() -> None:
@@ -198,7 +194,7 @@ def test_a_publisher_belongs_to_the_loop_that_entered_it_and_is_entered_once(hub
     assert repr(publisher) == f"<AsyncPublisher {hub.url} closed>"
 
 
-def test_a_publisher_that_was_never_entered_can_be_closed(hub: Hub) -> None:
+def test_publisher_never_entered_can_be_closed(hub: Hub) -> None:
     async def test() -> None:
         publisher = AsyncPublisher(hub.url, TOKEN)
         await publisher.close()
@@ -208,7 +204,7 @@ def test_a_publisher_that_was_never_entered_can_be_closed(hub: Hub) -> None:
     run(test())
 
 
-def test_of_a_page_in_place_of_an_answer_the_beginning_is_read(hub: Hub, links: Callable[[Hub], Link]) -> None:
+def test_only_beginning_of_an_html_answer_is_read(hub: Hub, links: Callable[[Hub], Link]) -> None:
     async def test() -> None:
         link = links(hub)
         link.faults += [Answer(200, b"<html>" * 1_000_000)]

@@ -1,4 +1,4 @@
-"""Flush, close, the end of the process, forks, callbacks: nothing that was taken disappears without a word."""
+"""Flush, close, process exit, forks and callbacks: no queued message disappears silently."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOPIC = "odds_updates"
 SOURCE = Path(__file__).parents[1] / "src"
 
 
-def test_close_sends_what_is_left_and_then_nothing_more_is_taken(hub: Hub, publishers: Publishers) -> None:
+def test_close_sends_the_rest_and_refuses_new_messages(hub: Hub, publishers: Publishers) -> None:
     publisher = publishers(hub.url, window=3600.0)
     for number in range(1000):
         publisher.publish(TOPIC, number)
@@ -34,11 +34,11 @@ def test_close_sends_what_is_left_and_then_nothing_more_is_taken(hub: Hub, publi
     publisher.flush()
 
 
-def test_a_flush_of_nothing_ends_at_once(hub: Hub, publishers: Publishers) -> None:
+def test_flush_of_empty_queue_ends_at_once(hub: Hub, publishers: Publishers) -> None:
     publishers(hub.url).flush(WITHIN)
 
 
-def test_a_flush_that_takes_too_long_says_what_waits_and_loses_nothing(
+def test_flush_timeout_counts_waiting_and_loses_nothing(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
@@ -54,9 +54,7 @@ def test_a_flush_that_takes_too_long_says_what_waits_and_loses_nothing(
     assert [message["data"] for message in hub.history()] == [1]
 
 
-def test_a_flush_waits_for_what_was_published_before_it_only(
-    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
-) -> None:
+def test_flush_waits_only_for_earlier_messages(hub: Hub, links: Callable[[Hub], Link], publishers: Publishers) -> None:
     link = links(hub)
     publisher = publishers(link.url, batch_messages=1, window=3600.0)
     publisher.publish(TOPIC, 1)
@@ -72,7 +70,7 @@ def test_a_flush_waits_for_what_was_published_before_it_only(
     assert [message["data"] for message in hub.history()] == [1, 2]
 
 
-def test_a_close_that_takes_too_long_reports_everything_that_is_left(
+def test_close_timeout_reports_all_remaining_messages(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
@@ -84,13 +82,13 @@ def test_a_close_that_takes_too_long_reports_everything_that_is_left(
     with pytest.raises(DeliveryError, match="5 undelivered") as raised:
         publisher.close(0.05)
     codes = [(int(report.message.data), report.problem.code) for report in publishers.undelivered]
-    # The two that are under way may arrive yet; the others never will.
+    # The two messages in flight may still arrive. The others never will.
     assert codes == [(0, "outcome_unknown"), (1, "outcome_unknown"), (2, "closed"), (3, "closed"), (4, "closed")]
     assert raised.value.first == tuple(publishers.undelivered)
     assert publisher.stats.waiting == 0
 
 
-def test_an_error_in_the_context_is_not_hidden_by_what_could_not_be_delivered(hub: Hub, log: Log) -> None:
+def test_delivery_error_does_not_hide_error_in_context(hub: Hub, log: Log) -> None:
     with pytest.raises(KeyError, match="mine"), Publisher(hub.url, "wrong") as publisher:
         publisher.publish(TOPIC, 1)
         raise KeyError("mine")
@@ -99,7 +97,7 @@ def test_an_error_in_the_context_is_not_hidden_by_what_could_not_be_delivered(hu
         publisher.publish(TOPIC, 1)
 
 
-def test_a_callback_that_fails_keeps_nothing_from_being_delivered(hub: Hub, log: Log) -> None:
+def test_failing_callback_does_not_stop_delivery(hub: Hub, log: Log) -> None:
     def fail(undelivered: Undelivered) -> None:
         raise RuntimeError(undelivered.message.topic)
 
@@ -112,15 +110,15 @@ def test_a_callback_that_fails_keeps_nothing_from_being_delivered(hub: Hub, log:
     assert [message["data"] for message in hub.history()] == [2]
 
 
-def test_a_callback_that_would_have_to_be_awaited_is_refused() -> None:
+def test_coroutine_function_as_callback_is_refused() -> None:
     async def report(undelivered: Undelivered) -> None:
-        """Would never run."""
+        """A coroutine function, which would never run."""
 
     with pytest.raises(TypeError, match="report is a coroutine function"):
         Publisher("http://localhost", TOKEN, on_undelivered=report)  # type: ignore[arg-type]
 
 
-def test_a_callback_can_publish_and_is_told_where_it_would_wait_for_itself(hub: Hub) -> None:
+def test_callback_can_publish_but_not_wait_for_itself(hub: Hub) -> None:
     errors: list[Exception] = []
 
     def again(undelivered: Undelivered) -> None:
@@ -129,7 +127,7 @@ def test_a_callback_can_publish_and_is_told_where_it_would_wait_for_itself(hub: 
             with pytest.raises(RuntimeError, match="would wait for itself") as raised:
                 call()
             errors.append(raised.value)
-        # There is room for one, and the batch under way has it: waiting here would be waiting for itself.
+        # The queue has room for one message, which is in flight. Waiting for room here would wait for itself.
         with pytest.raises(QueueFull) as full:
             publisher.publish(TOPIC, 3)
         errors.append(full.value)
@@ -143,7 +141,7 @@ def test_a_callback_can_publish_and_is_told_where_it_would_wait_for_itself(hub: 
     assert [message["data"] for message in hub.history()] == [1]
 
 
-def test_a_client_that_cannot_be_made_is_reported_and_hangs_nothing(publishers: Publishers, log: Log) -> None:
+def test_failing_http_client_is_reported_without_hanging(publishers: Publishers, log: Log) -> None:
     def broken() -> None:
         raise OSError("no such certificate")
 
@@ -157,7 +155,7 @@ def test_a_client_that_cannot_be_made_is_reported_and_hangs_nothing(publishers: 
         publisher.end()
 
 
-def test_the_publisher_of_a_parent_process_says_so_in_a_fork(hub: Hub) -> None:
+def test_inherited_publisher_raises_in_a_fork(hub: Hub) -> None:
     with Publisher(hub.url, TOKEN) as publisher:
         publisher.publish(TOPIC, 1)
         child = os.fork()
@@ -188,7 +186,7 @@ def start(script: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def run(script: str, *arguments: str) -> tuple[int, str]:
-    """Its exit status and what it said."""
+    """Returns the exit status and the error output."""
     with start(script, *arguments) as program:
         try:
             stderr = program.communicate(timeout=WITHIN)[1]
@@ -198,12 +196,12 @@ def run(script: str, *arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_program_that_forgets_to_close_sends_what_is_left_when_it_ends(hub: Hub, host: str) -> None:
+def test_program_without_close_sends_the_rest_at_exit(hub: Hub, host: str) -> None:
     assert run(FORGETFUL, hub.url.replace("127.0.0.1", host), TOKEN, "15") == (0, "")
     assert [message["data"] for message in hub.history()] == list(range(10))
 
 
-def test_a_program_that_forgets_to_close_says_what_it_could_not_send(hub: Hub) -> None:
+def test_program_without_close_logs_unsent_messages(hub: Hub) -> None:
     hub.end(signal.SIGTERM)
     began = time.monotonic()
     _, stderr = run(FORGETFUL, hub.url, TOKEN, "0.2")
@@ -211,7 +209,7 @@ def test_a_program_that_forgets_to_close_says_what_it_could_not_send(hub: Hub) -
     assert "10 undelivered, the first to odds_updates: " in stderr
 
 
-# A shell starts what runs in its background with interrupts ignored, and programs hand that on.
+# A shell starts background processes with interrupts ignored, and child processes inherit that.
 INTERRUPTED = """
 import signal
 import sys
@@ -235,12 +233,12 @@ with Publisher(sys.argv[1], sys.argv[2], options) as publisher:
 """
 
 
-def test_a_second_interrupt_ends_a_program_that_waits_for_a_server_that_is_away_and_says_what_is_lost(hub: Hub) -> None:
+def test_second_interrupt_ends_waiting_program_and_logs_losses(hub: Hub) -> None:
     hub.end()
     with start(INTERRUPTED, hub.url, TOKEN) as program:
         try:
             assert program.stdout is not None
-            # The context is left at the first one and sends what is left; close waits when nobody gets room any more.
+            # The first interrupt leaves the context. `close` waits as soon as publish raises PublisherClosed.
             for state in ("open", "closing"):
                 assert program.stdout.readline() == f"{state}\n"
                 program.send_signal(signal.SIGINT)
@@ -251,7 +249,7 @@ def test_a_second_interrupt_ends_a_program_that_waits_for_a_server_that_is_away_
     assert "1 undelivered, the first to odds_updates: " in stderr
 
 
-def test_a_publisher_shows_its_url_and_state_and_never_its_token(hub: Hub) -> None:
+def test_repr_shows_url_and_state_but_never_the_token(hub: Hub) -> None:
     publisher = Publisher(hub.url, "s3cret-token")
     shown = [repr(publisher)]
     publisher.close()

@@ -1,4 +1,4 @@
-"""The policy by itself: whatever the server and the network do, every message is taken once, in order, or reported."""
+"""The policy alone: each message is taken once and in order, or reported, whatever the server and the network do."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from oddswire.errors import DeliveryError, Problem, Undelivered
 TOPIC = "odds_updates"
 GONE = datetime(2020, 1, 1, tzinfo=timezone.utc)
 
-# What happens to one request. `late` is taken by the server, and the answer lost.
+# The possible fates of a request. With `late` the server takes it, but the answer is lost.
 FATES = ("taken", "late", "lost", "not sent", "429", "503", "502", "413", "400 without an index")
 
 
 @dataclass
 class ServerModel:
-    """The server as the contract says it is: whole batches, refusals with an index, keys that are remembered."""
+    """A model of the server: it takes whole batches, refuses with an index, and remembers Idempotency-Keys."""
 
     log: list[tuple[str | None, int]] = field(default_factory=list)
     answers: dict[str, tuple[bytes, Answered]] = field(default_factory=dict)
 
     def meet(self, batch: Batch, fate: str) -> Outcome:
-        """What the publisher sees of a request that this happens to."""
+        """The outcome that the publisher sees for a request with this fate."""
         if fate == "lost":
             return Lost("cut")
         if fate == "not sent":
@@ -48,7 +48,7 @@ class ServerModel:
         return Lost("cut") if fate == "late" else answer
 
     def publish(self, batch: Batch) -> Answered:
-        """Takes the batch whole, or refuses it whole, and once for each key."""
+        """Takes or refuses the whole batch, once for each Idempotency-Key."""
         if batch.key in self.answers:
             body, answer = self.answers[batch.key]
             assert body == batch.body, "another body under the same key"
@@ -66,7 +66,7 @@ class ServerModel:
 
 @dataclass
 class Run:
-    """A publisher and a server that live through a script."""
+    """A publisher and a server that go through a script."""
 
     delivery: Delivery
     server: ServerModel = field(default_factory=ServerModel)
@@ -74,7 +74,7 @@ class Run:
     reported: list[Undelivered] = field(default_factory=list)
 
     def step(self, fate: str) -> bool:
-        """One step of a driver; False where it has nothing to do before something is published."""
+        """Does one step of a driver. Returns False if only a new message can lead to another step."""
         step = self.delivery.next(self.now)
         if isinstance(step, Send):
             self.delivery.settle(self.server.meet(step.batch, fate), self.now)
@@ -84,7 +84,7 @@ class Run:
         return not isinstance(step, Done) and step != Wait(math.inf)
 
     def finish(self) -> None:
-        """The server is well again, and the publisher closes."""
+        """Lets the server take everything, and closes the publisher."""
         self.delivery.close()
         while self.step("taken"):
             pass
@@ -96,13 +96,13 @@ def options(**changed: object) -> Options:
 
 
 KEYS = st.sampled_from([None, "a", "b", "c"])
-# A negative number is what the server model refuses.
+# The server model refuses negative numbers.
 PUBLISH = st.tuples(KEYS, st.booleans())
 STEPS = st.lists(st.one_of(PUBLISH, st.sampled_from(FATES)), max_size=80)
 
 
 def live_through(run: Run, script: list[tuple[str | None, bool] | str]) -> list[tuple[str | None, int]]:
-    """Plays the script; what the publisher took of it."""
+    """Plays the script, and returns the messages that the publisher queued."""
     taken, number = [], 0
     for event in script:
         if isinstance(event, str):
@@ -125,7 +125,7 @@ def test_every_message_is_taken_once_in_order_or_reported(script: list[tuple[str
     reported = {(report.message.key, int(report.message.data)) for report in run.reported}
     assert run.server.log == [message for message in taken if message not in reported]
     assert len(reported) == len(run.reported), "reported once"
-    # A good message is only reported where a proxy refused it by itself.
+    # A good message is reported only if a proxy refused it alone.
     assert all(
         data < 0 or report.problem.code == "http_error"
         for report in run.reported
@@ -137,7 +137,7 @@ def test_every_message_is_taken_once_in_order_or_reported(script: list[tuple[str
 
 
 @given(STEPS)
-def test_conflated_prices_never_go_back_and_end_with_the_newest(script: list[tuple[str | None, bool] | str]) -> None:
+def test_conflated_prices_never_go_back_and_end_with_latest(script: list[tuple[str | None, bool] | str]) -> None:
     run = Run(Delivery(options(conflate=True)))
     good = [(event[0], False) if isinstance(event, tuple) else event for event in script]
     without_refusals = [event for event in good if event not in ("413", "400 without an index")]
@@ -153,9 +153,7 @@ def test_conflated_prices_never_go_back_and_end_with_the_newest(script: list[tup
 
 
 @given(STEPS, st.integers(0, 80))
-def test_whenever_it_ends_everything_is_confirmed_or_reported(
-    script: list[tuple[str | None, bool] | str], at: int
-) -> None:
+def test_after_any_end_all_is_confirmed_or_reported(script: list[tuple[str | None, bool] | str], at: int) -> None:
     run = Run(Delivery(options()))
     for event in script[:at]:
         if isinstance(event, str):
@@ -181,13 +179,13 @@ def put(delivery: Delivery, *data: int, key: str | None = None) -> None:
 
 
 def sent(delivery: Delivery, now: float) -> list[int]:
-    """What is sent now."""
+    """Returns the data of the batch that is sent now."""
     step = delivery.next(now)
     assert isinstance(step, Send), step
     return [int(slot.message.data) for slot in step.batch.slots]
 
 
-def test_a_batch_goes_when_its_window_is_over_and_not_before() -> None:
+def test_batch_is_sent_when_its_window_ends_not_before() -> None:
     delivery = Delivery(options(window=0.5))
     put(delivery, 1)
     assert delivery.next(0.0) == Wait(0.5)
@@ -196,7 +194,7 @@ def test_a_batch_goes_when_its_window_is_over_and_not_before() -> None:
     assert sent(delivery, 0.5) == [1, 2]
 
 
-def test_a_batch_that_is_full_goes_at_once() -> None:
+def test_full_batch_is_sent_at_once() -> None:
     delivery = Delivery(options(window=10.0))
     put(delivery, 1, 2, 3)
     assert delivery.next(0.0) == Wait(10.0)
@@ -208,7 +206,7 @@ def test_a_batch_that_is_full_goes_at_once() -> None:
     assert sent(delivery, 0.0) == [1, 2, 3, 4]
 
 
-def test_a_batch_is_as_long_as_batch_bytes_and_not_longer() -> None:
+def test_batch_is_at_most_batch_bytes_long() -> None:
     size = Message.of(TOPIC, 1).size
     delivery = Delivery(options(batch_bytes=2 * size + 2))
     put(delivery, 1, 2, 3)
@@ -221,13 +219,13 @@ def test_a_batch_is_as_long_as_batch_bytes_and_not_longer() -> None:
     assert sent(smaller, 0.0) == [1]
 
 
-def test_a_message_that_is_longer_than_a_batch_goes_alone() -> None:
+def test_message_longer_than_a_batch_is_sent_alone() -> None:
     delivery = Delivery(options(batch_bytes=1))
     put(delivery, 1, 2)
     assert sent(delivery, 0.0) == [1]
 
 
-def test_a_flush_does_not_wait_for_the_window() -> None:
+def test_flush_does_not_wait_for_the_window() -> None:
     delivery = Delivery(options(window=10.0))
     put(delivery, 1)
     assert delivery.next(0.0) == Wait(10.0)
@@ -238,10 +236,10 @@ def test_a_flush_does_not_wait_for_the_window() -> None:
     delivery.settle(Answered(200, b'{"accepted":2,"unchanged":0,"position":"1-2"}'), 0.0)
     assert delivery.is_settled(mark)
     put(delivery, 3)
-    assert delivery.next(0.0) == Wait(10.0), "what comes after the flush waits again"
+    assert delivery.next(0.0) == Wait(10.0), "a message after the flush waits for the window again"
 
 
-def test_pauses_grow_to_their_limit_with_full_jitter_on_top_of_what_the_server_asks() -> None:
+def test_jittered_pauses_grow_on_top_of_retry_after() -> None:
     draws = iter([1.0, 1.0, 1.0, 1.0, 0.5, 0.0, 1.0])
     delivery = Delivery(options(backoff=0.1, backoff_max=0.5, retry_after_max=60.0), random=lambda: next(draws))
     put(delivery, 1)
@@ -256,7 +254,7 @@ def test_pauses_grow_to_their_limit_with_full_jitter_on_top_of_what_the_server_a
     assert pauses == [0.1, 0.2, 0.4, 0.5, 0.25, 3.0, 60.5]
 
 
-def test_an_unknown_outcome_is_given_up_before_the_server_forgets_the_key() -> None:
+def test_unknown_outcome_ends_before_server_forgets_the_key() -> None:
     delivery = Delivery(options(retry_for=240.0, backoff=10.0, backoff_max=10.0), random=lambda: 1.0)
     put(delivery, 1)
     now, tries = 100.0, []
@@ -265,7 +263,7 @@ def test_an_unknown_outcome_is_given_up_before_the_server_forgets_the_key() -> N
             now = step.until
             continue
         tries.append(now)
-        # The first tries have no connection: the time runs from the first one that may have been taken.
+        # The first attempts have no connection. The time starts at the first attempt that may have been taken.
         delivery.settle(NotSent("refused") if len(tries) < 100 else Lost("cut"), now)
     began = tries[99]
     assert began - tries[0] > 240.0
@@ -274,7 +272,7 @@ def test_an_unknown_outcome_is_given_up_before_the_server_forgets_the_key() -> N
     assert report.problem.code == "outcome_unknown"
 
 
-def test_what_expired_before_it_could_be_sent_is_reported_and_the_rest_is_sent() -> None:
+def test_expired_message_is_reported_and_the_rest_is_sent() -> None:
     delivery = Delivery(options())
     put(delivery, 1, key="a")
     assert delivery.offer(Message.of(TOPIC, 2, "b", expires_at=GONE), 0.0)
@@ -284,7 +282,7 @@ def test_what_expired_before_it_could_be_sent_is_reported_and_the_rest_is_sent()
     assert (report.message.key, report.problem.code) == ("b", "expired")
 
 
-def test_a_refusal_of_a_topic_takes_out_all_messages_to_it() -> None:
+def test_refusal_of_topic_removes_all_its_messages() -> None:
     delivery = Delivery(options())
     for topic in ("nope", TOPIC, "nope"):
         assert delivery.offer(Message.of(topic, 1), 0.0)
@@ -298,7 +296,7 @@ def test_a_refusal_of_a_topic_takes_out_all_messages_to_it() -> None:
 
 
 @pytest.mark.parametrize("index", [4, -1, 10**9, True, "1", None])
-def test_a_refusal_with_an_index_that_cannot_be_halves_the_batch(index: object) -> None:
+def test_refusal_with_invalid_index_halves_the_batch(index: object) -> None:
     delivery = Delivery(options())
     put(delivery, 1, 2, 3, 4)
     assert sent(delivery, 0.0) == [1, 2, 3, 4]
@@ -308,7 +306,7 @@ def test_a_refusal_with_an_index_that_cannot_be_halves_the_batch(index: object) 
     assert sent(delivery, 0.0) == [1, 2]
 
 
-def test_a_final_refusal_ends_it_and_is_what_publish_raises() -> None:
+def test_final_refusal_ends_publisher_and_publish_raises_it() -> None:
     delivery = Delivery(options(batch_messages=1))
     put(delivery, 1, 2, 3)
     assert sent(delivery, 0.0) == [1]
@@ -318,7 +316,7 @@ def test_a_final_refusal_ends_it_and_is_what_publish_raises() -> None:
         delivery.offer(Message.of(TOPIC, 4), 0.0)
 
 
-def test_what_may_have_been_taken_before_a_final_refusal_is_reported_as_unknown() -> None:
+def test_maybe_taken_batch_before_final_refusal_is_unknown() -> None:
     delivery = Delivery(options(batch_messages=1, backoff=0.001))
     put(delivery, 1, 2)
     assert sent(delivery, 0.0) == [1]
@@ -328,14 +326,14 @@ def test_what_may_have_been_taken_before_a_final_refusal_is_reported_as_unknown(
     assert [report.problem.code for report in delivery.take_reports()] == ["outcome_unknown", "http_error"]
 
 
-def test_a_closed_publisher_takes_nothing() -> None:
+def test_closed_publisher_takes_nothing() -> None:
     delivery = Delivery(options())
     delivery.close()
     with pytest.raises(PublisherClosed):
         delivery.offer(Message.of(TOPIC, 1), 0.0)
 
 
-def test_the_error_of_many_undelivered_messages_counts_all_and_carries_the_first_hundred() -> None:
+def test_delivery_error_counts_all_and_keeps_the_first_hundred() -> None:
     delivery = Delivery(options(queue_messages=1000))
     put(delivery, *range(1000))
     delivery.fail(Problem("closed", "the end"))
@@ -346,7 +344,7 @@ def test_the_error_of_many_undelivered_messages_counts_all_and_carries_the_first
     assert delivery.take_failures() is None
 
 
-def test_a_new_epoch_is_told_and_the_first_one_is_none() -> None:
+def test_new_epoch_is_reported_but_not_the_first_one() -> None:
     delivery = Delivery(options(batch_messages=1))
     put(delivery, 1, 2, 3)
     for position in ("7-1", "7-2", "9-1"):

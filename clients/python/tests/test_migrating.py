@@ -1,4 +1,4 @@
-"""The Python of docs/migrating.md, before and after: what subscribers get is the same."""
+"""The Python code of docs/migrating.md: subscribers get the same before and after."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BLOCKS = {
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> Iterator[Callable[[str], ModuleType]]:
-    """Imports a block of the page, in surroundings where the server is there."""
+    """Imports a code block of the page, with the environment variables of a running server."""
     for name, code in BLOCKS.items():
         (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -41,7 +41,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> Iterato
         sys.modules.pop(name, None)
 
 
-def test_every_python_block_of_the_page_has_a_name_and_is_run_here() -> None:
+def test_every_python_block_of_the_page_is_run_here() -> None:
     assert PAGE.count("```python ") == len(BLOCKS)
     assert "```python\n" not in PAGE
     after = {"publishing", "after_websocket", "after_sse", "side_by_side"}
@@ -52,9 +52,7 @@ def post(url: str) -> Any:
     return httpx.post(f"{url}/scrapes", trust_env=False, timeout=WITHIN).raise_for_status().json()
 
 
-def test_subscribers_get_over_the_hub_what_they_got_from_the_connection_manager(
-    module: Callable[[str], ModuleType], hub: Hub
-) -> None:
+def test_subscribers_get_the_same_as_from_connection_manager(module: Callable[[str], ModuleType], hub: Hub) -> None:
     app = module("before_websocket").app
     with serving(app) as url, connect(url.replace("http", "ws") + "/ws", proxy=None) as socket:
         post(url)
@@ -66,9 +64,7 @@ def test_subscribers_get_over_the_hub_what_they_got_from_the_connection_manager(
     assert known == before
 
 
-def test_a_run_has_the_same_progress_over_the_hub_also_for_who_comes_late(
-    module: Callable[[str], ModuleType], hub: Hub
-) -> None:
+def test_late_subscriber_gets_the_same_progress_of_a_run(module: Callable[[str], ModuleType], hub: Hub) -> None:
     with serving(module("before_sse").app) as url:
         run = post(url)["scrape_run_id"]
         with httpx.stream("GET", f"{url}/scrapes/{run}/events", trust_env=False, timeout=WITHIN) as stream:
@@ -79,7 +75,7 @@ def test_a_run_has_the_same_progress_over_the_hub_also_for_who_comes_late(
     steps = [message["data"] for message in hub.history("scrape_progress") if message["key"] == run]
     assert steps[-len(before) :] == before
     assert [step["phase"] for step in steps] == ["starting", "scraping", "completed"]
-    # Both runs are over; who comes now gets how the one stands that it asks for.
+    # Both runs are over. A new subscriber gets the latest progress of the run that it asks for.
     address = f"{hub.url}/api/sse?topics=scrape_progress/{run}&since=snapshot"
     with httpx.stream("GET", address, trust_env=False, timeout=WITHIN) as stream:
         events = (json.loads(line.removeprefix("data: ")) for line in stream.iter_lines() if line.startswith("data: "))
@@ -93,13 +89,13 @@ AFTER = pytest.mark.parametrize("name", ["after_websocket", "after_sse"])
 
 
 async def scrape(after: ModuleType) -> None:
-    """A whole one, also where it goes on after the answer."""
+    """Runs a whole scrape, also if it continues in a task after the answer."""
     await after.start()
     await asyncio.gather(*getattr(after, "scrapes", ()))
 
 
 @AFTER
-def test_a_server_that_is_away_until_the_queue_is_full_does_not_end_the_scrape(
+def test_full_queue_does_not_end_the_scrape(
     module: Callable[[str], ModuleType], hub: Hub, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     after = module(name)
@@ -117,7 +113,7 @@ def test_a_server_that_is_away_until_the_queue_is_full_does_not_end_the_scrape(
 
 
 @AFTER
-def test_a_wrong_token_ends_neither_the_scrape_nor_the_application(
+def test_wrong_token_ends_neither_scrape_nor_application(
     module: Callable[[str], ModuleType],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -131,7 +127,7 @@ def test_a_wrong_token_ends_neither_the_scrape_nor_the_application(
             await scrape(after)
             with pytest.raises(DeliveryError):
                 await after.app.state.publisher.flush(WITHIN)
-            # Refused by now.
+            # The server has refused the token by now.
             await scrape(after)
         async with after.app.router.lifespan_context(after.app):
             await scrape(after)
@@ -141,7 +137,7 @@ def test_a_wrong_token_ends_neither_the_scrape_nor_the_application(
     assert "at shutdown: 5 undelivered, the first to scrape_progress" in caplog.text
 
 
-def test_the_mirror_serves_both_and_does_not_harm_what_was_there(
+def test_mirror_serves_both_and_keeps_the_old_way_working(
     module: Callable[[str], ModuleType], hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
     side_by_side = module("side_by_side")
@@ -156,7 +152,7 @@ def test_the_mirror_serves_both_and_does_not_harm_what_was_there(
     async def test() -> None:
         async with AsyncPublisher(hub.url, TOKEN) as publisher:
             await side_by_side.on_odds(publisher, "a", {"home": 1.5})
-        # It is closed now: what the mirror cannot do is in the log.
+        # The publisher is closed now, so the mirror logs the failure.
         await side_by_side.on_odds(publisher, "a", {"home": 1.6})
 
     asyncio.run(test())

@@ -1,4 +1,4 @@
-"""Servers that end and come back, answers that get lost, pauses asked for: nothing is lost, nothing doubled."""
+"""Restarted servers, lost answers, requested pauses: no message is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def numbers(hub: Hub) -> list[int]:
 
 
 def publish_through(publisher: AnyPublisher, count: int, at: dict[int, Callable[[], None]]) -> None:
-    """Publishes keyless numbers, which the server never takes for unchanged, and does something at some of them."""
+    """Publishes numbers without a key, which are never unchanged, and calls the functions in `at` at their numbers."""
     for number in range(count):
         if number in at:
             at[number]()
@@ -34,13 +34,13 @@ def publish_through(publisher: AnyPublisher, count: int, at: dict[int, Callable[
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_restart_in_the_middle_with_the_journal_loses_and_doubles_nothing(
+def test_restart_with_journal_loses_and_doubles_nothing(
     durable: Hub, publishers: Publishers, log: Log, number: signal.Signals
 ) -> None:
     publisher = publishers(durable.url, batch_messages=7)
 
     def restart() -> None:
-        log.until("messages for")
+        log.until("taken by")
         durable.end(number)
         durable.start()
 
@@ -51,15 +51,13 @@ def test_a_restart_in_the_middle_with_the_journal_loses_and_doubles_nothing(
     assert publishers.epochs == []
 
 
-def test_a_restart_in_the_middle_with_the_engine_memory_goes_on_with_what_was_not_confirmed(
-    hub: Hub, publishers: Publishers, log: Log
-) -> None:
+def test_restart_with_memory_continues_with_the_unconfirmed(hub: Hub, publishers: Publishers, log: Log) -> None:
     publisher = publishers(hub.url, batch_messages=7, queue_messages=100)
     writer = threading.Thread(target=publish_through, args=(publisher, 2000, {}))
     writer.start()
     log.until("taken", 50)
     hub.end(signal.SIGKILL)
-    # A try that failed is the end of what the old process can have confirmed.
+    # After the first failed attempt, the old process confirms nothing more.
     log.until("not taken")
     confirmed = publisher.stats.delivered
     hub.start()
@@ -71,7 +69,7 @@ def test_a_restart_in_the_middle_with_the_engine_memory_goes_on_with_what_was_no
     assert publishers.epochs[0][0] < publishers.epochs[0][1]
 
 
-def test_a_server_that_comes_late_gets_everything(hub: Hub, publishers: Publishers, log: Log) -> None:
+def test_late_server_gets_every_message(hub: Hub, publishers: Publishers, log: Log) -> None:
     hub.end()
     publisher = publishers(hub.url)
     publish_through(publisher, 100, {})
@@ -81,25 +79,21 @@ def test_a_server_that_comes_late_gets_everything(hub: Hub, publishers: Publishe
     assert numbers(hub) == list(range(100))
 
 
-def test_a_host_that_swallows_packets_is_tried_for_ever_because_it_got_nothing(
-    publishers: Publishers, log: Log
-) -> None:
-    # A listener whose backlog is full: the kernel drops what else knocks.
+def test_host_dropping_packets_is_retried_without_end(publishers: Publishers, log: Log) -> None:
+    # The backlog of this listener is full, so the kernel drops further connection attempts.
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as knocking:
         for _ in range(4):
             client = knocking.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(listener.getsockname())
-        # With no time for outcomes that are not known, one of those would be given up at once.
+        # retry_for=0 would end a batch with an unknown outcome at once.
         publisher = publishers(f"http://127.0.0.1:{listener.getsockname()[1]}", request_timeout=0.2, retry_for=0.0)
         publisher.publish(TOPIC, 1)
         log.until("not_connected: ConnectTimeout", 3)
         assert publishers.undelivered == []
 
 
-def test_a_batch_whose_answer_was_lost_is_taken_once(
-    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
-) -> None:
+def test_batch_with_lost_answer_is_taken_once(hub: Hub, links: Callable[[Hub], Link], publishers: Publishers) -> None:
     link = links(hub)
     link.faults += [LOSE_ANSWER, LOSE_ANSWER, LOSE_REQUEST]
     publisher = publishers(link.url)
@@ -116,7 +110,7 @@ def test_a_batch_whose_answer_was_lost_is_taken_once(
     assert publisher.stats.retries == 3
 
 
-def test_answers_lost_all_the_time_double_nothing_and_keep_the_order(
+def test_repeatedly_lost_answers_keep_order_without_duplicates(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
@@ -128,7 +122,7 @@ def test_answers_lost_all_the_time_double_nothing_and_keep_the_order(
     assert numbers(hub) == list(range(60))
 
 
-def test_a_server_that_does_not_answer_is_given_up_at_the_timeout_and_asked_again(
+def test_silent_server_is_retried_after_request_timeout(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers, log: Log
 ) -> None:
     link = links(hub)
@@ -140,7 +134,7 @@ def test_a_server_that_does_not_answer_is_given_up_at_the_timeout_and_asked_agai
     log.until("no answer within request_timeout (0.05 s)")
 
 
-def test_an_answer_that_comes_byte_by_byte_for_ever_is_given_up_at_the_timeout(
+def test_endless_slow_answer_ends_at_request_timeout(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
@@ -152,20 +146,20 @@ def test_an_answer_that_comes_byte_by_byte_for_ever_is_given_up_at_the_timeout(
     assert len(link.requests) == 2
 
 
-def test_the_pause_that_a_429_asks_for_is_kept(hubs: Callable[..., Hub], publishers: Publishers, log: Log) -> None:
+def test_retry_after_of_a_429_is_respected(hubs: Callable[..., Hub], publishers: Publishers, log: Log) -> None:
     hub = hubs(publishes_per_second="1")
     publisher = publishers(hub.url, batch_messages=1)
     began = time.monotonic()
     publish_through(publisher, 4, {})
     publisher.flush(WITHIN)
-    # A burst of two is free; the server asks for a second before each further one.
+    # The server allows a burst of two, and then asks for a second before each further request.
     assert time.monotonic() - began >= 1.0
     assert numbers(hub) == [0, 1, 2, 3]
     log.until("429 too_many_publishes")
-    assert publisher.stats.retries <= 4, "nobody knocks before the time"
+    assert publisher.stats.retries <= 4, "no request comes before the pause is over"
 
 
-def test_a_503_that_says_when_is_obeyed_and_then_taken_once(
+def test_retry_after_of_a_503_is_respected_and_taken_once(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
@@ -179,13 +173,11 @@ def test_a_503_that_says_when_is_obeyed_and_then_taken_once(
     assert len(link.requests) == 2
 
 
-def test_a_full_disk_is_waited_for_however_long_because_nothing_was_taken(
-    durable: Hub, publishers: Publishers, log: Log
-) -> None:
+def test_full_disk_is_retried_without_end(durable: Hub, publishers: Publishers, log: Log) -> None:
     assert durable.process is not None
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.prlimit(durable.process.pid, resource.RLIMIT_FSIZE, (4096, most))
-    # Far shorter than the outage: a batch that was certainly not taken is not given up.
+    # retry_for is far shorter than the outage, but it does not apply to a batch that was certainly not taken.
     publisher = publishers(durable.url, retry_for=0.0, retry_after_max=0.02)
     for number in range(40):
         publisher.publish(TOPIC, [number, "x" * 50_000])
@@ -196,7 +188,7 @@ def test_a_full_disk_is_waited_for_however_long_because_nothing_was_taken(
     assert publishers.undelivered == []
 
 
-def test_what_was_sent_and_never_answered_is_given_up_in_time_and_reported_as_unknown(
+def test_unanswered_batch_is_reported_as_unknown_in_time(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
@@ -215,7 +207,7 @@ def test_what_was_sent_and_never_answered_is_given_up_in_time_and_reported_as_un
     assert hub.state() == {"a": 2}
 
 
-def test_a_proxy_that_has_lost_sight_of_the_server_is_waited_for(
+def test_404_of_a_proxy_is_retried_until_the_server_is_back(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
@@ -227,14 +219,14 @@ def test_a_proxy_that_has_lost_sight_of_the_server_is_waited_for(
     assert len({request.key for request in link.requests}) == 1
 
 
-def test_a_404_of_something_else_is_tried_again_and_is_in_the_log_and_the_stats(
+def test_foreign_404_is_retried_and_in_log_and_stats(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers, log: Log
 ) -> None:
     link = links(hub)
     link.faults += [Answer(404)] * 3 + [STALL]
     publisher = publishers(link.url)
     publisher.publish(TOPIC, 1)
-    log.until("404 http_error: an answer that is not oddswire's", 3)
+    log.until("404 http_error: this answer is not from oddswire", 3)
     problem = publisher.stats.last_problem
     assert problem is not None
     assert problem.status == 404
@@ -245,9 +237,7 @@ def test_a_404_of_something_else_is_tried_again_and_is_in_the_log_and_the_stats(
     assert publishers.undelivered == []
 
 
-def test_a_message_with_the_server_away_is_in_the_log_without_its_data_and_the_token(
-    hub: Hub, publishers: Publishers, log: Log
-) -> None:
+def test_log_of_an_outage_has_neither_data_nor_token(hub: Hub, publishers: Publishers, log: Log) -> None:
     hub.end()
     publisher = publishers(hub.url, token="s3cret-token")
     publisher.publish(TOPIC, {"home": "confidential"}, key="a")

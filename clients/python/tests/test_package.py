@@ -1,4 +1,4 @@
-"""The folder can be installed, and what is installed is typed."""
+"""The folder can be installed with pip, and the installed package is typed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[1]
 
 
-def test_the_folder_installs_with_its_types(tmp_path: Path) -> None:
+def test_package_installs_with_its_types(tmp_path: Path) -> None:
     install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     quiet = ["--disable-pip-version-check", "--root-user-action=ignore"]
     target = tmp_path / "installed"

@@ -1,4 +1,4 @@
-"""What the server takes, what it refuses, and what becomes of the rest of a batch."""
+"""Messages that the server takes or refuses, and the rest of their batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from oddswire import BroadcastError, DeliveryError, PublisherClosed, Refused
 TOPIC = "odds_updates"
 
 
-def test_what_is_published_arrives_with_everything_that_was_said(hub: Hub, publishers: Publishers) -> None:
+def test_message_arrives_with_all_its_fields(hub: Hub, publishers: Publishers) -> None:
     publisher = publishers(hub.url)
     soon = datetime.now(timezone.utc) + timedelta(hours=1)
     publisher.publish(TOPIC, {"home": 1.85, "name": "Beşiktaş"}, key="8301/1x2/betpawa", type="odds_update")
@@ -36,7 +36,7 @@ def test_what_is_published_arrives_with_everything_that_was_said(hub: Hub, publi
     assert publisher.stats.position == progress["id"]
 
 
-def test_data_given_as_bytes_reaches_subscribers_byte_for_byte(hub: Hub, publishers: Publishers) -> None:
+def test_bytes_reach_subscribers_byte_for_byte(hub: Hub, publishers: Publishers) -> None:
     publisher = publishers(hub.url)
     cases = ["1.50", "1E+05", "12345678901234567890.10", r'"\u0041\/ é 😀"', '{ "b" :1,"a":[ ],"b":2 }', "[1,\r\n2]"]
     for data in cases:
@@ -46,7 +46,7 @@ def test_data_given_as_bytes_reaches_subscribers_byte_for_byte(hub: Hub, publish
         assert text.endswith(f'"data":{data}}}')
 
 
-def test_an_unchanged_price_is_counted_and_null_deletes(hub: Hub, publishers: Publishers) -> None:
+def test_unchanged_price_is_counted_and_null_deletes(hub: Hub, publishers: Publishers) -> None:
     publisher = publishers(hub.url)
     for data in (1, 1, 2, None):
         publisher.publish(TOPIC, data, key="a")
@@ -55,7 +55,7 @@ def test_an_unchanged_price_is_counted_and_null_deletes(hub: Hub, publishers: Pu
     assert hub.state() == {}
 
 
-def test_a_message_that_the_server_refuses_is_taken_out_and_the_rest_is_delivered(
+def test_refused_message_is_removed_and_the_rest_delivered(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
@@ -77,7 +77,7 @@ def test_a_message_that_the_server_refuses_is_taken_out_and_the_rest_is_delivere
     publisher.flush(WITHIN)
 
 
-def test_a_message_over_the_servers_limit_is_taken_out(hubs: Callable[..., Hub], publishers: Publishers) -> None:
+def test_message_over_the_server_limit_is_removed(hubs: Callable[..., Hub], publishers: Publishers) -> None:
     hub = hubs(publish_message_bytes="1KiB")
     publisher = publishers(hub.url, window=1.0)
     for data in ("first", "x" * 2000, "last"):
@@ -87,9 +87,7 @@ def test_a_message_over_the_servers_limit_is_taken_out(hubs: Callable[..., Hub],
     assert [message["data"] for message in hub.history()] == ["first", "last"]
 
 
-def test_a_batch_over_the_servers_limit_is_divided_until_it_fits_in_order(
-    hubs: Callable[..., Hub], publishers: Publishers
-) -> None:
+def test_batch_over_the_server_limit_is_divided_in_order(hubs: Callable[..., Hub], publishers: Publishers) -> None:
     hub = hubs(publish_body_bytes="2KiB", publish_message_bytes="1KiB")
     publisher = publishers(hub.url, window=1.0, batch_messages=100)
     for number in range(100):
@@ -98,11 +96,11 @@ def test_a_batch_over_the_servers_limit_is_divided_until_it_fits_in_order(
     assert [message["data"][0] for message in hub.history()] == list(range(100))
 
 
-def test_a_message_that_a_proxy_refuses_without_saying_which_is_found(
+def test_message_refused_by_a_proxy_is_found_by_halving(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
-    # The proxy does not like the first message: nor the batch, nor its first half, nor what is left of that.
+    # The proxy refuses the first message, and so the batch, its first half, and the first half of that.
     link.faults += [Answer(400)] * 3
     publisher = publishers(link.url, window=1.0)
     for number in range(4):
@@ -113,7 +111,7 @@ def test_a_message_that_a_proxy_refuses_without_saying_which_is_found(
     assert [message["data"] for message in hub.history()] == [1, 2, 3]
 
 
-def test_a_wrong_token_is_final_loud_and_names_nothing_secret(hub: Hub, publishers: Publishers, log: Log) -> None:
+def test_wrong_token_is_final_and_never_shown(hub: Hub, publishers: Publishers, log: Log) -> None:
     publisher = publishers(hub.url, token="wrong-token")
     for number in range(5):
         publisher.publish(TOPIC, number)
@@ -128,9 +126,7 @@ def test_a_wrong_token_is_final_loud_and_names_nothing_secret(hub: Hub, publishe
     assert "wrong-token" not in "\n".join([*log.lines, str(raised.value)])
 
 
-def test_a_server_that_takes_no_publishes_says_which_setting_enables_them(
-    hubs: Callable[..., Hub], publishers: Publishers
-) -> None:
+def test_disabled_publishing_names_the_setting_to_enable_it(hubs: Callable[..., Hub], publishers: Publishers) -> None:
     hub = hubs(publish_token=None)
     publisher = publishers(hub.url)
     publisher.publish(TOPIC, 1)
@@ -138,7 +134,7 @@ def test_a_server_that_takes_no_publishes_says_which_setting_enables_them(
         publisher.flush(WITHIN)
 
 
-def test_a_publisher_that_is_limited_to_topics_goes_on_with_those(
+def test_publisher_limited_to_topics_continues_with_those(
     hubs: Callable[..., Hub], publishers: Publishers, tmp_path: Path
 ) -> None:
     tokens = tmp_path / "tokens"
@@ -155,14 +151,14 @@ def test_a_publisher_that_is_limited_to_topics_goes_on_with_those(
 
 
 @pytest.mark.parametrize("path", ["/api", "/nowhere"])
-def test_a_url_with_a_wrong_path_is_final(hub: Hub, publishers: Publishers, path: str) -> None:
+def test_wrong_path_in_url_is_final(hub: Hub, publishers: Publishers, path: str) -> None:
     publisher = publishers(hub.url + path)
     publisher.publish(TOPIC, 1)
     with pytest.raises(DeliveryError, match="404 not_found: there is nothing at this path"):
         publisher.flush(WITHIN)
 
 
-def test_a_redirect_is_not_followed_with_the_token(
+def test_redirect_is_not_followed_with_the_token(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link, elsewhere = links(hub), links(hub)
@@ -174,19 +170,17 @@ def test_a_redirect_is_not_followed_with_the_token(
     assert elsewhere.requests == []
 
 
-def test_a_page_in_place_of_an_answer_is_final_and_cut_short(
-    hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
-) -> None:
+def test_html_answer_is_final_and_shortened(hub: Hub, links: Callable[[Hub], Link], publishers: Publishers) -> None:
     link = links(hub)
     link.faults += [Answer(200, b"<html>" * 1_000_000)]
     publisher = publishers(link.url)
     publisher.publish(TOPIC, 1)
-    with pytest.raises(DeliveryError, match="200 not_oddswire: what answered is not oddswire: '<html>") as raised:
+    with pytest.raises(DeliveryError, match="200 not_oddswire: this answer is not from oddswire: '<html>") as raised:
         publisher.flush(WITHIN)
     assert len(str(raised.value)) < 300
 
 
-def test_a_broadcast_reaches_every_client_and_says_how_many(hub: Hub, publishers: Publishers) -> None:
+def test_broadcast_reaches_every_client_and_counts_them(hub: Hub, publishers: Publishers) -> None:
     publisher = publishers(hub.url)
     with hub.subscriber() as one, hub.subscriber() as other:
         assert publisher.broadcast("maintenance", b'{"at": 1.50}') == 2
@@ -196,7 +190,7 @@ def test_a_broadcast_reaches_every_client_and_says_how_many(hub: Hub, publishers
             assert text.endswith('"data":{"at": 1.50}}')
 
 
-def test_a_broadcast_that_is_not_confirmed_raises_and_is_not_tried_again(
+def test_unconfirmed_broadcast_raises_and_is_not_retried(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
@@ -218,7 +212,7 @@ def test_a_broadcast_that_is_not_confirmed_raises_and_is_not_tried_again(
         publisher.broadcast("notice", 1)
 
 
-def test_what_many_publish_at_once_keeps_the_order_of_each(hub: Hub, publishers: Publishers) -> None:
+def test_concurrent_publishers_keep_their_own_order(hub: Hub, publishers: Publishers) -> None:
     publisher = publishers(hub.url, batch_messages=50, queue_messages=200)
     seed = int(os.environ.get("TEST_SEED", "0")) or Random().randrange(1, 2**32)
     print(f"TEST_SEED={seed}")

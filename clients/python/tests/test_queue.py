@@ -1,4 +1,4 @@
-"""The bound of the queue, at and just past its edge."""
+"""The limits of the queue, exactly at the limit and just above it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def message(key: str | None, length: int) -> Message:
         st.tuples(st.sampled_from(["put", "take", "release"]), st.sampled_from([None, "a", "b"]), st.integers(0, 40))
     ),
 )
-def test_the_bound_holds_and_the_account_is_right_whatever_happens(
-    conflate: bool, events: list[tuple[str, str | None, int]]
-) -> None:
+def test_limits_and_counts_hold_in_any_sequence(conflate: bool, events: list[tuple[str, str | None, int]]) -> None:
     most = 4 * message("a", 20).size
     queue, under_way = Queue(5, most, conflate=conflate), []
     for event, key, length in events:
@@ -52,7 +50,7 @@ def test_the_bound_holds_and_the_account_is_right_whatever_happens(
     assert queue.waiting_bytes == len(queue) == 0
 
 
-def test_bytes_are_bounded_to_the_byte() -> None:
+def test_queue_bytes_is_exact_to_the_byte() -> None:
     one = message("a", 10)
     queue = Queue(100, 2 * one.size, conflate=False)
     assert queue.put(one, 0.0)
@@ -63,13 +61,13 @@ def test_bytes_are_bounded_to_the_byte() -> None:
     assert not smaller.put(one, 0.0)
 
 
-def test_a_message_that_can_never_fit_is_refused_with_both_numbers() -> None:
+def test_message_that_never_fits_is_refused_with_both_sizes() -> None:
     one = message("a", 10)
-    with pytest.raises(ValueError, match=f"has {one.size} bytes, queue_bytes is {one.size - 1}"):
+    with pytest.raises(ValueError, match=f"has {one.size} bytes: expected at most queue_bytes {one.size - 1}"):
         Queue(100, one.size - 1, conflate=True).put(one, 0.0)
 
 
-def test_a_conflated_message_that_is_longer_needs_room_for_what_it_is_longer() -> None:
+def test_longer_conflated_message_needs_room_for_the_excess() -> None:
     one, other = message("a", 10), message("b", 10)
     queue = Queue(2, one.size + other.size + 5, conflate=True)
     assert queue.put(one, 0.0)
@@ -80,7 +78,7 @@ def test_a_conflated_message_that_is_longer_needs_room_for_what_it_is_longer() -
     assert [slot.message for slot in queue.take(9, 999)] == [message("a", 15), other]
 
 
-def test_the_queue_takes_as_many_as_it_says_and_one_more_raises(
+def test_queue_takes_queue_messages_and_one_more_raises(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
@@ -90,7 +88,7 @@ def test_the_queue_takes_as_many_as_it_says_and_one_more_raises(
     publisher.publish(TOPIC, 1)
     publisher.publish(TOPIC, 2)
     link.until(lambda requests: len(requests) == 1)
-    # What is under way counts: it waits for the server's answer as the rest does.
+    # Messages in flight count, because they wait for the server's answer, too.
     for number in range(3, 10):
         publisher.publish(TOPIC, number)
     assert publisher.stats.waiting == 10
@@ -103,7 +101,7 @@ def test_the_queue_takes_as_many_as_it_says_and_one_more_raises(
     assert [message["data"] for message in hub.history()] == list(range(11))
 
 
-def test_a_full_queue_is_waited_for_as_long_as_block_timeout_says(
+def test_publish_waits_block_timeout_for_a_full_queue(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
@@ -119,7 +117,7 @@ def test_a_full_queue_is_waited_for_as_long_as_block_timeout_says(
     assert [message["data"] for message in hub.history()] == [0], "what raised was not queued"
 
 
-def test_who_waits_for_room_goes_on_when_there_is_some(
+def test_waiting_publish_continues_when_there_is_room(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
@@ -136,7 +134,7 @@ def test_who_waits_for_room_goes_on_when_there_is_some(
     assert [message["data"] for message in hub.history()] == [0, 1]
 
 
-def test_who_waits_for_room_when_it_is_closed_is_told_so(
+def test_waiting_publish_raises_when_publisher_is_closed(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers, log: Log
 ) -> None:
     link = links(hub)
@@ -166,7 +164,7 @@ def test_who_waits_for_room_when_it_is_closed_is_told_so(
     assert not closing.is_alive()
 
 
-def test_superseded_prices_are_not_sent_when_conflated(
+def test_superseded_prices_are_not_sent_with_conflate(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
@@ -185,12 +183,12 @@ def test_superseded_prices_are_not_sent_when_conflated(
     assert publisher.stats.conflated == 2 * 999
 
 
-def test_a_full_queue_says_why_nothing_leaves_it(hub: Hub, publishers: Publishers, log: Log) -> None:
+def test_error_of_a_full_queue_names_the_last_problem(hub: Hub, publishers: Publishers, log: Log) -> None:
     hub.end()
     publisher = publishers(hub.url, queue_messages=1, on_full="raise")
     publisher.publish(TOPIC, 0)
     log.until("not_connected")
-    with pytest.raises(QueueFull, match="the last try failed: not_connected: ConnectError"):
+    with pytest.raises(QueueFull, match="the last attempt failed: not_connected: ConnectError"):
         publisher.publish(TOPIC, 1)
     with pytest.raises(DeliveryError):
         publisher.close(0.0)

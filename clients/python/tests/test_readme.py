@@ -1,4 +1,4 @@
-"""What the README says is run, and compared with the code."""
+"""The README's examples are run, and its tables compared with the code."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILIN
 def test_every_example_of_the_readme_runs(example: str, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     assert "http://localhost:8000" in example
     code = example.replace("http://localhost:8000", hub.url).replace("dev-token", TOKEN)
-    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102 - the point of it.
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102 - running it is the purpose.
     assert "8301/1x2/betpawa" in hub.state()
     said = re.findall(r"print\(error\)  # (.*) …", example)
     assert all(line in capsys.readouterr().out for line in said)
 
 
-def test_the_table_of_options_has_all_of_them_with_their_defaults() -> None:
+def test_table_of_options_has_all_options_and_defaults() -> None:
     table = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", README, re.MULTILINE)
     options = {option.name: option.default for option in dataclasses.fields(Options)}
     assert {name: eval(default) for name, default in table} == options  # noqa: S307 - our own text.
     assert all(type(eval(default)) is type(options[name]) for name, default in table)  # noqa: S307
 
 
-def test_the_readme_names_every_count() -> None:
+def test_readme_names_every_count() -> None:
     counts = [field.name for field in dataclasses.fields(Stats)][:7]
     assert f"({', '.join(counts)})" in README

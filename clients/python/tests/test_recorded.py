@@ -1,4 +1,4 @@
-"""Recorded odds of real bookmakers go through byte for byte, with a restart in the middle."""
+"""Recorded odds of real bookmakers arrive byte for byte, also with a restart in between."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ DATA = Path(__file__).parents[4] / "shared" / "data"
 
 
 def recorded(name: str) -> list[tuple[str, bytes]]:
-    """Key and data of each line; the data as it stands there."""
+    """Key and data of each line, with the exact bytes of the data."""
     if not (DATA / name).exists():
-        pytest.skip(f"../shared/data/{name} is not there")
+        pytest.skip(f"../shared/data/{name} does not exist")
     lines = []
     with gzip.open(DATA / name, "rb") as file:
         for line in file:
@@ -27,9 +27,7 @@ def recorded(name: str) -> list[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize("name", ["odds_updates.ndjson.gz", "odds_updates_betfair.ndjson.gz"])
-def test_recorded_odds_arrive_byte_for_byte_with_a_restart_in_the_middle(
-    durable: Hub, publishers: Publishers, name: str
-) -> None:
+def test_recorded_odds_survive_a_restart_byte_for_byte(durable: Hub, publishers: Publishers, name: str) -> None:
     lines = recorded(name)[:4000]
     publisher = publishers(durable.url)
     expected: list[bytes] = []

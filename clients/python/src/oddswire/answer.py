@@ -1,6 +1,6 @@
-"""What one try of a batch came to, and what follows from it. Pure: no socket, no clock.
+"""The outcome of one attempt to send a batch, and the verdict that follows from it. Pure: no socket, no clock.
 
-Invariant: a verdict says that something was not taken only where that is certain. All else may have been taken.
+Invariant: a verdict says "not taken" only if that is certain. Otherwise the batch may have been taken.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ MAX_DETAIL = 300
 
 @dataclass(frozen=True)
 class Answered:
-    """There was an answer."""
+    """The request got an answer."""
 
     status: int
     body: bytes
     retry_after: float | None = None
-    """Seconds, where the answer asks for a pause."""
+    """Seconds, if the answer asks for a pause."""
 
 
 @dataclass(frozen=True)
 class NotSent:
-    """There was no connection, so nothing can have been taken."""
+    """There was no connection, so the server took nothing."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Lost:
-    """The request went out, at least in part, and no answer came."""
+    """The request was sent, at least in part, and no answer came."""
 
     reason: str
 
@@ -43,7 +43,7 @@ Outcome = Answered | NotSent | Lost
 
 @dataclass(frozen=True)
 class Taken:
-    """The batch is taken, now or by an earlier try."""
+    """The server took the batch, now or in an earlier attempt."""
 
     accepted: int
     unchanged: int
@@ -52,7 +52,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Again:
-    """The same request is to be tried again."""
+    """Send the same request again."""
 
     problem: Problem
     may_be_taken: bool
@@ -61,7 +61,7 @@ class Again:
 
 @dataclass(frozen=True)
 class OneRefused:
-    """Nothing was taken because of this one message."""
+    """The server took nothing because of this one message."""
 
     index: int
     problem: Problem
@@ -69,14 +69,14 @@ class OneRefused:
 
 @dataclass(frozen=True)
 class Divide:
-    """Nothing was taken: too much at once, or refused without saying for which message. Halves tell."""
+    """The server took nothing: the batch is too large, or the answer does not name the bad message. Halve the batch."""
 
     problem: Problem
 
 
 @dataclass(frozen=True)
 class Fatal:
-    """Nothing was taken, and nothing will be: the token or the URL is wrong."""
+    """The server took nothing and never will: the token or the URL is wrong."""
 
     problem: Problem
 
@@ -88,17 +88,17 @@ _WRONG_FOR_ALL = (401, 403, 404, 405, 407, 415)
 
 
 def judge(outcome: Outcome) -> Verdict:
-    """Says what follows from the outcome of a try."""
+    """Decides what follows from the outcome of an attempt."""
     if isinstance(outcome, Answered):
         return _taken(outcome) if outcome.status == 200 else _refused(outcome, problem_of(outcome))
     return Again(problem_of(outcome), may_be_taken=isinstance(outcome, Lost))
 
 
 def problem_of(outcome: Outcome) -> Problem:
-    """What stands in the way, in the server's words where it has said something."""
+    """Describes a failure, in the server's words if it answered."""
     if isinstance(outcome, Answered):
         error = _error(outcome)
-        otherwise = f"an answer that is not oddswire's: {_shown(outcome.body)}"
+        otherwise = f"this answer is not from oddswire: {_shown(outcome.body)}"
         return Problem(_text(error, "code", "http_error"), _text(error, "detail", otherwise), outcome.status)
     return Problem("not_connected" if isinstance(outcome, NotSent) else "answer_lost", outcome.reason)
 
@@ -111,13 +111,13 @@ def _refused(answer: Answered, problem: Problem) -> Verdict:
     if isinstance(index, int) and not isinstance(index, bool):
         return OneRefused(index, problem)
     if status == 404 and not error:
-        # A proxy that has lost sight of the server for a moment says so too; only the server's own word is final.
+        # A proxy that has lost the server for a moment answers 404, too. Only oddswire's own 404 is final.
         return Again(problem, may_be_taken=False)
     return Fatal(problem) if status < 400 or status in _WRONG_FOR_ALL else Divide(problem)
 
 
 def _may_be_taken(status: int, problem: Problem) -> bool:
-    """Whether a request that is to be tried again may have been taken. Whatever does not say that it was not may."""
+    """Whether a request that will be retried may have been taken. It may, unless the answer rules that out."""
     return problem.code != "engine_unavailable" and status not in _AGAIN
 
 
@@ -126,12 +126,12 @@ def _taken(answer: Answered) -> Verdict:
         body = json.loads(answer.body)
         return Taken(int(body["accepted"]), int(body["unchanged"]), str(body["position"]))
     except (ValueError, TypeError, KeyError, RecursionError):
-        detail = f"what answered is not oddswire: {_shown(answer.body)}"
+        detail = f"this answer is not from oddswire: {_shown(answer.body)}"
         return Fatal(Problem("not_oddswire", detail, answer.status))
 
 
 def _error(answer: Answered) -> dict[str, Any]:
-    """The `error` of the server's answers; empty where something else has answered."""
+    """The `error` of the server's answer; empty if another program answered."""
     try:
         error = json.loads(answer.body)["error"]
     except (ValueError, TypeError, KeyError, RecursionError):

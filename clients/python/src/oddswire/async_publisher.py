@@ -1,6 +1,7 @@
-"""AsyncPublisher: for asyncio. The courier is a task on the loop of whoever opens it.
+"""AsyncPublisher: for asyncio. The courier is a task on the loop that enters the publisher.
 
-Invariant: everything happens on that one loop, so the delivery needs no lock, and a cancelled call leaves it as it was.
+Invariant: everything runs on that one loop, so the delivery needs no lock. A cancelled call leaves the delivery
+unchanged.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class AsyncPublisher:
     async with AsyncPublisher("http://localhost:8000", token) as publisher:
         await publisher.publish("odds_updates", {"home": 1.85}, key="8301/1x2/betpawa")
 
-    As Publisher in all other respects. It belongs to the loop that entered it. The callbacks are plain functions and
-    must not block.
+    It belongs to the loop that entered it. The callbacks are plain functions and must not block. In all other respects
+    it works like Publisher.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class AsyncPublisher:
         type: str | None = None,
         expires_at: datetime | None = None,
     ) -> None:
-        """Queues a message, from code on the loop that cannot wait, such as a callback; raises QueueFull at once."""
+        """Queues a message without waiting, for example in a callback on the loop. Raises QueueFull at once."""
         message = Message.of(topic, data, key, type, expires_at)
         if not self._offer(message):
             raise self._delivery.full()
@@ -79,8 +80,7 @@ class AsyncPublisher:
         type: str | None = None,
         expires_at: datetime | None = None,
     ) -> None:
-        """Queues a message; see Publisher.publish. A call that is cancelled while it waits for room has queued
-        nothing."""
+        """Queues a message; see Publisher.publish. A call that is cancelled while it waits for room queues nothing."""
         message = Message.of(topic, data, key, type, expires_at)
         if self._offer(message):
             return
@@ -89,13 +89,13 @@ class AsyncPublisher:
             raise self._delivery.full()
 
     async def broadcast(self, type: str, data: object) -> int:
-        """Sends to every connected client at once, past the queue; see Publisher.broadcast."""
+        """Sends to every connected client at once and bypasses the queue; see Publisher.broadcast."""
         self._running()
         self._delivery.check_open()
         return await self._courier.broadcast(type, data)
 
     async def flush(self, timeout: float | None = None) -> None:
-        """Waits until everything that was published before is confirmed; see Publisher.flush."""
+        """Waits until all messages published before are confirmed; see Publisher.flush."""
         self._running()
         mark = self._delivery.mark()
         self._rouse()
@@ -104,21 +104,21 @@ class AsyncPublisher:
         self._raise_failures()
 
     async def close(self, timeout: float | None = None) -> None:
-        """Sends what is left for at most `timeout` seconds; see Publisher.close. Cancelled meanwhile, it ends at once,
-        and what is left is reported as undelivered."""
+        """Sends the remaining messages for at most `timeout` seconds; see Publisher.close. If the call is cancelled, it
+        ends at once and reports the remaining messages as undelivered."""
         if self._task is None:
             self._delivery.close()
             return
         task = self._running()
         self._delivery.close()
         self._rouse()
-        # Who waits for room gets none any more.
+        # Wake the callers that wait for room: they get none any more.
         self._notify()
         try:
             await asyncio.wait([task], timeout=self._options.close_timeout if timeout is None else timeout)
         finally:
             if not task.done():
-                # First, because before Python 3.12 a cancellation can get lost in asyncio.wait_for.
+                # Call `fail` before `cancel`: before Python 3.12 a cancellation can get lost in asyncio.wait_for.
                 self._delivery.fail(CLOSED)
                 task.cancel()
                 await asyncio.wait([task])
@@ -126,12 +126,12 @@ class AsyncPublisher:
 
     @property
     def stats(self) -> Stats:
-        """What has been done so far, as of now."""
+        """The current counts."""
         return self._delivery.stats()
 
     async def __aenter__(self) -> AsyncPublisher:
         if self._task is not None:
-            raise RuntimeError("a publisher is entered once: make another one")
+            raise RuntimeError("a publisher can be entered only once: make a new one")
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._courier.run(), name="oddswire-publisher")
         return self
@@ -142,7 +142,7 @@ class AsyncPublisher:
         try:
             await self.close()
         except OddswireError:
-            # An error that is on its way already says more than what came of it; the log has this one.
+            # Do not hide an error from inside the context. The log has this one.
             if error is None:
                 raise
 
@@ -152,7 +152,7 @@ class AsyncPublisher:
         return f"<AsyncPublisher {self._server.url} {state}>"
 
     def _running(self) -> asyncio.Task[None]:
-        """The courier's task; raises where this is not its loop."""
+        """The courier's task. Raises if this is not its loop."""
         if self._task is None:
             raise PublisherClosed("the publisher is not open: use 'async with'")
         if os.getpid() != self._process or asyncio.get_running_loop() is not self._loop:
@@ -171,12 +171,12 @@ class AsyncPublisher:
             self._courier.wake()
 
     def _notify(self) -> None:
-        """Wakes everybody who waits for progress, once."""
+        """Wakes all callers that wait for progress, once."""
         progress, self._progress = self._progress, asyncio.Event()
         progress.set()
 
     async def _until(self, holds: Callable[[], bool], timeout: float | None) -> bool:
-        """Waits until it holds, as the condition of the other publisher does; False after the timeout."""
+        """Waits until `holds` returns True, like Condition.wait_for in Publisher. Returns False after the timeout."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not holds():
             left = None if deadline is None else deadline - time.monotonic()

@@ -1,5 +1,5 @@
-"""Carries the batches of a Delivery to the server, on an asyncio loop: the caller's for AsyncPublisher, that of a
-thread of its own for Publisher.
+"""Sends the batches of a Delivery to the server, on an asyncio loop. AsyncPublisher uses the caller's loop, Publisher
+the loop of its own thread.
 
 Invariant: the lock guards the Delivery and is never held across an await or a callback.
 """
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("oddswire")
 
-# What is said of messages that are left when a publisher has to end.
+# The problem of messages that are still unsent when a publisher has to end.
 CLOSED = Problem("closed", "the publisher was closed before this could be sent")
 
 
 class Courier:
-    """One loop: ask what is next, do it, say what came of it."""
+    """One loop: get the next step from the Delivery, do it, and report the outcome to the Delivery."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Courier:
     ) -> None:
         for callback in (on_undelivered, on_new_epoch):
             if inspect.iscoroutinefunction(callback):
-                raise TypeError(f"{callback.__name__} is a coroutine function: callbacks are called, not awaited")
+                raise TypeError(f"{callback.__name__} is a coroutine function: expected a plain function")
         self._server = server
         self._delivery = delivery
         self._lock = lock
@@ -57,11 +57,11 @@ class Courier:
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """Lets the loop look again. Only from its own thread."""
+        """Makes the loop check again. Call this only from the loop's own thread."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Works until the delivery is done. However it ends, everything that was published is accounted for."""
+        """Works until the delivery is done. Every published message is confirmed or reported, however this ends."""
         try:
             async with self._server:
                 await self._work()
@@ -79,7 +79,7 @@ class Courier:
 
     async def _work(self) -> None:
         while True:
-            # Cleared before the question: what is published after it wakes the wait that follows.
+            # Clear the event before `next`: a message published afterwards then wakes the wait that follows.
             self._wake.clear()
             with self._lock:
                 step = self._delivery.next(time.monotonic())
@@ -105,14 +105,15 @@ class Courier:
             problem = self._delivery.last_problem
         count, url = len(batch.slots), self._server.url
         if problem is not None:
-            logger.warning("%d messages for %s not taken at try %d: %s", count, url, batch.tries, problem)
+            logger.warning("%d messages not taken by %s, attempt %d: %s", count, url, batch.tries, problem)
         elif batch.tries > 1:
-            logger.info("%d messages for %s taken at try %d", count, url, batch.tries)
+            logger.info("%d messages taken by %s, attempt %d", count, url, batch.tries)
         else:
-            logger.debug("%d messages for %s taken", count, url)
+            logger.debug("%d messages taken by %s", count, url)
 
     def _tell(self) -> None:
-        """Passes on what the delivery has to say. Reports come first: who waits for the progress finds them made."""
+        """Passes on reports and new epochs, and then signals progress. So all reports are made before a waiting caller
+        continues."""
         with self._lock:
             reports, epochs = self._delivery.take_reports(), self._delivery.take_new_epochs()
         if reports:
@@ -121,12 +122,12 @@ class Courier:
         for report in reports:
             _call(self._on_undelivered, report)
         for old, new in epochs:
-            logger.warning("%s began the sequence %s after %s", self._server.url, new, old)
+            logger.warning("%s began a new epoch %s after %s", self._server.url, new, old)
             _call(self._on_new_epoch, old, new)
         self._on_progress()
 
     async def broadcast(self, type: str, data: object) -> int:
-        """Sends to every connected client; returns how many there were."""
+        """Sends to every connected client, and returns their number."""
         check_type(type)
         head = json.dumps({"type": type}, ensure_ascii=False)[:-1]
         body = head.encode() + b',"data":' + encode(data) + b"}"
@@ -140,11 +141,11 @@ def _connections(answer: Answered) -> int:
     try:
         return int(json.loads(answer.body)["connections"])
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise BroadcastError(Problem("not_oddswire", "what answered is not oddswire", answer.status)) from None
+        raise BroadcastError(Problem("not_oddswire", "this answer is not from oddswire", answer.status)) from None
 
 
 def _call(callback: Callable[..., None] | None, *arguments: object) -> None:
-    """Calls back; what goes wrong there must not keep messages from being delivered."""
+    """Calls a callback. An exception in it is logged, so that it does not stop the delivery."""
     if callback is None:
         return
     try:

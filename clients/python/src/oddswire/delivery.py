@@ -1,10 +1,11 @@
-"""What is to be done next, and what follows from an answer: the whole policy of a publisher, without sockets.
+"""The whole policy of a publisher, without sockets: which step is next, and what follows from an answer.
 
-The drivers ask `next`, do what it says, and hand what came of it to `settle`. They bring the clock and the lock.
+The drivers call `next`, do the step that it returns, and pass the outcome to `settle`. They provide the clock and the
+lock.
 
-Invariants: one batch is under way at a time, so messages arrive in the order in which they were published. A batch is
-the same bytes under the same Idempotency-Key in each of its tries; whatever else is sent has a key of its own. Every
-message that was taken is, in the end, confirmed by the server or reported as undelivered, once.
+Invariants: only one batch is in flight at a time, so messages arrive in the order in which they were published. A batch
+has the same bytes and the same Idempotency-Key in each of its attempts; any other request has its own key. Every queued
+message is finally either confirmed by the server or reported as undelivered, exactly once.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from oddswire.message import Message
     from oddswire.options import Options
 
-# How many undelivered messages a DeliveryError carries; all of them are counted.
+# Maximum number of undelivered messages in a DeliveryError. Its count includes all of them.
 FIRST_FAILURES = 100
-# Refusals of one message that hold for every message to its topic.
+# Codes of refusals that apply to every message of the same topic.
 TOPIC_WIDE = ("unknown_topic", "forbidden")
 
 
@@ -41,7 +42,7 @@ def new_key() -> str:
 
 @dataclass
 class Batch:
-    """Messages that travel together, and how far their tries have come."""
+    """Messages of one request, and the state of its attempts."""
 
     slots: Sequence[Slot]
     key: str
@@ -49,31 +50,31 @@ class Batch:
     tries: int = 0
     not_before: float = -math.inf
     unknown_since: float | None = None
-    """When the first try began that may have been taken without an answer."""
+    """The start of the first attempt that the server may have taken without an answer."""
 
     @staticmethod
     def of(slots: Sequence[Slot], key: str) -> Batch:
-        """An array, because data may hold line breaks."""
+        """Makes a batch. Its body is a JSON array, not NDJSON, because data may contain line breaks."""
         return Batch(slots, key, b"[" + b",".join(slot.message.encoded for slot in slots) + b"]")
 
 
 @dataclass(frozen=True)
 class Send:
-    """Post this batch, and settle what comes of it."""
+    """Post this batch, and settle the outcome."""
 
     batch: Batch
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Ask again at this moment, or when roused; infinity where only the latter helps."""
+    """Call `next` again at this time or when roused. The time is infinite if only rousing helps."""
 
     until: float
 
 
 @dataclass(frozen=True)
 class Done:
-    """Closed, and nothing is left."""
+    """The publisher is closed, and no message is left."""
 
 
 Step = Send | Wait | Done
@@ -92,7 +93,7 @@ class Delivery:
     ) -> None:
         self.options = options
         self.failure: Problem | None = None
-        """Why nothing is taken any more, after a final refusal."""
+        """Why the publisher takes no more messages, after a final refusal."""
         self._random = random
         self._new_key = new_key
         self._wall_clock = wall_clock
@@ -108,10 +109,10 @@ class Delivery:
         self._failed = 0
         self._new_epochs: list[tuple[str, str]] = []
 
-    # What publishers ask.
+    # For publishers.
 
     def offer(self, message: Message, now: float) -> bool:
-        """Takes a message, unless the queue is full; raises where it cannot ever be taken."""
+        """Queues a message. Returns False if the queue is full; raises if the message can never be taken."""
         self.check_open()
         if not self._queue.put(message, now):
             return False
@@ -119,7 +120,7 @@ class Delivery:
         return True
 
     def check_open(self) -> None:
-        """Raises where nothing is taken any more, and says why."""
+        """Raises an error with the reason if the publisher takes no more messages."""
         if self.failure is not None and self.failure.status is not None:
             raise Refused(self.failure)
         if self.failure is not None:
@@ -128,64 +129,64 @@ class Delivery:
             raise PublisherClosed("the publisher is closed")
 
     def full(self) -> QueueFull:
-        """The error that says by how much the queue is full, and why nothing leaves it."""
+        """Makes the error for a full queue, with its size and the last problem."""
         why = self._stats.last_problem
         return QueueFull(
-            f"{self._queue.count} messages ({self._queue.size} bytes) wait for the server, queue_messages is "
-            f"{self.options.queue_messages} and queue_bytes {self.options.queue_bytes}"
-            + (f"; the last try failed: {why}" if why else "")
+            f"the queue is full: {self._queue.count} messages ({self._queue.size} bytes) wait for the server, "
+            f"queue_messages is {self.options.queue_messages} and queue_bytes {self.options.queue_bytes}"
+            + (f"; the last attempt failed: {why}" if why else "")
         )
 
     def late(self, timeout: float | None) -> str:
-        """What a flush says that did not end in time."""
+        """The error text of a flush that did not finish in time."""
         why = self.last_problem
         return f"{self._queue.count} messages wait for the server after {timeout or 0:g} s" + (
-            f"; the last try failed: {why}" if why else ""
+            f"; the last attempt failed: {why}" if why else ""
         )
 
     def mark(self) -> int:
-        """A mark behind everything that was published so far; what stands before it does not wait for company."""
+        """Returns a mark after all messages published so far. These messages no longer wait for the window."""
         self._hurry_through = self._queue.last_number
         return self._hurry_through
 
     def is_settled(self, mark: int) -> bool:
-        """Whether everything before the mark is confirmed or reported."""
+        """Whether all messages before the mark are confirmed or reported."""
         first = self._batches[0].slots[0] if self._batches else self._queue.first
         return first is None or first.number > mark
 
     def close(self) -> None:
-        """Takes no more messages; what waits is still sent."""
+        """Takes no more messages. Queued messages are still sent."""
         self._closing = True
 
     def rouse(self, now: float) -> bool:
-        """Whether a driver that was told to wait has to ask again; says so once for each wait."""
+        """Whether a waiting driver must call `next` again. Returns True only once for each wait."""
         if self._asleep_until is None or self._due(now) >= self._asleep_until:
             return False
         self._asleep_until = None
         return True
 
     def stats(self) -> Stats:
-        """The counts of this moment."""
+        """The current counts."""
         queue = self._queue
         return replace(self._stats, conflated=queue.superseded, waiting=queue.count, waiting_bytes=queue.size)
 
     @property
     def last_problem(self) -> Problem | None:
-        """Why the last try failed; None after one that did not."""
+        """Why the last attempt failed; None after a success."""
         return self._stats.last_problem
 
     def take_failures(self) -> DeliveryError | None:
-        """What was undelivered since this was asked last."""
+        """The messages that became undelivered since the last call, as an error; None without any."""
         if not self._failed:
             return None
         error = DeliveryError(self._failed, self._failures)
         self._failed, self._failures = 0, []
         return error
 
-    # What drivers ask.
+    # For drivers.
 
     def next(self, now: float) -> Step:
-        """What is to be done now."""
+        """Returns the step to do now."""
         self._asleep_until = None
         while (due := self._due(now)) <= now:
             if not self._batches:
@@ -198,7 +199,7 @@ class Delivery:
         return Wait(due)
 
     def settle(self, outcome: Outcome, now: float) -> None:
-        """Draws the consequences of what came of the batch that is under way; it may have been reported meanwhile."""
+        """Applies the outcome of the batch in flight. Does nothing if `fail` has reported that batch meanwhile."""
         if not self._batches:
             return
         batch, verdict = self._batches[0], judge(outcome)
@@ -213,10 +214,10 @@ class Delivery:
             self._refuse(self._batches.popleft(), verdict)
 
     def fail(self, problem: Problem) -> None:
-        """Ends it: nothing more is taken, and what waits is reported. What was sent without an answer is reported as
-        that, whatever else went wrong."""
+        """Ends the publisher: it takes no more messages, and reports all queued ones. A batch that may have been taken
+        is reported as `outcome_unknown`, whatever the problem is."""
         self.failure, self._closing = self.failure or problem, True
-        unknown = Problem("outcome_unknown", f"sent, and not answered before the end: {problem}", problem.status)
+        unknown = Problem("outcome_unknown", f"sent, but not answered before the end: {problem}", problem.status)
         while self._batches:
             batch = self._batches.popleft()
             may_be_taken = batch.unknown_since is not None or self._sent_at is not None
@@ -225,19 +226,19 @@ class Delivery:
         self._report(self._queue.take(len(self._queue), self._queue.size), problem)
 
     def take_reports(self) -> list[Undelivered]:
-        """What has become undelivered since this was asked last, in order."""
+        """The messages that became undelivered since the last call, in order."""
         reports, self._reports = self._reports, []
         return reports
 
     def take_new_epochs(self) -> list[tuple[str, str]]:
-        """The epochs that ended and those that began instead, since this was asked last."""
+        """Pairs of old and new epoch since the last call."""
         epochs, self._new_epochs = self._new_epochs, []
         return epochs
 
-    # How it comes to that.
+    # Internal steps.
 
     def _due(self, now: float) -> float:
-        """When there is something to do."""
+        """The time of the next step."""
         if self._batches:
             return self._batches[0].not_before
         first = self._queue.first
@@ -250,7 +251,8 @@ class Delivery:
         return first.since + options.window
 
     def _form(self) -> None:
-        """Makes a batch of what waits. What has expired meanwhile would be refused, and the batch with it."""
+        """Makes a batch of waiting messages. Expired ones are left out, because the server would refuse the whole
+        batch."""
         slots = self._queue.take(self.options.batch_messages, self.options.batch_bytes - len("[]"))
         now = self._wall_clock()
         expired = [slot for slot in slots if is_expired(slot.message, now)]
@@ -260,7 +262,7 @@ class Delivery:
         self._push([slots])
 
     def _push(self, parts: Iterable[Sequence[Slot]]) -> None:
-        """Puts batches before everything else, in this order."""
+        """Puts batches in front of all others, in this order."""
         self._batches.extendleft(Batch.of(slots, self._new_key()) for slots in reversed(list(parts)) if slots)
 
     def _send(self, batch: Batch, now: float) -> Send:
@@ -289,19 +291,19 @@ class Delivery:
         limit = self.options.retry_for
         if limit is None or batch.unknown_since is None or batch.not_before <= batch.unknown_since + limit:
             return
-        detail = f"sent, and not answered within retry_for ({limit:g} s): {again.problem}"
+        detail = f"sent, but not answered within retry_for ({limit:g} s): {again.problem}"
         self._batches.popleft()
         self._report(batch.slots, Problem("outcome_unknown", detail, again.problem.status))
 
     def _pause(self, tries: int, asked: float) -> float:
-        """Full jitter: publishers that failed together do not come back together. What the server asks for is added,
-        so that nobody comes earlier than that."""
+        """Full jitter: publishers that failed at the same time do not retry at the same time. The random pause is added
+        to the server's `Retry-After`, so that no publisher retries earlier."""
         options = self.options
         ceiling = min(options.backoff_max, options.backoff * 2.0 ** min(tries - 1, 30))
         return min(max(asked, 0.0), options.retry_after_max) + self._random() * ceiling
 
     def _refuse(self, batch: Batch, verdict: OneRefused | Divide) -> None:
-        """Takes out the message that was refused, or halves the batch until it stands alone."""
+        """Removes the refused message from the batch. If it is unknown, halves the batch."""
         self._stats.last_problem = verdict.problem
         slots = batch.slots
         if len(slots) == 1:
@@ -317,8 +319,8 @@ class Delivery:
 
     @staticmethod
     def _refused(slots: Sequence[Slot], verdict: OneRefused) -> Sequence[Slot]:
-        """The message at the index, and where its topic is to blame all to that topic: the answer would be the same,
-        at the price of a request for each of them."""
+        """The message at the index. If the refusal applies to its topic, all messages to that topic: each would get the
+        same answer, for the price of a request."""
         named = slots[verdict.index]
         if verdict.problem.code not in TOPIC_WIDE:
             return [named]
@@ -335,10 +337,10 @@ class Delivery:
 
 
 def is_expired(message: Message, now: float) -> bool:
-    """Whether the message's time is over, by this machine's clock."""
+    """Whether the message has expired, by this machine's clock."""
     return message.expires_at is not None and message.expires_at.timestamp() <= now
 
 
 def epoch(position: str) -> str:
-    """The part of a position that changes when the server's sequence could not be continued."""
+    """The part of a position that changes if the server could not continue its sequence."""
     return position.partition("-")[0]

@@ -1,4 +1,4 @@
-"""What goes wrong, as far as a caller tells it apart."""
+"""The errors that a caller can distinguish."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ if TYPE_CHECKING:
 
 
 class OddswireError(Exception):
-    """Every error of this package but the ValueError and TypeError of an argument that cannot be right."""
+    """The base of all errors of this package, except ValueError and TypeError for invalid arguments."""
 
 
 class QueueFull(OddswireError):  # noqa: N818 - named as in the standard library.
-    """The message was not taken: as many wait for the server as may wait."""
+    """The message was not queued: the queue is full."""
 
 
 class PublisherClosed(OddswireError):  # noqa: N818 - a state, not a mistake.
-    """The message was not taken: the publisher is closed, or was never opened."""
+    """The message was not queued: the publisher is closed, or was never opened."""
 
 
-class FlushTimeout(OddswireError, TimeoutError):  # noqa: N818 - named as what it is a kind of.
-    """Not everything was answered in time. What waits goes on waiting and is sent when the server is back."""
+class FlushTimeout(OddswireError, TimeoutError):  # noqa: N818 - named like its base class TimeoutError.
+    """Not all messages were answered in time. They stay queued, and are sent when the server is back."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why something was not taken, in the server's words where it has said something."""
+    """Why a message was not taken, in the server's words if it answered."""
 
     code: str
-    """The server's error code, such as `unknown_topic`, or one of this package: `expired` (its `expires_at` passed
-    before it could be sent), `outcome_unknown` (sent, and never answered), `closed` (the publisher was closed first),
-    `internal` (a bug)."""
+    """The server's error code, such as `unknown_topic`, or a code of this package. `expired`: `expires_at` passed
+    before the message could be sent. `outcome_unknown`: the message was sent and never answered. `closed`: the
+    publisher was closed first. `internal`: a bug."""
     detail: str
     status: int | None = None
-    """The HTTP status, where there was an answer."""
+    """The HTTP status, if there was an answer."""
 
     def __str__(self) -> str:
-        """One line."""
+        """Status, code and detail in one line."""
         return f"{self.code}: {self.detail}" if self.status is None else f"{self.status} {self.code}: {self.detail}"
 
 
 @dataclass(frozen=True)
 class Undelivered:
-    """A message that will not be delivered, and why."""
+    """A message that will not be delivered, and the reason."""
 
     message: Message
     problem: Problem
 
 
-class Refused(OddswireError):  # noqa: N818 - the server's word for it.
-    """The server refuses this publisher for good: its token, or its URL. Nothing is taken from it any more."""
+class Refused(OddswireError):  # noqa: N818 - the server's term.
+    """The server refuses this publisher for good, because of its token or its URL. It takes no more messages."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
@@ -61,7 +61,7 @@ class Refused(OddswireError):  # noqa: N818 - the server's word for it.
 
 
 class BroadcastError(OddswireError):
-    """The broadcast was not confirmed. It is not tried again: the server would not know it for the same."""
+    """The broadcast was not confirmed. It is not retried, because the server could not recognise a retry."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
@@ -69,12 +69,12 @@ class BroadcastError(OddswireError):
 
 
 class DeliveryError(OddswireError):
-    """Messages that were taken by `publish` will not be delivered. Raised by `flush` and `close`, once for each."""
+    """Messages that `publish` queued will not be delivered. `flush` and `close` raise this, once for each message."""
 
     def __init__(self, count: int, first: Sequence[Undelivered]) -> None:
         self.count = count
-        """How many."""
+        """The number of undelivered messages."""
         self.first = tuple(first)
-        """The first hundred of them; `on_undelivered` gets every one."""
+        """The first hundred of them. `on_undelivered` gets all of them."""
         message, problem = first[0].message, first[0].problem
         super().__init__(f"{count} undelivered, the first to {message.address}: {problem}")

@@ -1,7 +1,7 @@
 """A message: checked and encoded once, when it is published.
 
-Invariant: what can be known to be refused is refused here, with a ValueError or TypeError at the line that published
-it. What only the server knows (its topics, its limits) comes back through `on_undelivered`.
+Invariant: errors that can be detected without the server raise a ValueError or TypeError in the publishing line. Errors
+that only the server can detect (topics, limits) are reported to `on_undelivered`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_KEY_BYTES = 256
 MAX_TYPE_BYTES = 64
 
 _TOPIC = re.compile(r"[a-z0-9_]{1,64}")
-# What Rust's char::is_control takes for one, because the server goes by that: the general category Cc.
+# The same characters as Rust's char::is_control (general category Cc), because the server uses that.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
@@ -25,11 +25,11 @@ _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",",
 
 @dataclass(frozen=True)
 class Message:
-    """One message to publish."""
+    """A message to publish."""
 
     topic: str
     data: bytes = field(repr=False)
-    """JSON as it goes to subscribers, byte for byte."""
+    """JSON, which subscribers get byte for byte."""
     key: str | None = None
     type: str | None = None
     expires_at: datetime | None = None
@@ -44,7 +44,7 @@ class Message:
         type: str | None = None,
         expires_at: datetime | None = None,
     ) -> Message:
-        """Checks and encodes a message. Bytes are JSON already; everything else is encoded here."""
+        """Checks and encodes a message. Bytes must already be JSON; any other data is encoded here."""
         check_topic(topic)
         if key is not None:
             check_key(key)
@@ -52,9 +52,9 @@ class Message:
             check_type(type)
         encoded = encode(data)
         if key is None and encoded.strip() == b"null":
-            raise ValueError("data is null without a key: null deletes a key, so name the key or publish data")
+            raise ValueError("invalid data null without a key: null deletes a key, so expected a key or other data")
         if key is None and expires_at is not None:
-            raise ValueError("expires_at without a key: only a key's value can expire")
+            raise ValueError("invalid expires_at without a key: only the value of a key can expire")
         named = {name: text for name, text in (("key", key), ("type", type)) if text is not None}
         head = _encode({"topic": topic, **named})[:-1] + ',"data":'
         tail = "}" if expires_at is None else f',"expires_at":"{rfc3339(expires_at)}"}}'
@@ -62,42 +62,42 @@ class Message:
 
     @property
     def encoded(self) -> bytes:
-        """The object that stands in the body of a request."""
+        """The JSON object for the body of a request."""
         return self._head + self.data + self._tail
 
     @property
     def size(self) -> int:
-        """Its length in a body, with the comma."""
+        """The length in a request's body, with the comma."""
         return len(self._head) + len(self.data) + len(self._tail) + 1
 
     @property
     def address(self) -> str:
-        """Topic and key, for a log line. The data stays out of logs."""
+        """Topic and key, for logs. Logs never contain the data."""
         return self.topic if self.key is None else f"{self.topic}/{self.key}"
 
 
 def encode(data: object) -> bytes:
-    """JSON of a Python object; bytes are taken as they are if they are one JSON value."""
+    """Encodes an object as JSON. Bytes are used unchanged if they are one JSON value."""
     if isinstance(data, (bytes, bytearray, memoryview)):
         return _checked(bytes(data))
     try:
         return _encode(data).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"data has half of a surrogate pair, which is no character: {error}") from None
+        raise ValueError(f"invalid data: half of a surrogate pair is not a character: {error}") from None
     except RecursionError:
-        raise ValueError("data is nested too deeply to be encoded") from None
+        raise ValueError("invalid data: nested too deeply to be encoded") from None
 
 
 def _checked(data: bytes) -> bytes:
-    """Refuses bytes that are anything but one JSON value: in a batch they would run into their neighbours."""
+    """Refuses bytes that are not exactly one JSON value: they would break the other messages of a batch."""
     try:
         _DECODER.decode(data.decode())
     except UnicodeDecodeError as error:
-        raise ValueError(f"data given as bytes is not UTF-8: {error}") from None
+        raise ValueError(f"invalid data bytes: expected UTF-8: {error}") from None
     except RecursionError:
-        raise ValueError("data is nested too deeply to be read") from None
+        raise ValueError("invalid data: nested too deeply to be read") from None
     except ValueError as error:
-        raise ValueError(f"data given as bytes is not one JSON value: {error}") from None
+        raise ValueError(f"invalid data bytes: expected one JSON value: {error}") from None
     return data
 
 
@@ -106,55 +106,55 @@ def _constant(name: str) -> NoReturn:
 
 
 def _unread(_digits: str) -> None:
-    """Numbers are not converted: they go on as they are, and a long one would cost what nobody asked for."""
+    """Skips the conversion of numbers: it is not needed here, and a long number would take much time."""
 
 
 _DECODER = json.JSONDecoder(parse_constant=_constant, parse_int=_unread, parse_float=_unread)
 
 
 def check_topic(topic: str) -> None:
-    """Refuses what can be the name of no topic."""
+    """Refuses an invalid topic."""
     _check_is_text("topic", topic)
     if not _TOPIC.fullmatch(topic):
-        raise ValueError(f"topic {_shown(topic)} is not valid: a topic is 1 to 64 bytes of a-z, 0-9 and _")
+        raise ValueError(f"invalid topic {_shown(topic)}: expected 1 to 64 bytes of a-z, 0-9 and _")
 
 
 def check_key(key: str) -> None:
-    """Refuses what can be no key."""
+    """Refuses an invalid key."""
     _check_is_text("key", key)
     if not 1 <= _length(key) <= MAX_KEY_BYTES or "" in key.split("/") or _CONTROL.search(key):
         raise ValueError(
-            f"key {_shown(key)} is not valid: a key is 1 to {MAX_KEY_BYTES} bytes, segments joined by '/', without "
-            "empty segments and control characters"
+            f"invalid key {_shown(key)}: expected 1 to {MAX_KEY_BYTES} bytes, segments joined by '/', without empty "
+            "segments and control characters"
         )
 
 
 def check_type(type: str) -> None:
-    """Refuses what can be no type."""
+    """Refuses an invalid type."""
     _check_is_text("type", type)
     if not 1 <= _length(type) <= MAX_TYPE_BYTES or _CONTROL.search(type):
         raise ValueError(
-            f"type {_shown(type)} is not valid: a type is 1 to {MAX_TYPE_BYTES} bytes without control characters"
+            f"invalid type {_shown(type)}: expected 1 to {MAX_TYPE_BYTES} bytes without control characters"
         )
 
 
 def rfc3339(moment: datetime) -> str:
-    """UTC with `Z`; a moment without a time zone is refused, because nobody can tell which one was meant."""
+    """Formats a time in UTC with `Z`. A time without a time zone is refused, because it is ambiguous."""
     if not isinstance(moment, datetime):
-        raise TypeError(f"expires_at {reprlib.repr(moment)} is not valid: expected a datetime with a time zone")
+        raise TypeError(f"invalid expires_at {reprlib.repr(moment)}: expected a datetime with a time zone")
     if moment.tzinfo is None or moment.utcoffset() is None:
-        raise ValueError(f"expires_at {moment.isoformat()} has no time zone: give it one, such as timezone.utc")
+        raise ValueError(f"invalid expires_at {moment.isoformat()}: expected a time zone, such as timezone.utc")
     return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def _check_is_text(name: str, value: object) -> None:
-    """Types are hints; an event's number for a key is easily given all the same."""
+    """Checks the type at run time, because a caller without type checks may pass an event's number as the key."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} {reprlib.repr(value)} is not valid: expected a str, not {type(value).__name__}")
+        raise TypeError(f"invalid {name} {reprlib.repr(value)}: expected a str, not {type(value).__name__}")
 
 
 def _length(text: str) -> int:
-    """UTF-8 bytes; half of a surrogate pair counts as too many, because it cannot be sent."""
+    """The length in UTF-8. Half of a surrogate pair counts as too long, because it cannot be encoded."""
     try:
         return len(text.encode())
     except UnicodeEncodeError:

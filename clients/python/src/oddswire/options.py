@@ -1,4 +1,4 @@
-"""Every option of a publisher, with its unit and bound; checked once."""
+"""The options of a publisher, with their units and limits. They are checked once, when an Options is made."""
 
 from __future__ import annotations
 
@@ -14,44 +14,45 @@ _MIB = 1024 * _KIB
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a publisher batches, waits and gives up. Times are in seconds, sizes in bytes."""
+    """How a publisher forms batches, waits and gives up. Times are in seconds, sizes in bytes."""
 
     batch_messages: int = 500
-    """Most messages of a request."""
+    """Maximum number of messages in a request."""
     batch_bytes: int = 512 * _KIB
-    """Longest body of a request; a message that is longer goes alone. nginx takes 1 MiB unless it is told otherwise,
-    the server 8 MiB."""
+    """Maximum length of a request's body. A longer message is sent alone. By default nginx allows 1 MiB, and the server
+    8 MiB."""
     window: float = 0.02
-    """How long the first message of a batch waits for company. While a request is under way the next batch gathers
-    anyway, so this matters for how late a single message is, not for the rate."""
+    """How long the first message of a batch waits for further messages. While a request is in flight, the next batch
+    grows anyway. So this affects the delay of a single message, not the rate."""
     queue_messages: int = 10_000
-    """Most messages that wait for the server's answer, those under way included."""
+    """Maximum number of messages without an answer, including those in flight."""
     queue_bytes: int = 32 * _MIB
-    """Most bytes of them."""
+    """Maximum number of their bytes."""
     on_full: Literal["block", "raise"] = "block"
-    """What `publish` does when the queue is full: wait for room for `block_timeout`, or raise QueueFull at once."""
+    """What `publish` does if the queue is full. "block": wait for room for `block_timeout`. "raise": raise QueueFull at
+    once."""
     block_timeout: float = 10.0
-    """How long `publish` waits for room; QueueFull then."""
+    """How long `publish` waits for room before it raises QueueFull."""
     conflate: bool = False
-    """A message takes the place of an unsent one of the same topic and key: a superseded price is worth nothing.
-    Subscribers then see fewer steps, never an older value after a newer one."""
+    """A new message replaces the unsent message of the same topic and key, because a superseded price has no value.
+    Subscribers then see fewer steps, but never an older value after a newer one."""
     retry_for: float | None = 240.0
-    """How long a batch is tried again after a try that may have been taken, because the server remembers an
-    Idempotency-Key for five minutes. None goes on for ever, and such a batch may then be taken twice. A batch whose
-    tries were certainly not taken (no connection, 429, the server's own 'nothing was taken') is tried for ever."""
+    """How long a batch is retried that may have been taken: the server remembers an Idempotency-Key for only five
+    minutes. With None the retries do not end, and such a batch may be taken twice. A batch that was certainly not taken
+    (no connection, 429, 503 `engine_unavailable`) is always retried without end."""
     backoff: float = 0.1
-    """The first pause between tries is random between 0 and this, and each further one between 0 and twice as much."""
+    """The first pause between attempts is random between 0 and this. The upper limit doubles with each attempt."""
     backoff_max: float = 10.0
-    """No pause is longer than this and what `Retry-After` asks for."""
+    """Maximum of the random pause. `Retry-After` is added to it."""
     retry_after_max: float = 60.0
-    """Longest `Retry-After` that is believed."""
+    """Longest `Retry-After` that is respected."""
     request_timeout: float = 10.0
-    """How long one request may take, from the connection to the last byte of the answer."""
+    """Maximum duration of a request, from connecting to the last byte of the answer."""
     close_timeout: float = 15.0
-    """How long `close`, and leaving the context, wait for what is unsent."""
+    """How long `close`, and leaving the context, wait for unsent messages."""
 
     def __post_init__(self) -> None:
-        """Checks the bounds; an error names the option, its value and what is allowed."""
+        """Checks the limits. An error names the option, its value and the allowed values."""
         for name in ("batch_messages", "batch_bytes", "queue_messages", "queue_bytes"):
             self._check(name, 1, 2**40, whole=True)
         for name in ("backoff", "backoff_max", "request_timeout"):
@@ -59,13 +60,13 @@ class Options:
         for name in ("window", "block_timeout", "retry_after_max", "close_timeout"):
             self._check(name, 0, 3600)
         if self.on_full not in ("block", "raise"):
-            raise ValueError(f"on_full is {self.on_full!r}: expected 'block' or 'raise'")
+            raise ValueError(f"invalid on_full {self.on_full!r}: expected 'block' or 'raise'")
         if self.retry_for is not None:
             self._check("retry_for", 0, SERVER_REMEMBERS)
             if self.retry_for + self.request_timeout > SERVER_REMEMBERS:
                 raise ValueError(
-                    f"retry_for is {self.retry_for:g} and request_timeout {self.request_timeout:g}: together at most "
-                    f"{SERVER_REMEMBERS:g} s, for so long the server remembers what it has taken"
+                    f"invalid retry_for {self.retry_for:g} with request_timeout {self.request_timeout:g}: expected "
+                    f"together at most {SERVER_REMEMBERS:g} s, for which the server remembers an Idempotency-Key"
                 )
 
     def _check(self, name: str, least: float, most: float, *, whole: bool = False) -> None:
@@ -73,5 +74,5 @@ class Options:
         is_number = isinstance(value, (int,) if whole else (int, float)) and not isinstance(value, bool)
         if not (is_number and least <= value <= most):
             raise ValueError(
-                f"{name} is {value!r}: expected {'a whole number, ' if whole else ''}{least:g} to {most:g}"
+                f"invalid {name} {value!r}: expected {'a whole number, ' if whole else ''}{least:g} to {most:g}"
             )

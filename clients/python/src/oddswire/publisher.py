@@ -1,7 +1,7 @@
-"""Publisher: for code that is not asynchronous. A thread of its own runs the courier's loop.
+"""Publisher: for code without asyncio. A background thread runs the courier's loop.
 
-Invariant: every method may be called from any thread. The condition's lock guards the delivery; it is held for moments,
-never while something waits for the server.
+Invariant: every method may be called from any thread. The condition's lock guards the delivery. It is held only
+briefly, never while a caller waits for the server.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("oddswire")
 
-# How long the thread may take to end once it was told to: it only has callbacks left to make.
+# How long the thread may take to end after it was told to end. It has only callbacks left to call.
 THREAD_GRACE = 5.0
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """A loop that can still look up names while the interpreter ends: the threads that asyncio has for that are gone
-    by then, and what a program has left to send when it ends without `close` goes out only then."""
+    """A loop that can still resolve host names while the interpreter exits. A program that ends without `close` sends
+    its remaining messages then, and asyncio's own threads for name resolution are already gone."""
 
     async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
         try:
             return await super().getaddrinfo(host, port, **hints)
         except RuntimeError:
-            # Blocks this thread, which has nothing else to do; `close` stops waiting for it in time.
+            # This blocks the thread, which has nothing else to do. `close` stops waiting for it in time.
             return socket.getaddrinfo(host, port, **hints)
 
 
@@ -57,11 +57,11 @@ class Publisher:
     with Publisher("http://localhost:8000", token) as publisher:
         publisher.publish("odds_updates", {"home": 1.85}, key="8301/1x2/betpawa")
 
-    `publish` only queues; leaving the context sends what is left and raises DeliveryError if something could not be
-    delivered. `on_undelivered` gets each such message, `on_new_epoch` the old and the new epoch when the server has
-    lost its sequence (a restart with the engine `memory`): then publish the full state again. Both are called in the
-    background thread and hold up the sending while they run. `http` makes the httpx.AsyncClient, for those who need
-    certificates or a proxy of their own.
+    `publish` only queues. Leaving the context sends the remaining messages, and raises DeliveryError if a message could
+    not be delivered. `on_undelivered` gets each such message. `on_new_epoch` gets the old and the new epoch when the
+    server has lost its sequence (a restart with the engine `memory`): publish the full state again then. The background
+    thread calls both, and sends nothing while they run. `http` makes the httpx.AsyncClient, for your own certificates
+    or proxy.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class Publisher:
         type: str | None = None,
         expires_at: datetime | None = None,
     ) -> None:
-        """Queues a message. Data is anything that json.dumps takes, without NaN and infinity, or bytes that are JSON
-        already and go to subscribers as they are. Raises ValueError or TypeError for what cannot be right, QueueFull,
-        PublisherClosed, or Refused once the server refuses this publisher."""
+        """Queues a message. `data` is anything that json.dumps accepts, except NaN and infinity, or bytes of JSON that
+        subscribers get unchanged. Raises ValueError or TypeError for invalid arguments, QueueFull, PublisherClosed, or
+        Refused once the server refuses this publisher."""
         self._check_process()
         message = Message.of(topic, data, key, type, expires_at)
         with self._changed:
-            # In the courier's own thread nobody would make room while this waits.
+            # Never wait in the courier's own thread, because only that thread makes room.
             waits = self._options.on_full == "block" and threading.current_thread() is not self._thread
             timeout = self._options.block_timeout if waits else 0.0
             if not self._changed.wait_for(lambda: self._delivery.offer(message, time.monotonic()), timeout):
@@ -109,8 +109,9 @@ class Publisher:
             self._rouse()
 
     def broadcast(self, type: str, data: object) -> int:
-        """Sends to every connected client at once, past the queue, and returns how many there were. Not tried again;
-        raises BroadcastError when it is not confirmed. `flush` first if it has to come after what was published."""
+        """Sends to every connected client at once, bypasses the queue, and returns the number of clients. Raises
+        BroadcastError if it is not confirmed; it is not retried. Call `flush` first if it must come after published
+        messages."""
         self._check_process()
         self._check_thread("broadcast")
         with self._changed:
@@ -120,12 +121,12 @@ class Publisher:
             return future.result(self._options.request_timeout + THREAD_GRACE)
         except (TimeoutError, asyncio.TimeoutError, asyncio.CancelledError):
             future.cancel()
-            raise BroadcastError(Problem("closed", "the publisher was closed meanwhile")) from None
+            raise BroadcastError(Problem("closed", "the publisher was closed before the answer came")) from None
 
     def flush(self, timeout: float | None = None) -> None:
-        """Waits until everything that was published before is confirmed, without waiting for company. Raises
-        FlushTimeout after `timeout` seconds (what waits stays queued), and DeliveryError if something published since
-        the last flush is undelivered."""
+        """Waits until all messages published before are confirmed; they are sent without waiting for the window. Raises
+        FlushTimeout after `timeout` seconds (the messages stay queued). Raises DeliveryError if a message was reported
+        as undelivered since the last flush."""
         self._check_process()
         self._check_thread("flush")
         with self._changed:
@@ -138,9 +139,9 @@ class Publisher:
             raise failures
 
     def close(self, timeout: float | None = None) -> None:
-        """Sends what is left for at most `timeout` seconds (by default `close_timeout`), and ends the thread. Raises
-        DeliveryError if something is undelivered. Interrupted meanwhile, it ends at once, and what is left is reported
-        as undelivered. A second call does nothing; nor does one in a fork, where there is nothing to close."""
+        """Sends the remaining messages for at most `timeout` seconds (by default `close_timeout`), and ends the thread.
+        Raises DeliveryError if a message is undelivered. If the call is interrupted, it ends at once and reports the
+        remaining messages as undelivered. A second call does nothing, and neither does a call in a fork."""
         if os.getpid() != self._process:
             return
         self._check_thread("close")
@@ -148,14 +149,14 @@ class Publisher:
             failures = self._finish(self._options.close_timeout if timeout is None else timeout)
             self._thread.join(THREAD_GRACE)
         finally:
-            # Also after an interrupt: the end of the program then does not wait once more.
+            # Also after an interrupt, so that the program's exit does not wait again.
             atexit.unregister(self._close_at_exit)
         if failures is not None:
             raise failures
 
     @property
     def stats(self) -> Stats:
-        """What has been done so far, as of now."""
+        """The current counts."""
         self._check_process()
         with self._changed:
             return self._delivery.stats()
@@ -169,7 +170,7 @@ class Publisher:
         try:
             self.close()
         except OddswireError:
-            # An error that is on its way already says more than what came of it; the log has this one.
+            # Do not hide an error from inside the context. The log has this one.
             if error is None:
                 raise
 
@@ -188,16 +189,16 @@ class Publisher:
             self._loop.close()
 
     def _finish(self, timeout: float) -> DeliveryError | None:
-        """Takes nothing more, and waits until what is left is sent, or is reported as undelivered."""
+        """Takes no more messages, and waits until the remaining ones are sent or reported as undelivered."""
         with self._changed:
             self._delivery.close()
             self._rouse()
-            # Who waits for room gets none any more.
+            # Wake the callers that wait for room: they get none any more.
             self._changed.notify_all()
             try:
                 self._changed.wait_for(lambda: self._ended, timeout)
             finally:
-                # Also when an interrupt ends the wait: what is left is lost then, and not in silence.
+                # Also after an interrupt: the remaining messages are lost then, so they must be reported.
                 if not self._ended:
                     self._delivery.fail(CLOSED)
                     self._loop.call_soon_threadsafe(self._task.cancel)
@@ -209,21 +210,21 @@ class Publisher:
             self._changed.notify_all()
 
     def _rouse(self) -> None:
-        """Wakes the courier if it has something new to do. Under the lock."""
+        """Wakes the courier if it has something new to do. The caller holds the lock."""
         if not self._ended and self._delivery.rouse(time.monotonic()):
             self._loop.call_soon_threadsafe(self._courier.wake)
 
     def _check_process(self) -> None:
-        """A fork has the publisher, but not its thread: nothing would ever be sent."""
+        """A fork inherits the publisher but not its thread, so it would never send anything."""
         if os.getpid() != self._process:
-            raise RuntimeError("this publisher belongs to the process that forked: make one in each process")
+            raise RuntimeError("this publisher belongs to the parent process: make one in each process")
 
     def _check_thread(self, what: str) -> None:
         if threading.current_thread() is self._thread:
-            raise RuntimeError(f"{what} in a callback of the publisher would wait for itself")
+            raise RuntimeError(f"{what} in a callback of the publisher would wait for itself: call it outside")
 
     def _close_at_exit(self) -> None:
-        """For those who forget: what can still be sent is sent, and what cannot be is in the log."""
+        """Sends the remaining messages if the program did not call `close`, and logs those that it could not send."""
         try:
             self.close()
         except OddswireError as error:

@@ -1,7 +1,7 @@
-"""What waits for the server: bounded, first in first out, with a place for each key where prices are conflated.
+"""The messages without an answer: bounded, first in first out, with one slot for each key if prices are conflated.
 
-Invariant: `count` and `size` are those of everything that was put and not released yet, so a message under way holds
-its place in the bound until the server has answered for it.
+Invariant: `count` and `size` cover all messages that were put and not released yet. So a message in flight keeps its
+share of the limits until the server has answered.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Slot:
-    """A place in the queue, and the message that stands in it."""
+    """A place in the queue, with its message."""
 
     __slots__ = ("message", "number", "since")
 
@@ -25,7 +25,7 @@ class Slot:
 
 
 class Queue:
-    """The messages that wait, in order."""
+    """The waiting messages, in order."""
 
     def __init__(self, messages: int, size: int, *, conflate: bool) -> None:
         self.count = 0
@@ -44,19 +44,20 @@ class Queue:
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes of what is not under way yet."""
+        """Bytes of the messages that are not in flight yet."""
         return self._waiting_bytes
 
     @property
     def first(self) -> Slot | None:
-        """The place whose turn is next."""
+        """The next slot to send."""
         return self._waiting[0] if self._waiting else None
 
     def put(self, message: Message, now: float) -> bool:
-        """Takes a message, unless there is no room."""
+        """Adds a message. Returns False if there is no room."""
         if message.size > self._most_bytes:
             raise ValueError(
-                f"the message to {message.address} has {message.size} bytes, queue_bytes is {self._most_bytes}"
+                f"the message to {message.address} has {message.size} bytes: expected at most queue_bytes "
+                f"{self._most_bytes}"
             )
         slot = self._place_of(message)
         more = message.size - (slot.message.size if slot else 0)
@@ -72,8 +73,8 @@ class Queue:
         return True
 
     def _place_of(self, message: Message) -> Slot | None:
-        """The unsent message that this one supersedes. It keeps its place: behind the others, a key that changes all
-        the time would never be sent."""
+        """The slot of the unsent message that this one supersedes. The new message keeps that place: at the end of the
+        queue, a key that changes all the time would never be sent."""
         if not self._conflate or message.key is None:
             return None
         return self._by_key.get((message.topic, message.key))
@@ -87,7 +88,7 @@ class Queue:
             self._by_key[message.topic, message.key] = slot
 
     def take(self, messages: int, size: int) -> list[Slot]:
-        """Takes out what a batch may hold: at least one, as long as there is one."""
+        """Removes and returns the messages of a batch: at least one, if there is one."""
         taken: list[Slot] = []
         room = size
         while self._waiting and len(taken) < messages:
@@ -102,6 +103,6 @@ class Queue:
         return taken
 
     def release(self, slot: Slot) -> None:
-        """Gives the place of a message that was answered for back."""
+        """Frees the room of a message that was answered or reported."""
         self.count -= 1
         self.size -= slot.message.size

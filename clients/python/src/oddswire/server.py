@@ -1,7 +1,7 @@
-"""The server, seen from here: the one place that does HTTP.
+"""The HTTP client of a publisher. Only this file does HTTP.
 
-Invariant: a try ends by its deadline, whatever the peer does, and an outcome says NotSent only where that is certain.
-The token is in no repr and no log line.
+Invariant: an attempt ends by its deadline, whatever the peer does. The outcome is NotSent only if that is certain. No
+repr and no log line contains the token.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from oddswire.answer import Answered, Lost, NotSent, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# An answer of the server has some hundred bytes; what is longer comes from something else, and its beginning will do.
+# The server's answers have a few hundred bytes. A longer answer comes from another program, and its beginning suffices.
 MAX_ANSWER_BYTES = 64 * 1024
 
 
 class Server:
-    """Where a publisher's requests go."""
+    """The server that gets a publisher's requests."""
 
     def __init__(self, url: str, token: str, timeout: float, http: Callable[[], httpx.AsyncClient] | None) -> None:
         self.url = base_url(url)
-        # Compressed, a short answer could become a long one.
+        # Refuse compression, because a short compressed answer could expand to a very long one.
         self._headers = {"Authorization": f"Bearer {checked_token(token)}", "Accept-Encoding": "identity"}
         self._timeout = timeout
         self._make_client = http or (lambda: httpx.AsyncClient(timeout=timeouts(timeout)))
@@ -43,7 +43,8 @@ class Server:
             await client.aclose()
 
     async def post(self, path: str, body: bytes, idempotency_key: str | None = None) -> Outcome:
-        """One try. Its deadline is for the whole of it: httpx has one only for each read and write."""
+        """Makes one attempt. Its deadline covers the whole attempt: the timeouts of httpx cover only each read and
+        write."""
         headers = {"Content-Type": "application/json"}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
@@ -75,34 +76,34 @@ class Server:
 
 
 def timeouts(whole: float) -> httpx.Timeout:
-    """Connecting has half of the time. A host that swallows packets is then known as one that got nothing; by the
-    deadline for the whole nobody could tell."""
+    """Connecting gets half of the time. So a host that drops packets causes a connect timeout, which shows that nothing
+    was sent. The deadline of the whole attempt could not show that."""
     return httpx.Timeout(whole, connect=whole / 2, pool=whole / 2)
 
 
 def base_url(url: str) -> str:
-    """The URL that paths are appended to; refused where it could not work, or would show a password."""
+    """Checks the URL, and returns it without the last slash. Refuses a URL that cannot work or contains a password."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise ValueError(f"url {url!r} is not valid: {error}") from None
+        raise ValueError(f"invalid url {url!r}: {error}") from None
     if parsed.userinfo:
-        raise ValueError("url has a user or password in it: the token is an argument of its own")
+        raise ValueError("invalid url: it contains a user or password; expected the token as a separate argument")
     has_host = re.fullmatch(rb"[0-9A-Za-z._:-]+", parsed.raw_host) and (parsed.port is None or 0 < parsed.port < 2**16)
     if parsed.scheme not in ("http", "https") or not has_host or parsed.query or parsed.fragment:
-        raise ValueError(f"url {url!r} is not valid: expected one such as https://odds.example.com or http://hub:8000")
+        raise ValueError(f"invalid url {url!r}: expected a URL such as https://odds.example.com or http://hub:8000")
     return str(parsed).rstrip("/")
 
 
 def checked_token(token: str) -> str:
-    """A token that can stand in a header. An error does not show it."""
+    """Checks that a header can carry the token. The error does not show the token."""
     if not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise ValueError("token is not valid: expected one or more visible ASCII characters, without spaces")
+        raise ValueError("invalid token: expected one or more visible ASCII characters, without spaces")
     return token
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds from now (RFC 9110, section 10.2.3: a number, or a date); None where that cannot be read."""
+    """Seconds from now (RFC 9110, section 10.2.3: a number or a date); None if the value is unreadable."""
     if value is None:
         return None
     if re.fullmatch(r"[0-9]{1,9}", value.strip()):
@@ -114,5 +115,5 @@ def retry_after(value: str | None) -> float | None:
 
 
 def described(error: Exception) -> str:
-    """The error's name and words; some have no words."""
+    """The name and the text of an error. Some errors have no text."""
     return f"{type(error).__name__}: {error}".rstrip(": ")

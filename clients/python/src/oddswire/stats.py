@@ -1,4 +1,4 @@
-"""What a publisher has done so far."""
+"""The counts of a publisher."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stats:
-    """Counts since the publisher was made, as they were when they were asked for."""
+    """Counts since the publisher was made, at the time of the call."""
 
     published: int = 0
-    """Messages that `publish` took."""
+    """Messages that `publish` queued."""
     delivered: int = 0
     """Messages that the server confirmed."""
     unchanged: int = 0
-    """Those among them that said nothing new, and were not passed on."""
+    """Confirmed messages that changed nothing, so that the server did not deliver them."""
     conflated: int = 0
     """Messages that were superseded before they were sent."""
     undelivered: int = 0
@@ -26,12 +26,12 @@ class Stats:
     batches: int = 0
     """Batches that the server took."""
     retries: int = 0
-    """Tries beyond the first of a batch."""
+    """Attempts after the first of each batch."""
     waiting: int = 0
-    """Messages without an answer now, those under way included."""
+    """Messages without an answer now, including those in flight."""
     waiting_bytes: int = 0
-    """Bytes of them."""
+    """Bytes of the waiting messages."""
     position: str | None = None
     """The server's position after the last batch."""
     last_problem: Problem | None = None
-    """Why the last try failed; None after one that did not."""
+    """Why the last attempt failed; None after a success."""
