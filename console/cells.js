@@ -1,21 +1,21 @@
-// From a message's data, which may be any JSON, to what a row shows: its numbers, each with a name.
+// Finds the numbers in a message's data, each with a name. A row shows them. The data may be any JSON.
 
-// More than any row has room for. What lies deeper, or behind so many other values, is not looked at.
+// Limits, above what any row can show. Deeper or further values are ignored.
 const MAX_CELLS = 24;
 const MAX_DEPTH = 5;
 const MAX_VALUES = 400;
 
-// In a list like [{"name": "Over", "price": 1.9, "point": 49}] an element is one number: its price. It goes by the name,
-// and by the line that the price is for.
+// In a list like [{"name": "Over", "price": 1.9, "point": 49}] each element is one number: its price. The cell shows
+// the name, and the line (`point`) that the price is for.
 const NAMES = ["name", "label", "outcome", "selection", "runner"];
 const LINES = ["point", "line", "handicap"];
 const PRICES = ["price", "odds", "value"];
 
-// Numbers that identify or date something measure nothing.
+// Fields whose numbers are ids, times or versions. They are not shown.
 const NO_MEASURE = /(^|_)id$|Id$|_at$|^timestamp$|^version$/;
 const NUMBER = /^[+-]?\d{1,12}(\.\d{1,8})?$/;
 
-/** The numbers of the data, in its order: `{name, line, value, text}`. */
+/** Returns the numbers of the data, in order: `{name, line, value, text}`. */
 export function cells(data) {
   const search = { found: [], left: MAX_VALUES };
   collect(data, [], 0, search);
@@ -36,7 +36,7 @@ function collect(value, path, depth, search) {
   }
 }
 
-/** What is inside of a list or an object, with the path to it. */
+/** Iterates over the values of a list or an object, with the path to each. */
 function* steps(value, path) {
   if (Array.isArray(value)) {
     for (const [index, child] of value.entries()) yield [nameOf(child) === "" ? [...path, index + 1] : [nameOf(child)], child];
@@ -45,7 +45,7 @@ function* steps(value, path) {
   }
 }
 
-/** Something with a name and a price, as one number. */
+/** Returns an object with a name and a price as one number, or null. */
 function outcomeOf(value) {
   const name = nameOf(value);
   if (name === "") return null;
@@ -75,19 +75,19 @@ function textOf(value) {
   return typeof value === "string" ? value : String(Number(value.toPrecision(12)));
 }
 
-/** With two decimals, where there is one: 1.9 beside 1.91 reads as 1.90. */
+/** Adds a second decimal if there is only one, so that 1.9 and 1.91 show the same number of digits. */
 function priceOf(value) {
   const text = textOf(value);
   return /\.\d$/.test(text) ? `${text}0` : text;
 }
 
-/** A price is never a count, so a whole one has two decimals as well; but for American odds, which begin at 100. */
+/** Also gives whole prices two decimals, except American odds, which begin at 100. */
 function oddsOf(value) {
   const text = priceOf(value);
   return /^[1-9]\d?$/.test(text) ? `${text}.00` : text;
 }
 
-/** What people call the event that the data is about, where it says so; else an empty text. */
+/** Returns the name of the event that the data is about, or an empty text. */
 export function eventName(data) {
   if (data === null || typeof data !== "object") return "";
   const [home, away, name] = ["home_team", "away_team", "event_name"].map(field =>

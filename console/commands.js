@@ -1,10 +1,10 @@
-// The present subscription as commands for a terminal.
+// The current subscription as commands for a terminal.
 
 import { byId, button, make, setText } from "./elements.js";
 
 /**
- * The commands that listen to these topics at that server, to all where there are none, and those that read the state
- * of the subscriptions. `$TOKEN` stands for a token: it belongs into no history.
+ * Returns commands that listen to these topics (to all if the list is empty), and commands that read the state of the
+ * subscriptions. `$TOKEN` stands for the token, so that it does not appear in the shell's history.
  */
 export function commands(base, topics, subscriptions, needsToken) {
   const query = topics.length > 0 ? `topics=${topics.map(quoted).join(",")}&` : "";
@@ -23,14 +23,14 @@ function stateUrl(url, topic) {
   return url(`api/topics/${name}/state${key.length > 0 ? `?key=${quoted(key.join("/"))}` : ""}`);
 }
 
-/** For a query string between single quotes of a shell, whatever a key is made of. */
+/** Encodes any key for a query string within single quotes of a shell. */
 function quoted(text) {
   return encodeURIComponent(text).replaceAll("%2F", "/").replaceAll("'", "%27");
 }
 
-/** Shows them, each with a button that copies it. */
+/** Shows the commands, each with a button that copies it. */
 export function showCommands(base, topics, subscriptions, needsToken) {
-  setText(byId("copy-subscription"), `To ${topics.length > 0 ? topics.join(", ") : "all topics"}, with the state as it is.`);
+  setText(byId("copy-subscription"), `Subscribe to ${topics.length > 0 ? topics.join(", ") : "all topics"}, beginning with the current state.`);
   setText(byId("copy-done"), "");
   byId("copy-commands").replaceChildren(...commands(base, topics, subscriptions, needsToken).map(section));
   byId("copy").showModal();
@@ -51,8 +51,8 @@ async function copy(name, code) {
     await navigator.clipboard.writeText(code.textContent);
     setText(byId("copy-done"), `Copied: ${name}.`);
   } catch {
-    // Without TLS, or without leave, a page may not write to the clipboard; but it can select.
+    // Without TLS, or without permission, a page cannot write to the clipboard, but it can select text.
     getSelection().selectAllChildren(code);
-    setText(byId("copy-done"), "The browser does not let this page copy: it is selected, copy it with the keyboard.");
+    setText(byId("copy-done"), "The browser does not let this page copy. The command is selected: copy it with the keyboard.");
   }
 }

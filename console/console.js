@@ -1,4 +1,4 @@
-// The console: puts the parts together, and draws once for each frame of the screen, however much there is to hear.
+// The console: connects the parts, and draws at most once for each frame of the screen, however many messages arrive.
 
 import { showCommands } from "./commands.js";
 import { Raw, showMessage } from "./drawer.js";
@@ -16,19 +16,19 @@ import { Timeline } from "./timeline.js";
 import { TokenEntry } from "./token.js";
 import { Topics } from "./topics.js";
 
-// Where the server is: beside this page, whatever prefix a proxy puts before it.
+// The server's base URL: that of this page, with any prefix that a proxy adds.
 const base = new URL("./", location.href);
 base.search = base.hash = "";
 
-/** What is subscribed to, as the address says it; nothing is everything. */
+/** The subscriptions in the page's address. An empty list means all topics. */
 let asked = new URL(location.href).searchParams.getAll("topics").flatMap(list => list.split(",")).filter(Boolean);
 /** The subscription whose keys the table shows. */
 let shown = "";
 let isLive = false;
-/** Why there is no connection, and none is tried: what the server refused, or what the client says. */
+/** Why there is no connection and no further attempt: the server's refusal, or the client's reason. */
 let refusal = null;
 let closed = null;
-/** While paused: how many messages had come by then. */
+/** While paused, the number of messages at the time of the pause; otherwise null. */
 let pausedAt = null;
 let isFrameDue = false;
 let ticked = { at: performance.now(), live: 0, counts: new Map() };
@@ -57,7 +57,7 @@ const gaps = new Gaps();
 const raw = new Raw();
 const token = new TokenEntry(start);
 
-/** Connects anew, to what is asked for. */
+/** Opens a new connection to the requested topics. */
 function start() {
   [shown, refusal, closed, isLive] = ["", null, null, false];
   setPaused(false);
@@ -68,7 +68,7 @@ function start() {
   needFrame();
 }
 
-/** Tells those who do not see it. */
+/** Announces a text to screen readers. */
 function announce(text) {
   setText(byId("announcer"), text);
 }
@@ -120,7 +120,7 @@ function tick() {
   needFrame();
 }
 
-/** The newest message without a key of each subscription that has one. */
+/** Returns the latest message without a key of each subscription that has one. */
 function newest() {
   const latest = feed.subscriptions.map(name => [name, feed.state(name).latest]);
   return new Map(latest.filter(([, message]) => message !== null));
@@ -140,7 +140,7 @@ function show(name) {
   needFrame();
 }
 
-/** Offers the choice between the subscriptions that have keys, where there is one. */
+/** Shows the choice between the subscriptions that have keys, if there are several. */
 function offer() {
   const names = feed.subscriptions.filter(name => name === shown || feed.state(name).size > 0);
   const select = byId("topic");
@@ -179,7 +179,10 @@ function onChanged(name, messages) {
   needFrame();
 }
 
-/** Over a WebSocket the server refuses topics in a message; where none is left, that is a refusal like any other. */
+/**
+ * Handles refused topics, which the server reports in a message. If none is left, this is a refusal of the
+ * connection.
+ */
 function onError(message) {
   if (feed.subscriptions.length === 0) onRefused(new Refused(400, message.data));
   else heard(() => timeline.error(message));
@@ -193,34 +196,34 @@ function onRefused(error) {
   [refusal, shown, isLive] = [error, "", false];
   table.show(new Map());
   const needsToken = error.status === 401;
-  header.refused(needsToken ? "A token is needed" : "Refused");
+  header.refused(needsToken ? "Token required" : "Refused");
   if (needsToken) token.ask(whyToken());
 }
 
-/** Why a token is asked for, to somebody who may not know that there are any. */
+/** Returns why a token is needed, for a user who may not know about tokens. */
 function whyToken() {
-  if (token.token === "") return "This server lets those listen who have a token: whoever runs it gives them out.";
-  if (refusal.code === "token_expired") return "The token has expired. A new one is needed.";
-  return `The server does not take the token: ${refusal.message}.`;
+  if (token.token === "") return "This server requires a token. Ask its operator for one.";
+  if (refusal.code === "token_expired") return "The token has expired. Enter a new one.";
+  return `The server refuses the token: ${refusal.message}.`;
 }
 
 function setPaused(isPaused) {
   if (isPaused === (pausedAt !== null)) return;
   pausedAt = isPaused ? feed.total : null;
   byId("pause").setAttribute("aria-pressed", String(isPaused));
-  setText(byId("pause"), isPaused ? "Go on" : "Pause");
+  setText(byId("pause"), isPaused ? "Resume" : "Pause");
   if (shown !== "") show(shown);
 }
 
-/** Subscribes to a topic that it does not listen to, or lets go of one that it does. */
+/** Subscribes to a topic, or unsubscribes from it. */
 function toggle(name) {
   const others = feed.subscriptions.filter(other => other !== name && !other.startsWith(`${name}/`));
   const isOn = others.length < feed.subscriptions.length;
   const wanted = isOn ? others : [...others, name];
   if (wanted.length === 0) {
-    // To ask for nothing is to ask for everything.
+    // An empty list would mean all topics.
     topics.subscribed(feed.subscriptions);
-    announce("One topic has to stay.");
+    announce("At least one topic must stay selected.");
     return;
   }
   const isAll = topics.names.every(name => wanted.includes(name));
@@ -228,13 +231,13 @@ function toggle(name) {
   start();
 }
 
-/** Subscribes to one fixture of the topic in place of all. */
+/** Subscribes to one fixture instead of the whole topic. */
 function narrow(id) {
   const [topic] = shown.split("/", 1);
   const narrowed = `${topic}/${id}`;
   asked = [...feed.subscriptions.filter(name => name.split("/", 1)[0] !== topic), narrowed];
   start();
-  // What was pressed is gone with its row: the way back takes its place.
+  // The pressed button is gone with its row, so move the focus to the button that undoes this.
   showNarrowed([narrowed]);
   byId("widen").focus();
 }
@@ -246,23 +249,23 @@ function refusedTopics(why) {
 function whyEmpty() {
   if (table.counts.shown > 0) return null;
   if (refusal?.status === 401) {
-    return { title: "A token is needed", text: whyToken(), action: "Enter a token", act: () => token.ask(whyToken()) };
+    return { title: "Token required", text: whyToken(), action: "Enter a token", act: () => token.ask(whyToken()) };
   }
   if (refusal?.status === 400) return refusedTopics(refusal.message);
   if (refusal !== null) {
-    return { title: "The server refuses", text: refusal.message, action: "Try again", act: start };
+    return { title: "The server refused the connection", text: refusal.message, action: "Try again", act: start };
   }
-  // The same would only be refused again.
+  // The same topics would be refused again, so offer all topics.
   if (closed !== null && asked.length > 0 && closed.includes("(400)")) return refusedTopics(closed);
-  if (closed !== null) return { title: "Not connected", text: closed, action: "Connect again", act: start };
+  if (closed !== null) return { title: "Not connected", text: closed, action: "Reconnect", act: start };
   if (table.counts.keys > 0) {
-    return { title: "Nothing matches", text: "No key or event has all of these words.", action: "Clear the filter", act: clearFilter };
+    return { title: "Nothing matches", text: "No key or event contains all of these words.", action: "Clear the filter", act: clearFilter };
   }
-  if (!isLive) return { title: "Connecting", text: `To ${base.host}. It goes on by itself as soon as the server answers.` };
+  if (!isLive) return { title: "Connecting", text: `To ${base.host}. The page continues by itself when the server answers.` };
   const [topic = "odds_updates"] = topics.names.filter(name => name === "odds_updates").concat(topics.names);
   return {
     title: "No message with a key yet",
-    text: "Keys appear here as soon as somebody publishes one. To try it:",
+    text: "Keys appear here when they are published. To publish one:",
     command: publishCommand(base, topic),
   };
 }
@@ -290,7 +293,7 @@ listenForShortcuts({
   c: () => byId("copy-open").click(),
 });
 closeDialogs();
-// On a small screen the table comes first.
+// On a small screen, close the panels, so that the table is at the top.
 if (matchMedia("(max-width: 900px)").matches) for (const panel of document.querySelectorAll("details")) panel.open = false;
 setInterval(tick, 1000);
 start();

@@ -1,17 +1,18 @@
-// What the server sent, as it came: the last messages of all topics in one drawer, that of one key in another.
+// Messages as the server sent them: one drawer with the last messages of all topics, another with the message of one
+// key.
 
 import { byId, make, setText } from "./elements.js";
 import { clip, clock, count, counted } from "./format.js";
 
-// What is kept, and how much of each is shown; more than that nobody reads, and the browser need not hold it. A message
-// may be large: then fewer are kept, but whole, so that all of each can be searched.
+// Limits of the kept messages, and of the shown part of each. Large messages are kept whole, so that they can be
+// searched, but then fewer of them.
 const MAX_MESSAGES = 300;
 const MAX_KEPT_CHARACTERS = 2_000_000;
 const MAX_CHARACTERS = 4000;
-// A list of that length is drawn a few times a second, not with each frame.
+// The list is long, so it is drawn only a few times a second, not with each frame.
 const DRAW_MS = 250;
 
-/** The last messages, in the order that they came. */
+/** The last messages, in the order of their arrival. */
 export class Raw {
   #dialog = byId("raw");
   #list = byId("raw-list");
@@ -42,13 +43,13 @@ export class Raw {
     while (this.#isTooMuch()) this.#keptCharacters -= this.#kept.shift().text.length;
   }
 
-  /** The newest message is kept, however large it is. */
+  /** Whether the oldest message must go. The newest one stays, however large it is. */
   #isTooMuch() {
     const { length } = this.#kept;
     return length > MAX_MESSAGES || (length > 1 && this.#keptCharacters > MAX_KEPT_CHARACTERS);
   }
 
-  /** Shows what is new, where somebody looks. */
+  /** Shows new messages if the drawer is open. */
   draw(now) {
     if (!this.#dialog.open || this.#drawn === this.#total) return;
     if (this.#drawn !== -1 && (this.#frozen !== null || now - this.#drawnAt < DRAW_MS)) return;
@@ -73,12 +74,12 @@ export class Raw {
   #setPaused(isPaused) {
     this.#frozen = isPaused ? this.#newestFirst() : null;
     this.#pause.setAttribute("aria-pressed", String(isPaused));
-    setText(this.#pause, isPaused ? "Go on" : "Pause");
+    setText(this.#pause, isPaused ? "Resume" : "Pause");
     this.#drawn = -1;
   }
 }
 
-/** Shows one message, as it is now. */
+/** Shows one message. Later changes of its key are not shown. */
 export function showMessage(message) {
   setText(byId("message-title"), clip(message.key ?? message.topic, 256));
   const facts = { topic: message.topic, type: message.type, position: message.id, timestamp: message.timestamp };

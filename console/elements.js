@@ -1,9 +1,9 @@
-// Makes elements. Everything from outside becomes text: nothing here, or anywhere in the console, parses markup.
+// Makes elements. Data from outside always becomes text: the console never parses markup.
 
-/** The element of the page with that id. */
+/** Returns the element with this id. */
 export const byId = id => document.getElementById(id);
 
-/** An element with a class and children: elements, or texts. */
+/** Makes an element with a class and children, which are elements or texts. */
 export function make(name, className, ...children) {
   const element = document.createElement(name);
   if (className) element.className = className;
@@ -11,7 +11,7 @@ export function make(name, className, ...children) {
   return element;
 }
 
-/** A button that does something. */
+/** Makes a button. */
 export function button(text, onClick) {
   const element = make("button", "", text);
   element.type = "button";
@@ -19,7 +19,7 @@ export function button(text, onClick) {
   return element;
 }
 
-/** Sets a text where it is another one: what does not change costs nothing. */
+/** Sets a text only if it differs, because setting the same text again costs time. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

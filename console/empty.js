@@ -1,4 +1,4 @@
-// What stands in place of the table while there is nothing in it: why, and what to do about it.
+// The notice that replaces an empty table: the reason, and what to do.
 
 import { byId, setText } from "./elements.js";
 
@@ -9,7 +9,7 @@ const action = byId("empty-action");
 let act = () => {};
 action.addEventListener("click", () => act());
 
-/** Shows a notice in place of the table; the table where there is none. */
+/** Shows a notice instead of the table, or the table if the notice is null. */
 export function showEmpty(notice) {
   section.hidden = notice === null;
   byId("grid").hidden = notice !== null;
@@ -23,7 +23,7 @@ export function showEmpty(notice) {
   act = notice.act ?? act;
 }
 
-/** The command that publishes something to see. */
+/** Returns a command that publishes an example message. */
 export function publishCommand(base, topic) {
   const message = { topic, key: "8301/1x2/betpawa", data: { home: 1.85, draw: 3.4, away: 4.2 } };
   const url = `${base.href.replaceAll("'", "%27")}api/publish`;

@@ -1,19 +1,19 @@
-// What the server says: the connection, the messages with their counts, and the list of topics.
+// The data from the server: the connection, the messages with their counts, and the list of topics.
 
 import { connect } from "./oddswire.js";
 
-// How often the list of topics is asked for, while somebody looks and the server is there.
+// The interval between requests for the list of topics, while the page is visible and the connection is live.
 const POLL_MS = 3000;
 const PATIENCE_MS = 5000;
 
 /** A request that the server refused. */
 export class Refused extends Error {
   constructor(status, { code = "", detail = "" } = {}) {
-    super(detail || `the server answers ${status}`);
+    super(detail || `the server answered ${status}`);
     Object.assign(this, { status, code });
   }
 
-  /** Whether asking again gives the same answer. */
+  /** Whether a retry would get the same answer. */
   get isFinal() {
     return this.status === 400 || this.status === 401 || this.status === 403;
   }
@@ -23,7 +23,7 @@ export class Feed {
   /** Messages since the page was opened, by topic. */
   counts = new Map();
   total = 0;
-  /** Those of them that came as they were published: a catch-up says nothing of how much is going on. */
+  /** Messages that came live, without those of catch-ups, which say nothing about the current rate. */
   live = 0;
   #base;
   #hears;
@@ -31,13 +31,13 @@ export class Feed {
   #token = "";
   #skew = 0;
   #isLive = false;
-  /** Which call of `open` counts: the last one. */
+  /** The number of the latest call of `open`. Results of earlier calls are ignored. */
   #turn = 0;
 
   /**
-   * `base` is where the server is. `hears` is told: `status(status)`, `subscribed(names)`, `changed(name, messages)`,
-   * `catchUp(message)`, `caughtUp(message)`, `gap(gap)`, `broadcast(message)`, `farewell()`, `error(message)`, `raw(text)`,
-   * `topics(body)`, `refused(error)`.
+   * `base` is the server's URL. These functions of `hears` are called: `status(status)`, `subscribed(names)`,
+   * `changed(name, messages)`, `catchUp(message)`, `caughtUp(message)`, `gap(gap)`, `broadcast(message)`, `farewell()`,
+   * `error(message)`, `raw(text)`, `topics(body)`, `refused(error)`.
    */
   constructor(base, hears) {
     this.#base = base;
@@ -55,17 +55,17 @@ export class Feed {
     return this.#client?.topics ?? [];
   }
 
-  /** The newest message of each key of a subscription, and its newest one without a key. */
+  /** Returns the latest message of each key of a subscription, and its latest one without a key. */
   state(name) {
     return this.#client.state(name);
   }
 
-  /** The server's time, as far as it is known. */
+  /** Returns the estimated time of the server. */
   now() {
     return Date.now() - this.#skew;
   }
 
-  /** Connects anew: to these topics, or to all where there are none. */
+  /** Opens a new connection to these topics, or to all if the list is empty. */
   async open(topics, token) {
     this.close();
     const turn = ++this.#turn;
@@ -80,7 +80,7 @@ export class Feed {
         ...(token !== "" && { token }),
       });
     } catch (error) {
-      // What the address asks for cannot be a topic.
+      // The page's address has an invalid topic.
       this.#hears.refused(new Refused(400, { code: "bad_request", detail: error.message }));
       return;
     }
@@ -132,8 +132,8 @@ export class Feed {
   }
 
   /**
-   * Asks for the list of topics; whether whoever asks is welcome. A server that is away, or takes nobody just now, is left
-   * to the client, which comes back.
+   * Requests the list of topics. Returns false if the server refuses for good. If the server is unreachable or busy, it
+   * returns true, because the client retries.
    */
   async poll() {
     const turn = this.#turn;
@@ -142,7 +142,7 @@ export class Feed {
       const signal = AbortSignal.timeout(PATIENCE_MS);
       const response = await fetch(new URL("api/topics", this.#base), { headers, signal, cache: "no-store" });
       const body = await response.json();
-      // What was asked with a token that is not the present one any more says nothing of this one.
+      // Ignore the answer if `open` was called meanwhile: it may belong to another token.
       if (turn !== this.#turn) return false;
       if (!response.ok) throw new Refused(response.status, body.error);
       this.#hears.topics(body);

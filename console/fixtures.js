@@ -1,4 +1,4 @@
-// What the keys are about, in order: the first segment of a key names a fixture, the others what is said about it.
+// Groups keys by fixture, in order. The first segment of a key is the fixture's id, the others are details.
 
 import { eventName } from "./cells.js";
 
@@ -16,11 +16,11 @@ export class Entry {
   }
 }
 
-/** What several keys are about. */
+/** An event (such as a match) with its keys. */
 export class Fixture {
   #entries = new Map();
   #isSorted = true;
-  /** The key whose messages name it. Others may spell the name differently: it would change with each of them. */
+  /** The key whose messages give the name. Only one key is used, because other keys may spell the name differently. */
   #namedBy = null;
 
   constructor(id) {
@@ -33,7 +33,7 @@ export class Fixture {
     return this.#entries.size;
   }
 
-  /** Whether it can be subscribed to: a list of topics is separated by commas, and its names are trimmed. */
+  /** Whether the page can subscribe to it. A list of topics is separated by commas, and its names are trimmed. */
   get isNarrowable() {
     return !this.id.includes(",") && this.id === this.id.trim();
   }
@@ -44,7 +44,7 @@ export class Fixture {
     this.rename(entry.key, data);
   }
 
-  /** Takes the name that a message of a key gives it; whether it has another one than before. */
+  /** Takes the name from a message of a key. Returns whether the name has changed. */
   rename(key, data) {
     if (this.#namedBy !== null && this.#namedBy !== key) return false;
     const name = eventName(data);
@@ -60,7 +60,7 @@ export class Fixture {
     return this.#entries.delete(key);
   }
 
-  /** The entries, in order, whose key or fixture has each of the words. */
+  /** Returns the entries, in order, whose key or fixture's name contains all words. */
   matching(words) {
     if (!this.#isSorted) {
       const inOrder = [...this.#entries].sort(([one], [other]) => (one < other ? -1 : 1));
@@ -72,7 +72,7 @@ export class Fixture {
   }
 }
 
-/** All of them, as a map of messages has them. */
+/** All fixtures of a map of messages. */
 export class Fixtures {
   #entries = new Map();
   #fixtures = new Map();
@@ -85,18 +85,18 @@ export class Fixtures {
     return this.#entries.has(key);
   }
 
-  /** Takes in that the message of a key is another one; whether its fixture has another name now. */
+  /** Handles a new message of a known key. Returns whether the name of its fixture has changed. */
   change(key, message) {
     return this.#entries.get(key).fixture.rename(key, message.data);
   }
 
-  /** Follows the map: takes in the keys that are new, and lets go of those that are gone. */
+  /** Updates to the map: adds new keys, and removes deleted ones. */
   follow(messages) {
     for (const key of this.#entries.keys()) if (!messages.has(key)) this.#delete(key);
     for (const [key, message] of messages) if (!this.#entries.has(key)) this.#add(key, message);
   }
 
-  /** The fixtures that have something to show, each with its entries behind it. */
+  /** Returns the fixtures with matching entries, each followed by these entries. */
   arranged(words) {
     const inOrder = [...this.#fixtures.values()];
     inOrder.sort((one, other) => byName.compare(one.name || one.id, other.name || other.id));

@@ -1,4 +1,4 @@
-// Numbers, times and texts as people read them.
+// Formats numbers, times and texts for display.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const time = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
@@ -9,7 +9,7 @@ export const count = number => whole.format(number);
 /** `1 key`, `2 keys` */
 export const counted = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
-/** 14:03:59, where the reader is */
+/** 14:03:59, in the local time zone */
 export const clock = date => time.format(date);
 
 /** `3 s ago`, from milliseconds */
@@ -30,7 +30,7 @@ export function duration(milliseconds) {
   return `${Math.floor(milliseconds / 60_000)} min ${Math.floor((milliseconds % 60_000) / 1000)} s`;
 }
 
-/** A text that is no longer than that. What a publisher sends may be of any length. */
+/** Shortens a text to this length, because publishers may send texts of any length. */
 export function clip(text, limit) {
   return text.length <= limit ? text : `${text.slice(0, limit)}… (${count(text.length - limit)} more)`;
 }

@@ -1,4 +1,4 @@
-// Messages that are lost for this page: said until somebody has seen it, since what is shown may be wrong.
+// Notices of lost messages. They stay until they are dismissed, because the shown data may be wrong.
 
 import { byId, button, make, setText } from "./elements.js";
 import { clip, clock, counted } from "./format.js";
@@ -7,13 +7,15 @@ export class Gaps {
   #list = byId("gaps");
   #notices = new Map();
 
-  /** Takes in what a catch-up lacks. State that is newer than what was skipped is whole, so only a gap is one. */
+  /**
+   * Adds the losses of a catch-up. Only the mode `gap` loses data: with the other modes the state is still complete.
+   */
   add({ topics, broadcastsSkipped }) {
     for (const [name, { mode, skipped }] of Object.entries(topics)) {
       if (mode === "gap") this.#lose(clip(name, 80), "message", skipped);
     }
-    // No topic has such a name.
-    if (broadcastsSkipped > 0) this.#lose("what goes to everybody", "broadcast", broadcastsSkipped);
+    // This name cannot be the name of a topic, because a topic has no spaces.
+    if (broadcastsSkipped > 0) this.#lose("the broadcasts", "broadcast", broadcastsSkipped);
   }
 
   #lose(name, noun, count) {

@@ -1,4 +1,4 @@
-// The connection at a glance, for the eye, the tab's title and the screen reader.
+// The state of the connection, in the header, the tab's title and for screen readers.
 
 import { byId, setText } from "./elements.js";
 
@@ -15,7 +15,7 @@ export class Header {
     this.tick();
   }
 
-  /** The server refused: there is no connection to speak of. */
+  /** Shows that the server refused the connection. */
   refused(text) {
     byId("status").dataset.state = "closed";
     this.#show(text);
@@ -26,10 +26,10 @@ export class Header {
     setText(byId("position"), position ?? "");
   }
 
-  /** Counts down to the next attempt. */
+  /** Updates the text, with the seconds until the next attempt. */
   tick() {
     const { state, transport, attempt } = this.#status;
-    if (state === "connecting") this.#show(attempt > 1 ? "Connecting again…" : "Connecting…");
+    if (state === "connecting") this.#show(attempt > 1 ? "Reconnecting…" : "Connecting…");
     else if (state === "catching-up") this.#show("Catching up…");
     else if (state === "live") this.#show("Live", TRANSPORTS[transport] ?? "");
     else if (state === "waiting") this.#show(this.#countdown());
@@ -38,7 +38,7 @@ export class Header {
 
   #countdown() {
     const left = this.#retryAt - performance.now();
-    return left < 1000 ? "Away · trying again" : `Away · again in ${Math.round(left / 1000)} s`;
+    return left < 1000 ? "Offline · retrying" : `Offline · retry in ${Math.round(left / 1000)} s`;
   }
 
   #show(text, detail = "") {

@@ -1,9 +1,9 @@
-// The newest message without a key of each topic: the progress of a scrape as a bar, anything else as it is.
+// The latest message without a key of each topic. The progress of a scrape is a bar, other data is shown as JSON.
 
 import { byId, make, setText } from "./elements.js";
 import { age, clip, counted, duration } from "./format.js";
 
-// A run that says nothing for so long may be dead.
+// A run without a message for this long may be dead.
 const SILENT_MS = 60_000;
 const ENDS = { completed: "Completed", failed: "Failed" };
 
@@ -40,7 +40,7 @@ class Card {
     const title = make("h2", "", name);
     this.#bar.ariaLabel = `Progress of ${name}`;
     this.#data.tabIndex = 0;
-    this.#data.ariaLabel = `Newest message of ${name}`;
+    this.#data.ariaLabel = `Latest message of ${name}`;
     this.element = make(
       "article",
       "card",
@@ -84,8 +84,8 @@ class Card {
 }
 
 /**
- * How a run stands, where the data says so: it has a phase, mostly with `current` and `total`. The end of a platform is
- * not the end of the run.
+ * Returns the progress of a run, or null if the data has no phase. Most phases have `current` and `total`. The end of a
+ * platform is not the end of the run.
  */
 function runOf(data) {
   if (data === null || typeof data !== "object" || typeof data.phase !== "string") return null;

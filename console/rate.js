@@ -1,4 +1,4 @@
-// Messages a second, of the last minute, as a line.
+// The messages per second of the last minute, as a line.
 
 import { byId, setText } from "./elements.js";
 import { count } from "./format.js";
@@ -9,7 +9,7 @@ const HEIGHT = 20;
 export class Rate {
   #seconds = new Array(SECONDS + 1).fill(0);
 
-  /** Takes in how many came in the last second. */
+  /** Adds the number of messages of the last second. */
   add(messages) {
     this.#seconds.shift();
     this.#seconds.push(messages);

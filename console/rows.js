@@ -1,16 +1,16 @@
-// One row of the table: a fixture's, or that of a key with its numbers, what became of each, and how old they are.
+// One row of the table: a fixture, or a key with its numbers, their changes, and their age.
 
 import { cells } from "./cells.js";
 import { button, make, setText } from "./elements.js";
 import { Fixture } from "./fixtures.js";
 import { age, clip, counted } from "./format.js";
 
-// A price is fresh at first, and old in the end.
+// A price is marked as fresh up to the first age, and as old from the second one on.
 const FRESH_MS = 10_000;
 const OLD_MS = 5 * 60_000;
 
 export class Row {
-  /** The item that it shows, and where. */
+  /** The item in this row, and its index. */
   item = null;
   index = -1;
   #key = role(make("div", "key"), "rowheader");
@@ -24,10 +24,10 @@ export class Row {
   #more = make("span", "more");
   #shown = [];
   #timestamp = NaN;
-  /** The name of the fixture, as it is shown. */
+  /** The shown name of the fixture. */
   #title = "";
 
-  /** With room for that many numbers; `onNarrow(fixture)` is for its button. */
+  /** Makes a row with this number of columns for numbers. Its button calls `onNarrow(id)`. */
   constructor(columns, onNarrow) {
     this.element = role(make("div", "row", this.#key, this.#values, this.#age), "row");
     this.#key.append(this.#detail, this.#name);
@@ -35,11 +35,11 @@ export class Row {
     this.#cells = Array.from({ length: columns }, () => new Cell());
   }
 
-  /** Shows an item at a place; whether it is another item than before. */
+  /** Shows an item at an index. Returns whether the item differs from the one before. */
   show(index, item, height) {
     if (index !== this.index) {
       this.index = index;
-      // The head of the table is the first row.
+      // aria-rowindex counts from 1, and the first row is the head of the table.
       this.element.setAttribute("aria-rowindex", String(index + 2));
       this.element.style.transform = `translateY(${index * height}px)`;
     }
@@ -67,14 +67,14 @@ export class Row {
   }
 
   /**
-   * Shows a message; where the row showed the same key before, with what became of each number. Gives how many numbers
-   * there are.
+   * Shows a message. If the row showed the same key before, each number shows its change. Returns the number of numbers
+   * in the message.
    */
   showMessage(message, isNew, now) {
     const found = cells(message.data);
     if (isNew) this.#becomeEntry();
     const before = isNew ? [] : this.#shown;
-    // The last place is for how many there are besides.
+    // If there are too many numbers, the last column shows how many more there are.
     const fits = found.length <= this.#cells.length ? found.length : Math.max(1, this.#cells.length - 1);
     for (const [at, cell] of this.#cells.entries()) cell.show(at < fits ? found[at] : undefined, before[at]);
     setText(this.#more, fits < found.length ? `+${found.length - fits} more` : found.length === 0 ? brief(message.data) : "");
@@ -127,13 +127,13 @@ class Cell {
     setText(this.#value, cell.text);
     setText(this.#line, cell.line);
     if (before === undefined || before.name !== cell.name) this.#moved("", "");
-    // A price for another line is another price, neither higher nor lower.
+    // Prices for different lines cannot be compared.
     else if (before.line !== cell.line) this.#moved("other", "◆");
     else if (cell.value > before.value) this.#moved("up", "▲");
     else if (cell.value < before.value) this.#moved("down", "▼");
   }
 
-  /** An animation begins anew where its name changes: two names in turn need no wait for the layout. */
+  /** Restarts the animation by alternating between two animation names. This needs no wait for the layout. */
   #moved(direction, arrow) {
     this.#isOdd = !this.#isOdd;
     this.element.className = direction === "" ? "cell" : `cell ${direction} ${this.#isOdd ? "odd" : "even"}`;
@@ -141,7 +141,7 @@ class Cell {
   }
 }
 
-/** Data without a number, as it is. */
+/** Returns data without numbers as a short text. */
 function brief(data) {
   return clip(typeof data === "string" ? data : JSON.stringify(data) ?? "", 160);
 }

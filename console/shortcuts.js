@@ -1,8 +1,8 @@
-// Keys that do what buttons do. They are silent where somebody types, in dialogs, and where they are switched off.
+// Keyboard shortcuts for buttons. They are off in text fields, in dialogs, and if the user has switched them off.
 
 import { byId } from "./elements.js";
 
-/** Calls `actions[key]()`. */
+/** Calls `actions[key]()` when a key is pressed. */
 export function listenForShortcuts(actions) {
   document.addEventListener("keydown", event => {
     const isTyping = event.target.matches("input:not([type=checkbox]), select, textarea");
@@ -15,7 +15,7 @@ export function listenForShortcuts(actions) {
   });
 }
 
-/** Lets the buttons of dialogs, and clicks beside them, close them. */
+/** Closes a dialog when its close button, or the area outside of it, is clicked. */
 export function closeDialogs() {
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("click", ({ target }) => {

@@ -1,18 +1,18 @@
-// The newest message of each key, grouped by fixture. There may be a hundred thousand keys and thousands of changes a
-// second: only the rows in sight exist, and of those only what changed is touched, once for each frame of the screen.
+// The latest message of each key, grouped by fixture. There may be a hundred thousand keys and thousands of changes a
+// second. So only visible rows exist, and only changed rows are updated, once for each frame of the screen.
 
 import { byId } from "./elements.js";
 import { Fixtures } from "./fixtures.js";
 import { Row, isFixture } from "./rows.js";
 
-// Rows above and below the screen that exist as well, so that scrolling shows no hole.
+// Additional rows above and below the screen, so that scrolling shows no empty area.
 const OVERSCAN = 6;
-// A hundred thousand keys take a while to sort, and names may change with each message: they are sorted for new names no
-// sooner than this after the last time.
+// Sorting a hundred thousand keys takes time, and names may change with each message. So new names lead to a new order
+// only this long after the last sorting.
 const RENAME_MS = 1000;
 
 export class Table {
-  /** How many keys there are, how many of them are shown, and of how many fixtures. */
+  /** The number of keys, of shown keys, and of their fixtures. */
   counts = { keys: 0, shown: 0, fixtures: 0 };
   #grid = byId("grid");
   #body = byId("rows");
@@ -22,26 +22,29 @@ export class Table {
   #messages = new Map();
   #fixtures = new Fixtures();
   #words = [];
-  /** What there is to see, in order. */
+  /** The fixtures and entries that match the filter, in order. */
   #items = [];
   #isArranged = false;
   #arrangedAt = 0;
-  /** A fixture stands where its last name belongs. */
+  /** Whether a fixture has a new name but is not sorted by it yet. */
   #isRenamed = false;
-  /** The rows that exist, by their items. */
+  /** The existing rows, by item. */
   #rows = new Map();
   #changed = new Set();
-  /** The item that the tabulator key leads to. */
+  /** The item that the Tab key focuses. */
   #active = null;
   #isMeasured = false;
   #rowHeight = 0;
-  /** For how many numbers there is room, and for how many each row has a column. */
+  /** The number of columns that fit, and the number of columns that each row has. */
   #room = 0;
   #columns = 0;
-  /** The most numbers that a row has had: no more columns are needed. */
+  /** The maximum number of numbers in a row so far. No more columns are needed. */
   #numbers = 1;
 
-  /** `now()` is the server's time, `onOpen(message)` shows one, `onNarrow(id)` subscribes to one fixture only. */
+  /**
+   * `now()` returns the server's time, `onOpen(message)` shows a message, `onNarrow(id)` subscribes to one fixture
+   * only.
+   */
   constructor({ now, onOpen, onNarrow, onResize }) {
     this.#now = now;
     this.#onOpen = onOpen;
@@ -55,7 +58,7 @@ export class Table {
     this.#body.addEventListener("focusin", event => (this.#active = this.#rowOf(event.target)?.item ?? null));
   }
 
-  /** Shows these messages, a map by their keys. */
+  /** Shows these messages, a map from each key to its message. */
   show(messages) {
     this.#messages = messages;
     this.#fixtures = new Fixtures();
@@ -63,14 +66,17 @@ export class Table {
     this.#isArranged = false;
   }
 
-  /** The message of a key is another one. */
+  /** Notes that the message of a key has changed. */
   change(key) {
     const isKnown = this.#fixtures.has(key);
     if (isKnown !== this.#messages.has(key)) this.#isArranged = false;
     else if (isKnown) this.#changed.add(key);
   }
 
-  /** A message may correct the name of its fixture, which then belongs elsewhere. Once for each frame: only the last counts. */
+  /**
+   * Takes new names from changed messages, which may change the order. Runs once for each frame, with the latest
+   * messages.
+   */
   #rename() {
     for (const key of this.#changed) {
       const message = this.#messages.get(key);
@@ -79,13 +85,13 @@ export class Table {
     if (this.#isRenamed && performance.now() - this.#arrangedAt >= RENAME_MS) this.#isArranged = false;
   }
 
-  /** Shows only what has each word, in its key or the name of its fixture. */
+  /** Shows only keys that contain all words, in the key or the name of the fixture. */
   filter(text) {
     this.#words = text.toLowerCase().split(/\s+/).filter(Boolean);
     this.#isArranged = false;
   }
 
-  /** Brings the rows in sight up to date. To be called once for each frame at most. */
+  /** Updates the visible rows. Call it at most once for each frame. */
   draw() {
     this.#measure();
     this.#rename();
@@ -102,19 +108,19 @@ export class Table {
       this.#place(row.element, previous);
       previous = row.element;
     }
-    // In a catch-up the messages are ahead of what was told of them: keys may be gone.
+    // During a catch-up the messages may be newer than the reported changes, so keys may be gone.
     if (!this.#isArranged) return this.draw();
     this.#changed.clear();
     this.#keepOneFocusable();
   }
 
-  /** Brings the ages in sight up to date. */
+  /** Updates the visible ages. */
   tick() {
     const now = this.#now();
     for (const row of this.#rows.values()) row.showAge(now);
   }
 
-  /** Rows stand in the order that they are read in. One that stays in sight is not moved, so that it keeps the focus. */
+  /** Keeps the rows in reading order. A row that stays visible is not moved, so that it keeps the focus. */
   #place(element, previous) {
     if (element.parentNode !== null && element.previousSibling === previous) return;
     if (previous === null) this.#body.prepend(element);
@@ -142,7 +148,7 @@ export class Table {
     this.#body.style.height = `${this.#items.length * this.#rowHeight}px`;
   }
 
-  /** The first item in sight, and the one behind the last. */
+  /** Returns the index of the first visible item, and the index after the last one. */
   #inSight() {
     const above = -this.#body.getBoundingClientRect().top;
     const bounded = index => Math.min(Math.max(index, 0), this.#items.length);
@@ -152,7 +158,7 @@ export class Table {
     ];
   }
 
-  /** Takes out the rows whose items are no longer in sight. */
+  /** Removes the rows whose items are no longer visible, and returns them for reuse. */
   #takeOut(first, last) {
     const inSight = new Set(this.#items.slice(first, last));
     const spare = [];
@@ -165,7 +171,7 @@ export class Table {
     return spare;
   }
 
-  /** Another size of the screen has rows of another height and another number of columns. */
+  /** Adapts the height of the rows and the number of columns to the size of the screen. */
   #measure() {
     if (!this.#isMeasured) this.#measureRoom();
     const columns = Math.min(this.#room, this.#numbers);
@@ -185,7 +191,7 @@ export class Table {
     this.#renew();
   }
 
-  /** Makes all rows anew. */
+  /** Removes all rows, so that they are made again. */
   #renew() {
     this.#rows.clear();
     this.#body.replaceChildren();
@@ -213,7 +219,7 @@ export class Table {
       event.preventDefault();
       this.#goTo(Math.min(Math.max(target, 0), this.#items.length - 1));
     } else if (event.key === "Enter" && event.target === row.element) {
-      // Else the key would go on to the button that the message opens with, and close it.
+      // Otherwise the key would also press the close button of the opened message.
       event.preventDefault();
       this.#open(row.element);
     }

@@ -1,4 +1,5 @@
-// What became of the connection, newest first: each time it is lost, resumed, and what its catch-up brings or lacks.
+// The history of the connection, newest first: when it was lost and resumed, and what each catch-up delivered or
+// lacked.
 
 import { byId, make, setText } from "./elements.js";
 import { clip, clock, count, counted, duration } from "./format.js";
@@ -12,7 +13,7 @@ export class Timeline {
   #told = null;
   #last = "";
 
-  /** `announce(text)` tells those who do not see it; `position()` is where the client stands. */
+  /** `announce(text)` informs screen readers. `position()` returns the client's position. */
   constructor(announce, position) {
     this.announce = announce;
     this.position = position;
@@ -22,7 +23,7 @@ export class Timeline {
     if (state === "waiting" || state === "closed") this.#told = null;
     const why = [code, reason].filter(part => part !== undefined && part !== "").join(" ");
     if (state === "waiting") {
-      const again = retryInMs === undefined ? "" : ` Again in ${duration(retryInMs)}.`;
+      const again = retryInMs === undefined ? "" : ` Retry in ${duration(retryInMs)}.`;
       this.#add("lost", `Not connected${why && `: ${why}`}.${again}`, `attempt ${attempt}`);
       if (this.#last !== "waiting") this.announce("The connection is lost.");
     } else if (state === "closed") {
@@ -36,7 +37,7 @@ export class Timeline {
     this.#last = state;
   }
 
-  /** The end of a catch-up is told behind it. */
+  /** Adds the entry for a live connection, during a catch-up only after its end. */
   #isLive(transport) {
     if (this.#told !== null) {
       this.#told.transport = transport;
@@ -46,14 +47,14 @@ export class Timeline {
     this.announce("The connection is live.");
   }
 
-  /** A catch-up begins, or goes on; `received` is how many messages have come before. */
+  /** Handles the beginning or continuation of a catch-up. `received` is the number of messages received before. */
   catchUp({ data }, received) {
     this.#told ??= { received, transport: undefined };
     for (const [name, { mode, skipped }] of Object.entries(data.topics)) {
       this.#add(mode === "gap" ? "gap" : "note", `${clip(name, 80)}: ${SAYS[mode] ?? mode}`, skippedText(skipped));
     }
     const lost = data.broadcasts_skipped ?? 0;
-    if (lost > 0) this.#add("gap", "To everybody: a gap, broadcasts are lost", skippedText(lost));
+    if (lost > 0) this.#add("gap", "Broadcasts: a gap, messages are lost", skippedText(lost));
   }
 
   caughtUp({ data }, received) {
@@ -65,11 +66,11 @@ export class Timeline {
   }
 
   error({ data }) {
-    this.#add("gap", `The server says: ${clip(data.detail, 300)}`, data.code);
+    this.#add("gap", `Error: ${clip(data.detail, 300)}`, data.code);
   }
 
   broadcast({ type, data }) {
-    this.#add("note", `To everybody: ${clip(type, 80)}`, clip(JSON.stringify(data) ?? "", 200));
+    this.#add("note", `Broadcast: ${clip(type, 80)}`, clip(JSON.stringify(data) ?? "", 200));
   }
 
   farewell() {
@@ -88,7 +89,7 @@ export class Timeline {
     this.#isDrawn = false;
   }
 
-  /** Shows what is new. To be called once for each frame at most. */
+  /** Shows new entries. Call it at most once for each frame. */
   draw() {
     if (this.#isDrawn) return;
     this.#isDrawn = true;
@@ -105,7 +106,7 @@ export class Timeline {
 
 const SAYS = {
   replayed: "every message is replayed",
-  conflated: "the newest of each key that changed",
+  conflated: "the latest message of each changed key",
   snapshot: "the whole state",
   gap: "a gap, messages are lost",
 };

@@ -1,4 +1,4 @@
-// The token of a subscriber, where the server asks for one. It is kept in this tab, and nowhere else.
+// The subscriber's token, if the server requires one. It is stored only in this tab.
 
 import { byId, setText } from "./elements.js";
 
@@ -14,14 +14,14 @@ export class TokenEntry {
       byId("token-value").value = "";
       onEnter();
     });
-    byId("token-open").addEventListener("click", () => this.ask("Another token takes the place of the present one."));
+    byId("token-open").addEventListener("click", () => this.ask("The new token replaces the current one."));
   }
 
   get token() {
     return sessionStorage.getItem(PLACE) ?? "";
   }
 
-  /** Asks for a token, and says why. */
+  /** Asks for a token, with the reason. */
   ask(why) {
     byId("token-open").hidden = false;
     setText(byId("token-why"), why);

@@ -1,4 +1,4 @@
-// The topics that the server has, with who listens to them and what came of each.
+// The topics of the server, with the number of subscribers and of received messages.
 
 import { byId, make, setText } from "./elements.js";
 import { count, counted } from "./format.js";
@@ -9,7 +9,7 @@ export class Topics {
   #subscribed = [];
   #onToggle;
 
-  /** `onToggle(name)` is for the switch of a topic. */
+  /** The switch of a topic calls `onToggle(name)`. */
   constructor(onToggle) {
     this.#onToggle = onToggle;
   }
@@ -18,7 +18,7 @@ export class Topics {
     return [...this.#cards.keys()];
   }
 
-  /** Shows what the server says about them. */
+  /** Shows the server's list of topics. */
   list({ connections, topics }) {
     setText(byId("connections"), counted(connections, "connection"));
     const listed = new Set(topics.map(topic => topic.name));
@@ -39,13 +39,13 @@ export class Topics {
     }
   }
 
-  /** Shows which of them are subscribed to, as a whole or in part. */
+  /** Shows which topics are subscribed to, whole or in part. */
   subscribed(names) {
     this.#subscribed = names;
     for (const card of this.#cards.values()) card.subscribed(names);
   }
 
-  /** Shows how many messages came, and how many in the last second. */
+  /** Shows the number of messages, and the number in the last second. */
   count(counts, rates) {
     for (const [name, card] of this.#cards) card.count(counts.get(name) ?? 0, rates.get(name) ?? 0);
   }

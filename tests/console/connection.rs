@@ -49,7 +49,7 @@ async fn a_page_finds_the_restarted_server_and_shows_its_state_in_place_of_the_o
     page.row("betpawa").await;
     page.shows(".card .phase", "starting").await;
     app.post("/api/broadcast", "application/json", r#"{"type":"maintenance","data":"in a minute"}"#).await;
-    page.shows("#timeline li", "To everybody: maintenance\"in a minute\"").await;
+    page.shows("#timeline li", "Broadcast: maintenance\"in a minute\"").await;
     app.stop().await;
     page.until("document.querySelector('#status').dataset.state !== 'live'").await;
     page.shows("#timeline li", "The server shuts down").await;
@@ -102,7 +102,7 @@ async fn a_page_that_may_not_listen_says_so_and_tries_again_when_told_to() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::with(jwt::required).await;
     page.look(&app.url("/?topics=scrape_progress"), 1440, 900).await;
-    page.shows("#token", "lets those listen who have a token").await;
+    page.shows("#token", "requires a token").await;
     for (claim, shown) in [("odds_updates", "Not connected"), ("scrape_progress", "No message with a key yet")] {
         page.type_text(&jwt::token(&jwt::claims(&[claim]))).await;
         page.press("Enter").await;
@@ -126,10 +126,10 @@ async fn a_page_without_a_token_asks_for_one_and_keeps_it_in_its_tab() {
     let app = App::with(jwt::required).await;
     app.odds("8301/1x2/betpawa", prices(1.85, 4.2)).await;
     page.look(&app.url("/"), 390, 844).await;
-    page.shows("#token", "lets those listen who have a token").await;
+    page.shows("#token", "requires a token").await;
     page.has_no_barrier("the question for a token").await;
     for (token, why) in
-        [("no token".to_owned(), "The server does not take the token"), (jwt::expiring(-3600), "The token has expired")]
+        [("no token".to_owned(), "The server refuses the token"), (jwt::expiring(-3600), "The token has expired")]
     {
         page.type_text(&token).await;
         page.press("Enter").await;
@@ -227,9 +227,9 @@ async fn broadcasts_that_a_page_had_no_room_for_are_told_until_somebody_has_seen
         lost += u64::from(answer.body["connections"] == 0);
     }
     link.set(Flow::Open);
-    page.shows("#gaps", "Gap in what goes to everybody: 2 broadcasts are lost").await;
+    page.shows("#gaps", "Gap in the broadcasts: 2 broadcasts are lost").await;
     // One catch-up tells of both, or each of its own.
-    page.shows("#timeline .gap", "To everybody: a gap, broadcasts are lost").await;
+    page.shows("#timeline .gap", "Broadcasts: a gap, messages are lost").await;
     page.click("#gaps button").await;
     assert_eq!(page.evaluate("document.querySelector('#gaps').childElementCount").await, 0);
     page.is_quiet(&[]).await;

@@ -168,7 +168,7 @@ async fn a_page_narrows_to_one_event_and_the_commands_say_so() {
     page.until("location.search === '?topics=odds_updates'").await;
     page.is_live().await;
     page.click("#topics li input").await;
-    page.until("document.querySelector('#announcer').textContent === 'One topic has to stay.'").await;
+    page.until("document.querySelector('#announcer').textContent === 'At least one topic must stay selected.'").await;
     assert_eq!(
         page.evaluate("[...document.querySelectorAll('#topics input')].map(i => i.checked)").await,
         json!([true, false])
