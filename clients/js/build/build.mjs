@@ -1,4 +1,4 @@
-// Builds dist/: the types, and one minified module.
+// Builds dist/: the type declarations and one minified module.
 import { execFileSync } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -9,8 +9,8 @@ const HERE = fileURLToPath(new URL('..', import.meta.url));
 const TSC = fileURLToPath(new URL('../node_modules/typescript/bin/tsc', import.meta.url));
 
 /**
- * Names of properties that never leave the module, and are not asked of what is not its own: they become one letter. The
- * tests run on the built file.
+ * Names of internal properties, which are shortened to one letter. A name must not also be a property of a foreign
+ * object. The tests run on the built file, so they find mistakes.
  */
 const INTERNAL = ['isAcknowledged', 'isLive', 'asked', 'answered', 'acknowledge', 'probe', 'fail', 'end',
     'ended', 'plan', 'base', 'names', 'behind', 'isEmpty', 'isQuiet', 'include', 'exclude', 'isCovered',
@@ -18,7 +18,7 @@ const INTERNAL = ['isAcknowledged', 'isLive', 'asked', 'answered', 'acknowledge'
     'isSettled', 'hearText', 'hearRetry', 'isStream', 'begin', 'reached', 'getToken', 'name', 'expires', 'refusal',
     'conflation', 'webSocket', 'limits', 'via'];
 
-/** Writes it all into this directory. */
+/** Writes all files into this directory. */
 export async function build(directory) {
     rmSync(directory, { recursive: true, force: true });
     execFileSync(process.execPath, [TSC, '--project', HERE, '--outDir', directory], { stdio: 'inherit' });

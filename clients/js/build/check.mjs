@@ -1,4 +1,4 @@
-// Fails where what is committed is not what the sources give: src/messages.ts, and dist/.
+// Fails if the committed files src/messages.ts and dist/ differ from what the sources produce.
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

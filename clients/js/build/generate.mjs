@@ -1,12 +1,12 @@
-// Writes src/messages.ts from the schemas in docs/api/asyncapi.yaml, so that the types say what the server is tested
-// to say. It knows the parts of JSON Schema that stand in that file, and refuses what it does not know.
+// Writes src/messages.ts from the schemas in docs/api/asyncapi.yaml. Tests compare the server's messages with these
+// schemas, so the types are right. Only the keywords of that file are supported; others are an error.
 import { readFile, writeFile } from 'node:fs/promises';
 import { parse } from 'yaml';
 
 const SCHEMAS = new URL('../../../docs/api/asyncapi.yaml', import.meta.url);
 const TARGET = new URL('../src/messages.ts', import.meta.url);
 
-/** Keywords that narrow a type beyond what TypeScript can say, or only describe it. */
+/** Keywords that TypeScript types cannot express, or that only describe a type. */
 const UNTYPED = ['description', 'pattern', 'minimum', 'maximum', 'minLength', 'maxLength', 'minItems', 'uniqueItems',
     'format', 'examples', 'default', 'not', 'propertyNames'];
 
@@ -14,7 +14,7 @@ function typeOf(schema) {
     const known = ['$ref', 'const', 'enum', 'oneOf', 'anyOf', 'type', 'properties', 'required', 'items',
         'additionalProperties', ...UNTYPED];
     const unknown = Object.keys(schema).filter(keyword => !known.includes(keyword));
-    if (unknown.length > 0) throw new Error(`cannot express ${unknown.join(', ')} in ${JSON.stringify(schema)}`);
+    if (unknown.length > 0) throw new Error(`unsupported keyword ${unknown.join(', ')} in ${JSON.stringify(schema)}`);
     if (schema.$ref) return schema.$ref.replace('#/components/schemas/', '');
     if ('const' in schema) return JSON.stringify(schema.const);
     if (schema.enum) return schema.enum.map(value => JSON.stringify(value)).join(' | ');

@@ -1,8 +1,8 @@
-// Says how large the built file is, and fails where it is not smaller than the limit.
+// Prints the size of the built file, and fails if it is not below the limit.
 import { readFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
 
-/** Bytes, compressed by gzip at its best. */
+/** In bytes, compressed with gzip at the highest level. */
 const LIMIT = 5000;
 
 const built = readFileSync(new URL('../dist/oddswire.js', import.meta.url));

@@ -1,10 +1,10 @@
 import type { BroadcastMessage, CatchUpMessage, CatchUpMode, CaughtUpMessage, ErrorMessage, TopicMessage } from './messages.js';
 import type { Transport } from './transports.js';
 export interface Status {
-    /** 'waiting': for the next attempt, for topics, or for an iterator. 'closed': it does not come back. */
+    /** 'waiting': for the next attempt, for topics, or for an iterator. 'closed': the client does not reconnect. */
     readonly state: 'connecting' | 'catching-up' | 'live' | 'waiting' | 'closed';
     readonly transport: Transport | null;
-    /** Attempts since the last connection that was stable. */
+    /** Attempts since the last stable connection. */
     readonly attempt: number;
     readonly retryInMs?: number | undefined;
     /** Why the last connection ended: a WebSocket's close code, or an HTTP status. */
@@ -13,12 +13,12 @@ export interface Status {
 }
 /** Messages that this client will not get. */
 export interface Gap {
-    /** By subscription: what came in their place, and how many they are; null where that is unknowable. */
+    /** For each subscription: the mode of the catch-up, and the number of missed messages; null if that is unknown. */
     readonly topics: Readonly<Record<string, {
         mode: CatchUpMode;
         skipped: number | null;
     }>>;
-    /** Broadcasts that the client was too slow for. Those sent while it was not connected are not counted. */
+    /** Broadcasts that the client was too slow for. Broadcasts sent while it was not connected are not included. */
     readonly broadcastsSkipped: number;
 }
 export interface Events {
@@ -29,11 +29,14 @@ export interface Events {
     gap: Gap;
     broadcast: BroadcastMessage;
     error: ErrorMessage;
-    /** The text of everything that comes, over every connection: while one replaces another that may be twice. */
+    /**
+     * The text of each received message, over every connection. While one connection replaces another, texts may come
+     * twice.
+     */
     raw: string;
 }
 export type Listeners<T> = Set<(value: T) => void>;
-/** Adds a listener; returns what takes it away. */
+/** Adds a listener. Returns a function that removes it. */
 export declare function listen<T>(listeners: Listeners<T>, listener: (value: T) => void): () => void;
-/** What a listener throws is the program's to see and no business of the connection or of other listeners. */
+/** Calls all listeners. Reports an exception of a listener as uncaught, so that it affects nothing else. */
 export declare function tellAll<T>(listeners: Iterable<(value: T) => void>, value: T): void;

@@ -1,24 +1,24 @@
 import type { ConnectionAck } from './messages.js';
 import type { Plan } from './subscriptions.js';
 import { type End, type Transport, type WebSocketClass } from './transports.js';
-/** In milliseconds; each has a default. */
+/** Times in milliseconds, each with a default. */
 export interface Timeouts {
-    /** For a connection to be acknowledged, the token function included: 10,000. */
+    /** Until a connection must be acknowledged, including the token function: 10,000. */
     open: number;
     /**
-     * Without a message, after which a WebSocket is asked for a sign of life; an event stream brings one every 15 s by
-     * itself. It is looked at in steps of this length, so it can take twice as long: 20,000.
+     * Silence after which the client sends a ping over a WebSocket. The check runs in steps of this length, so it can
+     * take twice as long. An event stream sends a comment every 15 s anyway. 20,000.
      */
     idle: number;
-    /** For that sign to come: 10,000. */
+    /** Until the answer to the ping must come: 10,000. */
     pong: number;
-    /** For which a connection has to be live before waits are short again: 10,000. */
+    /** How long a connection must be live before waits are short again: 10,000. */
     stable: number;
-    /** The wait before a new attempt is drawn between 0 and this, which doubles with each attempt: 1,000. */
+    /** The wait before an attempt is random between 0 and this limit, which doubles with each attempt: 1,000. */
     retry: number;
-    /** What it doubles up to: 30,000. */
+    /** Maximum of that limit: 30,000. */
     maxRetry: number;
-    /** Over an event stream, until a WebSocket is tried again, and up to twice as long: 60,000. */
+    /** How long an event stream is used before a WebSocket is tried again; up to twice as long at random: 60,000. */
     upgrade: number;
 }
 export interface Settings {
@@ -28,7 +28,7 @@ export interface Settings {
     readonly webSocket: WebSocketClass | undefined;
     readonly limits: Timeouts;
 }
-/** Whom a link tells. */
+/** The receiver of a link's events. */
 export interface Owner {
     hearText(link: Link, text: string): void;
     hearRetry(ms: number): void;
@@ -36,23 +36,23 @@ export interface Owner {
 }
 export interface Link {
     readonly via: Transport;
-    /** It can only listen. */
+    /** An event stream, which cannot send. */
     readonly isStream: boolean;
     readonly plan: Plan;
-    /** When its token expires, in milliseconds of our clock; NaN where it does not. */
+    /** When its token expires, in milliseconds of the local clock; NaN if it does not. */
     expires?: number;
     /** The server has acknowledged it. */
     isAcknowledged?: boolean;
-    /** No catch-up is under way. */
+    /** No catch-up is in progress. */
     isLive?: boolean | undefined;
-    /** The number of the newest request that was sent; 0 is the query. */
+    /** The number of the latest request that was sent; 0 is the query. */
     asked: number;
-    /** The number of the newest request that was answered; -1 until the acknowledgement, which answers the query. */
+    /** The number of the latest answered request; -1 until the acknowledgement, which answers the query. */
     answered: number;
     send(message: object): void;
-    /** From here on its silence is watched. */
+    /** Starts the check for silence. */
     acknowledge(ack: ConnectionAck): void;
-    /** Asks for a sign of life now. */
+    /** Sends a ping now. */
     probe(): void;
     fail(reason?: unknown): void;
     close(): void;

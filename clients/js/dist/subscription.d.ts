@@ -1,12 +1,12 @@
-/** Refuses what the server would refuse, and what its query cannot name: a comma separates subscriptions there. */
+/** Refuses names that the server would refuse. A comma is refused, too: it separates subscriptions in the query. */
 export declare function check(name: string): string;
-/** Where a message stands. */
+/** The path of a message. */
 export declare function pathOf({ topic, key }: {
     topic: string;
     key?: string;
 }): string;
-/** Whether all of what stands at or below the path belongs to the subscription. */
+/** Whether the subscription includes the path and everything below it. */
 export declare function covers(subscription: string, path: string): boolean;
 export declare function refuse(what: string, value: unknown, right: string): never;
-/** Positions of one epoch are ordered by their offsets; those of different epochs say nothing about each other. */
+/** Splits a position. Offsets order the positions of one epoch. Positions of different epochs cannot be compared. */
 export declare function split(position: string): [epoch: string, offset: number];

@@ -1,28 +1,28 @@
 import type { ErrorMessage } from './messages.js';
 export type Transport = 'websocket' | 'sse';
-/** What a transport tells. It may tell more after it was closed: whoever closes it stops listening. */
+/** Receives the events of a transport. It may still get events after the transport was closed, and must ignore them. */
 export interface Ear {
-    /** An empty text is no more than a sign of life. */
+    /** Receives a message. An empty text only shows that the connection is alive. */
     hearText(text: string): void;
-    /** The server wishes that the next connection waits this long. */
+    /** The server asks the client to wait this long before the next connection. */
     hearRetry(ms: number): void;
     end(end: End): void;
 }
 /** How a connection ended. */
 export interface End {
-    /** A WebSocket's close code, or the status with which oddswire, and nothing in between, refused. */
+    /** A WebSocket's close code, or the HTTP status if oddswire itself refused (not a proxy). */
     code?: number | undefined;
     reason?: string | undefined;
-    /** What oddswire says of a refusal. */
+    /** oddswire's error object of a refusal. */
     refusal?: ErrorMessage['data'] | undefined;
 }
 export interface Socket {
-    /** Does nothing where the transport only listens. */
+    /** Does nothing on an event stream. */
     send(text: string): void;
-    /** A WebSocket is closed with this code. */
+    /** Closes the connection; a WebSocket with this code. */
     close(code: number): void;
 }
-/** What is needed of the class WebSocket: the browser's own, that of Node 22, or that of the package `ws`. */
+/** The part of the class WebSocket that is used. The classes of browsers, Node 22 and the package `ws` have it. */
 export type WebSocketClass = new (url: string) => {
     onmessage: ((event: any) => void) | null;
     onclose: ((event: any) => void) | null;
@@ -31,11 +31,11 @@ export type WebSocketClass = new (url: string) => {
     close(code: number): void;
 };
 export declare function openWebSocket(url: URL, WebSocket: WebSocketClass, ear: Ear): Socket;
-/** Reads an event stream until it ends, or is aborted, which throws. */
+/** Reads an event stream until it ends. Throws if it is aborted. */
 export declare function readStream(url: URL, token: string | undefined, signal: AbortSignal, ear: Ear): Promise<void>;
 /**
- * Reads an event stream piece by piece, of which none is empty, as the HTML standard says (section 9.2.6). The decoder has dropped a byte order
- * mark. `id` is left alone, since the messages have their own; events with a name, which oddswire does not send, are no
- * messages.
+ * Parses an event stream piece by piece (HTML standard, section 9.2.6). Pieces are never empty, and the decoder has
+ * already removed a byte order mark. `id` is ignored, because messages contain their id. Events with a name are
+ * ignored, too: oddswire does not send them.
  */
 export declare function eventParser(ear: Pick<Ear, 'hearText' | 'hearRetry'>): (piece: string) => void;

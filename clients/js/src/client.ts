@@ -1,8 +1,8 @@
-// The client: it keeps one connection, replaces it before it ends where that is announced, comes back where it is not,
-// and hands every message out once.
+// The client keeps one connection. It replaces the connection before an announced end, reconnects after an unexpected
+// one, and delivers each message once.
 //
-// One function with its variables, where the rest of the house would have a class: private members do not get shorter in
-// the built file, and they would make it larger by a tenth.
+// The client is one function with local variables, not a class: private members keep their names in the built file,
+// which would make it a tenth larger.
 
 import { listen, tellAll, type Events, type Gap, type Listeners, type Status } from './events.js';
 import { openLink, type Link } from './link.js';
@@ -14,57 +14,65 @@ import { subscriptionsOf, type Since } from './subscriptions.js';
 import type { End, Transport, WebSocketClass } from './transports.js';
 
 export interface Client extends AsyncIterable<TopicMessage> {
-    /** Calls the listener with each event; returns what takes it away. */
+    /** Calls the listener with each event. Returns a function that removes the listener. */
     on<K extends keyof Events>(event: K, listener: (value: Events[K]) => void): () => void;
-    /** Called with what is missed, as the event 'gap' is. */
+    /** Called with each gap, like listeners of the event 'gap'. */
     onGap: ((gap: Gap) => void) | null;
     readonly status: Status;
-    /** Where the client would resume; null before there is such a place. */
+    /** The position where the client would resume; null before there is one. */
     readonly position: string | null;
-    /** The current subscriptions, sorted; empty until a client of all topics is told which there are. */
+    /** The current subscriptions, sorted. A client of all topics has none until the server has named them. */
     readonly topics: string[];
-    /** Adds subscriptions, which begin at `since` ('snapshot'); one that is held begins anew there, unless it is 'now'. */
+    /**
+     * Adds subscriptions, which begin at `since` (default 'snapshot'). An existing subscription begins again there,
+     * unless `since` is 'now'.
+     */
     subscribe(topics: string[], since?: Since): void;
-    /** Drops subscriptions, and what the states hold of them. */
+    /** Drops subscriptions, and removes their keys from the states. */
     unsubscribe(topics: string[]): void;
-    /** The live state of a subscription: it holds what comes from the first call on. */
+    /** The live state of a subscription. It contains the messages since the first call. */
     state(topic: string): LiveState;
     /** Ends the client for good. */
     close(): void;
     /**
-     * The messages, from the first call of `next` on. When the iterator is `queue` messages behind the whole client stops
-     * listening, and resumes once the half of them is taken: the server keeps what it can, and tells the rest as a gap.
+     * The messages since the first call of `next`. When the iterator is `queue` messages behind, the whole client stops
+     * listening. It resumes when half of them are taken: the server then sends what it still has, and reports the rest
+     * as a gap.
      */
     [Symbol.asyncIterator](): AsyncGenerator<TopicMessage, void, undefined>;
 }
 
-/** Close codes and statuses after which coming back would only be refused again (src/close.rs; RFC 6455, section 7.4.1). */
+/**
+ * Close codes and statuses after which another attempt would be refused, too (src/close.rs; RFC 6455, section 7.4.1).
+ */
 const FINAL = /^(4(00|03|403|429)|100[023789])$/;
-/** A server's wish to be left alone is respected for as long as this, in milliseconds. */
+/** The longest wait that a server can ask for, in milliseconds. */
 const MAX_WISH = 300_000;
-/** A timer for longer is one for nothing. */
+/** Maximum delay of a timer: setTimeout fires at once for delays of more than 32 bits. */
 const MAX_TIMER = 2e9;
 /**
- * Between changes of the subscriptions, in milliseconds: the server takes 20 messages a second, and without requests each is a
- * new connection.
+ * Pause between changes of the subscriptions, in milliseconds. The server takes 20 messages a second, and over an event
+ * stream each change needs a new connection.
  */
 const CHANGE_PAUSE = 400;
 
 /**
- * A connection goes on for so long, in milliseconds, beside the one that is to replace it and is caught up: of a broadcast
- * that the new one came too late for, it may be about to tell. Nodes of a deployment are less apart.
+ * How long the old connection stays open after its replacement is caught up, in milliseconds. It may still bring a
+ * broadcast that was sent before the replacement connected. The nodes of a deployment differ by less than this.
  */
 const LINGER = 1000;
-/** Broadcasts that one of two connections has brought, and the other has yet to bring: beyond them one may come twice. */
+/**
+ * Maximum number of broadcasts from one of two connections that the other has not brought yet. Others may come twice.
+ */
 const MOST_BROUGHT = 256;
 
-/** For what it waits, where that is no time. */
+/** Reasons of the state 'waiting' without a time. */
 const NO_TOPICS = 'no topics';
 const BEHIND = 'iterator is behind';
 
 const enum Timer { Retry, Replace, Stable, Flush, Renew, Upgrade, Linger }
 
-/** Connects to the server at this address, such as `https://odds.example.com/` or `/` in a page. */
+/** Connects to the server at this URL, such as `https://odds.example.com/`, or `/` in a page. */
 export function connect(url: string | URL, {
     topics = [],
     since = 'snapshot',
@@ -79,9 +87,9 @@ export function connect(url: string | URL, {
     if (transport === 'websocket' && !WebSocket) {
         refuse('WebSocket', WebSocket, 'a class');
     }
-    // Without WebSockets there is no choice.
+    // Without a WebSocket class, only the event stream is left.
     const choice = WebSocket ? transport : 'sse';
-    /** Whether asking for a token again can give another one. */
+    /** Whether another call can give another token. */
     const canRenew = typeof token === 'function';
     const getToken = canRenew ? token : () => token;
     const timeouts = { ...TIMEOUTS, ...given };
@@ -90,34 +98,34 @@ export function connect(url: string | URL, {
     const subscriptions = subscriptionsOf(topics, since, snapshot => states.forEach(state => state.stage(snapshot)));
     const listeners: { [event: string]: Listeners<any> } = {};
     const listenersOf = (event: string): Listeners<any> => (listeners[event] ??= new Set());
-    /** What each iterator has yet to hand out. */
+    /** For each iterator, the messages that it has not yielded yet. */
     const queues = new Set<TopicMessage[]>();
-    /** Iterators that wait. */
+    /** Wake the waiting iterators. */
     let readers: (() => void)[] = [];
     let status!: Status;
-    /** Why the client was closed, where nobody asked for it: iterators throw it. */
+    /** Why the client closed by itself. Iterators throw it. */
     let failure: string | undefined;
 
     let link: Link | null = null;
-    /** The connection that is to replace `link`, once it is caught up. */
+    /** The connection that will replace `link` once it is caught up. */
     let early: Link | null = null;
-    /** Broadcasts that came over one of two connections, and over which. */
+    /** Broadcasts that only one of two connections has brought so far, with that connection. */
     const brought = new Map<string, Link>();
-    /** The transport that a replacement is wanted with. */
+    /** The transport of the replacement that is wanted. */
     let wanted: Transport | null = null;
-    /** Others needed an image, so these get it, too, and the server does not know what they miss by it. */
+    /** Subscriptions that get a snapshot only because others need one. The server does not know what they miss. */
     let lost: string[] = [];
 
     let attempt = 0;
-    /** No wait before an attempt is shorter than the server has wished for last. */
+    /** Minimum wait before an attempt, from the server's latest `retry:` or `Retry-After`. */
     let wish = 0;
-    /** When the next attempt is due. */
+    /** The time of the next attempt. */
     let retryAt = 0;
-    /** Connections by WebSocket in a row that were not acknowledged, and how many are tried before an event stream. */
+    /** WebSocket attempts in a row without an acknowledgement, and how many are made before an event stream is used. */
     let refused = 0;
     let patience = 1;
     let flushedAt = 0;
-    /** Takes away what listens to the page, and to the program's signal. */
+    /** Removes the listeners on the page and on the program's signal. */
     const closing = new AbortController();
     let timers: (ReturnType<typeof setTimeout> | undefined)[] = [];
 
@@ -149,12 +157,12 @@ export function connect(url: string | URL, {
 
     const connect = (): void => {
         if (subscriptions.isEmpty()) return tell('waiting', { reason: NO_TOPICS });
-        // While nothing gets through, the two take turns.
+        // While neither transport connects, the two alternate.
         link = open(choice === 'sse' || refused >= patience ? 'sse' : 'websocket');
         show();
     };
 
-    /** Stops all that belongs to the present connections. */
+    /** Closes the current connections and stops all timers. */
     const hangUp = (): void => {
         timers.forEach(clearTimeout);
         timers = [];
@@ -169,7 +177,7 @@ export function connect(url: string | URL, {
         tell('waiting', { ...end, retryInMs: ms });
     };
 
-    /** Full jitter: those who were cut together come back apart. */
+    /** Full jitter: clients that were cut at the same time reconnect at different times. */
     const wait = (most: number): number => Math.max(Math.random() * most, wish);
     const backoff = (): number => wait(Math.min(timeouts.maxRetry, timeouts.retry * 2 ** attempt++));
 
@@ -200,10 +208,10 @@ export function connect(url: string | URL, {
         read();
     };
 
-    /** The network is back, or the page is looked at again: timers may have slept, and connections died meanwhile. */
+    /** The network is back, or the page is visible again. Timers may have slept, and connections may be dead. */
     const wake = (): void => {
         link?.probe();
-        // A wait only gets shorter; where its end is past, the timer that slept goes off now.
+        // Only shorten the wait. If its end has passed while the timer slept, connect now.
         if (timers[Timer.Retry]) retryIn(Math.min(retryAt - Date.now(), wait(timeouts.retry)), status);
     };
 
@@ -218,7 +226,9 @@ export function connect(url: string | URL, {
         if (!wanted) replaceIn(0, transport);
     };
 
-    /** Opens the connection that is to replace the present one. Not in a catch-up: it is called again after it. */
+    /**
+     * Opens the replacement of the current connection. Does nothing during a catch-up: it is called again afterwards.
+     */
     const replace = (): void => {
         if (!wanted || timers[Timer.Replace] || early || !link!.isLive || !subscriptions.isQuiet()) return;
         brought.clear();
@@ -227,7 +237,8 @@ export function connect(url: string | URL, {
 
     const notReplaced = (): void => {
         early = null;
-        // A drain may have been announced meanwhile: it is no business of the upgrade that failed.
+        // If a replacement with the same transport is wanted (a drain, a token), try again. Otherwise an upgrade
+        // failed.
         if (wanted === link!.via) return void (timers[Timer.Replace] || replaceIn(backoff(), wanted));
         wanted = null;
         upgradeLater();
@@ -238,7 +249,7 @@ export function connect(url: string | URL, {
         early = null;
     };
 
-    /** The replacement goes on alone. */
+    /** Closes the old connection and continues with the replacement. */
     const takeOver = (): void => {
         const next = early!;
         early = null;
@@ -248,7 +259,7 @@ export function connect(url: string | URL, {
         show();
     };
 
-    /** Over an event stream a WebSocket is tried again later. */
+    /** Schedules another attempt with a WebSocket while an event stream is used. */
     const upgradeLater = (): void => {
         if (link!.isStream && choice === 'auto') after(timeouts.upgrade * (1 + Math.random()), Timer.Upgrade, () => propose('websocket'));
     };
@@ -259,16 +270,16 @@ export function connect(url: string | URL, {
         try {
             const message = JSON.parse(text);
             emit('raw', text);
-            // Now the connection may be over: a listener has closed the client, or made a replacement needless.
+            // A listener may have closed the client or the replacement in `emit`, so compare `which` again.
             if (message.topic) take(message);
             else if (which === early ? takeEarly(message) : which === link) obey(which, message, text);
         } catch (error) {
-            // What no oddswire sends. What listeners throw does not come here.
+            // oddswire never sends such a message. Exceptions of listeners do not reach this point.
             which.fail(error);
         }
     };
 
-    /** Broadcasts have no position: over two connections they are known by their text, which has a timestamp. */
+    /** Broadcasts have no position. Over two connections, their text identifies them, because it has a timestamp. */
     const tellOnce = (which: Link, text: string, message: BroadcastMessage): void => {
         if ((brought.get(text) ?? which) !== which) return void brought.delete(text);
         if (early && brought.size < MOST_BROUGHT) brought.set(text, which);
@@ -276,9 +287,9 @@ export function connect(url: string | URL, {
     };
 
     /**
-     * Handles what comes over the replacement while the old connection goes on. Where it brings every message since it was
-     * asked for, the two are merged by position: whichever brings a message first counts. Otherwise it takes over at once.
-     * Returns whether the rest is as with any connection.
+     * Handles messages of the replacement while the old connection is still open. If the replacement replays all
+     * messages, both are merged by position: the first copy of each message counts. Otherwise the replacement takes
+     * over at once. Returns a true value if the message must then be handled like on any connection.
      */
     const takeEarly = (message: any): unknown => {
         const next = early!;
@@ -324,9 +335,9 @@ export function connect(url: string | URL, {
                 }
                 return replace();
             case 'reconnect':
-                // The wish that comes with it is for an EventSource, which comes back once it is cut.
+                // Ignore the `retry:` of this event: it is for an EventSource, which reconnects only after the cut.
                 wish = 0;
-                // Not all at once, and early enough to be caught up in time.
+                // Reconnect at a random time, early enough to be caught up before the old connection closes.
                 return replaceIn(Math.random() * data.after_ms / 2, current.via);
             case 'error':
                 giveUp(data, current);
@@ -338,7 +349,10 @@ export function connect(url: string | URL, {
         tellOnce(current, text, message);
     };
 
-    /** Drops what the server refuses, and what the states hold of it. Where it takes all of a request for too much that is its answer. */
+    /**
+     * Drops the refused subscriptions, and removes their keys from the states. The error `too_many_subscriptions` is
+     * also the answer to a request.
+     */
     const giveUp = ({ code, topics = [] }: ErrorMessage['data'], by: Link): unknown => {
         const goesOn = subscriptions.refused(topics, code === 'too_many_subscriptions' && ++by.answered);
         narrow();
@@ -350,7 +364,7 @@ export function connect(url: string | URL, {
     };
 
     const acknowledged = (message: any): void => {
-        // The stream was asked why WebSockets are refused, and it is not.
+        // This stream only checks why WebSockets are refused. The server does not refuse, so WebSockets are blocked.
         if (choice === 'websocket' && link!.isStream) return link!.fail('no WebSocket');
         const { begin } = link!.plan;
         const { topics, position } = message.data;
@@ -363,7 +377,7 @@ export function connect(url: string | URL, {
         flush();
     };
 
-    /** Sets what a connection that is acknowledged has to wait for. */
+    /** Resets the counters and starts the timers of an acknowledged connection. */
     const begun = (): void => {
         if (!link!.isStream) {
             refused = wish = 0;
@@ -388,7 +402,7 @@ export function connect(url: string | URL, {
         if (missed[0] || broadcasts_skipped) emit('gap', { topics: Object.fromEntries(missed), broadcastsSkipped: broadcasts_skipped });
     };
 
-    /** Hands out a message of a topic. */
+    /** Delivers a message of a topic. */
     const take = (message: TopicMessage): void => {
         if (!link || !subscriptions.take(message)) return;
         states.forEach(state => state.take(message, !link!.isLive));
@@ -420,7 +434,7 @@ export function connect(url: string | URL, {
         if (!timers[Timer.Flush]) after(flushedAt + CHANGE_PAUSE - Date.now(), Timer.Flush, flush);
     };
 
-    /** Tells the server of subscriptions that were added or dropped. */
+    /** Sends added and dropped subscriptions to the server. */
     const flush = (): void => {
         if (status.reason === NO_TOPICS) connect();
         const current = link!;
@@ -438,7 +452,7 @@ export function connect(url: string | URL, {
 
     // Tokens
 
-    /** Before the token expires a connection with a new one is made, and again later if there was none. */
+    /** Schedules a replacement with a new token before the token expires, and repeats that until there is one. */
     const renewLater = (): void => {
         const left = link!.expires! - Date.now();
         if (canRenew && left > 1000) after(Math.min(left * 0.8, MAX_TIMER), Timer.Renew, () => {
@@ -496,7 +510,7 @@ export function connect(url: string | URL, {
         },
     };
     client.on('gap', gap => client.onGap?.(gap));
-    // In a browser. What is asked of the last argument is its `signal`.
+    // Only in a browser. addEventListener uses the `signal` of the AbortController.
     globalThis.addEventListener?.('online', wake, closing);
     globalThis.addEventListener?.('visibilitychange', () => document.hidden || wake(), closing);
     connect();

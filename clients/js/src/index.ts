@@ -1,4 +1,4 @@
-// oddswire's client for browsers and Node: see the README beside it.
+// oddswire's client for browsers and Node; see README.md.
 
 export { connect, type Client } from './client.js';
 export type { Events, Gap, Status } from './events.js';

@@ -1,27 +1,27 @@
-// One connection: it is opened with a token, watched for silence, and ends once.
+// One connection: it is opened with a token, checked for silence, and ends exactly once.
 
 import type { ConnectionAck } from './messages.js';
 import type { Plan } from './subscriptions.js';
 import { openWebSocket, readStream, type End, type Socket, type Transport, type WebSocketClass } from './transports.js';
 
-/** In milliseconds; each has a default. */
+/** Times in milliseconds, each with a default. */
 export interface Timeouts {
-    /** For a connection to be acknowledged, the token function included: 10,000. */
+    /** Until a connection must be acknowledged, including the token function: 10,000. */
     open: number;
     /**
-     * Without a message, after which a WebSocket is asked for a sign of life; an event stream brings one every 15 s by
-     * itself. It is looked at in steps of this length, so it can take twice as long: 20,000.
+     * Silence after which the client sends a ping over a WebSocket. The check runs in steps of this length, so it can
+     * take twice as long. An event stream sends a comment every 15 s anyway. 20,000.
      */
     idle: number;
-    /** For that sign to come: 10,000. */
+    /** Until the answer to the ping must come: 10,000. */
     pong: number;
-    /** For which a connection has to be live before waits are short again: 10,000. */
+    /** How long a connection must be live before waits are short again: 10,000. */
     stable: number;
-    /** The wait before a new attempt is drawn between 0 and this, which doubles with each attempt: 1,000. */
+    /** The wait before an attempt is random between 0 and this limit, which doubles with each attempt: 1,000. */
     retry: number;
-    /** What it doubles up to: 30,000. */
+    /** Maximum of that limit: 30,000. */
     maxRetry: number;
-    /** Over an event stream, until a WebSocket is tried again, and up to twice as long: 60,000. */
+    /** How long an event stream is used before a WebSocket is tried again; up to twice as long at random: 60,000. */
     upgrade: number;
 }
 
@@ -33,7 +33,7 @@ export interface Settings {
     readonly limits: Timeouts;
 }
 
-/** Whom a link tells. */
+/** The receiver of a link's events. */
 export interface Owner {
     hearText(link: Link, text: string): void;
     hearRetry(ms: number): void;
@@ -42,23 +42,23 @@ export interface Owner {
 
 export interface Link {
     readonly via: Transport;
-    /** It can only listen. */
+    /** An event stream, which cannot send. */
     readonly isStream: boolean;
     readonly plan: Plan;
-    /** When its token expires, in milliseconds of our clock; NaN where it does not. */
+    /** When its token expires, in milliseconds of the local clock; NaN if it does not. */
     expires?: number;
     /** The server has acknowledged it. */
     isAcknowledged?: boolean;
-    /** No catch-up is under way. */
+    /** No catch-up is in progress. */
     isLive?: boolean | undefined;
-    /** The number of the newest request that was sent; 0 is the query. */
+    /** The number of the latest request that was sent; 0 is the query. */
     asked: number;
-    /** The number of the newest request that was answered; -1 until the acknowledgement, which answers the query. */
+    /** The number of the latest answered request; -1 until the acknowledgement, which answers the query. */
     answered: number;
     send(message: object): void;
-    /** From here on its silence is watched. */
+    /** Starts the check for silence. */
     acknowledge(ack: ConnectionAck): void;
-    /** Asks for a sign of life now. */
+    /** Sends a ping now. */
     probe(): void;
     fail(reason?: unknown): void;
     close(): void;
@@ -69,18 +69,18 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
     const isStream = transport === 'sse';
     let socket: Socket | undefined;
     let isOver = false;
-    /** Looks since something came. */
+    /** Number of checks since the last message. */
     let silent = 0;
     let timer = setTimeout(() => link.fail('no answer'), open);
 
-    // In two steps, though the silence has been too long already: a page that slept wakes up to a timer that is long
-    // overdue, and to messages that wait behind it.
+    // Send a ping first, even if the silence is already too long: after a sleep, a page's timer is overdue, and
+    // messages may still wait behind it.
     const look = (): void => {
         if (silent > 1) return link.fail('no answer');
         if (silent) link.send({ type: 'ping' });
         timer = setTimeout(look, silent++ ? pong : idle);
     };
-    /** Begins to look anew, after so many looks in vain. */
+    /** Restarts the check, with this number of checks already done. */
     const watch = (after: number): void => {
         clearTimeout(timer);
         silent = after;
@@ -99,7 +99,7 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
         answered: -1,
         send: message => socket!.send(JSON.stringify(message)),
         acknowledge({ timestamp, data }) {
-            // As the server's clock has it, which may differ from ours.
+            // Use the difference of two server times, because the local clock may differ.
             link.expires = Date.now() + Date.parse(data.expires_at!) - Date.parse(timestamp);
             link.isAcknowledged = true;
             link.answered = 0;

@@ -1,4 +1,4 @@
-// What a program can ask for.
+// The options of `connect`, with their defaults.
 
 import type { Timeouts } from './link.js';
 import { refuse } from './subscription.js';
@@ -6,22 +6,28 @@ import type { Since } from './subscriptions.js';
 import type { Transport, WebSocketClass } from './transports.js';
 
 export interface ConnectOptions {
-    /** Topics, or topics narrowed by leading key segments (`odds_updates/8301`). None: all that the server has. */
+    /**
+     * Topics, or topics narrowed by leading key segments (`odds_updates/8301`). Without any: all topics of the
+     * server.
+     */
     topics?: readonly string[] | undefined;
-    /** Where to begin: 'snapshot' (the default), 'now', or a position that was kept. */
+    /** Where to begin: 'snapshot' (the default), 'now', or a stored position. */
     since?: Since | undefined;
-    /** 0 to 60,000: the newest of each key once in so many milliseconds. */
+    /** 0 to 60,000: send only the latest message of each key, once in each window of this many milliseconds. */
     conflateMs?: number | undefined;
-    /** A JSON Web Token, or a function that gets one: it is asked before each connection, and before the token expires. */
+    /**
+     * A JSON Web Token, or a function that gets one. It is called before each connection and before the token
+     * expires.
+     */
     token?: string | (() => string | Promise<string>) | undefined;
-    /** 'auto' (the default): a WebSocket, and an event stream where that does not get through. */
+    /** 'auto' (the default): a WebSocket, or an event stream if the WebSocket cannot connect. */
     transport?: 'auto' | Transport | undefined;
-    /** Closes the client. */
+    /** Closes the client when it is aborted. */
     signal?: AbortSignal | undefined;
-    /** Messages that an async iterator may be behind: 4,096. */
+    /** How many messages an async iterator may be behind; 4,096 by default. */
     queue?: number | undefined;
     timeouts?: Partial<Timeouts> | undefined;
-    /** Needed in Node before 22 only: `ws`'s, for example. Without one, 'auto' takes the event stream. */
+    /** Needed only in Node before 22, for example the class of `ws`. Without a class, 'auto' uses the event stream. */
     WebSocket?: WebSocketClass | undefined;
 }
 
@@ -35,7 +41,7 @@ export const TIMEOUTS: Timeouts = {
     upgrade: 60_000,
 };
 
-/** The address of a server, as a base for its paths. */
+/** The server's URL, as a base for its paths. */
 export function baseOf(url: string | URL): URL {
     const base = new URL(url, globalThis.location?.href);
     base.protocol = base.protocol.replace('ws', 'http');

@@ -1,37 +1,38 @@
-// The latest message of every key of a subscription, kept right through catch-ups.
+// The latest message of every key of a subscription, kept correct during catch-ups.
 
 import { listen, tellAll, type Listeners } from './events.js';
 import type { TopicMessage } from './messages.js';
 import { covers, pathOf, split } from './subscription.js';
 
 export interface LiveState extends ReadonlyMap<string, TopicMessage> {
-    /** The newest message without a key; a narrowed subscription has none. */
+    /** The latest message without a key. A narrowed subscription has none. */
     readonly latest: TopicMessage | null;
     /**
-     * Whether it holds every key that the server has. It does not where the subscription began with 'now' or a position,
-     * and until the first snapshot is there.
+     * Whether the state holds every key that the server has. It is false until the first snapshot is complete, and if
+     * the subscription began with 'now' or a position.
      */
     readonly complete: boolean;
     /**
-     * Calls the listener with what changed, each key once: its newest message, or one whose `data` is null where the key
-     * is gone. One call a catch-up, and one a turn of the event loop in between. Returns what takes the listener away.
+     * Calls the listener with the changes: for each changed key its latest message, or a message with `data` null if
+     * the key is deleted. The listener is called once for each catch-up, otherwise once for each turn of the event
+     * loop. Returns a function that removes the listener.
      */
     on(event: 'change', listener: (changed: TopicMessage[]) => void): () => void;
 }
 
-/** What keeps a live state. */
+/** Updates a live state. */
 export interface Keeper {
     readonly shown: LiveState;
-    /** A snapshot of this subscription comes: it replaces what is held of it at once, when it is whole. */
+    /** A snapshot of this subscription begins. When it is complete, it replaces the subscription's keys in one step. */
     stage(snapshot: string): void;
     take(message: TopicMessage, isCatchingUp: boolean): void;
     /** A catch-up has ended at this position. */
     caughtUp(position: string): void;
-    /** Subscriptions were dropped: nothing stays but what others cover. */
+    /** Subscriptions were dropped: only keys that other subscriptions cover stay. */
     narrow(isCovered: (path: string) => unknown): void;
 }
 
-/** More changes than this are told before a catch-up is over: a client that is slow for good is always in one. */
+/** With more changes than this, listeners are called before a catch-up ends: a slow client may always be in one. */
 const MOST_CHANGES = 1000;
 
 export function keep(own: string): Keeper {
@@ -42,8 +43,9 @@ export function keep(own: string): Keeper {
         complete: false,
         on: (_: 'change', listener: (changed: TopicMessage[]) => void) => listen(listeners, listener),
     });
-    /** Snapshots under way, and what has come since they began. Here and below, '' is the key of the newest without one. */
+    /** Snapshots in progress. */
     let snapshots: string[] = [];
+    /** Messages since the snapshots began. Here and below, '' stands for the latest message without a key. */
     const staged = new Map<string, TopicMessage>();
     const changed = new Map<string, TopicMessage>();
 
@@ -97,7 +99,7 @@ export function keep(own: string): Keeper {
         caughtUp(position) {
             const [epoch] = split(position);
             const isReplaced = (path: string) => snapshots.some(snapshot => covers(snapshot, path));
-            // What is of another epoch is gone, or it would have been sent again.
+            // Keys of another epoch are gone. Otherwise the server would have sent them again.
             const isGone = ({ id }: TopicMessage) => split(id)[0] !== epoch;
             unstage(isGone);
             retain(message => staged.has(message.key ?? '') || !(isGone(message) || isReplaced(pathOf(message))));

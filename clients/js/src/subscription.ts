@@ -1,9 +1,9 @@
-// What a client listens to: a topic (`odds_updates`), or a topic narrowed by leading segments of the key
-// (`odds_updates/8301`). A message stands at its topic and key, written the same way.
+// A subscription is a topic (`odds_updates`), or a topic narrowed by leading segments of the key (`odds_updates/8301`).
+// The path of a message is its topic and key, written the same way.
 
-/** Refuses what the server would refuse, and what its query cannot name: a comma separates subscriptions there. */
+/** Refuses names that the server would refuse. A comma is refused, too: it separates subscriptions in the query. */
 export function check(name: string): string {
-    // The key, in UTF-8: of the server's answer to a longer one it could not be told what it answers.
+    // Limit the length of the key in UTF-8: the server's answer shortens a longer name, so it could not be assigned.
     const isLong = new Blob([name]).size - name.indexOf('/') > 257;
     if (isLong || !/^[a-z0-9_]{1,64}(\/[^/,\p{Cc}]+)*$/u.test(name) || name !== name.trim()) {
         refuse('topics', name, 'topic or topic/key');
@@ -11,21 +11,21 @@ export function check(name: string): string {
     return name;
 }
 
-/** Where a message stands. */
+/** The path of a message. */
 export function pathOf({ topic, key }: { topic: string; key?: string }): string {
     return key ? `${topic}/${key}` : topic;
 }
 
-/** Whether all of what stands at or below the path belongs to the subscription. */
+/** Whether the subscription includes the path and everything below it. */
 export function covers(subscription: string, path: string): boolean {
     return `${path}/`.startsWith(`${subscription}/`);
 }
 
 export function refuse(what: string, value: unknown, right: string): never {
-    throw new TypeError(`${what} '${value}': expected ${right}`);
+    throw new TypeError(`invalid ${what} '${value}': expected ${right}`);
 }
 
-/** Positions of one epoch are ordered by their offsets; those of different epochs say nothing about each other. */
+/** Splits a position. Offsets order the positions of one epoch. Positions of different epochs cannot be compared. */
 export function split(position: string): [epoch: string, offset: number] {
     const [epoch, offset] = position.split('-');
     return [epoch!, +offset!];

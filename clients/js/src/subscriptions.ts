@@ -1,9 +1,8 @@
-// Which subscriptions the client has, and how far it has come with each: what decides where to resume, and which message
-// is new.
+// The client's subscriptions, and how far each has come. This decides where to resume, and which messages are new.
 //
-// One position serves all topics, since the messages of a connection come in its order. During a catch-up that begins
-// with an image of one topic the position goes back, and what other topics bring again after a resume is told by the
-// cursor that each subscription has.
+// One position is enough for all topics, because the messages of a connection come in its order. When a catch-up begins
+// with a snapshot of one topic, the position goes back. After a resume other topics may then send messages again; the
+// cursor of each subscription recognises them.
 
 import type { CatchUpMessage, TopicMessage } from './messages.js';
 import { check, covers, pathOf, refuse, split } from './subscription.js';
@@ -11,7 +10,7 @@ import { check, covers, pathOf, refuse, split } from './subscription.js';
 /** 'now', 'snapshot' or a position. */
 export type Since = string;
 
-/** What a connection asks for in its query. */
+/** The query of a connection. */
 export interface Plan {
     /** Empty: all topics. */
     readonly names: readonly string[];
@@ -20,65 +19,71 @@ export interface Plan {
 
 interface Held {
     readonly name: string;
-    /** Where it has yet to begin; null once resuming at the client's position brings all that is left of it. */
+    /** Where it will begin; null once resuming at the client's position delivers everything that is missing. */
     begin: Since | null;
-    /** What stands up to this offset was delivered or told as skipped; Infinity until the server says where it begins. */
+    /**
+     * Messages up to this offset were delivered or reported as skipped; Infinity until the server says where it
+     * begins.
+     */
     cursor: number;
-    /** Which request of the connection asks for it: 0 is its query, Infinity none yet. */
+    /** The number of the request that asks for it: 0 is the connection's query, Infinity means none yet. */
     asked: number;
-    /** The mode of the catch-up that is announced for it, and of which nothing has come yet. */
+    /** The mode of an announced catch-up for it, before the first message of that catch-up. */
     told: string | null;
-    /** Its messages come, whatever else is asked for it. */
+    /** It receives messages, whatever else is requested for it. */
     isSettled?: boolean;
 }
 
 export interface Subscriptions {
-    /** Sorted. */
+    /** The names, sorted. */
     names(): string[];
-    /** Those that were to go on from another position than this one. */
+    /** The subscriptions that should continue from another position than this one. */
     behind(position: string): string[];
     /** Where the client resumes; null until it has seen a position. */
     reached(): string | null;
-    /** Whether there is nothing to connect for. */
+    /** Whether there is no subscription to connect for. */
     isEmpty(): boolean;
-    /** Whether resuming at the position brings all that is left of every subscription, and there is one. */
+    /** Whether there are subscriptions, and resuming at the position delivers everything that is missing of each. */
     isQuiet(): unknown;
     include(names: readonly string[], since: Since): void;
     exclude(names: readonly string[]): void;
-    /** Whether all of what stands at or below the path belongs to a subscription. */
+    /** Whether one subscription includes the path and everything below it. */
     isCovered(path: string): unknown;
-    /** What the next connection asks for in its query; the rest is asked for by requests, where the transport has them. */
+    /** The query of the next connection. If the transport has requests, they ask for the remaining subscriptions. */
     plan(hasRequests: boolean): Plan;
-    /** The requests that a connection has yet to be sent, after `asked` others. */
+    /** The requests that are still to be sent over a connection, after `asked` earlier ones. */
     requests(asked: number): object[];
     /** The server has answered the connection's request of this number; 0 is the acknowledgement. */
     answered(topics: readonly string[], position: string, request: number): void;
     /**
-     * The server refuses these, or what the connection's request of this number asked for beyond what there was. Whether some
-     * are given up by that, and others are left.
+     * The server refuses these names, or the additions of the connection's request of this number. Returns a true value
+     * if some subscriptions are dropped and others are left.
      */
     refused(names: readonly string[], request: number | false): unknown;
-    /** The server has announced a catch-up, having answered so many requests. */
+    /** The server has announced a catch-up, after it answered this number of requests. */
     announced(topics: CatchUpMessage['data']['topics'], answered: number): void;
-    /** Whether a message is new to any of its subscriptions; the client has come to it then. */
+    /** Whether a message is new for one of its subscriptions. If it is, the client's position moves to it. */
     take(message: TopicMessage): unknown;
-    /** Everything up to this position has been delivered or told as skipped. */
+    /** All messages up to this position have been delivered or reported as skipped. */
     reach(position: string): void;
 }
 
-/** Names in one request: with the longest there are it stays below the 16 KiB that the server takes. */
+/** Maximum number of names in a request. Even with the longest names it stays below the server's limit of 16 KiB. */
 const MOST_NAMES = 25;
 
-/** `snapshot` is called when a connection that is cut would resume within the snapshot of this subscription. */
+/**
+ * Calls `snapshot` at the first message of a subscription's snapshot: from then on, a cut connection resumes within
+ * it.
+ */
 export function subscriptionsOf(
     topics: readonly string[],
     since: Since,
     snapshot: (of: string) => void,
 ): Subscriptions {
     const held = new Map<string, Held>();
-    /** Dropped, and the server has yet to be told. */
+    /** Dropped subscriptions that the server does not know of yet. */
     const dropped = new Set<string>();
-    /** Where all topics begin that the server has; null once it has said which these are. */
+    /** Where all topics of the server begin; null once the server has named them. */
     let all = topics[0] ? null : since;
     let position: string | null = null;
     let epoch = '';
@@ -93,7 +98,7 @@ export function subscriptionsOf(
         held.isSettled = true;
     };
 
-    /** Notes the epoch of a position: offsets of another one mean nothing any more. */
+    /** Stores the epoch of a position, and returns the offset. Cursors of another epoch are no longer valid. */
     const enter = (position: string): number => {
         const [of, offset] = split(position);
         if (of !== epoch) for (const known of list(each => each.cursor < Infinity)) known.cursor = -1;
@@ -103,11 +108,11 @@ export function subscriptionsOf(
 
     const include = (names: readonly string[], since: Since, asked = Infinity): void => {
         if (!/^(now|snapshot|\d+-\d+)$/.test(since)) {
-            refuse('since', since, "'now', 'snapshot' or a position");
+            refuse('since', since, 'now, snapshot or position');
         }
         for (const name of names.map(check)) {
             const before = held.get(name);
-            // What is held already goes on as it was, unless a beginning is asked for.
+            // A subscription that is already active continues unchanged with 'now'.
             if (before?.isSettled && since === 'now') continue;
             held.set(name, { cursor: Infinity, ...before, name, begin: since, asked, told: null });
         }
@@ -116,7 +121,7 @@ export function subscriptionsOf(
 
     const reach = (to: string): void => {
         const offset = enter(to);
-        // A connection that is replaced may have come further than the replacement's catch-up.
+        // Do not go back: the old connection may have come further than the catch-up of its replacement.
         if (!position || list(each => each.cursor < offset)[0]) position = to;
         for (const each of held.values()) {
             if (each.told === 'snapshot') snapshot(each.name);
@@ -137,7 +142,7 @@ export function subscriptionsOf(
             for (const name of names.map(check)) {
                 const before = held.get(name);
                 held.delete(name);
-                // The server need not be told of what it was never asked for.
+                // Unsubscribe only from subscriptions that the server may know of.
                 if (all || before?.isSettled || before?.asked! < Infinity) dropped.add(name);
             }
         },
@@ -146,10 +151,12 @@ export function subscriptionsOf(
             if (all) return { names: [], begin: all };
             dropped.clear();
             const wanted = list(isPending).map(held => held.begin!).filter(begin => begin !== 'now');
-            // A position stands for those that have begun: without one of them the server would take it for all topics.
+            // A position is only for subscriptions that have begun. Without their names, the server would apply it to
+            // all topics.
             if (!list(held => held.isSettled)[0]) position = null;
             let begin = position ?? wanted[0] ?? 'now';
-            // Without requests all begin in the same place. Where that is the image, some may miss what it leaves out.
+            // Without requests all subscriptions begin at the same place. If that is a snapshot, some may miss messages
+            // that it leaves out.
             if (!hasRequests && wanted.some(each => each !== begin)) begin = 'snapshot';
             const named = list(held => !hasRequests || (position ? held.isSettled : held.begin === begin));
             for (const each of held.values()) {
@@ -195,7 +202,8 @@ export function subscriptionsOf(
             for (const each of held.values()) {
                 const mode = topics[each.name]?.mode;
                 const isAnswered = each.asked <= answered;
-                // Of one that was dropped and is asked for anew this may be the old one's.
+                // The catch-up may belong to an earlier subscription of this name, which was dropped and requested
+                // again.
                 if (!mode || !(each.isSettled || isAnswered)) continue;
                 if (each.begin && isAnswered) {
                     const [of, offset] = split(each.begin);

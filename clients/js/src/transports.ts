@@ -1,36 +1,36 @@
-// The two ways to a server: a WebSocket, and an event stream that is read with fetch, since an EventSource gives up at
-// a 503 and cannot send a token in a header.
+// The two transports: a WebSocket, and an event stream. The event stream is read with fetch, because an EventSource
+// gives up after a 503 and cannot send a token in a header.
 
 import type { ErrorMessage } from './messages.js';
 
 export type Transport = 'websocket' | 'sse';
 
-/** What a transport tells. It may tell more after it was closed: whoever closes it stops listening. */
+/** Receives the events of a transport. It may still get events after the transport was closed, and must ignore them. */
 export interface Ear {
-    /** An empty text is no more than a sign of life. */
+    /** Receives a message. An empty text only shows that the connection is alive. */
     hearText(text: string): void;
-    /** The server wishes that the next connection waits this long. */
+    /** The server asks the client to wait this long before the next connection. */
     hearRetry(ms: number): void;
     end(end: End): void;
 }
 
 /** How a connection ended. */
 export interface End {
-    /** A WebSocket's close code, or the status with which oddswire, and nothing in between, refused. */
+    /** A WebSocket's close code, or the HTTP status if oddswire itself refused (not a proxy). */
     code?: number | undefined;
     reason?: string | undefined;
-    /** What oddswire says of a refusal. */
+    /** oddswire's error object of a refusal. */
     refusal?: ErrorMessage['data'] | undefined;
 }
 
 export interface Socket {
-    /** Does nothing where the transport only listens. */
+    /** Does nothing on an event stream. */
     send(text: string): void;
-    /** A WebSocket is closed with this code. */
+    /** Closes the connection; a WebSocket with this code. */
     close(code: number): void;
 }
 
-/** What is needed of the class WebSocket: the browser's own, that of Node 22, or that of the package `ws`. */
+/** The part of the class WebSocket that is used. The classes of browsers, Node 22 and the package `ws` have it. */
 export type WebSocketClass = new (url: string) => {
     onmessage: ((event: any) => void) | null;
     onclose: ((event: any) => void) | null;
@@ -40,26 +40,26 @@ export type WebSocketClass = new (url: string) => {
 };
 
 export function openWebSocket(url: URL, WebSocket: WebSocketClass, ear: Ear): Socket {
-    // Not every browser takes the scheme of the page here.
+    // Use ws or wss, because some browsers do not accept http or https here.
     const socket = new WebSocket(url.href.replace('http', 'ws'));
     socket.onmessage = ({ data }) => ear.hearText(data);
-    // What was wrong is told by the close that follows; without a listener the package `ws` would throw.
+    // The close event that follows has the reason. Without a listener the package `ws` would throw.
     socket.onerror = () => {};
     socket.onclose = ({ code, reason }) => ear.end({ code, reason: reason || 'ended' });
     return socket;
 }
 
-/** Reads an event stream until it ends, or is aborted, which throws. */
+/** Reads an event stream until it ends. Throws if it is aborted. */
 export async function readStream(url: URL, token: string | undefined, signal: AbortSignal, ear: Ear): Promise<void> {
     const response = await fetch(url, { headers: token ? { authorization: `Bearer ${token}` } : {}, signal });
     if (!response.ok) {
         const { status } = response;
-        // Seconds; the other form that RFC 9110 has, a date, is not what a server under load says.
+        // Only seconds are read. RFC 9110 also allows a date, but oddswire does not send one.
         ear.hearRetry(+response.headers.get('retry-after')! * 1000 || 0);
         const { error } = await response.json().catch(() => ({}));
         return ear.end({ code: error?.code && status, reason: error?.detail ?? 'HTTP ' + status, refusal: error });
     }
-    // Something else than an event stream has no events: it ends, or is given up, without an acknowledgement.
+    // A response of another type has no events: it ends, or times out, without an acknowledgement.
     const parse = eventParser(ear);
     const write = (piece: string): void => {
         ear.hearText('');
@@ -69,13 +69,13 @@ export async function readStream(url: URL, token: string | undefined, signal: Ab
     ear.end({ reason: 'ended' });
 }
 
-/** Longer lines, in UTF-16 units, than any that a server writes are not gathered. */
+/** Maximum length of a line in UTF-16 units. The server never writes longer lines. */
 const MAX_LINE = 1 << 24;
 
 /**
- * Reads an event stream piece by piece, of which none is empty, as the HTML standard says (section 9.2.6). The decoder has dropped a byte order
- * mark. `id` is left alone, since the messages have their own; events with a name, which oddswire does not send, are no
- * messages.
+ * Parses an event stream piece by piece (HTML standard, section 9.2.6). Pieces are never empty, and the decoder has
+ * already removed a byte order mark. `id` is ignored, because messages contain their id. Events with a name are
+ * ignored, too: oddswire does not send them.
  */
 export function eventParser(ear: Pick<Ear, 'hearText' | 'hearRetry'>): (piece: string) => void {
     let rest = '';
@@ -83,10 +83,10 @@ export function eventParser(ear: Pick<Ear, 'hearText' | 'hearRetry'>): (piece: s
     let data: string[] = [];
     let name = '';
     return piece => {
-        // The line feed of a line end that was cut in two.
+        // Skip the line feed of a line end (CR LF) that was split between two pieces.
         const lines = (endsInReturn && piece[0] === '\n' ? piece.slice(1) : piece).split(/\r\n?|\n/);
         endsInReturn = piece.endsWith('\r');
-        // Only what is new is looked through: a long line comes in many pieces.
+        // Split only the new piece, because a long line comes in many pieces.
         lines[0] = rest + lines[0];
         rest = lines.pop()!;
         if (rest.length > MAX_LINE) throw new Error('long line');

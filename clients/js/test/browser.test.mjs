@@ -1,4 +1,4 @@
-// The built file in Chromium: what differs there is the WebSocket, the streams of fetch, and the page's own events.
+// The built file in Chromium, where WebSocket, fetch streams and the page's events differ from Node.
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
@@ -14,7 +14,7 @@ import { directory, serve } from './harness/server.mjs';
 const BUILT = new URL('../dist/oddswire.js', import.meta.url);
 const CHROMIUM = process.env.TEST_CHROMIUM ?? '/usr/bin/chromium';
 
-/** Playwright's driver; null, with a line that says so, where something that it takes is missing. CI has all of it. */
+/** Playwright's driver. If a dependency is missing, skips the test and returns null, except in CI. */
 function driver(t) {
     const modules = process.env.TEST_NODE_MODULES;
     try {
@@ -27,7 +27,7 @@ function driver(t) {
     }
 }
 
-/** A page that has the client as `connect`; its origin is another one than the server's. */
+/** A page that can import the client. Its origin differs from the server's. */
 async function pageOf(t, chromium) {
     const site = createServer(async (request, response) => {
         const isModule = request.url === '/oddswire.js';
@@ -48,7 +48,7 @@ async function pageOf(t, chromium) {
     return { page, errors, origin, open: () => page.goto(origin) };
 }
 
-/** Begins a client in the page; what it tells is noted there. */
+/** Starts a client in the page, and collects its events there. */
 function begin(page, url, options) {
     return page.evaluate(async ([url, options]) => {
         const { connect } = await import('/oddswire.js');
@@ -66,7 +66,7 @@ const isLive = () => window.client.status.state === 'live';
 const isAt = position => window.client.position === position && window.client.status.state === 'live';
 const told = page => page.evaluate(() => window.told);
 
-test('in Chromium every message comes once: over cuts, a stalled network, a killed server, and blocked WebSockets', async t => {
+test('in Chromium every message comes once despite faults', async t => {
     const chromium = driver(t);
     if (!chromium) return;
     const site = await pageOf(t, chromium);
@@ -98,25 +98,25 @@ test('in Chromium every message comes once: over cuts, a stalled network, a kill
     const { messages, gaps, statuses } = await told(page);
     assert.deepEqual(messages.map(({ id }) => offsetOf(id)), [...server.published.keys()]);
     assert.deepEqual(gaps, []);
-    assert(statuses.some(({ transport }) => transport === 'sse'), 'it was over an event stream in between');
+    assert(statuses.some(({ transport }) => transport === 'sse'), 'it used an event stream in between');
     const state = await page.evaluate(() => Object.fromEntries([...window.odds].map(([key, { data }]) => [key, data])));
     assert.deepEqual(state, await server.state('odds_updates'));
     assert.deepEqual(site.errors, []);
 });
 
-test('in Chromium a page whose network comes back does not wait for its turn', async t => {
+test('in Chromium the event online ends a wait', async t => {
     const chromium = driver(t);
     if (!chromium) return;
     const site = await pageOf(t, chromium);
     const server = await serve(t, { 'allowed-origins': site.origin });
     await site.open();
     const { page } = site;
-    // Waits that are longer than the test has patience: after the first attempt nothing but the event helps.
+    // The waits are longer than the test's timeout, so only the event can end them.
     await begin(page, server.url, { timeouts: { open: 2000, retry: 600_000, maxRetry: 600_000, idle: 60_000, pong: 500, stable: 60_000 } });
     await page.waitForFunction(isLive);
     await server.restart('SIGKILL');
     await page.waitForFunction(() => window.client.status.state === 'waiting');
-    // The waits are drawn: here they are long or short, and what is to be seen is told at once.
+    // Replace the random numbers, so that waits are long or short. The status changes at once.
     const [first, unseen, longer, shorter] = await page.evaluate(() => {
         const { client } = window;
         const look = (isHidden, drawn) => {
@@ -127,7 +127,7 @@ test('in Chromium a page whose network comes back does not wait for its turn', a
         };
         return [client.status, look(true, 0), look(false, 1), look(false, 0.0001)];
     });
-    assert.deepEqual(unseen, first, 'a page that is hidden changes nothing');
+    assert.deepEqual(unseen, first, 'a hidden page changes nothing');
     assert(longer.retryInMs <= first.retryInMs, `${longer.retryInMs} is longer than ${first.retryInMs}`);
     assert(shorter.retryInMs <= 60, `${shorter.retryInMs}`);
     for (const status of [longer, shorter]) assert.deepEqual([status.code, status.reason], [first.code, first.reason]);

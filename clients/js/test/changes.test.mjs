@@ -1,6 +1,7 @@
-// Random faults while subscriptions come and go and keys are deleted, against a model: after each phase the states are the
-// server's, and of what was subscribed to right through the phase every message has come once, or was told as skipped.
-// `SEED=… node --test test/changes.test.mjs` repeats a run; RUNS says how many seeds there are, from that one on.
+// Compares the client with a model, under random faults, changed subscriptions and deleted keys. After each phase the
+// states are equal to the server's. For subscriptions that lasted the whole phase, each message came once or was
+// reported as skipped. `SEED=… node --test test/changes.test.mjs` repeats a run. RUNS sets the number of seeds,
+// beginning with that one.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { follow, offsetOf } from './harness/client.mjs';
@@ -19,11 +20,11 @@ const pathOf = ({ topic, key }) => key ? `${topic}/${key}` : topic;
 const covers = (name, path) => `${path}/`.startsWith(`${name}/`);
 
 class Run {
-    /** Keys that there are, and the newest message without one, by path. */
+    /** The latest message of each existing key, and the latest one without a key, by path. */
     current = new Map();
-    /** Subscriptions; true where the client holds all of it. */
+    /** Subscriptions; true if the client has their whole state. */
     held = new Map();
-    /** Names that were changed in this phase. */
+    /** Names whose subscription changed in this phase. */
     touched = new Set();
 
     constructor(t, seed) {
@@ -82,7 +83,7 @@ class Run {
         }
         const since = this.pick(['now', 'snapshot', 'snapshot', this.pick(this.positions)]);
         client.subscribe([name], since);
-        // What is asked for anew before it has come may come as it was asked for last.
+        // A subscription that is requested again before it began uses the last `since`.
         return this.held.set(name, since === 'snapshot');
     }
 
@@ -100,7 +101,7 @@ class Run {
         await this.pick(faults)();
     }
 
-    /** One in which no subscriptions change is one in which every message can be counted. */
+    /** One phase. Without changes of subscriptions, every message can be counted. */
     async phase(changes) {
         for (let round = 0; round < ROUNDS; round += 1) {
             await this.fault();
@@ -110,7 +111,7 @@ class Run {
         await this.settle();
     }
 
-    /** Waits until the server has answered all, and what came after that is there. */
+    /** Waits until the server has answered all requests, and a message published after that has arrived. */
     async settle() {
         const { follower, way } = this;
         Object.assign(way, { most: Infinity, delay: 0, upgrades: 'pass' });
@@ -151,9 +152,9 @@ class Run {
             const due = [...this.server.published].filter(([offset, message]) => offset > from && covers(name, pathOf(message)));
             const missing = due.filter(([offset]) => !came.has(offset));
             const told = gaps.reduce((sum, { topics }) => sum + (topics[name] ? topics[name].skipped ?? Infinity : 0), 0);
-            assert(missing.length <= told, `${name}: missing ${JSON.stringify(missing)}, and ${told} were told`);
+            assert(missing.length <= told, `${name}: missing ${JSON.stringify(missing)}, but ${told} were reported`);
         }
-        // A snapshot may bring again what it covers.
+        // A snapshot may repeat messages.
         const began = catchUps.flatMap(({ data }) => Object.keys(data.topics).filter(name => data.topics[name].mode === 'snapshot'));
         const seen = new Set();
         for (const message of messages) {
@@ -168,7 +169,7 @@ class Run {
 
 for (let run = 0; run < RUNS; run += 1) {
     const seed = (SEED + run) >>> 0;
-    test(`after random faults and changes of subscriptions all is as the model says (seed ${seed})`, async t => {
+    test(`client matches model after faults and changes (seed ${seed})`, async t => {
         const run = new Run(t, seed);
         await run.start();
         for (let phase = 0; phase < PHASES; phase += 1) {

@@ -1,4 +1,4 @@
-// Clients that are closed, or told nonsense, while something goes on.
+// Clients that are closed, or get invalid messages, during other work.
 import assert from 'node:assert/strict';
 import { getEventListeners, once } from 'node:events';
 import { test } from 'node:test';
@@ -8,7 +8,7 @@ import { ASKS_FOR_TOKENS, serve, token } from './harness/server.mjs';
 
 for (const [what, listen, options] of [
     ['a state', ({ client }, close) => client.state('odds_updates').on('change', close)],
-    ['what comes', ({ client }, close) => client.on('raw', close)],
+    ['raw texts', ({ client }, close) => client.on('raw', close)],
     ['messages, as an iterator falls behind', ({ client }, close) => {
         client[Symbol.asyncIterator]().next();
         client.on('message', close);
@@ -22,11 +22,11 @@ for (const [what, listen, options] of [
         const follower = follow(t, server.url, { transport: 'websocket', queue: 1, ...options });
         listen(follower, () => follower.client.close());
         await follower.until('closed', ({ client }) => client.status.state === 'closed');
-        assert.equal(follower.client.status.state, 'closed', 'nothing opens it again');
+        assert.equal(follower.client.status.state, 'closed', 'it stays closed');
     });
 }
 
-test('an iterator that was behind when the client was closed hands out what it has, and wakes nobody', async t => {
+test('an iterator that is behind yields its queue after close', async t => {
     const server = await serve(t);
     const follower = follow(t, server.url, { since: 'now', queue: 10 });
     const iterator = follower.client[Symbol.asyncIterator]();
@@ -42,7 +42,7 @@ test('an iterator that was behind when the client was closed hands out what it h
     assert.equal(follower.client.status.state, 'closed');
 });
 
-test('a closed client no longer listens to the signal', async t => {
+test('a closed client does not listen to the signal', async t => {
     const server = await serve(t);
     const { signal } = new AbortController();
     const { client } = follow(t, server.url, { signal });
@@ -52,7 +52,7 @@ test('a closed client no longer listens to the signal', async t => {
 });
 
 for (const text of ['null', '{"type":"connection_ack"}', 'no JSON']) {
-    test(`what is no message of oddswire (${text}) ends the connection, and not the program`, async t => {
+    test(`an invalid message (${text}) only ends the connection`, async t => {
         const other = new WebSocketServer({ port: 0, host: '127.0.0.1' });
         t.after(() => other.close());
         await once(other, 'listening');
@@ -63,14 +63,14 @@ for (const text of ['null', '{"type":"connection_ack"}', 'no JSON']) {
     });
 }
 
-test('a listener of what comes may change the subscriptions while one connection replaces another', async t => {
+test('a listener may change subscriptions during a replacement', async t => {
     const server = await serve(t, ASKS_FOR_TOKENS);
     let asked = 0;
     const follower = follow(t, server.url, { transport: 'sse', since: 'now', topics: ['odds_updates'], token: () => token(++asked === 1 ? 4 : 60) });
     const { client } = follower;
     let acknowledged = 0;
     client.on('raw', text => {
-        // The second is that of the connection that is to replace the first.
+        // The second acknowledgement belongs to the replacement.
         if (text.includes('"connection_ack"') && ++acknowledged === 2) client.subscribe(['scrape_progress'], 'now');
     });
     await follower.live();

@@ -1,4 +1,4 @@
-// Servers that shut down and say so.
+// Servers that announce their shutdown.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { assertExactlyOnce, dataOf, eventually, follow } from './harness/client.mjs';
@@ -22,7 +22,7 @@ function publishing(t, publish) {
     return stop;
 }
 
-/** One of the clients goes first, and at once. */
+/** Number of clients. The server closes one of them at once. */
 const FOLLOWERS = 4;
 
 function followAll(t, url, options) {
@@ -33,14 +33,14 @@ function all(followers, what) {
     return Promise.all(followers.map(what));
 }
 
-/** They were never without a connection, but for the one that had to go at once, and perhaps the next on a slow machine. */
+/** Checks that clients always had a connection, except the first one, and on a slow machine perhaps the second. */
 function assertStayed(followers) {
     const left = followers.filter(({ statuses }) => statuses.some(({ state }) => state === 'waiting' || state === 'connecting'));
-    assert(left.length <= FOLLOWERS / 2, `${left.length} of ${FOLLOWERS} were left alone`);
+    assert(left.length <= FOLLOWERS / 2, `${left.length} of ${FOLLOWERS} lost their connection`);
 }
 
 for (const transport of ['websocket', 'sse']) {
-    test(`${transport}: the next node has taken over before the draining one is left, and nothing is doubled or missed`, async t => {
+    test(`${transport}: the next node takes over before the old one is left`, async t => {
         const url = await redis(t);
         if (!url) return;
         const settings = { engine: 'redis', 'redis-url': url, 'drain-spread': '3s' };
@@ -63,7 +63,7 @@ for (const transport of ['websocket', 'sse']) {
         await eventually('each has one connection', async () => await next.connections() === FOLLOWERS);
     });
 
-    test(`${transport}: where another sequence takes over, that is told, and its state replaces what was held`, async t => {
+    test(`${transport}: another sequence is reported and replaces the state`, async t => {
         const [old, next] = [await serve(t, { 'drain-spread': '3s' }), await serve(t)];
         const way = await proxy(t, old);
         const followers = followAll(t, way.url, { transport });
@@ -82,7 +82,7 @@ for (const transport of ['websocket', 'sse']) {
     });
 }
 
-test('a server that refuses all while it drains is not hammered, and the one that comes after it is found', async t => {
+test('clients wait between attempts at a draining server', async t => {
     const old = await serve(t, { 'drain-spread': '3s' });
     const way = await proxy(t, old);
     const followers = followAll(t, way.url, { timeouts: { retry: 500, maxRetry: 1000 } });
@@ -95,8 +95,8 @@ test('a server that refuses all while it drains is not hammered, and the one tha
     await all(followers, follower => follower.live());
 });
 
-// An EventSource is asked to stay away for longer than the drain takes: this client would lose all that time.
-test('sse: how long an EventSource is to wait after a drain does not hold the client back', { timeout: 20_000 }, async t => {
+// The `retry:` of a drain asks an EventSource to wait longer than the drain lasts. This client must not lose that time.
+test('sse: retry of a drain does not delay the client', { timeout: 20_000 }, async t => {
     const old = await serve(t, { 'drain-spread': '60s' });
     const way = await proxy(t, old);
     let asked = 0;
@@ -110,7 +110,7 @@ test('sse: how long an EventSource is to wait after a drain does not hold the cl
 });
 
 for (const transport of ['websocket', 'sse']) {
-    test(`${transport}: what the next node does not have is told, and given up`, async t => {
+    test(`${transport}: topics that the next node lacks are reported`, async t => {
         const [old, next] = [await serve(t, { 'drain-spread': '3s' }), await serve(t, { topics: 'odds_updates' })];
         const way = await proxy(t, old);
         const followers = followAll(t, way.url, { transport, topics: ['odds_updates', 'scrape_progress'] });
@@ -120,7 +120,7 @@ for (const transport of ['websocket', 'sse']) {
         await all(followers, follower => follower.at(position));
         way.server = next;
         old.drain();
-        await all(followers, follower => follower.until('it is told', ({ errors }) => errors.length > 0));
+        await all(followers, follower => follower.until('it is reported', ({ errors }) => errors.length > 0));
         for (const { client, errors } of followers) {
             assert.deepEqual(errors[0].data.topics, ['scrape_progress']);
             assert.deepEqual(client.topics, ['odds_updates']);
@@ -129,7 +129,7 @@ for (const transport of ['websocket', 'sse']) {
     });
 }
 
-test('a broadcast that is sent while one connection replaces another comes once', async t => {
+test('a broadcast during a replacement comes once', async t => {
     const url = await redis(t);
     if (!url) return;
     const settings = { engine: 'redis', 'redis-url': url, 'drain-spread': '4s' };
@@ -153,14 +153,14 @@ test('a broadcast that is sent while one connection replaces another comes once'
     for (const { broadcasts } of stayed) assert.deepEqual(broadcasts.map(({ data }) => data).sort((a, b) => a - b), sent);
 });
 
-test('a drain that is announced while a WebSocket is tried in vain is heeded', async t => {
+test('a drain during a failing WebSocket attempt is followed', async t => {
     const url = await redis(t);
     if (!url) return;
     const settings = { engine: 'redis', 'redis-url': url, 'drain-spread': '8s' };
     const [old, next] = [await serve(t, settings), await serve(t, settings)];
     const way = await proxy(t, old);
     way.upgrades = 'mute';
-    // The attempt is given up long before most of them have to go.
+    // The attempts end long before the server closes most of the connections.
     const followers = followAll(t, way.url, { since: 'now', timeouts: { open: 1500, upgrade: 10 } });
     await all(followers, follower => follower.live());
     const attempts = () => way.requests.filter(line => line.includes('/api/ws')).length;

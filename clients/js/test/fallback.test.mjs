@@ -1,4 +1,4 @@
-// Networks in which WebSockets do not get through, servers that refuse, and what is final.
+// Networks that block WebSockets, servers that refuse, and errors that are final.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { connect } from '../dist/oddswire.js';
@@ -7,7 +7,7 @@ import { proxy } from './harness/proxy.mjs';
 import { ASKS_FOR_TOKENS, serve, token } from './harness/server.mjs';
 
 for (const upgrades of ['refuse', 'mute']) {
-    test(`where WebSockets are blocked (${upgrades}) messages come as an event stream, and over a WebSocket once that gets through`, async t => {
+    test(`blocked WebSockets (${upgrades}) fall back to SSE and return later`, async t => {
         const server = await serve(t);
         const way = await proxy(t, server);
         way.upgrades = upgrades;
@@ -29,19 +29,19 @@ for (const upgrades of ['refuse', 'mute']) {
         assertExactlyOnce(follower, server);
         const states = follower.statuses.slice(follower.statuses.findIndex(({ state }) => state === 'live'));
         assert(states.every(({ state }) => state === 'live'), 'it changed without a break');
-        await eventually('the event stream is left', async () => await server.connections() === 1);
+        await eventually('the event stream is closed', async () => await server.connections() === 1);
     });
 }
 
 for (const [what, change] of [
-    ['one is asked for that is held', client => client.subscribe(['odds_updates'], 'now')],
-    ['one is dropped that is not held', client => client.unsubscribe(['odds_updates/1'])],
+    ['an existing one is requested', client => client.subscribe(['odds_updates'], 'now')],
+    ['a missing one is dropped', client => client.unsubscribe(['odds_updates/1'])],
     ['one is added and dropped', client => {
         client.subscribe(['scrape_progress']);
         client.unsubscribe(['scrape_progress']);
     }],
 ]) {
-    test(`a WebSocket replaces the event stream though the subscriptions change to what they were meanwhile: ${what}`, async t => {
+    test(`upgrade survives changes without effect: ${what}`, async t => {
         const server = await serve(t);
         const way = await proxy(t, server);
         way.upgrades = 'refuse';
@@ -50,7 +50,7 @@ for (const [what, change] of [
         await follower.live();
         let acknowledged = 0;
         client.on('raw', text => {
-            // The first is that of the WebSocket that is to replace the stream.
+            // The first acknowledgement after the start belongs to the WebSocket that replaces the stream.
             if (text.includes('"connection_ack"') && ++acknowledged === 1) change(client);
         });
         way.upgrades = 'pass';
@@ -59,13 +59,13 @@ for (const [what, change] of [
     });
 }
 
-test('a client that wants WebSockets only gets nothing as an event stream, and a WebSocket once that gets through', async t => {
+test('transport websocket never takes messages from an event stream', async t => {
     const server = await serve(t);
     await server.odds('8301/1x2/betpawa', 1);
     const way = await proxy(t, server);
     way.upgrades = 'refuse';
     const follower = follow(t, way.url, { transport: 'websocket' });
-    await follower.until('it has asked why', ({ statuses }) => statuses.some(({ reason }) => reason === 'no WebSocket'));
+    await follower.until('it has checked the reason', ({ statuses }) => statuses.some(({ reason }) => reason === 'no WebSocket'));
     assert.deepEqual(follower.messages, []);
     way.upgrades = 'pass';
     await follower.live();
@@ -73,26 +73,26 @@ test('a client that wants WebSockets only gets nothing as an event stream, and a
     assert.deepEqual(follower.data, [1]);
 });
 
-test('without WebSockets in the environment the event stream is taken', async t => {
+test('without a WebSocket class the event stream is used', async t => {
     const server = await serve(t);
     const follower = follow(t, server.url, { WebSocket: undefined });
     await follower.live();
     assert.equal(follower.client.status.transport, globalThis.WebSocket ? 'websocket' : 'sse');
 });
 
-test('what cannot work is refused at once, with what would be right', () => {
+test('invalid options are refused with the expected value', () => {
     for (const [url, options, said] of [
-        ['ftp://localhost/', {}, "url 'ftp://localhost/': expected http(s) or ws(s)"],
-        ['http://localhost/', { topics: ['Odds'] }, "topics 'Odds': expected topic or topic/key"],
-        ['http://localhost/', { topics: ['odds/a,b'] }, "topics 'odds/a,b': expected topic or topic/key"],
-        ['http://localhost/', { topics: ['odds/ '] }, "topics 'odds/ ': expected topic or topic/key"],
-        ['http://localhost/', { since: 'yesterday' }, "since 'yesterday': expected 'now', 'snapshot' or a position"],
+        ['ftp://localhost/', {}, "invalid url 'ftp://localhost/': expected http(s) or ws(s)"],
+        ['http://localhost/', { topics: ['Odds'] }, "invalid topics 'Odds': expected topic or topic/key"],
+        ['http://localhost/', { topics: ['odds/a,b'] }, "invalid topics 'odds/a,b': expected topic or topic/key"],
+        ['http://localhost/', { topics: ['odds/ '] }, "invalid topics 'odds/ ': expected topic or topic/key"],
+        ['http://localhost/', { since: 'yesterday' }, "invalid since 'yesterday': expected now, snapshot or position"],
     ]) {
         assert.throws(() => connect(url, options), { name: 'TypeError', message: said });
     }
 });
 
-test('a server that is not there is tried again and again, with waits that grow and are drawn', async t => {
+test('an unreachable server is retried with growing random waits', async t => {
     const server = await serve(t);
     await server.kill();
     const follower = follow(t, server.url, { timeouts: { retry: 20, maxRetry: 200 } });
@@ -123,7 +123,7 @@ test('a token that does not allow the topics ends the client, and its iterator t
     await assert.rejects(follower.client[Symbol.asyncIterator]().next(), /403/);
 });
 
-test('a topic that the server does not have is told, and the others go on', async t => {
+test('an unknown topic is reported and the others continue', async t => {
     const server = await serve(t);
     const follower = follow(t, server.url, { topics: ['odds_updates', 'odds'] });
     await follower.until('told', ({ errors }) => errors.length === 1);

@@ -1,5 +1,6 @@
-// Random faults against a model: at the end the state is the server's, and every message has come once, or was told as
-// skipped. `SEED=… node --test test/faults.test.mjs` repeats a run; ROUNDS makes it longer.
+// Compares the client with a model under random faults. At the end the state is equal to the server's, and each message
+// came once or was reported as skipped. `SEED=… node --test test/faults.test.mjs` repeats a run. ROUNDS makes it
+// longer.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { dataOf, follow, offsetOf } from './harness/client.mjs';
@@ -16,7 +17,7 @@ function message(random, at) {
     return { topic: 'odds_updates', key, data: at };
 }
 
-/** What may happen; the server is up after each. */
+/** The possible faults. The server runs after each of them. */
 const FAULTS = {
     cut: ({ way }) => way.cut(),
     stall: ({ way }) => way.stall(),
@@ -38,7 +39,7 @@ for (const [name, settings, kinds] of [
     ['a journal and a long history', { 'history-messages': '100000' }, Object.keys(FAULTS)],
     ['a short history', { 'history-messages': '15' }, ['cut', 'stall', 'split', 'block', 'nothing', 'kill']],
 ]) {
-    test(`with ${name}, after random faults (seed ${SEED}), nothing is missing that was not told, and nothing came twice`, async t => {
+    test(`random faults with ${name}: no unreported loss (seed ${SEED})`, async t => {
         const random = randomOf(SEED);
         const server = await serve(t, { engine: 'journal', 'data-dir': directory(t), 'drain-spread': '300ms', 'sse-comment-interval': '100ms', ...settings });
         const way = await proxy(t, server);
@@ -57,7 +58,7 @@ for (const [name, settings, kinds] of [
 
         assert.deepEqual(dataOf(odds), await server.state('odds_updates'));
         const offsets = follower.messages.map(({ id }) => offsetOf(id));
-        assert.equal(new Set(offsets).size, offsets.length, 'none came twice');
+        assert.equal(new Set(offsets).size, offsets.length, 'no message came twice');
         const missing = server.published.size - offsets.length;
         const told = follower.gaps.flatMap(({ topics }) => Object.values(topics)).reduce((sum, { skipped }) => sum + (skipped ?? Infinity), 0);
         assert(missing <= told, `${missing} are missing and ${told} were told`);

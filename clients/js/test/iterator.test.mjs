@@ -1,10 +1,10 @@
-// Messages by async iterator.
+// Messages from an async iterator.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { eventually, follow, offsetOf } from './harness/client.mjs';
 import { serve } from './harness/server.mjs';
 
-test('an iterator hands out every message, and ends with the client', async t => {
+test('an iterator yields every message and ends with the client', async t => {
     const server = await serve(t);
     const follower = follow(t, server.url, { since: 'now' });
     const { client } = follower;
@@ -22,7 +22,7 @@ test('an iterator hands out every message, and ends with the client', async t =>
 });
 
 for (const transport of ['websocket', 'sse']) {
-    test(`${transport}: an iterator that is behind stops the client, and what the server keeps comes when it has caught up`, async t => {
+    test(`${transport}: an iterator that is behind pauses the client`, async t => {
         const server = await serve(t);
         const follower = follow(t, server.url, { transport, since: 'now', queue: 10 });
         const { client } = follower;
@@ -31,7 +31,7 @@ for (const transport of ['websocket', 'sse']) {
         await follower.live();
         for (let at = 0; at < 50; at += 1) await server.odds(`8301/1x2/${at}`, at);
         await follower.until('it has stopped', ({ client }) => client.status.reason === 'iterator is behind');
-        await eventually('the server is left', async () => await server.connections() === 0);
+        await eventually('the connection is closed', async () => await server.connections() === 0);
         const seen = [(await first).value.data];
         while (seen.length < 50) seen.push((await iterator.next()).value.data);
         assert.deepEqual(seen, Array.from({ length: 50 }, (_, at) => at));
@@ -41,7 +41,7 @@ for (const transport of ['websocket', 'sse']) {
     });
 }
 
-test('what an iterator misses by being behind is told as a gap', async t => {
+test('messages missed by a slow iterator are reported as a gap', async t => {
     const server = await serve(t, { 'history-messages': '20' });
     const follower = follow(t, server.url, { since: 'now', queue: 10 });
     const iterator = follower.client[Symbol.asyncIterator]();
@@ -56,12 +56,12 @@ test('what an iterator misses by being behind is told as a gap', async t => {
     const offsets = [offsetOf((await first).value.id)];
     while (offsets.at(-1) < 100) offsets.push(offsetOf((await iterator.next()).value.id));
     const skipped = follower.gaps.reduce((sum, { topics }) => sum + topics.scrape_progress.skipped, 0);
-    assert.equal(offsets.length + skipped, 100, 'handed out, or told as skipped');
+    assert.equal(offsets.length + skipped, 100, 'each message came or was reported as skipped');
     assert(skipped > 0);
     await iterator.return();
 });
 
-test('leaving the loop lets the client go on', async t => {
+test('the client continues after the loop is left', async t => {
     const server = await serve(t);
     const follower = follow(t, server.url, { since: 'now', queue: 5 });
     const leaving = (async () => {

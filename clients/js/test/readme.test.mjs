@@ -1,4 +1,4 @@
-// The README's examples, run as they stand, but for the address.
+// Runs the README's examples. Only the address is replaced.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -9,10 +9,10 @@ const README = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
 const BUILT = new URL('../dist/oddswire.js', import.meta.url).href;
 const EXAMPLES = [...README.matchAll(/```js\n(.*?)```/gs)].map(([, code]) => code);
 
-test('there are examples', () => assert(EXAMPLES.length >= 4));
+test('the README has examples', () => assert(EXAMPLES.length >= 4));
 
 for (const [at, example] of EXAMPLES.entries()) {
-    test(`example ${at + 1} of the README prints what it says`, { timeout: 20_000 }, async t => {
+    test(`example ${at + 1} of the README prints its output`, { timeout: 20_000 }, async t => {
         const server = await serve(t);
         await server.odds('8301/1x2/betpawa', { home: 1.85 });
         const program = example.replace("'oddswire'", JSON.stringify(BUILT)).replaceAll('https://odds.example.com/', server.url);
@@ -24,6 +24,6 @@ for (const [at, example] of EXAMPLES.entries()) {
             said += piece;
             if (said.includes(expected)) return;
         }
-        assert.fail(`it printed '${said}' and not '${expected}'`);
+        assert.fail(`it printed '${said}' instead of '${expected}'`);
     });
 }

@@ -1,4 +1,4 @@
-// Connections that end without notice.
+// Connections that end without an announcement.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { assertExactlyOnce, dataOf, follow } from './harness/client.mjs';
@@ -6,7 +6,7 @@ import { proxy } from './harness/proxy.mjs';
 import { directory, serve } from './harness/server.mjs';
 
 for (const transport of ['websocket', 'sse']) {
-    test(`${transport}: what is published while the connection is cut comes once, in order`, async t => {
+    test(`${transport}: messages during a cut come once and in order`, async t => {
         const server = await serve(t);
         const way = await proxy(t, server);
         const follower = follow(t, way.url, { transport, since: 'now' });
@@ -23,7 +23,7 @@ for (const transport of ['websocket', 'sse']) {
         assert(follower.modes.every(({ odds_updates }) => odds_updates === 'replayed'), JSON.stringify(follower.modes));
     });
 
-    test(`${transport}: messages that arrive in pieces are whole`, async t => {
+    test(`${transport}: messages in pieces are put together`, async t => {
         const server = await serve(t);
         const way = await proxy(t, server);
         way.most = 3;
@@ -36,7 +36,7 @@ for (const transport of ['websocket', 'sse']) {
         assert.equal(follower.messages[0].key, '8301/1x2/ü€😀');
     });
 
-    test(`${transport}: a connection that brings nothing more is given up, and nothing is missed`, async t => {
+    test(`${transport}: a silent connection is replaced without loss`, async t => {
         const server = await serve(t, { 'sse-comment-interval': '100ms' });
         const way = await proxy(t, server);
         const follower = follow(t, way.url, { transport, since: 'now', timeouts: { idle: 400, pong: 300 } });
@@ -44,22 +44,22 @@ for (const transport of ['websocket', 'sse']) {
         await follower.at(await server.odds('8301/1x2/betpawa', 1));
         way.stall();
         const position = await server.odds('8301/1x2/betpawa', 2);
-        await follower.until('it is given up', ({ statuses }) => statuses.some(({ reason }) => reason === 'no answer'));
+        await follower.until('it is closed', ({ statuses }) => statuses.some(({ reason }) => reason === 'no answer'));
         await follower.at(position);
         assertExactlyOnce(follower, server);
     });
 
-    test(`${transport}: a quiet connection stays`, async t => {
+    test(`${transport}: a quiet connection stays open`, async t => {
         const server = await serve(t, { 'sse-comment-interval': '100ms' });
         const way = await proxy(t, server);
         const follower = follow(t, way.url, { transport, since: 'now', timeouts: { idle: 400, pong: 400 } });
         await follower.live();
-        // Signs of life, and what asks for them: half of what a client that waited for messages would have taken.
+        // Wait for pings and their answers: a client that only waited for messages would have timed out by then.
         await way.carried(12);
         assert.deepEqual(follower.statuses.map(({ state }) => state), ['live']);
     });
 
-    test(`${transport}: a killed server with a journal comes back and goes on, and each message comes once`, async t => {
+    test(`${transport}: each message comes once over a journal restart`, async t => {
         const server = await serve(t, { engine: 'journal', 'data-dir': directory(t) });
         const way = await proxy(t, server);
         const follower = follow(t, way.url, { transport, since: 'now' });
@@ -74,7 +74,7 @@ for (const transport of ['websocket', 'sse']) {
         assert.equal(odds.complete, false, "since 'now' it does not hold what was there before");
     });
 
-    test(`${transport}: a server that forgot all tells so, and the state is its own`, async t => {
+    test(`${transport}: after a restart without journal the state is new`, async t => {
         const server = await serve(t);
         const way = await proxy(t, server);
         const follower = follow(t, way.url, { transport });
@@ -91,14 +91,14 @@ for (const transport of ['websocket', 'sse']) {
         await server.odds('8301/1x2/new', 2);
         await follower.at(await server.odds('8301/1x2/stays', 2));
         assert.deepEqual(dataOf(odds), { '8301/1x2/new': 2, '8301/1x2/stays': 2 });
-        assert.equal(progress.latest, null, 'the newest message of a sequence that is no more');
+        assert.equal(progress.latest, null, 'the latest message of the old sequence is removed');
         assert(odds.complete && progress.complete);
         const [gap] = follower.gaps;
         assert.deepEqual(gap.topics.odds_updates, { mode: 'snapshot', skipped: null });
         assert(changes.some(changed => changed.some(([key, data]) => key === '8301/1x2/gone' && data === null)));
     });
 
-    test(`${transport}: of snapshots that were cut nothing stays where the server has forgotten all`, async t => {
+    test(`${transport}: cut snapshots leave nothing after a data loss`, async t => {
         const server = await serve(t);
         const way = await proxy(t, server);
         await server.publish({ topic: 'scrape_progress', data: 'old' });
@@ -106,7 +106,7 @@ for (const transport of ['websocket', 'sse']) {
         way.most = 2048;
         const follower = follow(t, way.url, { transport });
         const [odds, progress] = ['odds_updates', 'scrape_progress'].map(topic => follower.client.state(topic));
-        await follower.until('a part is there', ({ messages }) => messages.length >= 100);
+        await follower.until('a part has arrived', ({ messages }) => messages.length >= 100);
         way.server = { port: 1 };
         way.cut();
         await server.restart('SIGKILL');

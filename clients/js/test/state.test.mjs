@@ -1,4 +1,4 @@
-// Live states, subscriptions that come and go, and what is told as missed.
+// Live states, changed subscriptions, and reported gaps.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { test } from 'node:test';
@@ -7,7 +7,7 @@ import { proxy } from './harness/proxy.mjs';
 import { serve } from './harness/server.mjs';
 
 for (const transport of ['websocket', 'sse']) {
-    test(`${transport}: a state is there at once, follows, and forgets what is deleted`, async t => {
+    test(`${transport}: a state begins complete and follows changes`, async t => {
         const server = await serve(t);
         await server.odds('8301/1x2/betpawa', 1);
         await server.odds('8302/1x2/betpawa', 2);
@@ -18,7 +18,7 @@ for (const transport of ['websocket', 'sse']) {
         odds.on('change', changed => changes.push([odds.size, changed.map(({ key, data }) => [key, data])]));
         assert.equal(odds.complete, false);
         await follower.live();
-        assert.deepEqual(changes, [[2, [['8301/1x2/betpawa', 1], ['8302/1x2/betpawa', 2]]]], 'all at once');
+        assert.deepEqual(changes, [[2, [['8301/1x2/betpawa', 1], ['8302/1x2/betpawa', 2]]]], 'one call with all changes');
         assert(odds.complete && one.complete);
         assert.equal(progress.latest.data, 'half');
         await follower.at(await server.odds('8301/1x2/betpawa', null));
@@ -27,7 +27,7 @@ for (const transport of ['websocket', 'sse']) {
         assert.equal(follower.client.state('odds_updates'), odds);
     });
 
-    test(`${transport}: subscriptions come and go, each with its part of the state`, async t => {
+    test(`${transport}: each subscription adds and removes its state`, async t => {
         const server = await serve(t);
         for (const event of [8301, 8302, 83]) await server.odds(`${event}/1x2/betpawa`, event);
         const follower = follow(t, server.url, { transport, topics: ['odds_updates/8301'] });
@@ -53,14 +53,14 @@ for (const transport of ['websocket', 'sse']) {
         assert.deepEqual(follower.data.at(-1), 'again');
     });
 
-    test(`${transport}: what a subscription that stays misses when another begins with its state is told`, async t => {
+    test(`${transport}: losses through another snapshot are reported`, async t => {
         const server = await serve(t);
         const way = await proxy(t, server);
         await server.odds('8301/1x2/betpawa', 1);
         const follower = follow(t, way.url, { transport, topics: ['scrape_progress'], since: 'now' });
         await follower.live();
         await follower.at(await server.publish({ topic: 'scrape_progress', data: 1 }));
-        // On the way, and so are the next ones when the event stream is left.
+        // These messages are in flight, like the next ones when the event stream is closed.
         way.delay = 50;
         const odds = follower.client.state('odds_updates');
         follower.client.subscribe(['odds_updates']);
@@ -73,7 +73,7 @@ for (const transport of ['websocket', 'sse']) {
         else assert(missing === 0 || follower.gaps.some(({ topics }) => topics.scrape_progress?.skipped === null), JSON.stringify(follower.gaps));
     });
 
-    test(`${transport}: messages that the history no longer has are told as a gap, with their number`, async t => {
+    test(`${transport}: messages beyond the history are a counted gap`, async t => {
         const server = await serve(t, { 'history-messages': '5' });
         const way = await proxy(t, server);
         const follower = follow(t, way.url, { transport, since: 'now' });
@@ -99,7 +99,7 @@ for (const transport of ['websocket', 'sse']) {
     });
 }
 
-test('a snapshot that is cut again and again is whole when it is shown, and not before', async t => {
+test('a snapshot that is often cut is shown only when complete', async t => {
     const server = await serve(t);
     const messages = Array.from({ length: 400 }, (_, at) => ({ topic: 'odds_updates', key: `8301/${at}`, data: 'x'.repeat(200) }));
     await server.publish(...messages);
@@ -117,10 +117,10 @@ test('a snapshot that is cut again and again is whole when it is shown, and not 
     assert.deepEqual(sizes, [400]);
     assert.deepEqual(dataOf(odds), await server.state('odds_updates'));
     assert(odds.complete);
-    assert.equal(follower.messages.length, 400, 'it went on where it was cut');
+    assert.equal(follower.messages.length, 400, 'it continued where it was cut');
 });
 
-test('a hundred changes of subscriptions in a burst are few requests', async t => {
+test('a hundred changes in a burst need few requests', async t => {
     const server = await serve(t);
     const follower = follow(t, server.url, { topics: ['scrape_progress'] });
     await follower.live();
@@ -132,11 +132,11 @@ test('a hundred changes of subscriptions in a burst are few requests', async t =
     }
     await follower.until('the last ten', () => odds.size === 10);
     assert.deepEqual(Object.keys(dataOf(odds)).sort(), Array.from({ length: 10 }, (_, at) => `${at + 90}/1x2`));
-    assert.deepEqual(follower.statuses.filter(({ state }) => state === 'waiting'), [], 'the server did not end it');
+    assert.deepEqual(follower.statuses.filter(({ state }) => state === 'waiting'), [], 'the server did not close it');
     assert.deepEqual(follower.errors, []);
 });
 
-test('more subscriptions than the server takes are refused, and the others go on', async t => {
+test('excess subscriptions are refused and the others continue', async t => {
     const server = await serve(t, { 'subscriptions-per-connection': '3' });
     const follower = follow(t, server.url, { topics: ['odds_updates/1', 'odds_updates/2'] });
     await follower.live();
@@ -146,7 +146,7 @@ test('more subscriptions than the server takes are refused, and the others go on
     await follower.at(await server.odds('1/x', 1));
 });
 
-test('conflated messages are the newest of each key, and the state is right', async t => {
+test('conflation keeps the latest of each key and a correct state', async t => {
     const server = await serve(t);
     const follower = follow(t, server.url, { conflateMs: 100 });
     const odds = follower.client.state('odds_updates');
@@ -158,7 +158,7 @@ test('conflated messages are the newest of each key, and the state is right', as
     assert.deepEqual(follower.gaps, []);
 });
 
-test('what a listener throws is seen by the program, and hinders nobody else', async t => {
+test('an exception of a listener is uncaught but affects nothing else', async t => {
     const server = await serve(t);
     const program = `
         import { connect } from ${JSON.stringify(new URL('../dist/oddswire.js', import.meta.url))};

@@ -1,18 +1,18 @@
-// Subscriptions that change, and where what they ask for begins.
+// Changes of subscriptions, and where they begin.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { dataOf, eventually, follow } from './harness/client.mjs';
 import { proxy } from './harness/proxy.mjs';
 import { ASKS_FOR_TOKENS, serve, token } from './harness/server.mjs';
 
-/** Ends the connection, and waits until the client knows. */
+/** Cuts the connection, and waits until the client notices. */
 function cut(way, follower) {
     way.cut();
     return follower.until('it is noticed', ({ client }) => client.status.state !== 'live');
 }
 
 for (const transport of ['websocket', 'sse']) {
-    test(`${transport}: a client that begins at a position after which there is nothing resumes there`, async t => {
+    test(`${transport}: a client resumes at the newest position`, async t => {
         const server = await serve(t);
         const way = await proxy(t, server);
         const since = await server.odds('8301/1x2/betpawa', 1);
@@ -25,7 +25,7 @@ for (const transport of ['websocket', 'sse']) {
     });
 }
 
-test('where the only subscription was exchanged before a cut, the next connection asks for the new one alone', async t => {
+test('a subscription replaced before a cut is not requested again', async t => {
     const server = await serve(t);
     const way = await proxy(t, server);
     await server.odds('8301/1x2/betpawa', 1);
@@ -40,7 +40,7 @@ test('where the only subscription was exchanged before a cut, the next connectio
 });
 
 for (const transport of ['websocket', 'sse']) {
-    test(`${transport}: what begins at a position gets what came after it`, async t => {
+    test(`${transport}: a client at a position gets the later messages`, async t => {
         const server = await serve(t);
         const since = await server.publish({ topic: 'scrape_progress', data: 0 });
         for (const data of [1, 2, 3]) await server.publish({ topic: 'scrape_progress', data });
@@ -50,7 +50,7 @@ for (const transport of ['websocket', 'sse']) {
         assert.deepEqual(follower.gaps, []);
     });
 
-    test(`${transport}: what is added at a position comes, or is told as skipped`, async t => {
+    test(`${transport}: messages since an added position come or are a gap`, async t => {
         const server = await serve(t);
         const since = await server.publish({ topic: 'scrape_progress', data: 0 });
         for (const data of [1, 2, 3]) await server.publish({ topic: 'scrape_progress', data });
@@ -63,7 +63,7 @@ for (const transport of ['websocket', 'sse']) {
     });
 }
 
-test('a state is not kept for a wider subscription that has not begun', async t => {
+test('a wider subscription that has not begun keeps no state', async t => {
     const server = await serve(t);
     const way = await proxy(t, server);
     await server.odds('8301/1x2/betpawa', 'old');
@@ -75,7 +75,7 @@ test('a state is not kept for a wider subscription that has not begun', async t 
     assert.deepEqual([dataOf(odds), odds.complete], [{}, false]);
 });
 
-test('more changes at once than fit in one request are taken', async t => {
+test('changes are split over several requests', async t => {
     const server = await serve(t);
     const follower = follow(t, server.url, { transport: 'websocket', topics: ['scrape_progress'] });
     await follower.live();
@@ -87,16 +87,16 @@ test('more changes at once than fit in one request are taken', async t => {
     follower.client.subscribe(names);
     const subscribers = async () => (await (await fetch(new URL('api/topics', server.url))).json())
         .topics.find(({ name }) => name === 'odds_updates').subscribers;
-    await eventually('they are there', async () => await subscribers() > 0);
+    await eventually('all subscriptions exist', async () => await subscribers() > 0);
     await follower.live();
     follower.client.unsubscribe(names);
-    await eventually('they are gone', async () => await subscribers() === 0);
+    await eventually('all subscriptions are removed', async () => await subscribers() === 0);
     assert.equal(follower.client.status.state, 'live');
     assert.deepEqual(follower.statuses.filter(({ state }) => state === 'waiting'), []);
     assert.deepEqual(follower.errors, []);
 });
 
-test('a key that is longer than a key can be is refused, and counted in bytes', async t => {
+test('a key that is too long in bytes is refused', async t => {
     const server = await serve(t);
     const { client } = follow(t, server.url, { topics: ['odds_updates/8302'] });
     client.subscribe([`odds_updates/${'ü'.repeat(128)}`]);
@@ -104,7 +104,7 @@ test('a key that is longer than a key can be is refused, and counted in bytes', 
 });
 
 for (const transport of ['websocket', 'sse']) {
-    test(`${transport}: of what is added, what the token does not allow is told and given up, and all else goes on`, async t => {
+    test(`${transport}: an added forbidden topic is reported and dropped`, async t => {
         const server = await serve(t, ASKS_FOR_TOKENS);
         const follower = follow(t, server.url, { transport, since: 'now', topics: ['odds_updates/1'], token: token(60, ['odds_updates']) });
         const { client } = follower;
@@ -112,7 +112,7 @@ for (const transport of ['websocket', 'sse']) {
         await follower.at(await server.odds('1/x', 1));
         client.subscribe(['scrape_progress', 'odds_updates/2']);
         await server.odds('1/x', 2);
-        await follower.until('it is told', ({ errors }) => errors.length > 0);
+        await follower.until('it is reported', ({ errors }) => errors.length > 0);
         assert.deepEqual([follower.errors[0].type, follower.errors[0].data.code], ['error', 'forbidden']);
         assert.deepEqual(follower.errors[0].data.topics, ['scrape_progress']);
         assert.deepEqual(client.topics, ['odds_updates/1', 'odds_updates/2']);
@@ -124,24 +124,24 @@ for (const transport of ['websocket', 'sse']) {
         assert.equal(follower.errors.length, 1);
     });
 
-    test(`${transport}: an added topic that the server does not have is told and given up, and all else goes on`, async t => {
+    test(`${transport}: an added unknown topic is reported and dropped`, async t => {
         const server = await serve(t);
         const follower = follow(t, server.url, { transport, since: 'now', topics: ['odds_updates'] });
         await follower.live();
         follower.client.subscribe(['odds']);
-        await follower.until('it is told', ({ errors }) => errors.length > 0);
+        await follower.until('it is reported', ({ errors }) => errors.length > 0);
         assert.deepEqual([follower.errors[0].data.code, follower.errors[0].data.topics], ['unknown_topic', ['odds']]);
         await follower.at(await server.odds('1/x', 1));
         assert.deepEqual([follower.client.topics, follower.data], [['odds_updates'], [1]]);
     });
 
-    test(`${transport}: where more is added than the server takes, that is told, and what there was goes on`, async t => {
+    test(`${transport}: excess added topics are reported and dropped`, async t => {
         const server = await serve(t, { 'subscriptions-per-connection': '2' });
         const follower = follow(t, server.url, { transport, since: 'now', topics: ['odds_updates/1', 'odds_updates/2'] });
         await follower.live();
-        // One is there already: it is not given up, though the request that asks for it anew is refused.
+        // The first one exists already. It stays, although the request that asks for it again is refused.
         follower.client.subscribe(['odds_updates/2', 'odds_updates/3']);
-        await follower.until('it is told', ({ errors }) => errors.length > 0);
+        await follower.until('it is reported', ({ errors }) => errors.length > 0);
         assert.equal(follower.errors[0].data.code, 'too_many_subscriptions');
         assert.deepEqual(follower.client.topics, ['odds_updates/1', 'odds_updates/2']);
         await server.odds('1/x', 1);
@@ -149,7 +149,7 @@ for (const transport of ['websocket', 'sse']) {
         await follower.until('both', ({ data }) => data.includes(1) && data.includes(2));
     });
 
-    test(`${transport}: where a token allows nothing of what is asked for, the client ends`, async t => {
+    test(`${transport}: a token that allows no requested topic is final`, async t => {
         const server = await serve(t, ASKS_FOR_TOKENS);
         const follower = follow(t, server.url, { transport, topics: ['scrape_progress'], token: token(60, ['odds_updates']) });
         await follower.until('closed', ({ client }) => client.status.state === 'closed');
@@ -158,12 +158,12 @@ for (const transport of ['websocket', 'sse']) {
     });
 }
 
-test('a client whose topics are all refused asks for none, and not for all', async t => {
+test('a client without any allowed topic does not ask for all', async t => {
     const server = await serve(t, { 'drain-spread': '200ms' });
     const way = await proxy(t, server);
     const follower = follow(t, way.url, { transport: 'websocket', topics: ['odds'] });
-    await follower.until('it is told', ({ errors }) => errors.length > 0);
+    await follower.until('it is reported', ({ errors }) => errors.length > 0);
     server.drain();
-    await follower.until('nothing is left to ask for', ({ client }) => client.status.reason === 'no topics');
+    await follower.until('no topic is left', ({ client }) => client.status.reason === 'no topics');
     assert.equal(way.requests.length, 1);
 });

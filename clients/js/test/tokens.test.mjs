@@ -1,4 +1,4 @@
-// Tokens: where they go, and what happens when they expire.
+// Tokens: how they are sent, and what happens when they expire.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import WebSocket from 'ws';
@@ -7,7 +7,7 @@ import { proxy } from './harness/proxy.mjs';
 import { ASKS_FOR_TOKENS, serve, token } from './harness/server.mjs';
 
 for (const transport of ['websocket', 'sse']) {
-    test(`${transport}: a token function is asked again before the token expires, and the connection has no break`, async t => {
+    test(`${transport}: a token is renewed in time without a break`, async t => {
         const server = await serve(t, ASKS_FOR_TOKENS);
         const way = await proxy(t, server);
         let asked = 0;
@@ -19,7 +19,7 @@ for (const transport of ['websocket', 'sse']) {
             for (let at = 0; goesOn; at += 1) position = await server.odds(`8301/1x2/${at % 5}`, at);
             return position;
         })();
-        // The server ends what a token was shown for: so it has with the first one, too, which expires no later than this.
+        // When this connection with a fixed token has ended, the first token has expired, too: its time ends no later.
         const fixed = follow(t, server.url, { transport: 'websocket', token: token(4) });
         await fixed.until('it has expired', ({ client }) => client.status.state === 'closed');
         goesOn = false;
@@ -29,11 +29,11 @@ for (const transport of ['websocket', 'sse']) {
         assert(follower.statuses.every(({ state }) => state === 'live'), JSON.stringify(follower.statuses));
         assert.equal(way.requests.length, 2);
         assert.deepEqual(follower.errors, []);
-        assert.equal(way.requests.every(line => !line.includes('token=')), transport === 'sse', 'in the header, where there is one');
+        assert.equal(way.requests.every(line => !line.includes('token=')), transport === 'sse', 'an event stream sends the token in a header');
     });
 }
 
-test('a token is renewed before it expires though a change of the subscriptions, which comes in between, is refused', async t => {
+test('a token is renewed although a subscription is refused meanwhile', async t => {
     const server = await serve(t, { ...ASKS_FOR_TOKENS, 'subscriptions-per-connection': '2' });
     const followers = [['scrape_progress'], ['odds'], ['odds_updates/2', 'odds_updates/3']].map(refused => {
         let asked = 0;
@@ -52,10 +52,10 @@ test('a token is renewed before it expires though a change of the subscriptions,
     }
 });
 
-test('where the old connection ends before the new one is caught up, the client is live once it is', async t => {
+test('a replacement becomes live after the old connection ended early', async t => {
     const server = await serve(t, ASKS_FOR_TOKENS);
     const way = await proxy(t, server);
-    // A byte at a time, so that what comes after the acknowledgement can be held back.
+    // Pass on single bytes, so that the messages after the acknowledgement can be held back.
     way.most = 1;
     const sockets = [];
     class Noted extends WebSocket {
@@ -78,14 +78,14 @@ test('where the old connection ends before the new one is caught up, the client 
     assert.equal(caughtUp, 0);
     sockets[1].resume();
     await follower.live();
-    await follower.until('it is told', () => caughtUp === 1);
+    await follower.until('it is reported', () => caughtUp === 1);
 });
 
-test('after the token has expired the client comes back with a new one', async t => {
+test('the client reconnects with a new token after expiry', async t => {
     const server = await serve(t, ASKS_FOR_TOKENS);
     let given = 0;
     let hasExpired = false;
-    // What comes in time is of no use.
+    // A renewal before the expiry fails.
     const follower = follow(t, server.url, { since: 'now', token: () => given++ === 0 ? token(2) : hasExpired ? token(60) : 'no token' });
     follower.client.on('status', ({ code }) => {
         hasExpired ||= code === 4401;
@@ -97,9 +97,9 @@ test('after the token has expired the client comes back with a new one', async t
     assertExactlyOnce(follower, server);
 });
 
-// The server lets in what has expired less than 30 s ago.
+// The server still accepts tokens that expired less than 30 s ago.
 for (const [transport, seconds, code] of [['websocket', 2, 4401], ['websocket', -60, 401], ['sse', -60, 401]]) {
-    test(`${transport}: a token that cannot be renewed ends the client when it has expired (${code})`, async t => {
+    test(`${transport}: expiry of a fixed token is final (${code})`, async t => {
         const server = await serve(t, ASKS_FOR_TOKENS);
         const follower = follow(t, server.url, { transport, token: token(seconds) });
         await follower.until('closed', ({ client }) => client.status.state === 'closed');
@@ -108,7 +108,7 @@ for (const [transport, seconds, code] of [['websocket', 2, 4401], ['websocket', 
     });
 }
 
-test('a token function that fails or hangs is asked again', async t => {
+test('a token function that fails or hangs is called again', async t => {
     const server = await serve(t, ASKS_FOR_TOKENS);
     const answers = [() => { throw new Error('no session'); }, () => Promise.reject(new Error('no network')), () => new Promise(() => {})];
     const follower = follow(t, server.url, { token: () => (answers.shift() ?? (() => token(60)))(), timeouts: { open: 200 } });

@@ -1,11 +1,11 @@
-// The built client, with what tests want to know of it.
+// The built client, with the data that tests check.
 import assert from 'node:assert/strict';
 import WebSocket from 'ws';
 import { connect } from '../../dist/oddswire.js';
 
-/** Waits that are short enough for a test; each test shortens what it is about. */
+/** Timeouts for tests. Each test shortens those that it checks. */
 const TIMEOUTS = { open: 2000, retry: 50, maxRetry: 400 };
-/** What does not happen within this does not happen. */
+/** The limit of each wait of a test. */
 const PATIENCE = 20_000;
 
 export function follow(t, url, { timeouts, ...options } = {}) {
@@ -14,7 +14,7 @@ export function follow(t, url, { timeouts, ...options } = {}) {
     return follower;
 }
 
-/** Notes what a client tells, and checks the order in which messages come. */
+/** Collects the events of a client, and checks the order of its messages. */
 export class Follower {
     messages = [];
     statuses = [];
@@ -22,10 +22,10 @@ export class Follower {
     catchUps = [];
     broadcasts = [];
     errors = [];
-    /** The subscriptions as the server has told them last. */
+    /** The subscriptions that the server confirmed last. */
     acknowledged = [];
     #waiting = new Set();
-    /** The offset of the newest message; in a catch-up it may go back. */
+    /** The offset of the latest message. During a catch-up it may go back. */
     #newest = -1;
 
     constructor(client) {
@@ -56,7 +56,7 @@ export class Follower {
         this.#newest = offset;
     }
 
-    /** Waits until this holds; it is asked whenever the client tells something. */
+    /** Waits until the condition is true. It is checked at each event of the client. */
     until(what, holds) {
         return new Promise((resolve, reject) => {
             const check = () => {
@@ -78,7 +78,7 @@ export class Follower {
         return this.until('live', ({ client }) => client.status.state === 'live');
     }
 
-    /** Waits until the client is live and has come to this position. */
+    /** Waits until the client is live and at this position. */
     at(position) {
         return this.until(position, ({ client }) => client.status.state === 'live' && client.position === position);
     }
@@ -102,7 +102,7 @@ export function dataOf(state) {
     return Object.fromEntries([...state].map(([key, { data }]) => [key, data]));
 }
 
-/** What is published is all delivered, once and in order. */
+/** Checks that all published messages came, once and in order. */
 export function assertExactlyOnce(follower, server, topics = ['odds_updates', 'scrape_progress']) {
     const offsets = follower.messages.map(({ id }) => offsetOf(id));
     const expected = [...server.published].filter(([, { topic }]) => topics.includes(topic)).map(([offset]) => offset);
@@ -110,7 +110,7 @@ export function assertExactlyOnce(follower, server, topics = ['odds_updates', 's
     assert.deepEqual(follower.gaps, []);
 }
 
-/** Waits until what the server says of itself is so. */
+/** Waits until the condition on the server's own data is true. */
 export async function eventually(what, ask) {
     const late = AbortSignal.timeout(PATIENCE);
     while (!await ask()) if (late.aborted) throw new Error(`not in time: ${what}`);

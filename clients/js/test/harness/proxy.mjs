@@ -1,9 +1,9 @@
-// What lies between client and server: a TCP proxy that can cut, stall, delay and split, leads to another server when it
-// is told to, and can stand for one that does not let WebSockets through.
+// A TCP proxy between client and server. It can cut, stall, delay and split connections, lead to another server, and
+// block WebSockets.
 import { once } from 'node:events';
 import { createServer, connect } from 'node:net';
 
-/** Opens a proxy to a server; it ends with the test. */
+/** Opens a proxy to a server. It is closed at the end of the test. */
 export async function proxy(t, server) {
     const proxy = new Proxy(server);
     await proxy.listen();
@@ -12,15 +12,15 @@ export async function proxy(t, server) {
 }
 
 class Proxy {
-    /** Where new connections lead: anything with a `port`. */
+    /** The target of new connections: an object with a `port`. */
     server;
-    /** Request lines, in the order in which they came. */
+    /** The request lines, in order. */
     requests = [];
-    /** What becomes of opening handshakes: passed on, answered 403, or left without an answer. */
+    /** How to handle opening handshakes: pass them on, answer 403, or do not answer. */
     upgrades = 'pass';
-    /** Milliseconds that each piece takes, in both directions. */
+    /** The delay of each piece in milliseconds, in both directions. */
     delay = 0;
-    /** Bytes passed on at once. */
+    /** The maximum length of a piece in bytes. */
     most = Infinity;
     #pipes = new Set();
     #carriers = new Set();
@@ -41,12 +41,12 @@ class Proxy {
         return `http://127.0.0.1:${this.port}/`;
     }
 
-    /** How many connections there are. */
+    /** The number of connections. */
     get open() {
         return this.#pipes.size;
     }
 
-    /** Ends every connection, in the middle of whatever is on its way. */
+    /** Cuts every connection, also in the middle of a message. */
     cut() {
         for (const [client, server] of this.#pipes) {
             client.destroy();
@@ -54,12 +54,12 @@ class Proxy {
         }
     }
 
-    /** From here on present connections bring nothing more and stay open, as when a network goes away. */
+    /** Stops all data on the current connections, but keeps them open, like a lost network. */
     stall() {
         for (const pipe of this.#pipes) pipe.isStalled = true;
     }
 
-    /** Waits until so many more pieces were passed on. */
+    /** Waits until this number of further pieces was passed on. */
     carried(count) {
         return new Promise(resolve => {
             const carrier = () => {
@@ -72,7 +72,7 @@ class Proxy {
         });
     }
 
-    /** Waits until this holds of the requests. */
+    /** Waits until the condition on the requests is true. */
     until(holds) {
         return new Promise(resolve => {
             const check = () => holds() && this.#waiting.delete(check) && resolve();
@@ -97,7 +97,7 @@ class Proxy {
         };
         for (const socket of pipe) {
             socket.setNoDelay();
-            // What has stalled does not tell that the other side is gone: it stays open.
+            // A stalled connection stays open when the other side ends.
             socket.on('error', () => {}).on('close', () => socket === server && pipe.isStalled || end());
         }
         client.once('data', head => {
@@ -112,7 +112,7 @@ class Proxy {
         this.#carry(pipe, server, client);
     }
 
-    /** One piece after the other, so that delays and splitting do not change the order. */
+    /** Passes on one piece after another, so that delays and splitting keep the order. */
     #carry(pipe, from, to) {
         let last = Promise.resolve();
         from.on('data', bytes => {
@@ -125,7 +125,7 @@ class Proxy {
 
     async #pass(pipe, bytes, to) {
         for (let at = 0; at < bytes.length; at += this.most) {
-            // A timer for the delay, which is what is asked for; a turn of the loop, so that pieces arrive apart.
+            // Wait for the delay, or for a turn of the event loop, so that pieces arrive separately.
             if (this.delay > 0) await new Promise(resolve => setTimeout(resolve, this.delay));
             else if (this.most < bytes.length) await new Promise(resolve => setImmediate(resolve));
             if (pipe.isStalled || to.destroyed) return;

@@ -1,4 +1,4 @@
-/** Numbers that are random and can be had again (mulberry32). */
+/** A repeatable random number generator (mulberry32). */
 export function randomOf(seed) {
     let state = seed;
     return below => {

@@ -1,9 +1,9 @@
-// A Redis of the test's own, for servers that share one sequence.
+// A Redis for the test, for servers that share one sequence.
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 
-/** Its URL; null, with a line that says so, where there is no redis-server. CI has one. */
+/** Its URL. Without redis-server, skips the test and returns null, except in CI. */
 export async function redis(t) {
     if (spawnSync('redis-server', ['--version']).error) {
         if (process.env.CI === 'true') throw new Error('redis-server is missing, and CI needs it');

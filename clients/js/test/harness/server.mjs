@@ -1,4 +1,4 @@
-// The real server, in a process of its own.
+// The real server, in its own process.
 import { spawn } from 'node:child_process';
 import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
@@ -10,18 +10,21 @@ import { fileURLToPath } from 'node:url';
 
 const PROGRAM = process.env.ODDSWIRE_BIN ?? fileURLToPath(new URL('../../../../target/debug/oddswire', import.meta.url));
 const TOKEN = 'a-token-of-the-tests';
-/** What subscribers' tokens are signed with. */
+/** The key that signs subscribers' tokens. */
 const SECRET = 'a-secret-of-at-least-32-bytes-4711';
 const READY_WITHIN = 20_000;
 
-/** A directory that is removed at the end of the test. */
+/** Makes a directory. It is removed at the end of the test. */
 export function directory(t) {
     const path = mkdtempSync(join(tmpdir(), 'oddswire-js-'));
     t.after(() => rmSync(path, { recursive: true, force: true }));
     return path;
 }
 
-/** Starts a server with these settings (`{'history-messages': 10}`), on a free port; it ends with the test. */
+/**
+ * Starts a server with these settings (`{'history-messages': 10}`) on a free port. It is stopped at the end of the
+ * test.
+ */
 export async function serve(t, settings = {}) {
     const server = new Server(settings);
     t.after(() => server.kill());
@@ -32,7 +35,7 @@ export async function serve(t, settings = {}) {
 class Server {
     #settings;
     #process;
-    /** Messages of topics by offset, as they were published: `{ topic, key, data }`. */
+    /** The published messages by offset: `{ topic, key, data }`. */
     published = new Map();
 
     constructor(settings) {
@@ -46,7 +49,7 @@ class Server {
         this.#process = spawn(PROGRAM, args, { env, stdio: ['ignore', 'ignore', 'pipe'] });
         this.ended = once(this.#process, 'exit');
         for await (const line of createInterface(this.#process.stderr)) {
-            // A setting that it does not take is said in a line for people.
+            // The error of an invalid setting is not JSON.
             if (!line.startsWith('{')) throw new Error(line);
             const logged = JSON.parse(line);
             if (logged.event !== 'server.listening') continue;
@@ -57,7 +60,7 @@ class Server {
         throw new Error('the server did not start');
     }
 
-    /** Waits until it takes what is published: one on a broker listens before it has reached that. */
+    /** Waits until the server takes messages. With a broker, it listens before it has connected to it. */
     async #ready() {
         const signal = AbortSignal.timeout(READY_WITHIN);
         for (let ready = false; !ready;) {
@@ -76,7 +79,7 @@ class Server {
         await this.ended;
     }
 
-    /** Begins a drain. */
+    /** Starts a drain. */
     drain() {
         this.#process.kill('SIGTERM');
     }
@@ -94,7 +97,7 @@ class Server {
         return answer;
     }
 
-    /** Publishes, and notes the offset of each message; nobody else publishes, and nothing is unchanged. */
+    /** Publishes messages, and stores their offsets. There must be no other publisher and no unchanged message. */
     async publish(...messages) {
         const { position } = await this.#post('api/publish', messages);
         const last = Number(position.split('-')[1]);
@@ -111,7 +114,7 @@ class Server {
         return this.#post('api/broadcast', message);
     }
 
-    /** The state of a topic as the server has it, by key. */
+    /** The server's state of a topic, by key. */
     async state(topic, key) {
         const url = new URL(`api/topics/${topic}/state`, this.url);
         if (key) url.searchParams.set('key', key);
@@ -119,20 +122,20 @@ class Server {
         return Object.fromEntries(items.map(item => [item.key, item.data]));
     }
 
-    /** How many clients are connected. */
+    /** The number of connected clients. */
     async connections() {
         return (await (await fetch(new URL('api/topics', this.url))).json()).connections;
     }
 }
 
-/** Settings of a server that asks for tokens. */
+/** The settings of a server that requires tokens. */
 export const ASKS_FOR_TOKENS = { 'subscriber-jwt-secret': SECRET };
 
-/** A token that expires so many seconds from now. */
+/** A token that expires after this number of seconds. */
 export function token(seconds, topics = ['*']) {
     const part = value => Buffer.from(JSON.stringify(value)).toString('base64url');
     const exp = Math.floor(Date.now() / 1000) + seconds;
-    // No two are the same.
+    // Make each token unique.
     const signed = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ exp, topics, jti: String(Math.random()) })}`;
     return `${signed}.${createHmac('sha256', SECRET).update(signed).digest('base64url')}`;
 }
