@@ -48,7 +48,7 @@ export interface Client extends AsyncIterable<TopicMessage> {
 const FINAL = /^(4(00|03|403|429)|100[023789])$/;
 /** The longest wait that a server can ask for, in milliseconds. */
 const MAX_WISH = 300_000;
-/** Maximum delay of a timer: setTimeout fires at once for delays of more than 32 bits. */
+/** Maximum delay of a timer, in milliseconds: setTimeout fires at once for delays of 2^31 ms or more. */
 const MAX_TIMER = 2e9;
 /**
  * Pause between changes of the subscriptions, in milliseconds. The server takes 20 messages a second, and over an event
