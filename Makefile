@@ -1,7 +1,7 @@
 # The commands that people and CI type. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-engines test-python test-js check check-api check-python check-js fmt docker bench bench-quick fuzz clean
+.PHONY: help run demo screenshots test test-engines test-python test-js check check-api check-python check-js fmt docker bench bench-quick fuzz clean
 
 # The name that `make docker` gives the image.
 IMAGE ?= oddswire
@@ -26,6 +26,12 @@ run: ## Build and start the server; publishing takes the token dev-token unless 
 
 demo: ## Build and start the server with a synthetic market that publishes to it; the console is at localhost:8000
 	cargo run --release -- demo $(ARGS)
+
+# Needs Chromium, and TEST_NODE_MODULES with playwright-core, as the browser tests do.
+screenshots: ## Take the screenshots in README.md from the demo, with Chromium
+	cargo build
+	node docs/images/chart.mjs
+	NODE_PATH="$$TEST_NODE_MODULES" node docs/images/screenshots.mjs $(TARGET_DIR)/debug/oddswire "$$(command -v chromium)"
 
 # Nextest runs no documentation tests, so those have a line of their own.
 test: ## Run every test, with cargo-nextest where it is installed
