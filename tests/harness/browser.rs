@@ -1,4 +1,4 @@
-//! A real browser: headless Chromium, driven by a script of `tests/clients/` in Node.
+//! A real browser: headless Chromium, driven by a Node script in `tests/clients/`.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -11,18 +11,18 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use super::program::skip;
 use super::within;
 
-/// A script that has a browser, killed when the test is over. It reads a JSON object a line, and writes one a line whose
-/// `event` says what it is.
+/// A script that drives a browser, killed when the test ends. It reads and writes one JSON object per line. The field
+/// `event` of its output names the kind of event.
 pub struct Browser {
     child: Child,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
-    /// What happened and was not asked for yet.
+    /// Events that the script has reported and the test has not yet taken.
     events: Vec<Value>,
 }
 
 impl Browser {
-    /// `None`, said in one line, where something that it takes is not installed: `packages` are Node's.
+    /// `None`, with one line on standard error, if Chromium, Node or one of the Node `packages` is not installed.
     pub async fn start(script: &str, packages: &[&str]) -> Option<Self> {
         let chromium = std::env::var_os("TEST_CHROMIUM").unwrap_or_else(|| "/usr/bin/chromium".into());
         if !std::path::Path::new(&chromium).exists() {
@@ -46,12 +46,12 @@ impl Browser {
         Some(Self { child, stdin, lines: BufReader::new(stdout).lines(), events: Vec::new() })
     }
 
-    /// Tells the script something.
+    /// Sends a line to the script.
     pub async fn tell(&mut self, what: &Value) {
         within(self.stdin.write_all(format!("{what}\n").as_bytes())).await.expect("the script reads");
     }
 
-    /// The next event of a kind. Those of different kinds come in no certain order.
+    /// The next event of a kind. Events of different kinds come in any order.
     pub async fn next(&mut self, kind: &str) -> Value {
         self.next_of(&[kind]).await
     }
@@ -63,23 +63,23 @@ impl Browser {
                 return self.events.remove(at);
             }
             let line = within(self.lines.next_line()).await.unwrap();
-            self.events.push(serde_json::from_str(&line.expect("the script goes on")).unwrap());
+            self.events.push(serde_json::from_str(&line.expect("the script still runs")).unwrap());
         }
     }
 
-    /// Forgets what was not asked for.
+    /// Drops the events that the test has not taken.
     pub fn forget(&mut self) {
         self.events.clear();
     }
 
-    /// Closes it, so that it leaves nothing behind.
+    /// Closes the browser cleanly, so that no process and no file of it remains.
     pub async fn end(mut self) {
         drop(self.stdin);
         assert!(within(self.child.wait()).await.unwrap().success());
     }
 }
 
-/// Node, which finds its packages where the environment says.
+/// A Node command. It finds its packages in the folder that `TEST_NODE_MODULES` names.
 fn node() -> Command {
     let mut command = Command::new("node");
     if let Some(modules) = std::env::var_os("TEST_NODE_MODULES") {

@@ -1,4 +1,4 @@
-//! A client that people really use, as it is installed.
+//! An installed client program that people use, such as curl.
 
 use std::io::ErrorKind;
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use super::program::skip;
 use super::{App, within};
 
-/// A client that runs, and is killed when the test is over.
+/// A running client program, killed when the test ends.
 pub struct Program {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -18,7 +18,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// `None`, said in one line, where the program is not installed.
+    /// `None`, with one line on standard error, if the program is not installed.
     pub fn start(program: &str, arguments: &[&str]) -> Option<Self> {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -36,10 +36,10 @@ impl Program {
     }
 
     pub async fn line(&mut self) -> String {
-        within(self.lines.next_line()).await.unwrap().expect("the program goes on")
+        within(self.lines.next_line()).await.unwrap().expect("the program prints another line")
     }
 
-    /// The next line, without what it begins with, as JSON.
+    /// The next line as JSON, after its prefix is removed.
     pub async fn json(&mut self, prefix: &str) -> Value {
         let line = self.line().await;
         let json = line.strip_prefix(prefix).unwrap_or_else(|| panic!("no {prefix:?}: {line}"));
@@ -50,7 +50,7 @@ impl Program {
         within(self.stdin.as_mut().unwrap().write_all(text.as_bytes())).await.expect("the program reads");
     }
 
-    /// Ends its input, and waits for its end; its exit code and the rest of its output.
+    /// Closes its standard input, waits for its end, and returns its exit code and the rest of its output.
     pub async fn end(mut self) -> (Option<i32>, String) {
         drop(self.stdin.take());
         let mut rest = String::new();

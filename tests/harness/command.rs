@@ -1,4 +1,4 @@
-//! A command of the program, run as a person runs it: in a pipe or in a terminal.
+//! A command of the program, run with pipes or in a terminal.
 
 use std::process::Stdio;
 
@@ -11,7 +11,7 @@ use super::within;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oddswire");
 
-/// A command that runs.
+/// A running command.
 pub struct Running {
     child: Child,
     pub stdin: Option<ChildStdin>,
@@ -19,45 +19,45 @@ pub struct Running {
     stderr: Output,
 }
 
-/// What comes out of a pipe. It is read as it comes, so that the program never waits for the test.
+/// The output from a pipe. A task reads it continuously, so that the program never waits for the test.
 struct Output {
     pieces: UnboundedReceiver<Vec<u8>>,
-    /// What has come and was not taken yet.
+    /// Bytes that have arrived and that the test has not yet read.
     come: Vec<u8>,
 }
 
-/// What a command left behind that ended.
+/// The exit code and the output of a command that has ended.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
-    /// What had not been read yet.
+    /// The part that the test had not read before.
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Ended {
-    /// Asserts that it failed with this code and one line that says all of these.
+    /// Asserts that the command failed with this code, and that its last line of standard error contains these texts.
     #[track_caller]
     pub fn failed(&self, code: i32, says: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
         let line = self.stderr.lines().last().unwrap_or_default();
         assert!(line.starts_with("oddswire: "), "{self:?}");
         for part in says {
-            assert!(line.contains(part), "the line does not say {part:?}: {self:?}");
+            assert!(line.contains(part), "the line does not contain {part:?}: {self:?}");
         }
     }
 }
 
 impl Running {
-    /// Starts it with pipes.
+    /// Starts a command with pipes.
     pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(PROGRAM);
         command.args(arguments).env_clear().envs(environment.iter().copied()).stdin(Stdio::piped());
         Self::of(command)
     }
 
-    /// Starts it in a terminal of 100 columns; what it shows comes as standard output. `None` where nothing is installed
-    /// that makes one.
+    /// Starts a command in a terminal of 100 columns. The terminal's output comes as standard output. `None` if
+    /// `script`, which makes the terminal, is not installed.
     pub fn in_terminal(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
         if !is_installed("script", std::process::Command::new("script").arg("--version")) {
             return None;
@@ -78,7 +78,7 @@ impl Running {
         Self { stdin: child.stdin.take(), child, stdout, stderr }
     }
 
-    /// Runs it to its end.
+    /// Runs a command to its end.
     pub async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
         let mut running = Self::start(arguments, environment);
         running.stdin = None;
@@ -100,7 +100,7 @@ impl Running {
         self.stderr.line_with(text).await
     }
 
-    /// Waits until this stands anywhere in what has come of standard output.
+    /// Waits until the unread standard output contains this text, and leaves it unread.
     pub async fn draws(&mut self, text: &str) {
         while !self.stdout.text().contains(text) {
             assert!(self.stdout.more().await, "{text} was never drawn: {:?}", self.stdout.text());
@@ -113,17 +113,17 @@ impl Running {
     }
 
     fn id(&self) -> u32 {
-        self.child.id().expect("it runs")
+        self.child.id().expect("the command runs")
     }
 
     pub fn signal(&self, name: &str) {
         signal(&self.id().to_string(), name);
     }
 
-    /// Sends a signal to what runs inside of the terminal.
+    /// Sends a signal to the program inside the terminal.
     pub fn signal_inside(&self, name: &str) {
         let children = format!("/proc/{0}/task/{0}/children", self.id());
-        signal(std::fs::read_to_string(children).expect("the kernel says it").trim(), name);
+        signal(std::fs::read_to_string(children).expect("Linux has this file").trim(), name);
     }
 
     /// Waits for its end.
@@ -138,7 +138,7 @@ impl Running {
 
 fn signal(id: &str, name: &str) {
     let sent = std::process::Command::new("kill").args(["-s", name, id]).status();
-    assert!(sent.expect("kill is there").success());
+    assert!(sent.expect("kill is installed").success());
 }
 
 impl Output {
@@ -151,7 +151,7 @@ impl Output {
                     read = pipe.read(&mut buffer) => read,
                     () = send.closed() => return,
                 };
-                // A terminal whose other side is gone ends with an error.
+                // Reading from a terminal fails when its other side has closed.
                 let Ok(count @ 1..) = read else { return };
                 if send.send(buffer[..count].to_vec()).is_err() {
                     return;
@@ -161,7 +161,7 @@ impl Output {
         Self { pieces, come: Vec::new() }
     }
 
-    /// Waits for more; `false` at the end.
+    /// Waits for more output; `false` at the end.
     async fn more(&mut self) -> bool {
         let piece = within(self.pieces.recv()).await;
         self.come.extend(piece.iter().flatten());
@@ -172,12 +172,12 @@ impl Output {
         String::from_utf8_lossy(&self.come).into_owned()
     }
 
-    /// Takes the next line; what stands at the end without a line break is none.
+    /// Takes the next line, which must end with a line break; `None` at the end of the output.
     async fn line(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.come.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.come.drain(..=end).collect();
-                let line = String::from_utf8(line).expect("it writes UTF-8");
+                let line = String::from_utf8(line).expect("the output is UTF-8");
                 return Some(line.trim_end_matches(['\n', '\r']).to_owned());
             }
             if !self.more().await {
@@ -194,6 +194,6 @@ impl Output {
             }
             passed += &(line + "\n");
         }
-        panic!("it ended without a line that says {text:?}: {passed}");
+        panic!("the output ended without a line that contains {text:?}: {passed}");
     }
 }

@@ -1,5 +1,5 @@
-//! The two documents of `docs/api`, and whether what a server says is as they say. The harness asks for every response
-//! and every message that any test gets, so a change that they don't know of fails some test.
+//! Checks responses and messages against the two documents in `docs/api`. The harness checks every response and every
+//! message that a test receives, so a change that the documents do not describe fails a test.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use jsonschema::{Draft, Validator};
 use serde_json::{Value, json};
 
-/// Headers that a client acts on: one that a response has is one that its description has.
+/// Headers that clients act on. If a response has one of them, the document must describe it.
 const MEANT_FOR_CLIENTS: [&str; 9] = [
     "allow",
     "cache-control",
@@ -26,7 +26,7 @@ pub fn openapi() -> &'static Document {
     DOCUMENT.get_or_init(|| Document::read(include_str!("../../docs/api/openapi.yaml"), Draft::Draft202012))
 }
 
-/// `docs/api/asyncapi.yaml`: what is said over WebSocket and SSE.
+/// `docs/api/asyncapi.yaml`: the messages over WebSocket and SSE.
 pub fn asyncapi() -> &'static Document {
     static DOCUMENT: OnceLock<Document> = OnceLock::new();
     DOCUMENT.get_or_init(|| Document::read(include_str!("../../docs/api/asyncapi.yaml"), Draft::Draft7))
@@ -35,11 +35,11 @@ pub fn asyncapi() -> &'static Document {
 pub struct Document {
     pub root: Value,
     draft: Draft,
-    /// By the pointer of their schema: compiling one takes longer than all that a usual test asks of it.
+    /// Compiled validators by the pointer of their schema. Compiling one takes longer than a test's checks with it.
     validators: Mutex<HashMap<String, Arc<Validator>>>,
 }
 
-/// A place in a document, and what stands there.
+/// A value in a document, with its JSON pointer.
 #[derive(Clone)]
 pub struct Place {
     pub pointer: String,
@@ -52,17 +52,17 @@ impl Document {
         Self { root, draft, validators: Mutex::default() }
     }
 
-    /// What a pointer (RFC 6901) leads to, past references on the way; `None` where there is nothing.
+    /// The value at a path of names (a JSON pointer, RFC 6901), with references followed; `None` if it does not exist.
     pub fn find(&'static self, names: &[&str]) -> Option<Place> {
         self.find_in(&Place { pointer: String::new(), value: &self.root }, names)
     }
 
-    /// The same, from another place than the document's root.
+    /// The same, relative to a place in the document.
     pub fn find_in(&'static self, place: &Place, names: &[&str]) -> Option<Place> {
         names.iter().try_fold(place.clone(), |place, name| Some(self.resolve(place.child(name)?)))
     }
 
-    /// The same, where the document has to have it.
+    /// The same as `find`, but panics if the document has no such value.
     pub fn at(&'static self, names: &[&str]) -> Place {
         self.find(names).unwrap_or_else(|| panic!("the document has no {names:?}"))
     }
@@ -70,45 +70,45 @@ impl Document {
     fn resolve(&'static self, mut place: Place) -> Place {
         while let Some(reference) = place.value.get("$ref").and_then(Value::as_str) {
             let pointer = reference.strip_prefix('#').expect("references stay within the document").to_owned();
-            let value = self.root.pointer(&pointer).unwrap_or_else(|| panic!("nothing is at {reference}"));
+            let value = self.root.pointer(&pointer).unwrap_or_else(|| panic!("{reference} does not exist"));
             place = Place { pointer, value };
         }
         place
     }
 
-    /// The children of a place by their names, past references.
+    /// The children of a place with their names, with references followed.
     pub fn children(&'static self, place: &Place) -> Vec<(&'static str, Place)> {
         let Some(children) = place.value.as_object() else { return Vec::new() };
-        let named = |name: &'static String| (name.as_str(), self.resolve(place.child(name).expect("it is its child")));
+        let named = |name: &'static String| (name.as_str(), self.resolve(place.child(name).expect("the child exists")));
         children.keys().map(named).collect()
     }
 
-    /// The entries of a list, past references.
+    /// The entries of a list, with references followed.
     pub fn entries(&'static self, place: &Place) -> Vec<Place> {
         let count = place.value.as_array().map_or(0, Vec::len);
         let entry = |at: usize| Place { pointer: format!("{}/{at}", place.pointer), value: &place.value[at] };
         (0..count).map(|at| self.resolve(entry(at))).collect()
     }
 
-    /// Whether a value fits a schema; if not, why.
+    /// Checks a value against a schema; the error says why it does not conform.
     pub fn check(&self, schema: &Place, value: &Value) -> Result<(), String> {
         let mut validators = self.validators.lock().unwrap();
         let validator = validators.entry(schema.pointer.clone()).or_insert_with(|| {
             let mut whole = self.root.clone();
             whole["$ref"] = json!(format!("#{}", schema.pointer));
             let built = jsonschema::options().with_draft(self.draft).build(&whole);
-            Arc::new(built.unwrap_or_else(|error| panic!("{} is no schema: {error}", schema.pointer)))
+            Arc::new(built.unwrap_or_else(|error| panic!("{} is not a valid schema: {error}", schema.pointer)))
         });
         let validator = Arc::clone(validator);
         drop(validators);
         validator
             .validate(value)
-            .map_err(|error| format!("{error} at '{}', which is not as {} says", error.instance_path(), schema.pointer))
+            .map_err(|error| format!("{error} at '{}', against the schema {}", error.instance_path(), schema.pointer))
     }
 }
 
 impl Place {
-    /// What stands under a name, be it a reference.
+    /// The child with this name. A reference is not followed.
     pub fn child(&self, name: &str) -> Option<Self> {
         let value = self.value.get(name)?;
         let escaped = name.replace('~', "~0").replace('/', "~1").replace('{', "%7B").replace('}', "%7D");
@@ -116,7 +116,7 @@ impl Place {
     }
 }
 
-/// The schema of a message of the server, by its type.
+/// The name of the schema for a message of the server, by its type.
 pub fn schema_of(message: &Value) -> &'static str {
     match message["type"].as_str() {
         Some("connection_ack") => "ConnectionAck",
@@ -132,36 +132,36 @@ pub fn schema_of(message: &Value) -> &'static str {
     }
 }
 
-/// Fails the test where a message of the server is not as its schema says.
+/// Fails the test if a message of the server does not conform to its schema.
 pub fn message(message: &Value) {
     let schema = asyncapi().at(&["components", "schemas", schema_of(message)]);
     if let Err(why) = asyncapi().check(&schema, message) {
-        panic!("docs/api/asyncapi.yaml does not know this message: {why}: {message}");
+        panic!("the message does not conform to docs/api/asyncapi.yaml: {why}: {message}");
     }
 }
 
-/// A response, as far as the document describes it.
+/// The parts of a response that the document describes.
 #[derive(Debug)]
 pub struct Response<'a> {
     pub method: &'a str,
-    /// The query may follow; it does not count.
+    /// May include a query, which the check ignores.
     pub path: &'a str,
     pub status: u16,
     pub headers: Vec<(String, String)>,
-    /// The JSON body, or null; `None` where it was not read.
+    /// The JSON body, or null; `None` if the test did not read it.
     pub body: Option<&'a Value>,
 }
 
 impl Response<'_> {
-    /// Fails the test where the response is not as the document says.
+    /// Fails the test if the response does not conform to the document.
     pub fn check(&self) {
         if let Err(why) = self.fits() {
-            panic!("docs/api/openapi.yaml does not know this response: {why}: {self:?}");
+            panic!("the response does not conform to docs/api/openapi.yaml: {why}: {self:?}");
         }
     }
 
     fn fits(&self) -> Result<(), String> {
-        // What holds at every path stands in the document's description.
+        // The document describes these responses once, in its description, because any path can return them.
         let is_preflight = self.method == "OPTIONS" && self.status == 204;
         let is_nowhere = self.status == 404 && self.body.is_some_and(|body| body["error"]["code"] == "not_found");
         if is_preflight || is_nowhere || self.status == 431 {
@@ -169,7 +169,7 @@ impl Response<'_> {
         }
         let item = self.item().ok_or("there is no such path")?;
         let method = if self.method == "HEAD" { "get".to_owned() } else { self.method.to_lowercase() };
-        // A method that is not possible is refused as those that are possible say.
+        // The document describes a 405 at the methods that the path allows.
         let operations = openapi().children(&item);
         let operation = operations
             .iter()
@@ -192,7 +192,7 @@ impl Response<'_> {
                 && path.split('/').count() == template.split('/').count()
         };
         let mut items = openapi().children(&openapi().at(&["paths"]));
-        // What is written out counts before a template.
+        // Literal paths take precedence over templates.
         items.sort_by_key(|(template, _)| template.contains('{'));
         items.into_iter().find(|(template, _)| is_match(template)).map(|(_, item)| item)
     }
@@ -215,7 +215,7 @@ impl Response<'_> {
             }
         }
         let known = |name: &str| described.iter().any(|(described, _)| described.eq_ignore_ascii_case(name));
-        // What a server that ends a connection says of it is HTTP's own.
+        // `Connection: close` belongs to HTTP itself, so the document need not describe it.
         let closes = |name: &str| name == "connection" && self.header(name) == Some("close");
         match MEANT_FOR_CLIENTS.iter().find(|name| self.header(name).is_some() && !known(name) && !closes(name)) {
             Some(name) => Err(format!("its {name} is not described")),

@@ -1,5 +1,5 @@
-//! A client of all topics that keeps the state and checks every promise of the contract on the way: strict order, every
-//! message once, and each hole told with the number of messages in it.
+//! A client of all topics that keeps the state and checks the contract with each message: strict order, every message
+//! once, and every gap announced with the number of skipped messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use oddswire::message::Position;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// A message as a client reads it.
+/// The fields of a message that the follower reads.
 #[derive(Deserialize)]
 pub struct Envelope<'a> {
     #[serde(rename = "type")]
@@ -19,44 +19,45 @@ pub struct Envelope<'a> {
 }
 
 #[derive(Deserialize)]
-struct Told {
-    topics: BTreeMap<String, Entry>,
+struct CatchUpData {
+    topics: BTreeMap<String, TopicCatchUp>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct TopicCatchUp {
     mode: String,
     skipped: Option<u64>,
 }
 
 #[derive(Deserialize)]
-struct At {
+struct PositionData {
     position: String,
 }
 
-/// A catch-up under way.
+/// A catch-up that has begun and has not ended.
 #[derive(Debug, Default)]
 struct CatchUp {
-    /// What comes after this offset has to be handed out or told as skipped.
+    /// The server must send every message after this offset, or count it as skipped.
     base: u64,
     got: BTreeSet<u64>,
     skipped: u64,
-    unknowable: bool,
-    /// A snapshot was announced: positions begin anew.
-    from_the_start: bool,
-    /// It was announced again, since the log had forgotten deletions that belong to it: what it has may come again.
-    anew: bool,
+    is_count_unknown: bool,
+    /// A snapshot was announced: the next message may have any position.
+    snapshot_begins: bool,
+    /// A second snapshot was announced, because the log no longer had deletions that belong to the first one. Keyed
+    /// messages may come twice.
+    snapshot_repeated: bool,
 }
 
 #[derive(Debug, Default)]
 pub struct Follower {
     /// The data of each key, byte for byte.
     pub state: BTreeMap<String, String>,
-    /// Where it would resume.
+    /// The position from which it would resume.
     pub cursor: Option<Position>,
-    /// How often each mode was told.
+    /// How often each catch-up mode was announced.
     pub modes: BTreeMap<String, usize>,
-    /// Published messages that came.
+    /// The number of published messages received.
     pub messages: usize,
     /// The data of the newest keyless message.
     pub keyless: Option<String>,
@@ -67,14 +68,14 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Call before each connection; the query parameter with which it resumes.
+    /// Returns the query parameter for the next connection. Call it before each connection.
     pub fn resume(&mut self) -> String {
         self.resuming = self.cursor.is_some();
         self.catching_up = None;
         self.cursor.map_or_else(String::new, |cursor| format!("since={cursor}"))
     }
 
-    /// Whether it is live: nothing is left of a catch-up.
+    /// Whether no catch-up is in progress.
     pub fn is_live(&self) -> bool {
         self.catching_up.is_none()
     }
@@ -83,7 +84,7 @@ impl Follower {
         let envelope: Envelope<'_> = serde_json::from_str(text).expect("the server sends JSON");
         match envelope.kind.as_str() {
             "connection_ack" => self.connected(&position(&envelope)),
-            "catch_up" => self.told(&serde_json::from_str(envelope.data.get()).unwrap()),
+            "catch_up" => self.catch_up_announced(&serde_json::from_str(envelope.data.get()).unwrap()),
             "caught_up" => self.caught_up(position(&envelope)),
             _ => self.message(&envelope),
         }
@@ -92,26 +93,26 @@ impl Follower {
     fn connected(&mut self, at: &Position) {
         match self.cursor {
             Some(cursor) if self.resuming => {
-                let unknowable = cursor.epoch != at.epoch;
+                let is_count_unknown = cursor.epoch != at.epoch;
                 self.newest = 0;
-                self.catching_up = Some(CatchUp { base: cursor.offset, unknowable, ..CatchUp::default() });
+                self.catching_up = Some(CatchUp { base: cursor.offset, is_count_unknown, ..CatchUp::default() });
             }
             _ => (self.cursor, self.accounted, self.newest) = (Some(*at), at.offset, at.offset),
         }
     }
 
-    fn told(&mut self, told: &Told) {
+    fn catch_up_announced(&mut self, announced: &CatchUpData) {
         let base = self.accounted;
         let catch_up = self.catching_up.get_or_insert_with(|| CatchUp { base, ..CatchUp::default() });
-        for (topic, entry) in &told.topics {
+        for (topic, entry) in &announced.topics {
             *self.modes.entry(entry.mode.clone()).or_default() += 1;
             match entry.skipped {
                 Some(skipped) => catch_up.skipped += skipped,
-                None => catch_up.unknowable = true,
+                None => catch_up.is_count_unknown = true,
             }
             if entry.mode == "snapshot" {
-                catch_up.from_the_start = true;
-                catch_up.anew |= !catch_up.got.is_empty();
+                catch_up.snapshot_begins = true;
+                catch_up.snapshot_repeated |= !catch_up.got.is_empty();
                 if topic == "odds_updates" {
                     self.state.clear();
                 }
@@ -123,13 +124,13 @@ impl Follower {
         self.messages += 1;
         let id: Position = envelope.id.as_ref().expect("a published message has an id").parse().unwrap();
         match &mut self.catching_up {
-            None => assert_eq!(id.offset, self.accounted + 1, "live messages leave no hole and come once"),
+            None => assert_eq!(id.offset, self.accounted + 1, "live messages come once and without a gap"),
             Some(catch_up) => {
                 if id.offset > catch_up.base {
-                    let again = catch_up.anew && envelope.key.is_some();
+                    let again = catch_up.snapshot_repeated && envelope.key.is_some();
                     assert!(catch_up.got.insert(id.offset) || again, "{id} came twice");
                 }
-                let begins = std::mem::take(&mut catch_up.from_the_start);
+                let begins = std::mem::take(&mut catch_up.snapshot_begins);
                 assert!(begins || id.offset > self.newest, "{id} came after offset {}", self.newest);
             }
         }
@@ -144,10 +145,10 @@ impl Follower {
     }
 
     fn caught_up(&mut self, at: Position) {
-        let catch_up = self.catching_up.take().expect("a catch-up ends that was told");
-        if !catch_up.unknowable {
+        let catch_up = self.catching_up.take().expect("caught_up follows a catch_up");
+        if !catch_up.is_count_unknown {
             let told = catch_up.got.len() as u64 + catch_up.skipped;
-            assert_eq!(told, at.offset - catch_up.base, "every hole is told: {catch_up:?} up to {at}");
+            assert_eq!(told, at.offset - catch_up.base, "received and skipped add up: {catch_up:?} up to {at}");
         }
         self.newest = at.offset;
         self.accounted = at.offset;
@@ -156,6 +157,6 @@ impl Follower {
 }
 
 fn position(envelope: &Envelope<'_>) -> Position {
-    let at: At = serde_json::from_str(envelope.data.get()).unwrap();
+    let at: PositionData = serde_json::from_str(envelope.data.get()).unwrap();
     at.position.parse().unwrap()
 }

@@ -1,4 +1,4 @@
-//! A GET request with the headers of a browser or a proxy, over a connection of its own.
+//! A GET request with the headers of a browser or a proxy, over a separate connection.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use super::contract;
 use super::raw::{Raw, Response};
 
-/// Asks, and reads the answer; of an event stream, its head. The connection stays open for as long as the first lives.
-/// A WebSocket's handshake is complete; the host is `localhost` where no header says another.
+/// Sends the request and reads the response; of an event stream, only its head. The connection stays open until the
+/// returned `Raw` is dropped. Adds the headers of a WebSocket handshake for `/api/ws`, and `Host: localhost` if
+/// `headers` has no `Host`.
 pub async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> (Raw, Response) {
     let mut head = format!("GET {path} HTTP/1.1\r\n");
     if !headers.iter().any(|(name, _)| *name == "Host") {
@@ -30,7 +31,7 @@ pub async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> (
     (raw, response)
 }
 
-/// The code of a refusal.
+/// The error code in a response.
 pub fn code(response: &Response) -> &str {
     response.body["error"]["code"].as_str().unwrap_or_default()
 }

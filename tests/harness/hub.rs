@@ -1,4 +1,4 @@
-//! What publishers send, what has to be refused of it, and what a subscriber sees of the rest.
+//! A server with one subscriber: tests check which publishes the server refuses, and what the subscriber receives.
 
 use oddswire::config::Config;
 use serde_json::Value;
@@ -9,10 +9,10 @@ pub const JSON: &str = "application/json";
 pub const LINES: &str = "application/x-ndjson";
 pub const GOOD: &str = r#"{"topic":"odds_updates","data":"good"}"#;
 
-/// What a refusal has to say: status, code, index of the message, and parts of the detail.
+/// The expected parts of an error response: status, code, index of the message, and parts of the detail.
 pub type Refusal<'a> = (u16, &'a str, Option<usize>, &'a [&'a str]);
 
-/// Asserts that an answer is a refusal in the contract's form.
+/// Asserts that an answer is an error in the contract's format, with these parts.
 #[track_caller]
 pub fn refused(answer: &Answer, (status, code, index, says): Refusal<'_>) {
     assert_eq!((answer.status, answer.code()), (status, code), "{}", answer.text);
@@ -20,11 +20,11 @@ pub fn refused(answer: &Answer, (status, code, index, says): Refusal<'_>) {
     let fields = answer.body["error"].as_object().expect("an error object");
     assert_eq!(fields.get("index"), index.map(Value::from).as_ref(), "{}", answer.text);
     for part in says {
-        assert!(answer.detail().contains(part), "the detail does not say {part:?}: {}", answer.text);
+        assert!(answer.detail().contains(part), "the detail does not contain {part:?}: {}", answer.text);
     }
 }
 
-/// A server, and a subscriber that sees whatever is taken.
+/// A server, and a subscriber to all topics.
 pub struct Hub {
     pub app: App,
     pub subscriber: ws::Client,
@@ -45,7 +45,7 @@ impl Hub {
         self.app.manager.position().offset
     }
 
-    /// Posts what has to be refused: nothing of it is taken or delivered.
+    /// Posts a body that the server must refuse, and checks that no message of it is stored or delivered.
     pub async fn refuses(&mut self, content_type: &str, body: impl Into<reqwest::Body>, refusal: Refusal<'_>) {
         let before = self.offset();
         let answer = self.app.post("/api/publish", content_type, body).await;
@@ -54,7 +54,7 @@ impl Hub {
         self.subscriber.nothing_came().await;
     }
 
-    /// Sends what has to be taken, and reads what comes of it.
+    /// Posts a body that the server must accept, and returns the messages that the subscriber receives.
     pub async fn takes(&mut self, content_type: &str, body: impl Into<reqwest::Body>) -> Vec<Value> {
         let before = self.offset();
         let answer = self.app.post("/api/publish", content_type, body).await;
@@ -68,12 +68,12 @@ impl Hub {
     }
 }
 
-/// One message, with fields beside `topic` and `data`.
+/// One message with `topic`, `data`, and these fields.
 pub fn message(fields: &str) -> String {
     format!(r#"{{"topic":"odds_updates","data":1,{fields}}}"#)
 }
 
-/// A message that is this long as it stands in a body.
+/// A message whose JSON text has this many bytes.
 pub fn message_of(length: usize) -> String {
     let frame = r#"{"topic":"odds_updates","data":""}"#.len();
     format!(r#"{{"topic":"odds_updates","data":"{}"}}"#, "x".repeat(length - frame))

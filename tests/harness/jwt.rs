@@ -1,4 +1,4 @@
-//! Subscribers' tokens, signed as their issuer would; and files that a test's server reads.
+//! Subscribers' tokens, signed as an issuer signs them; and temporary files for a test's server.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::App;
 
-/// The shared secret that the tests' servers know.
+/// The shared secret of the tests' servers.
 pub const SECRET: &str = "a-secret-of-at-least-32-bytes-4711";
 
 /// The time, in seconds since 1970.
@@ -24,12 +24,12 @@ pub fn now() -> i64 {
     i64::try_from(since.as_secs()).unwrap()
 }
 
-/// Claims that are good for an hour, for these topics.
+/// Claims for these topics that expire in an hour.
 pub fn claims(topics: &[&str]) -> Value {
     json!({"exp": now() + 3600, "topics": topics})
 }
 
-/// A token for all topics that expires so many seconds from now.
+/// A token for all topics that expires in this many seconds.
 pub fn expiring(seconds: i64) -> String {
     token(&json!({"exp": now() + seconds, "topics": ["*"]}))
 }
@@ -57,12 +57,12 @@ fn base64url(bytes: impl AsRef<[u8]>) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Asks subscribers for tokens signed with the shared secret.
+/// Sets the shared secret, so that subscribers need a token signed with it.
 pub fn required(config: &mut Config) {
     config.subscriber_jwt_secret = Some(SECRET.parse().unwrap());
 }
 
-/// A server that asks subscribers for such tokens.
+/// Starts a server whose subscribers need such a token.
 pub async fn start() -> App {
     App::with(required).await
 }
@@ -155,13 +155,13 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let mut command = Command::new("openssl");
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().expect("openssl is installed where the tests run");
-    child.stdin.take().unwrap().write_all(input).expect("a key is smaller than a pipe");
+    child.stdin.take().unwrap().write_all(input).expect("a key fits into a pipe's buffer");
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "openssl {arguments:?}");
     output.stdout
 }
 
-/// A file that is gone with its test.
+/// A temporary file, removed on drop.
 pub struct File(pub PathBuf);
 
 impl File {

@@ -9,27 +9,27 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-/// What becomes of what is sent.
+/// What the link does with the bytes that it receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// It arrives.
+    /// Pass them on.
     Open,
-    /// It waits, and arrives once the link is open again.
+    /// Hold them back until the flow changes.
     Stalled,
-    /// What goes to the target arrives; what comes back waits.
+    /// Pass on bytes to the target, and hold back bytes from it.
     Unanswered,
-    /// Of each direction of a connection so many bytes arrive, about; the others wait.
+    /// Pass on about this many bytes in each direction of a connection, and hold back the rest.
     StalledBehind(usize),
-    /// Connections end, and new ones do at once.
+    /// End all connections, and end new ones at once.
     Cut,
 }
 
-/// Passes connections on to an address.
+/// Forwards TCP connections to an address.
 pub struct Link {
     pub address: SocketAddr,
     target: watch::Sender<SocketAddr>,
     flow: watch::Sender<Flow>,
-    /// Told when something begins to wait.
+    /// Notified when the link begins to hold back bytes.
     pub stalled: Arc<Notify>,
     _passing: JoinSet<()>,
 }
@@ -59,7 +59,7 @@ impl Link {
         Self { address, target, flow, stalled, _passing: passing }
     }
 
-    /// Passes further connections on to another address; those that there are go on.
+    /// Forwards new connections to another address. Open connections are not affected.
     pub fn lead_to(&self, target: SocketAddr) {
         self.target.send_replace(target);
     }
@@ -72,7 +72,7 @@ impl Link {
 async fn pass(one: TcpStream, target: SocketAddr, flow: watch::Receiver<Flow>, stalled: &Notify) {
     let Ok(other) = TcpStream::connect(target).await else { return };
     let ((from_one, to_one), (from_other, to_other)) = (one.into_split(), other.into_split());
-    // One side's end is the end of both.
+    // If one side ends, end both.
     tokio::select! {
         () = copy(from_one, to_other, false, flow.clone(), stalled) => {}
         () = copy(from_other, to_one, true, flow, stalled) => {}

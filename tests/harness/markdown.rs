@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// One file.
 pub struct Page {
-    /// From the project's folder.
+    /// Its path relative to the project's folder.
     pub name: String,
     pub path: PathBuf,
     text: String,
@@ -14,7 +14,7 @@ pub struct Page {
 /// A fenced block of code.
 #[derive(Debug, Clone)]
 pub struct Block {
-    /// What stands behind the opening fence, such as `js run`.
+    /// The text after the opening fence, such as `js run`.
     pub info: String,
     /// The first line of its text, counted from 1.
     pub line: usize,
@@ -32,7 +32,7 @@ impl Page {
         Self { name: name.to_owned(), path, text }
     }
 
-    /// Every Markdown file of the project; not what is built, installed or kept beside it.
+    /// Every Markdown file of the project, except in hidden folders, `target`, `node_modules` and linked folders.
     pub fn all() -> Vec<Self> {
         fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
             for entry in std::fs::read_dir(folder).unwrap() {
@@ -52,7 +52,7 @@ impl Page {
         found.iter().map(|path| Self::read(path.strip_prefix(root()).unwrap().to_str().unwrap())).collect()
     }
 
-    /// Its lines with their numbers; whether each stands in a block of code, fences included.
+    /// Its lines: the number, the text, and whether the line belongs to a code block, fences included.
     fn lines(&self) -> impl Iterator<Item = (usize, &str, bool)> {
         let mut within = false;
         self.text.lines().enumerate().map(move |(at, line)| {
@@ -73,24 +73,24 @@ impl Page {
                 }
                 Some(_) => open = false,
                 None => {
-                    let block = blocks.last_mut().expect("a fence has opened it");
+                    let block = blocks.last_mut().expect("an opening fence came before");
                     block.text.push_str(text);
                     block.text.push('\n');
                 }
             }
         }
-        assert!(!open, "{}: a block has no end", self.name);
+        assert!(!open, "{}: a code block has no closing fence", self.name);
         blocks
     }
 
-    /// What a comment such as `<!-- server: NAME=value -->` says, for each of them.
+    /// The texts of all comments with this name: `NAME=value` for `<!-- server: NAME=value -->`.
     pub fn remarks(&self, name: &str) -> Vec<String> {
         let begin = format!("<!-- {name}: ");
         let said = self.text.lines().filter_map(|line| line.trim().strip_prefix(&begin)?.strip_suffix(" -->"));
         said.map(str::to_owned).collect()
     }
 
-    /// The text outside of code, in lines with their numbers; code within a line is left out, too.
+    /// The lines outside of code blocks with their numbers, without inline code.
     fn prose(&self) -> impl Iterator<Item = (usize, String)> {
         let prose = self.lines().filter(|(_, _, is_code)| !is_code);
         prose.map(|(at, line, _)| (at, line.split('`').step_by(2).collect::<Vec<_>>().join("``")))
@@ -106,7 +106,7 @@ impl Page {
         links
     }
 
-    /// What a link can lead to within it: its headings, as the usual renderers name them.
+    /// The anchors of its headings, as GitHub and similar renderers generate them.
     pub fn anchors(&self) -> Vec<String> {
         let mut seen: HashMap<String, usize> = HashMap::new();
         let headings = self.lines().filter(|(_, line, is_code)| !is_code && line.starts_with('#'));
@@ -119,7 +119,7 @@ impl Page {
         anchors.collect()
     }
 
-    /// The rows of the first table whose head begins with these cells, without the marks of code.
+    /// The rows of the first table whose header begins with these cells. Backticks are removed.
     pub fn table(&self, head: &[&str]) -> Vec<Vec<String>> {
         let cells = |line: &str| -> Option<Vec<String>> {
             let inside = line.trim().strip_prefix('|')?.strip_suffix('|')?;

@@ -1,4 +1,4 @@
-//! Starts exactly what production starts, and speaks the domain to it.
+//! The test harness: starts the server exactly as production does, and offers clients that connect to it.
 
 pub mod browser;
 pub mod client;
@@ -42,9 +42,9 @@ use tokio::task::JoinHandle;
 
 use self::program::Directory;
 
-/// The token that the tests' servers know.
+/// The publish token of the tests' servers.
 pub const TOKEN: &str = "test-token";
-/// No wait of a test is longer. On a machine that is busy with other tests a second can pass without a turn.
+/// The deadline of every wait in a test. It is long, because on a busy machine a task can wait a second for its turn.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running server.
@@ -56,19 +56,19 @@ pub struct App {
     http: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<bool>,
-    /// What keeps its messages, where that is not the server itself. It goes last.
-    _kept: Kept,
+    /// The directory or the Redis that keeps the messages. Declared last, so that it is dropped last.
+    _storage: Storage,
 }
 
-/// Where an engine keeps what it has to; gone with this.
-#[expect(dead_code, reason = "what they hold is held until the end, and not looked at")]
-enum Kept {
+/// Where an engine keeps its messages. Dropping this removes them.
+#[expect(dead_code, reason = "the contents are only kept alive, never read")]
+enum Storage {
     Memory,
     Journal(Directory),
     Redis(redis::Redis),
 }
 
-impl Kept {
+impl Storage {
     async fn of(engine: EngineKind, config: &mut Config) -> Self {
         config.engine = engine;
         match engine {
@@ -76,7 +76,7 @@ impl Kept {
             EngineKind::Journal => {
                 let directory = Directory::new();
                 config.data_dir = Some(directory.0.clone());
-                // Tests of durability say what they need; to the others a sync for each publish is a wait.
+                // A sync for each publish would slow down every test. Tests of durability set `sync` themselves.
                 config.sync = SyncWhen::Interval(Duration::from_millis(50));
                 Self::Journal(directory)
             }
@@ -89,7 +89,7 @@ impl Kept {
     }
 }
 
-/// The engine that tests run on which do not say which: `TEST_ENGINE`, or `memory`.
+/// The engine of tests that do not choose one: `TEST_ENGINE`, or `memory`.
 pub fn engine() -> EngineKind {
     match std::env::var("TEST_ENGINE").as_deref() {
         Err(_) | Ok("memory") => EngineKind::Memory,
@@ -104,18 +104,18 @@ impl App {
         Self::with(|_| {}).await
     }
 
-    /// Starts a server whose settings are the defaults but for what `change` changes.
+    /// Starts a server with the default settings, after `change` has changed some of them.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
         Self::logging(logger(), change).await
     }
 
-    /// The same on the memory engine in any case: for tests that stop the clock, which a broker's does not, or that are
-    /// about what a restart forgets.
+    /// The same, but always on the memory engine. For tests that pause the clock, since that does not pause a broker,
+    /// and for tests of a restart that loses all state.
     pub async fn in_memory(change: impl FnOnce(&mut Config)) -> Self {
         Self::on(EngineKind::Memory, logger(), change).await
     }
 
-    /// The same, with a log of the test's own.
+    /// The same, with a logger that the test supplies.
     pub async fn logging(logger: slog::Logger, change: impl FnOnce(&mut Config)) -> Self {
         Self::on(engine(), logger, change).await
     }
@@ -124,11 +124,11 @@ impl App {
         let mut config = Config::defaults();
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.publish_token = Some(TOKEN.parse().unwrap());
-        // Tests of these two set them; to the others a spread drain is a wait and a rate is a race.
+        // The defaults would delay the end of each test and limit its messages. Tests of these two settings set them.
         config.drain_spread = Duration::ZERO;
         config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
         config.client_messages_per_second = 1_000_000;
-        let kept = Kept::of(engine, &mut config).await;
+        let storage = Storage::of(engine, &mut config).await;
         change(&mut config);
         let config = config.check().expect("a test's settings are valid");
         let waits = config.engine != EngineKind::Memory;
@@ -137,23 +137,23 @@ impl App {
         let (address, manager) = (server.local_addr(), server.manager().clone());
         let admin = server.admin_addr().expect("the harness sets one");
         let running = tokio::spawn(server.run(async {
-            // A test that ends without stopping its server drops the sender: that stops it, too.
+            // A test that ends without stopping its server drops the sender, which stops the server too.
             let _ = stopped.await;
         }));
         let http = reqwest::Client::new();
-        let app = Self { address, admin, manager, http, stop: Some(stop), running, _kept: kept };
+        let app = Self { address, admin, manager, http, stop: Some(stop), running, _storage: storage };
         if waits {
-            app.is_ready().await;
+            app.wait_until_ready().await;
         }
         app
     }
 
-    /// Waits until it takes traffic: an engine may have to look for its broker.
-    async fn is_ready(&self) {
+    /// Waits until the server is ready: an engine may first have to connect to its broker.
+    async fn wait_until_ready(&self) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let mut looks = tokio::time::interval(Duration::from_millis(2));
         while self.get("/readyz").await.status != 200 {
-            assert!(tokio::time::Instant::now() < deadline, "the server never is ready");
+            assert!(tokio::time::Instant::now() < deadline, "the server is not ready in time");
             looks.tick().await;
         }
     }
@@ -165,7 +165,7 @@ impl App {
         }
     }
 
-    /// Drains the server; whether all connections ended in time.
+    /// Drains the server, and returns whether all connections ended in time.
     pub async fn stop(mut self) -> bool {
         self.begin_stop();
         within(self.running).await.expect("the server does not panic")
@@ -189,7 +189,7 @@ impl App {
         Answer::of(request.header("content-type", content_type).body(body)).await
     }
 
-    /// Publishes a JSON value that has to be taken.
+    /// Publishes a JSON value, which must be accepted.
     pub async fn publish(&self, body: &Value) -> Value {
         let answer = self.post("/api/publish", "application/json", body.to_string()).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
@@ -197,18 +197,20 @@ impl App {
         answer.body
     }
 
-    /// Waits until what was answered so is delivered here: on a busy machine a node on a broker answers without that.
+    /// Waits until this node has delivered the published messages. On a busy machine, a node on a broker can answer a
+    /// publish before it has delivered the messages.
     async fn delivered(&self, answer: &Value) {
         let published: Position = answer["position"].as_str().expect("a position").parse().expect("a position");
-        let behind = || {
+        let is_behind = || {
             let position = self.manager.position();
             position.epoch == published.epoch && position.offset < published.offset
         };
-        eventually(&format!("{published} is delivered"), || !behind()).await;
+        eventually(&format!("{published} is delivered"), || !is_behind()).await;
     }
 
-    /// Publishes what `batch` makes of a moment about a second from now at which something in it expires; that moment, and
-    /// the answer. On a busy machine a second can pass before it is taken: it is refused then, and sent again.
+    /// Calls `batch` with an expiry about a second from now and publishes its result. Returns the expiry and the
+    /// answer. On a busy machine a second can pass before the server reads the batch. The server then refuses it, and
+    /// this function tries again with a later expiry.
     pub async fn publish_expiring(&self, batch: impl Fn(&str) -> Value) -> (String, Value) {
         for seconds in [1, 5, 30] {
             let soon = Timestamp::now().plus(Duration::from_secs(seconds)).to_string();
@@ -218,10 +220,10 @@ impl App {
                 return (soon, answer.body);
             }
         }
-        panic!("30 seconds were not enough");
+        panic!("the server took more than 30 seconds to read the batch");
     }
 
-    /// Publishes one keyed message that has to be taken.
+    /// Publishes one keyed message, which must be accepted.
     pub async fn odds(&self, key: &str, data: impl Into<Value>) -> Value {
         self.publish(&json!({"topic": "odds_updates", "key": key, "data": data.into()})).await
     }
@@ -251,10 +253,10 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Asks our server: what it answers has to be as its description says.
+    /// Sends a request to our server, and checks that the response conforms to `docs/api/openapi.yaml`.
     pub async fn of(request: reqwest::RequestBuilder) -> Self {
         let (client, request) = request.build_split();
-        let request = request.expect("a test's request is one");
+        let request = request.expect("the test builds a valid request");
         let (method, path) = (request.method().to_string(), request.url().path().to_owned());
         let answer = Self::of_other(reqwest::RequestBuilder::from_parts(client, request)).await;
         let (status, body) = (answer.status, Some(&answer.body));
@@ -264,7 +266,7 @@ impl Answer {
         answer
     }
 
-    /// Asks a server that is not ours, or stands before it.
+    /// Sends a request to another server, or to a proxy in front of ours, without that check.
     pub async fn of_other(request: reqwest::RequestBuilder) -> Self {
         let response = request.send().await.expect("the server answers");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -286,48 +288,49 @@ impl Answer {
     }
 }
 
-/// Lets this process, and those that it starts, open that many files: a system's usual limit is 1,024.
+/// Allows this process, and the processes that it starts, to open this many files: the usual limit is 1,024.
 pub fn allow_files(count: usize) {
-    let limits = std::fs::read_to_string("/proc/self/limits").expect("the kernel says it");
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("the kernel says it");
+    let limits = std::fs::read_to_string("/proc/self/limits").expect("Linux has this file");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("Linux lists this limit");
     if line.split_whitespace().next().is_some_and(|soft| soft.parse().is_ok_and(|soft: usize| soft >= count)) {
         return;
     }
     let (process, limit) = (std::process::id().to_string(), format!("--nofile={count}:"));
     let raised = std::process::Command::new("prlimit").args(["--pid", &process, &limit]).status();
-    let raised = raised.expect("prlimit is there").success();
+    let raised = raised.expect("prlimit is installed").success();
     assert!(raised, "this test opens {count} files: raise the hard limit (ulimit -Hn)");
 }
 
-/// Connects with a receive buffer as small as the system allows, so that a client that does not read is soon felt.
+/// Connects with a receive buffer as small as the system allows, so that a client that does not read soon causes
+/// backpressure.
 pub async fn narrow_socket(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(1 << 12).expect("a small buffer");
     within(socket.connect(address)).await.expect("the server accepts")
 }
 
-/// Fails the test when the future takes longer than anything may.
+/// Fails the test if the future takes longer than `PATIENCE`.
 #[track_caller]
 pub fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let caller = std::panic::Location::caller();
     async move {
         let output = tokio::time::timeout(PATIENCE, future).await;
-        output.unwrap_or_else(|_| panic!("nothing happened within {PATIENCE:?} at {caller}"))
+        output.unwrap_or_else(|_| panic!("timed out after {PATIENCE:?} at {caller}"))
     }
 }
 
-/// Waits until something observable holds.
+/// Waits until `holds` returns true.
 pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    // What is observed has no event of its own; the runtime goes on in between.
+    // The condition sends no event, so poll it. Other tasks run between two polls.
     let mut looks = tokio::time::interval(Duration::from_millis(2));
     while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "never came: {what}");
+        assert!(tokio::time::Instant::now() < deadline, "timed out waiting for: {what}");
         looks.tick().await;
     }
 }
 
-/// Shown when `ODDSWIRE`'s own log would help: set `TEST_LOG=1`.
+/// Prints the server's log to the test's output if `TEST_LOG` is set; else discards it.
 fn logger() -> slog::Logger {
     use slog::Drain as _;
     if std::env::var_os("TEST_LOG").is_none() {
@@ -337,12 +340,12 @@ fn logger() -> slog::Logger {
     slog::Logger::root(slog_term::FullFormat::new(plain).build().fuse(), slog::o!())
 }
 
-/// A file of the recorded data; `None`, said in one line, where the data is absent.
+/// A file of the recorded data. `None`, with one line on standard error, if the data is absent.
 pub fn recorded(name: &str) -> Option<PathBuf> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: the recorded data {name} is not here");
+    eprintln!("skipped: the recorded data {name} is absent");
     None
 }

@@ -1,4 +1,4 @@
-//! The program itself as a node on a broker.
+//! The program, run as a node on a Redis broker.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::process::{Environment, Process, TOKEN};
 use super::{Answer, PATIENCE, within};
 
-/// Starts a node with these settings beside the engine, ready or not.
+/// Starts a node with the Redis engine and these settings. The node may not be ready yet.
 pub async fn node(settings: Environment<'_>) -> Process {
     Process::serve(&[&[("ODDSWIRE_ENGINE", "redis")], settings].concat()).await
 }
@@ -22,7 +22,7 @@ impl Process {
         within(Answer::of(reqwest::Client::new().get(self.url(path)))).await
     }
 
-    /// Waits until it says this of itself; the whole answer.
+    /// Waits until the answer of `/readyz` satisfies `holds`, and returns that answer.
     pub async fn becomes(&self, what: &str, holds: impl Fn(&Answer) -> bool) -> Answer {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let mut looks = tokio::time::interval(Duration::from_millis(10));
@@ -31,17 +31,17 @@ impl Process {
             if holds(&answer) {
                 return answer;
             }
-            assert!(tokio::time::Instant::now() < deadline, "it never is {what}: {}", answer.text);
+            assert!(tokio::time::Instant::now() < deadline, "the node is not {what} in time: {}", answer.text);
             looks.tick().await;
         }
     }
 
-    /// Waits until it takes traffic and batches.
+    /// Waits until the node is ready and its engine accepts publishes.
     pub async fn ready(&self) {
         self.becomes("ready", |answer| answer.status == 200 && answer.body["engine"] == "ok").await;
     }
 
-    /// Waits until it is not ready and says this in its reason, in any case; the reason.
+    /// Waits until the node is not ready and its reason contains `says` (ignoring case), and returns the reason.
     pub async fn starting(&self, says: &str) -> String {
         let says = |answer: &Answer| {
             let detail = answer.body["detail"].as_str().unwrap_or_default();
@@ -51,14 +51,15 @@ impl Process {
         answer.body["detail"].as_str().expect("a reason").to_owned()
     }
 
-    /// Publishes messages that have to be taken.
+    /// Publishes messages, which must be accepted.
     pub async fn take(&self, messages: &Value) -> Value {
         let answer = within(self.post("/api/publish", TOKEN, &messages.to_string())).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
         answer.body
     }
 
-    /// Publishes a keyed message that expires soon: how soon it can be told depends on how busy the machine is.
+    /// Publishes a keyed message that expires soon. On a busy machine the expiry can pass before the node reads the
+    /// message; then tries again with a later one.
     pub async fn take_expiring(&self, key: &str) {
         for millis in [20, 1_000, 30_000] {
             let soon = Timestamp::now().plus(Duration::from_millis(millis)).to_string();
@@ -67,15 +68,15 @@ impl Process {
                 return;
             }
         }
-        panic!("30 seconds were not enough");
+        panic!("the node took more than 30 seconds to read the message");
     }
 
-    /// Publishes one keyed message that has to be taken.
+    /// Publishes one keyed message, which must be accepted.
     pub async fn odds(&self, key: &str, data: impl Into<Value>) -> Value {
         self.take(&json!({"topic": "odds_updates", "key": key, "data": data.into()})).await
     }
 
-    /// The keys of the odds and their data, as it serves them.
+    /// The keys of `odds_updates` and their data, as the node serves them.
     pub async fn state(&self) -> std::collections::BTreeMap<String, String> {
         let answer = self.get("/api/topics/odds_updates/state").await;
         assert_eq!(answer.status, 200, "{}", answer.text);
@@ -83,7 +84,7 @@ impl Process {
         items.map(|item| (item["key"].as_str().expect("a key").to_owned(), item["data"].to_string())).collect()
     }
 
-    /// Ends it as a restart does; its log.
+    /// Stops the node with SIGTERM, checks that it exits with 0, and returns its log.
     pub async fn stop(self) -> String {
         self.signal("TERM");
         let ended = self.end().await;

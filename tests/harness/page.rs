@@ -1,17 +1,17 @@
-//! The console in a real browser, and what somebody does with it.
+//! The console in a real browser, and the operations of a user.
 
 use serde_json::{Value, json};
 
 use super::browser::Browser;
 
-/// What the browser itself says of a server that is away.
+/// Errors that the browser itself logs while the server is down.
 pub const AWAY: [&str; 2] = ["WebSocket connection to", "Failed to load resource"];
 
 /// A page of the console.
 pub struct Page(Browser);
 
 impl Page {
-    /// `None`, said in one line, where something that it takes is not installed.
+    /// `None`, with one line on standard error, if a required program or package is not installed.
     pub async fn start() -> Option<Self> {
         Browser::start("console.mjs", &["playwright-core", "axe-core"]).await.map(Self)
     }
@@ -23,18 +23,18 @@ impl Page {
         answer["value"].take()
     }
 
-    /// Opens it on a large screen, and waits until it is live.
+    /// Opens the page on a large screen, and waits until it is live.
     pub async fn open(&mut self, url: &str) {
         self.look(url, 1440, 900).await;
         self.is_live().await;
     }
 
-    /// Opens it on a screen of this size.
+    /// Opens the page on a screen of this size.
     pub async fn look(&mut self, url: &str, width: u32, height: u32) {
         self.operate(json!({"open": {"url": url, "width": width, "height": height}})).await;
     }
 
-    /// Loads it again, in the same tab.
+    /// Reloads the page in the same tab.
     pub async fn reload(&mut self) {
         self.evaluate("window.isOld = true, void location.reload()").await;
         self.until("window.isOld === undefined").await;
@@ -44,7 +44,7 @@ impl Page {
         self.until("document.querySelector('#status').dataset.state === 'live'").await;
     }
 
-    /// Waits until an expression holds, and gives its value.
+    /// Waits until an expression is truthy, and returns its value.
     pub async fn until(&mut self, expression: &str) -> Value {
         self.operate(json!({"until": expression})).await
     }
@@ -65,19 +65,19 @@ impl Page {
         self.operate(json!({"click": selector})).await;
     }
 
-    /// Waits until an element that is seen has this text in it.
+    /// Waits until a visible element that matches the selector contains this text.
     pub async fn shows(&mut self, selector: &str, text: &str) {
         let [selector, text] = [selector, text].map(|text| json!(text));
         let has = format!("e.checkVisibility() && e.textContent.includes({text})");
         self.until(&format!("[...document.querySelectorAll({selector})].some(e => {has})")).await;
     }
 
-    /// The text of the row of a key, by what it ends in: its cells apart by spaces.
+    /// The text of a key's row, its cells separated by spaces. `last` is the displayed name of the key: its last part.
     pub async fn row(&mut self, last: &str) -> String {
         self.row_with(last, "").await
     }
 
-    /// The same, once it has this text.
+    /// The same, but waits until the row contains this text.
     pub async fn row_with(&mut self, last: &str, text: &str) -> String {
         let [last, text] = [last, text].map(|text| json!(text));
         let row = format!(
@@ -88,7 +88,8 @@ impl Page {
         shown.as_str().expect("a text").to_owned()
     }
 
-    /// Nothing that a page must not do was done; what the browser itself says of a server that is away is not the page's.
+    /// Checks that the page has logged no error or warning, thrown no exception and sent no request to another host.
+    /// Texts in the browser's console that contain one of `but_for` are allowed.
     pub async fn is_quiet(&mut self, but_for: &[&str]) {
         let noise = self.operate(json!({"noise": null})).await;
         let said = noise["console"].as_array().unwrap().iter().map(|text| text.as_str().unwrap());
@@ -97,7 +98,7 @@ impl Page {
         assert_eq!((&noise["exceptions"], &noise["foreign"]), (&json!([]), &json!([])));
     }
 
-    /// Nothing of it hinders anybody, in daylight and at night.
+    /// Checks that axe-core finds no accessibility barrier, in the light and in the dark colour scheme.
     pub async fn has_no_barrier(&mut self, what: &str) {
         for scheme in ["light", "dark"] {
             self.operate(json!({"scheme": scheme})).await;
@@ -111,14 +112,14 @@ impl Page {
     }
 }
 
-/// How a scrape goes.
+/// A message about the progress of a scrape.
 pub fn progress(phase: &str, current: u64, total: impl Into<Value>) -> Value {
     let data =
         json!({"platform": null, "phase": phase, "current": current, "total": total.into(), "events_count": 120});
     json!({"topic": "scrape_progress", "data": data})
 }
 
-/// The prices of a market.
+/// The data of a market: two prices and an event.
 pub fn prices(home: f64, away: f64) -> Value {
     json!({"home": home, "away": away, "event_id": 8301})
 }

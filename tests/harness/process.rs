@@ -1,4 +1,4 @@
-//! The program itself, as a process of its own: its arguments, variables, signals, log and end.
+//! The server program, run as a separate process: arguments, environment variables, signals, log and exit code.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
@@ -20,11 +20,11 @@ pub type Environment<'a> = &'a [(&'a str, &'a str)];
 
 pub const TOKEN: &str = "sesame-4711";
 
-/// Until it is known.
+/// The placeholder for an address until the program logs it.
 const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 
-/// The program with exactly these arguments and variables; on a port that the system chooses where they name none, so
-/// that a start that should have been refused takes no fixed one.
+/// The program with these arguments and environment variables. It listens on ports that the system chooses unless they
+/// name others, so that no test takes a fixed port by accident.
 fn program(arguments: &[&str], environment: Environment<'_>) -> Command {
     let mut command = Command::new(PROGRAM);
     command.args(arguments);
@@ -41,7 +41,7 @@ fn prepared(mut command: Command, environment: Environment<'_>) -> Command {
     command
 }
 
-/// What a program that ended left behind.
+/// The exit code and the output of a program that has ended.
 pub struct Ended {
     pub code: Option<i32>,
     pub stdout: String,
@@ -58,14 +58,14 @@ pub async fn run(arguments: &[&str], environment: Environment<'_>) -> Ended {
 /// A running server.
 pub struct Process {
     child: Child,
-    /// Read as it comes, so that the program never waits for a test that is busy with something else.
+    /// A task reads the log continuously, so that the program never waits for the test.
     log: UnboundedReceiver<String>,
     pub address: SocketAddr,
     /// Metrics, health and connections.
     pub admin: SocketAddr,
-    /// Its whole log so far.
+    /// The part of its log that the test has read.
     text: String,
-    /// Where its engine keeps what it has to.
+    /// The engine's directory, if the harness created one.
     _directory: Option<Directory>,
 }
 
@@ -75,26 +75,26 @@ impl Process {
         Self::of(program(arguments, environment)).await
     }
 
-    /// With a token, and at most that many open files.
+    /// Starts the program with a publish token and a limit on its open files.
     pub async fn with_files(most: usize, environment: Environment<'_>) -> Self {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("ulimit -n {most} && exec \"$0\""), PROGRAM]);
         Self::of(prepared(command, &[&[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)], environment].concat())).await
     }
 
-    /// With a token; no file of it may be longer than so many bytes, or `unlimited`, and writing on is an error like any
-    /// other.
+    /// Starts the program with a publish token and a limit on the size of its files: a number of bytes, or `unlimited`.
+    /// A write beyond the limit fails with an error, because the signal XFSZ is ignored.
     pub async fn with_files_of(bytes: &str, environment: Environment<'_>) -> Self {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("trap '' XFSZ && exec prlimit --fsize={bytes}: \"$0\""), PROGRAM]);
         Self::of(prepared(command, &[&[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)], environment].concat())).await
     }
 
-    /// From here on no file of it may be longer; how many bytes, or `unlimited`.
+    /// Changes the limit on the size of its files: a number of bytes, or `unlimited`.
     pub fn limit_files_to(&self, bytes: &str) {
-        let (process, limit) = (self.child.id().expect("it runs").to_string(), format!("--fsize={bytes}:"));
+        let (process, limit) = (self.child.id().expect("it has not ended").to_string(), format!("--fsize={bytes}:"));
         let limited = std::process::Command::new("prlimit").args(["--pid", &process, &limit]).status();
-        assert!(limited.expect("prlimit is there").success());
+        assert!(limited.expect("prlimit is installed").success());
     }
 
     async fn of(mut command: Command) -> Self {
@@ -120,13 +120,13 @@ impl Process {
         process
     }
 
-    /// On a port that the system chooses, with a token.
+    /// Starts the program on a port that the system chooses, with a publish token.
     pub async fn serve(environment: Environment<'_>) -> Self {
         let common = [("ODDSWIRE_LISTEN", "127.0.0.1:0"), ("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
         Self::start(&[], &[&common, environment].concat()).await
     }
 
-    /// The next record with this event, past all others.
+    /// The next log record with this event. Skips all others.
     pub async fn event(&mut self, event: &str) -> Value {
         loop {
             let line = within(self.log.recv()).await;
@@ -140,31 +140,33 @@ impl Process {
         }
     }
 
-    /// How often an event stands in what was read of its log.
+    /// How often an event occurs in the part of the log that the test has read.
     pub fn logged(&self, event: &str) -> usize {
         self.text.matches(&format!(r#""event":"{event}""#)).count()
     }
 
-    /// The processor time that it has used, to the hundredth of a second.
+    /// The processor time that the program has used, in steps of 10 ms.
     pub fn processor_time(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id().expect("it runs"))).unwrap();
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.child.id().expect("it has not ended"))).unwrap();
         // The second field is the name, in parentheses; the 14th and 15th are user and system time in ticks of 10 ms.
-        let (_, behind_name) = stat.rsplit_once(") ").expect("the kernel says it");
-        let ticks = behind_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
+        let (_, after_name) = stat.rsplit_once(") ").expect("the name is in parentheses");
+        let ticks = after_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
         Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 
-    /// Its resident memory, in bytes.
+    /// The program's resident memory, in bytes.
     pub fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().expect("it runs"))).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says it");
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id().expect("it has not ended"))).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux lists VmRSS");
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     pub fn signal(&self, name: &str) {
-        let id = self.child.id().expect("it runs").to_string();
+        let id = self.child.id().expect("it has not ended").to_string();
         let sent = std::process::Command::new("kill").args(["-s", name, &id]).status();
-        assert!(sent.expect("kill is there").success());
+        assert!(sent.expect("kill is installed").success());
     }
 
     /// Waits for its end.
@@ -184,23 +186,23 @@ impl Process {
         Answer::of(request.header("content-type", "application/json").body(body.to_owned())).await
     }
 
-    /// Publishes with this token; the status.
+    /// Publishes a message with this token, and returns the status.
     pub async fn publish(&self, token: &str) -> u16 {
         self.post("/api/publish", token, r#"{"topic":"odds_updates","data":1}"#).await.status
     }
 }
 
-/// What is refused: one line on standard error that says all of these, and exit code 2.
+/// Asserts exit code 2 and a single line on standard error that contains these texts.
 #[track_caller]
 pub fn refused(ended: &Ended, says: &[&str]) {
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{}", ended.stderr);
-    assert_eq!(ended.stderr.lines().count(), 1, "one line: {}", ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 1, "expected one line: {}", ended.stderr);
     for part in says {
-        assert!(ended.stderr.contains(part), "the line does not say {part:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(part), "the line does not contain {part:?}: {}", ended.stderr);
     }
 }
 
-/// A file with these contents; its path.
+/// Writes a file with these contents, and returns its path.
 pub fn temporary(name: &str, contents: &str) -> String {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     std::fs::write(&path, contents).unwrap();

@@ -1,4 +1,4 @@
-//! What a test needs to run a program: whether it is there, a directory, and a port.
+//! Resources for tests that run other programs: checks for installed programs, temporary directories, free ports.
 
 use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
@@ -10,14 +10,16 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::App;
 
-/// Passes over what is not installed, and says so in one line past the capture of test output. CI has all of it.
+/// Skips a test whose program is not installed. Prints one line directly to standard error, which the test runner does
+/// not capture. Panics in CI, where every program must be installed.
 pub fn skip<T>(what: &str) -> Option<T> {
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{what} is not installed, and CI needs it");
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{what} is not installed, but CI must have it");
     std::io::stderr().write_all(format!("skipped: {what} is not installed\n").as_bytes()).unwrap();
     None
 }
 
-/// Whether a program is installed, by a command that asks it for its version. If not, that is said.
+/// Whether a program is installed. `version` is a command that prints its version. If not, prints that the test is
+/// skipped.
 pub fn is_installed(name: &str, version: &mut Command) -> bool {
     match version.stdout(Stdio::null()).stderr(Stdio::null()).status() {
         Err(error) if error.kind() == ErrorKind::NotFound => skip(name).unwrap_or(false),
@@ -33,8 +35,8 @@ pub fn deploy(name: &str) -> PathBuf {
 /// A free port.
 pub struct Port {
     pub address: SocketAddr,
-    /// Holds it: bound and never listening, it keeps the system from giving the port to anybody who does not ask for it by
-    /// number, and does not hinder the program, since on Linux `SO_REUSEADDR` of both lets it listen.
+    /// Reserves the port: bound but not listening, so that the system does not choose it for another socket. A program
+    /// can still listen on it, because on Linux `SO_REUSEADDR` on both sockets allows that.
     _held: TcpSocket,
 }
 
@@ -47,16 +49,16 @@ impl Port {
     fn bind(address: SocketAddr) -> TcpSocket {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
-        socket.bind(address).expect("nobody else listens on the port");
+        socket.bind(address).expect("no other socket listens on the port");
         socket
     }
 
-    /// Listens on it: until then, who connects is refused.
+    /// Listens on the port. Until then, the system refuses connections to it.
     pub fn listen(&self) -> TcpListener {
-        Self::bind(self.address).listen(16).expect("nobody else listens on the port")
+        Self::bind(self.address).listen(16).expect("no other socket listens on the port")
     }
 
-    /// A server on it.
+    /// Starts a server on the port.
     pub async fn serve(&self) -> App {
         App::in_memory(|config| config.listen = self.address).await
     }
@@ -66,8 +68,8 @@ impl Port {
     }
 }
 
-/// A directory that is removed with everything in it. Not below the target directory, whose path may be longer than the
-/// address of a Unix socket can be.
+/// A temporary directory, removed on drop. It is not below the target directory, whose path may exceed the length limit
+/// of a Unix socket's path.
 pub struct Directory(pub PathBuf);
 
 impl Directory {

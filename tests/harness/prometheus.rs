@@ -1,4 +1,4 @@
-//! A real Prometheus that scrapes the server and evaluates `deploy/alerts.yml`, and the tool that comes with it.
+//! A real Prometheus that scrapes the server and evaluates `deploy/alerts.yml`; and its checker, promtool.
 
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it, and waits until it has scraped the server once; `None` where it is not installed.
+    /// Starts it, and waits until it has scraped the server once. `None` if Prometheus is not installed.
     pub async fn start(app: &App) -> Option<Self> {
         if !program::is_installed("prometheus", Command::new("prometheus").arg("--version")) {
             return None;
@@ -30,7 +30,7 @@ impl Prometheus {
                 {"job_name": "oddswire", "static_configs": [{"targets": [app.admin.to_string()]}]},
             ],
         });
-        // What is JSON is YAML.
+        // JSON is valid YAML.
         let file = directory.0.join("prometheus.yml");
         std::fs::write(&file, configuration.to_string()).unwrap();
         let output =
@@ -55,8 +55,8 @@ impl Prometheus {
             looks.tick().await;
             let ended = self.process.try_wait().unwrap();
             assert!(ended.is_none(), "prometheus ended with {ended:?}");
-            assert!(tokio::time::Instant::now() < deadline, "prometheus scrapes nothing");
-            // It listens a while before it answers.
+            assert!(tokio::time::Instant::now() < deadline, "prometheus has not scraped the server in time");
+            // Prometheus accepts connections before it answers requests, so an error only means "not yet".
             let Ok(response) = http.get(&url).timeout(PATIENCE).send().await else { continue };
             let answer: Option<Value> = serde_json::from_str(&response.text().await.unwrap_or_default()).ok();
             if answer.is_some_and(|answer| answer["data"]["result"].as_array().is_some_and(|up| !up.is_empty())) {
@@ -69,14 +69,14 @@ impl Prometheus {
         format!("http://{}{path}", self.port.address)
     }
 
-    /// The data of an answer of its API.
+    /// The `data` field of the API's answer.
     pub async fn get(&self, path: &str) -> Value {
         let answer = within(Answer::of_other(reqwest::Client::new().get(self.url(path)))).await;
         assert_eq!(answer.body["status"], "success", "{path}: {}", answer.text);
         answer.body["data"].clone()
     }
 
-    /// What an expression results in now. It has to be one that Prometheus takes.
+    /// The current values of an expression, which must be valid.
     pub async fn query(&self, expression: &str) -> Vec<f64> {
         let query: String = form_urlencoded::byte_serialize(expression.as_bytes()).collect();
         let data = self.get(&format!("/api/v1/query?query={query}")).await;
@@ -96,7 +96,7 @@ impl Drop for Prometheus {
     }
 }
 
-/// Runs Prometheus' tool on what it gets at its standard input; `None` where it is not installed.
+/// Runs promtool with `input` as its standard input. `None` if promtool is not installed.
 pub async fn promtool(arguments: &[&str], input: &str) -> Option<Output> {
     if !program::is_installed("promtool", Command::new("promtool").arg("--version")) {
         return None;
@@ -104,8 +104,8 @@ pub async fn promtool(arguments: &[&str], input: &str) -> Option<Output> {
     let mut command = tokio::process::Command::new("promtool");
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut process = command.spawn().expect("promtool starts");
-    let mut stdin = process.stdin.take().expect("it is piped");
-    // Who does not read its input closes it.
+    let mut stdin = process.stdin.take().expect("standard input is piped");
+    // This fails if promtool ends without reading its input.
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
     Some(within(process.wait_with_output()).await.expect("promtool ends"))

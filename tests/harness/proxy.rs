@@ -1,8 +1,8 @@
-//! The reverse proxies that people put in front, run with the files of `deploy/`.
+//! The reverse proxies nginx, HAProxy and Caddy, run with the files of `deploy/`.
 //!
-//! A copy of the file is changed by replacing text, and only where it has to be: the listening address, the address of
-//! the server, where logs and the administration are, and in some tests a time that would be too long to wait for.
-//! Each replaced text has to occur, so a file that changes cannot silently lose what a test relies on.
+//! Tests replace text in a copy of the file, and only where necessary: the listening address, the address of the
+//! server, the places of logs and admin socket, and in some tests a timeout that would be too long. Each replaced text
+//! must occur in the file, so a change of the file cannot silently remove a line that a test relies on.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use super::program::{self, Directory, Port, deploy};
 use super::{PATIENCE, within};
 
-/// The two times in the files that tests shorten: until an idle connection is cut, and until a reload cuts old ones.
+/// The two timeouts in the files that tests shorten: how long a connection may be idle, and how long old connections
+/// survive a reload.
 pub const IDLE: &str = "75s";
 pub const GRACE: &str = "2m";
 
@@ -47,16 +48,16 @@ impl Software {
         }
     }
 
-    /// Whether it is installed; if not, that is said.
+    /// Whether the proxy is installed. If not, prints that the test is skipped.
     pub fn is_installed(self) -> bool {
         let version = if self == Caddy { "version" } else { "-v" };
         program::is_installed(self.name(), self.command(Path::new("/")).arg(version))
     }
 
-    /// The program, which keeps what it writes in this directory.
+    /// A command of the program that writes its files into this directory.
     fn command(self, directory: &Path) -> Command {
         let mut command = Command::new(self.name());
-        // Ordinary users do not have the directory of daemons in their path.
+        // Add the directories of daemons, which ordinary users do not have in their path.
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
         command.env("PATH", path).env("HOME", directory).env_remove("XDG_CONFIG_HOME").env_remove("XDG_DATA_HOME");
         command.stdin(Stdio::null());
@@ -64,7 +65,7 @@ impl Software {
     }
 }
 
-/// A configuration of `deploy/`, changed as far as a test needs it.
+/// A copy of a configuration file of `deploy/`, with a test's changes.
 pub struct Configuration {
     software: Software,
     directory: Directory,
@@ -135,7 +136,7 @@ impl Configuration {
         command
     }
 
-    /// What the software's own checker says.
+    /// Runs the proxy's own configuration check.
     pub fn check(&self) -> Output {
         let mut command = match self.software {
             Nginx => self.nginx(&["-t"]),
@@ -145,7 +146,7 @@ impl Configuration {
         command.output().expect("the checker starts")
     }
 
-    /// Starts it in the foreground.
+    /// Starts the proxy in the foreground.
     fn spawn(&self) -> Child {
         self.spawn_as(match self.software {
             Nginx => self.nginx(&[]),
@@ -163,7 +164,7 @@ impl Configuration {
         self.directory.0.join("output.log")
     }
 
-    /// Everything that it wrote: output and log files.
+    /// The proxy's output and all its log files.
     fn logs(&self) -> String {
         let mut logs = String::new();
         for entry in std::fs::read_dir(&self.directory.0).unwrap() {
@@ -180,12 +181,12 @@ impl Configuration {
 pub struct Proxy {
     configuration: Configuration,
     pub address: SocketAddr,
-    /// The newest last.
+    /// A reload of HAProxy adds a process. The newest is last.
     processes: Vec<Child>,
 }
 
 impl Proxy {
-    /// Starts it in front of a server, and waits until it takes connections; `None` where it is not installed.
+    /// Starts the proxy in front of a server, and waits until it accepts connections. `None` if it is not installed.
     pub async fn start(software: Software, server: SocketAddr, changes: &[(&str, &str)]) -> Option<Self> {
         if !software.is_installed() {
             return None;
@@ -212,9 +213,9 @@ impl Proxy {
         self.configuration.logs()
     }
 
-    /// Has it read its configuration again, as its service does.
+    /// Makes the proxy reload its configuration, in the same way as its service does.
     pub async fn reload(&mut self) {
-        let current = self.processes.last().expect("one runs").id();
+        let current = self.processes.last().expect("a process runs").id();
         match self.configuration.software {
             Nginx => assert!(signal("HUP", current).success()),
             Haproxy => {
@@ -237,7 +238,7 @@ impl Drop for Proxy {
             eprintln!("{}", self.logs());
         }
         for process in &mut self.processes {
-            // A killed master of nginx would leave its workers behind; on TERM it ends them and itself.
+            // If nginx's master is killed, its workers keep running. On SIGTERM it ends its workers and then itself.
             if self.configuration.software == Nginx && matches!(process.try_wait(), Ok(None)) {
                 signal("TERM", process.id());
             } else {
@@ -249,10 +250,10 @@ impl Drop for Proxy {
 }
 
 fn signal(name: &str, id: u32) -> ExitStatus {
-    Command::new("kill").args(["-s", name, &id.to_string()]).status().expect("kill is there")
+    Command::new("kill").args(["-s", name, &id.to_string()]).status().expect("kill is installed")
 }
 
-/// An event stream through a proxy, line by line: comments count here, and a parser of events hides them.
+/// An event stream through a proxy, read line by line, because a parser of events would hide the comments.
 pub struct Lines {
     response: reqwest::Response,
     buffer: Vec<u8>,
@@ -266,7 +267,7 @@ impl Lines {
         Self { response, buffer: Vec::new() }
     }
 
-    /// The next line that is not empty; `None` at the end of the stream, however it ends.
+    /// The next line that is not empty; `None` at the end of the stream, also after an error.
     pub async fn next(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
@@ -292,10 +293,10 @@ impl Lines {
     }
 }
 
-/// What came to the recording server.
+/// A request that the recording server received.
 #[derive(Debug)]
 pub struct Request {
-    /// Counts the server's connections.
+    /// The number of the connection, counted from 0.
     pub connection: usize,
     pub head: String,
 }
@@ -308,7 +309,7 @@ impl Request {
     }
 }
 
-/// Stands where oddswire would, and shows what a proxy sends there. It answers every request with an empty 200.
+/// A server in place of oddswire that records the requests of a proxy. It answers every request with an empty 200.
 pub struct Recorder {
     pub address: SocketAddr,
     requests: mpsc::UnboundedReceiver<Request>,
@@ -319,7 +320,7 @@ impl Recorder {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (heads, requests) = mpsc::unbounded_channel();
-        // It ends with the runtime of the test.
+        // The task ends with the test's runtime.
         tokio::spawn(async move {
             for connection in 0.. {
                 let (socket, _) = listener.accept().await.unwrap();
@@ -329,7 +330,7 @@ impl Recorder {
         Self { address, requests }
     }
 
-    /// The next request to this path; others, such as health checks, are passed over.
+    /// The next request to this path. Skips others, such as health checks.
     pub async fn request(&mut self, path: &str) -> Request {
         loop {
             let request = within(self.requests.recv()).await.expect("the recorder runs");
@@ -342,7 +343,7 @@ impl Recorder {
 
 async fn record(mut socket: TcpStream, connection: usize, heads: mpsc::UnboundedSender<Request>) {
     let mut head = Vec::new();
-    // Requests of these tests have no body.
+    // The requests in these tests have no body.
     while let Ok(byte) = socket.read_u8().await {
         head.push(byte);
         if head.ends_with(b"\r\n\r\n") {

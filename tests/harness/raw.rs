@@ -1,4 +1,4 @@
-//! A bare TCP connection: for what no well-behaved client sends.
+//! A bare TCP connection, for bytes that no well-behaved client sends.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ pub struct Raw {
     pub socket: TcpStream,
 }
 
-/// A response, as it came.
+/// A response, with its head unparsed.
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
@@ -26,7 +26,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// The headers, in the order in which they came.
+    /// The headers in their original order.
     pub fn headers(&self) -> Vec<(String, String)> {
         let headers = self.head.lines().filter_map(|line| line.split_once(':'));
         headers.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
@@ -62,14 +62,14 @@ impl Raw {
         Self { socket: within(TcpStream::connect(address)).await.expect("the server accepts") }
     }
 
-    /// Connects with a small receive buffer, so that what is not read soon fills the server's own.
+    /// Connects with a small receive buffer, so that unread bytes soon fill the server's buffers.
     pub async fn narrow(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4 << 10).unwrap();
         Self { socket: within(socket.connect(address)).await.expect("the server accepts") }
     }
 
-    /// Connects and shakes hands; the acknowledgement has been read.
+    /// Connects, completes the handshake and reads the acknowledgement.
     pub async fn websocket(address: SocketAddr) -> Self {
         let mut raw = Self::connect(address).await;
         raw.shake_hands().await;
@@ -112,25 +112,25 @@ impl Raw {
         response
     }
 
-    /// Pings and waits for the answer: the server has taken what was sent before, on any connection.
+    /// Sends a ping frame and waits for its pong: the server has then read everything sent before.
     pub async fn turn(&mut self) {
         self.send(&frame(0x89, b"turn")).await;
         assert_eq!(self.frame().await, Some(Frame { opcode: 0xa, payload: b"turn".to_vec() }));
     }
 
-    /// The code of the close frame that comes next, and behind which the server ends the connection in good order.
+    /// Reads a close frame, checks that the server then ends the connection without a reset, and returns the code.
     pub async fn closed(&mut self) -> u16 {
         let code = self.frame().await.expect("a close frame").close_code();
         let end = within(self.socket.read(&mut [0])).await;
-        assert_eq!(end.expect("no reset"), 0, "nothing behind the close frame");
+        assert_eq!(end.expect("no reset"), 0, "no byte follows the close frame");
         code
     }
 
-    /// The next frame; `None` where the connection ended.
+    /// The next frame; `None` if the connection has ended.
     pub async fn frame(&mut self) -> Option<Frame> {
         let mut header = [0; 2];
         within(self.socket.read_exact(&mut header)).await.ok()?;
-        assert_eq!(header[0] & 0xf0, 0x80, "final, without extensions");
+        assert_eq!(header[0] & 0xf0, 0x80, "the frame is final and uses no extension");
         let length = match header[1] {
             126 => usize::from(within(self.socket.read_u16()).await.ok()?),
             127 => usize::try_from(within(self.socket.read_u64()).await.ok()?).unwrap(),
@@ -141,10 +141,10 @@ impl Raw {
         Some(Frame { opcode: header[0] & 0x0f, payload })
     }
 
-    /// Reads until the server ends the connection; all that came.
+    /// Reads until the server ends the connection, and returns all bytes.
     pub async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        // A reset is an end, too.
+        // The server may also end the connection with a reset.
         let _ = within(self.socket.read_to_end(&mut rest)).await;
         rest
     }

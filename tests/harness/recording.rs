@@ -1,4 +1,4 @@
-//! The recorded odds, read from where they are kept.
+//! The recorded odds.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -24,7 +24,7 @@ impl Line {
     }
 }
 
-/// The 18,605 messages in the bursts in which a scraper saw them; `None` where the data is absent.
+/// The 18,605 messages, grouped into bursts of the same `seen_at`. `None` if the data is absent.
 pub fn bursts() -> Option<Vec<Vec<Line>>> {
     #[derive(Deserialize)]
     struct Recorded<'a> {

@@ -1,4 +1,4 @@
-//! A real Redis, with what a test does to it.
+//! A real Redis, and the faults that tests cause in it.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use redis::{Client, FromRedisValue};
 use super::PATIENCE;
 use super::program::{self, Directory, Port};
 
-/// A Redis of a test's own: what it keeps is in a directory, and gone with it.
+/// A Redis server for one test. Its data is in a temporary directory.
 pub struct Redis {
     process: Option<Child>,
     pub directory: Directory,
@@ -18,12 +18,12 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Whether it is installed; if not, that is said.
+    /// Whether Redis is installed. If not, prints that the test is skipped.
     pub fn is_installed() -> bool {
         program::is_installed("redis-server", Command::new("redis-server").arg("--version"))
     }
 
-    /// Starts one that keeps nothing on the disk; `None` where it is not installed.
+    /// Starts a Redis that does not persist its data. `None` if Redis is not installed.
     pub async fn start() -> Option<Self> {
         Self::with(&[]).await
     }
@@ -39,9 +39,9 @@ impl Redis {
         Some(redis)
     }
 
-    /// Starts it on the same port with what its directory has.
+    /// Starts Redis on the same port with the data in its directory.
     pub async fn resume(&mut self) {
-        assert!(self.process.is_none(), "it runs");
+        assert!(self.process.is_none(), "redis-server already runs");
         let output = || {
             let file = self.directory.0.join("output.log");
             std::fs::File::options().create(true).append(true).open(file).unwrap()
@@ -76,29 +76,29 @@ impl Redis {
         Client::open(self.url())?.get_multiplexed_async_connection().await
     }
 
-    /// What it answers to a command; `None` where it closes the connection instead.
+    /// The answer to a command; `None` if Redis refuses the command or closes the connection.
     pub async fn try_ask<T: FromRedisValue>(&self, command: &[&str]) -> Option<T> {
         let (name, arguments) = command.split_first().expect("a command");
         redis::cmd(name).arg(arguments).query_async(&mut self.connection().await.ok()?).await.ok()
     }
 
-    /// What it answers to a command, which has to succeed.
+    /// The answer to a command, which must succeed.
     pub async fn ask<T: FromRedisValue>(&self, command: &[&str]) -> T {
         let mut connection = self.connection().await.expect("redis-server answers");
         let (name, arguments) = command.split_first().expect("a command");
         redis::cmd(name).arg(arguments).query_async(&mut connection).await.expect("the command succeeds")
     }
 
-    /// Starts it again, and remembers what it has now.
+    /// Restarts Redis, with a copy of its data made in between.
     pub async fn remember(&mut self) {
         self.kill();
         self.copy();
         self.resume().await;
     }
 
-    /// Remembers what it has now, and goes on.
+    /// Copies its data while it runs.
     pub fn remember_running(&self) {
-        // Its files belong together only while it writes nothing.
+        // Pause the process, because its files are consistent only while it does not write.
         self.signal("STOP");
         self.copy();
         self.signal("CONT");
@@ -109,7 +109,7 @@ impl Redis {
         assert!(Command::new("cp").arg("-r").args([&kept, &copy]).status().unwrap().success());
     }
 
-    /// Ends it, and leaves it what it had when it was to remember: what a replica or a disk has that lacks the end.
+    /// Kills Redis and replaces its data by the copy: as after a failover or a crash that loses the newest writes.
     pub fn lose_end(&mut self) {
         self.kill();
         let [kept, copy] = self.places();
@@ -121,18 +121,18 @@ impl Redis {
         ["appendonlydir", "copy"].map(|name| self.directory.0.join(name))
     }
 
-    /// Ends it without a warning.
+    /// Kills the process.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            process.kill().expect("it runs");
-            process.wait().expect("it was running");
+            process.kill().expect("the process runs");
+            process.wait().expect("the process ends");
         }
     }
 
-    /// Stops (`STOP`) and goes on with (`CONT`) its process.
+    /// Pauses the process (`STOP`) or lets it continue (`CONT`).
     pub fn signal(&self, signal: &str) {
-        let process = self.process.as_ref().expect("it runs").id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &process]).status().expect("kill is there");
+        let process = self.process.as_ref().expect("the process runs").id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &process]).status().expect("kill is installed");
         assert!(sent.success());
     }
 }
@@ -143,10 +143,10 @@ impl Drop for Redis {
     }
 }
 
-// What stands around a Redis.
+// Replicas, Cluster, Sentinel and TLS.
 
 impl Redis {
-    /// A replica of another one, which has everything of it.
+    /// Starts a replica of another Redis, and waits until it is in sync.
     pub async fn replica_of(master: &Self) -> Option<Self> {
         let address = master.address();
         let (host, port) = (address.ip().to_string(), address.port().to_string());
@@ -155,7 +155,7 @@ impl Redis {
         Some(replica)
     }
 
-    /// Waits until a section of `INFO` has this text.
+    /// Waits until a section of `INFO` contains this text.
     pub async fn reaches(&self, what: &str, section: &str, text: &str) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let mut looks = tokio::time::interval(Duration::from_millis(10));
@@ -164,20 +164,20 @@ impl Redis {
             if said.contains(text) {
                 return;
             }
-            assert!(tokio::time::Instant::now() < deadline, "it never {what}: {said}");
+            assert!(tokio::time::Instant::now() < deadline, "timeout before it {what}: {said}");
             looks.tick().await;
         }
     }
 }
 
-/// Masters that share the slots between them.
+/// A Redis Cluster: masters that share the slots.
 pub struct Cluster {
     pub masters: Vec<Redis>,
     _buses: Vec<Port>,
 }
 
 impl Cluster {
-    /// Starts so many, and waits until each of them calls the cluster whole.
+    /// Starts this many masters, and waits until each of them reports the cluster as complete.
     pub async fn of(count: usize) -> Option<Self> {
         const SLOTS: usize = 16_384;
         let (mut masters, buses) = (Vec::new(), (0..count).map(|_| Port::free()).collect::<Vec<_>>());
@@ -203,30 +203,29 @@ impl Cluster {
                 if said.contains("cluster_state:ok") && said.contains(&format!("cluster_known_nodes:{count}")) {
                     break;
                 }
-                assert!(tokio::time::Instant::now() < deadline, "the cluster is never whole: {said}");
+                assert!(tokio::time::Instant::now() < deadline, "the cluster is not complete in time: {said}");
                 looks.tick().await;
             }
         }
         Some(Self { masters, _buses: buses })
     }
 
-    /// A URL that names one of them only: the others are found.
+    /// A URL that names only one master. Clients discover the others.
     pub fn url(&self) -> String {
         format!("redis-cluster://{}", self.masters[0].address())
     }
 
-    /// The master that has a key's slot.
+    /// The master that owns the slot of a key.
     pub async fn owner(&mut self, key: &str) -> &mut Redis {
         let slot: usize = self.masters[0].ask(&["CLUSTER", "KEYSLOT", key]).await;
         let slots: Vec<(usize, usize, Vec<redis::Value>)> = self.masters[0].ask(&["CLUSTER", "SLOTS"]).await;
-        let of =
-            slots.into_iter().find(|(first, last, _)| (*first..=*last).contains(&slot)).expect("each has an owner");
+        let of = slots.into_iter().find(|(first, last, _)| (*first..=*last).contains(&slot)).expect("it has an owner");
         let port: (String, u16) = redis::from_redis_value(redis::Value::Array(of.2[..2].to_vec())).unwrap();
-        self.masters.iter_mut().find(|master| master.address().port() == port.1).expect("one of ours")
+        self.masters.iter_mut().find(|master| master.address().port() == port.1).expect("a known master")
     }
 }
 
-/// A Sentinel that alone decides who is the master, which it calls `main`.
+/// A single Sentinel, with a quorum of one. It monitors the master under the name `main`.
 pub struct Sentinel {
     process: Child,
     port: Port,
@@ -234,7 +233,7 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// Starts it, and waits until it knows the master's replica.
+    /// Starts a Sentinel, and waits until it knows the master's replica.
     pub async fn of(master: &Redis) -> Self {
         let (directory, port) = (Directory::new(), Port::free());
         let (address, watched) = (port.address, master.address());
@@ -257,17 +256,17 @@ impl Sentinel {
         sentinel
     }
 
-    /// Where the master is asked for.
+    /// The URL that asks this Sentinel for the master.
     pub fn url(&self) -> String {
         format!("redis-sentinel://{}/main", self.port.address)
     }
 
-    /// Has the replica take over from the master.
+    /// Makes the Sentinel promote the replica to master.
     pub async fn fail_over(&self) {
         self.ask(&["SENTINEL", "FAILOVER", "main"]).await.expect("there is a replica");
     }
 
-    /// Waits until it calls this one the master.
+    /// Waits until the Sentinel names this Redis as the master.
     pub async fn follows(&self, master: &Redis) {
         let port = format!("\"{}\"", master.address().port());
         self.reaches("has another master", &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"], &port).await;
@@ -279,7 +278,7 @@ impl Sentinel {
         redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await
     }
 
-    /// Waits until the answer to a command has this text.
+    /// Waits until the answer to a command contains this text.
     async fn reaches(&self, what: &str, command: &[&str], text: &str) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let mut looks = tokio::time::interval(Duration::from_millis(10));
@@ -288,7 +287,7 @@ impl Sentinel {
             if said.contains(text) {
                 return;
             }
-            assert!(tokio::time::Instant::now() < deadline, "it never {what}: {said}");
+            assert!(tokio::time::Instant::now() < deadline, "timeout before it {what}: {said}");
             looks.tick().await;
         }
     }
@@ -301,13 +300,14 @@ impl Drop for Sentinel {
     }
 }
 
-/// An authority, a certificate that it has signed for 127.0.0.1, and another authority that has signed nothing.
+/// A certificate authority, a certificate that it has signed for 127.0.0.1, and a second authority
+/// that has signed nothing.
 pub struct Certificates {
     directory: Directory,
 }
 
 impl Certificates {
-    /// Makes them; `None` where `openssl` is not installed.
+    /// Creates the certificates. `None` if `openssl` is not installed.
     pub fn new() -> Option<Self> {
         if !program::is_installed("openssl", Command::new("openssl").arg("version")) {
             return None;
@@ -334,10 +334,10 @@ impl Certificates {
 
     /// The path of a file: `ca.crt`, `other.crt`, `server.crt` or `server.key`.
     pub fn path(&self, name: &str) -> String {
-        self.directory.0.join(name).into_os_string().into_string().expect("a path of ASCII")
+        self.directory.0.join(name).into_os_string().into_string().expect("the path is ASCII")
     }
 
-    /// A Redis with the signed certificate, and the URL of its port for TLS.
+    /// Starts a Redis with the signed certificate, and returns the URL of its TLS port.
     pub async fn redis(&self) -> Option<(Redis, Port, String)> {
         let port = Port::free();
         let (number, certificate, key) =

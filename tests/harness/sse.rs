@@ -1,4 +1,4 @@
-//! An event stream, read by a parser that nobody here wrote.
+//! An SSE client: the event stream is parsed by the crate eventsource-stream.
 
 use std::pin::Pin;
 
@@ -32,9 +32,9 @@ impl Client {
         }
     }
 
-    /// Connects where the server may refuse to, which gives its answer.
+    /// Connects; returns the response as an error if its status is not 200.
     pub async fn attempt(app: &App, query: &str, last_id: Option<&str>) -> Result<Self, reqwest::Response> {
-        // A client of its own: reqwest keeps connections open beyond the response.
+        // Use a new `reqwest::Client`, because a shared one keeps connections open after the response.
         let mut request = reqwest::Client::new().get(app.url(&format!("/api/sse?{query}")));
         if let Some(id) = last_id {
             request = request.header("last-event-id", id);
@@ -51,7 +51,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Connects over a socket that the test has prepared. HTTP/1.0, so that the body is the plain stream.
+    /// Connects over a socket that the test has prepared. Uses HTTP/1.0, so that the body is not chunked.
     pub async fn over(mut socket: TcpStream, query: &str) -> Self {
         let request = format!("GET /api/sse?{query} HTTP/1.0\r\nHost: localhost\r\n\r\n");
         within(socket.write_all(request.as_bytes())).await.expect("the connection is open");
@@ -90,10 +90,10 @@ impl Client {
         }
     }
 
-    /// The data of the next event, as it came.
+    /// The data of the next event, unparsed.
     pub async fn text(&mut self) -> String {
-        let event = self.event().await.expect("the stream goes on");
-        assert_eq!(event.event, "message", "no event: line, so that onmessage sees all");
+        let event = self.event().await.expect("the stream has another event");
+        assert_eq!(event.event, "message", "the stream has no `event:` lines, so `onmessage` gets every event");
         event.data
     }
 

@@ -1,4 +1,4 @@
-//! TLS in front of a server, as a reverse proxy has it.
+//! A TLS terminator in front of a server, like a reverse proxy.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::redis::Certificates;
 
-/// Takes encrypted connections, and passes on what they say.
+/// Accepts TLS connections, and passes on the decrypted bytes to the server.
 pub struct Tls {
     pub address: SocketAddr,
     _passing: JoinSet<()>,
@@ -35,7 +35,7 @@ impl Tls {
             while let Ok((stream, _)) = listener.accept().await {
                 let acceptor = acceptor.clone();
                 connections.spawn(async move {
-                    // Who does not trust the certificate goes away.
+                    // A client that does not trust the certificate ends the handshake.
                     let Ok(mut inside) = acceptor.accept(stream).await else { return };
                     let mut server = TcpStream::connect(target).await.unwrap();
                     let _ = copy_bidirectional(&mut inside, &mut server).await;

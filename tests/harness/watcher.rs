@@ -1,4 +1,4 @@
-//! A client of a node that reads up to a position, and what it takes to have one.
+//! A client of a node that reads up to a position, and a publish that retries until the node accepts it.
 
 use oddswire::message::Position;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use super::follower::Follower;
 use super::process::{Process, TOKEN};
 use super::{Answer, PATIENCE, within, ws};
 
-/// A client of all topics of a node, which reads until it has what was published last.
+/// A client of all topics of a node. It reads until it reaches a position.
 pub struct Watcher {
     pub client: ws::Client,
     pub follower: Follower,
@@ -33,13 +33,13 @@ impl Watcher {
     }
 }
 
-/// Where a publish that was taken ended.
+/// The position in the answer to a publish.
 pub fn position(published: &Value) -> Position {
     published["position"].as_str().expect("a position").parse().expect("a position")
 }
 
-/// Publishes until it is taken.
-pub async fn insist(node: &Process, key: &str, messages: &Value) -> Value {
+/// Repeats a publish, with the same idempotency key, until it is accepted.
+pub async fn publish_until_accepted(node: &Process, key: &str, messages: &Value) -> Value {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let mut tries = tokio::time::interval(std::time::Duration::from_millis(10));
     loop {
@@ -54,7 +54,7 @@ pub async fn insist(node: &Process, key: &str, messages: &Value) -> Value {
             "{}",
             answer.text
         );
-        assert!(tokio::time::Instant::now() < deadline, "it is never taken: {}", answer.text);
+        assert!(tokio::time::Instant::now() < deadline, "the publish is not accepted in time: {}", answer.text);
         tries.tick().await;
     }
 }

@@ -1,4 +1,4 @@
-//! A WebSocket client of which thousands cost little: a socket and a buffer, and no deadline of its own.
+//! A WebSocket client so small that a test can have thousands: a socket and a buffer. Its waits have no deadline.
 
 use std::net::SocketAddr;
 
@@ -32,17 +32,17 @@ impl Wire {
     }
 
     async fn read(&mut self) {
-        assert!(self.socket.read_buf(&mut self.buffer).await.expect("no reset") > 0, "an end without a close frame");
+        assert!(self.socket.read_buf(&mut self.buffer).await.expect("no reset") > 0, "no close frame at the end");
     }
 
-    /// The next frame: its first byte and what it holds.
+    /// The next frame: its first byte and its payload.
     pub async fn frame(&mut self) -> (u8, Bytes) {
         loop {
             if let [first, length, rest @ ..] = &self.buffer[..] {
                 let (header, length) = match (length, rest) {
                     (126, [high, low, ..]) => (4, usize::from(u16::from_be_bytes([*high, *low]))),
                     (126, _) => (4, usize::MAX),
-                    (127, _) => panic!("nothing here is that long"),
+                    (127, _) => panic!("no frame in these tests has 64 KiB or more"),
                     (short, _) => (2, usize::from(*short)),
                 };
                 if self.buffer.len() - 2 >= length.saturating_add(header - 2) {
@@ -55,10 +55,10 @@ impl Wire {
         }
     }
 
-    /// The next frame, which has to be a text of this type.
+    /// The next frame, which must be a text message of this type.
     pub async fn expect(&mut self, kind: &str) -> Value {
         let (first, payload) = self.frame().await;
-        assert_eq!(first, 0x81, "a text");
+        assert_eq!(first, 0x81, "the frame is a text message");
         let message: Value = serde_json::from_slice(&payload).expect("the server sends JSON");
         assert_eq!(message["type"], kind, "{message}");
         message

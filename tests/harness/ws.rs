@@ -1,4 +1,4 @@
-//! A WebSocket client that nobody here wrote.
+//! A WebSocket client: tokio-tungstenite.
 
 use std::net::SocketAddr;
 
@@ -28,7 +28,7 @@ impl Client {
         Self::attempt(socket, address, query).await.expect("the handshake is accepted")
     }
 
-    /// Connects where the server may refuse to.
+    /// Connects; returns an error if the server refuses the handshake.
     pub async fn attempt(socket: TcpStream, address: SocketAddr, query: &str) -> Result<Self, Error> {
         let url = format!("ws://{address}/api/ws?{query}");
         let (stream, _) = within(tokio_tungstenite::client_async(url, socket)).await?;
@@ -37,7 +37,7 @@ impl Client {
         Ok(client)
     }
 
-    /// The next text message, as it came.
+    /// The next text message, unparsed.
     pub async fn text(&mut self) -> Utf8Bytes {
         loop {
             match within(self.stream.next()).await {
@@ -48,21 +48,21 @@ impl Client {
         }
     }
 
-    /// The next text message.
+    /// The next text message, parsed and checked against `docs/api/asyncapi.yaml`.
     pub async fn next(&mut self) -> Value {
         let message = serde_json::from_str(&self.text().await).expect("the server sends JSON");
         contract::message(&message);
         message
     }
 
-    /// The next text message, which has to be of this type.
+    /// The next text message, which must have this type.
     pub async fn expect(&mut self, kind: &str) -> Value {
         let message = self.next().await;
         assert_eq!(message["type"], kind, "{message}");
         message
     }
 
-    /// The next frame, whatever it is; `None` at the end.
+    /// The next frame of any kind; `None` at the end.
     pub async fn frame(&mut self) -> Option<Result<Message, Error>> {
         within(self.stream.next()).await
     }
@@ -75,13 +75,14 @@ impl Client {
         within(self.stream.send(message)).await.expect("the connection is open");
     }
 
-    /// Sends a `ping` and waits for its `pong`: all that was sent before has been handled, and nothing came of it.
+    /// Sends a `ping`, and checks that the next message is its `pong`. This proves that the server has handled
+    /// everything sent before, and has sent nothing else.
     pub async fn nothing_came(&mut self) {
         self.send(r#"{"type":"ping"}"#).await;
         self.expect("pong").await;
     }
 
-    /// Reads to the end; the close frame of the server.
+    /// Reads up to the server's close frame, and returns it.
     pub async fn closed(&mut self) -> Option<CloseFrame> {
         loop {
             match self.frame().await {
@@ -92,7 +93,7 @@ impl Client {
         }
     }
 
-    /// Closes as a browser does, and waits for the end.
+    /// Sends a close frame as a browser does, and waits until the connection ends.
     pub async fn close(mut self) {
         within(self.stream.close(None)).await.expect("the connection is open");
         while let Some(Ok(_)) = self.frame().await {}
