@@ -1,11 +1,11 @@
-// Starts headless Chromium, as every test has it.
+// Starts headless Chromium with the same options for every test.
 
 import { createRequire } from "node:module";
 
-// Only `require` finds a package through NODE_PATH.
+// `require` searches NODE_PATH for packages; `import` does not.
 const { chromium } = createRequire(import.meta.url)("playwright-core");
 
-/** A browser of that program. No wait has a deadline here: whoever started the script has one. */
+/** Starts this browser program. No wait here has a deadline, since the test that started the script has one. */
 export function launch(executablePath) {
   return chromium.launch({
     executablePath,
@@ -19,7 +19,7 @@ export function launch(executablePath) {
       "--disable-background-networking",
       "--disable-component-update",
       "--disable-sync",
-      // The servers listen on IPv4; left to itself the browser asks ::1 first, where the port may be somebody else's.
+      // The servers listen on IPv4. By default the browser tries ::1 first, where another program may use the port.
       "--host-resolver-rules=MAP localhost 127.0.0.1",
     ],
   });

@@ -1,23 +1,23 @@
-// Does in headless Chromium what somebody does with a page, and says what the page is like.
+// Operates a page in headless Chromium, and reports the state of the page.
 //
 // Usage: console.mjs CHROMIUM
 // as in: echo '{"open":{"url":"http://127.0.0.1:8000/"}}' | console.mjs …
 //
-// Each line of the input is a JSON object with one operation, and has one line of the output as its answer: a JSON object
-// with the `event` "done" and a `value`, or "failed" and a `detail`.
+// Each input line is a JSON object with one operation. Each gets one output line as its answer: a JSON object with the
+// `event` "done" and a `value`, or with "failed" and a `detail`.
 //
-//   open       a page in place of the one before: `url`, and how it is looked at: `width`, `height`, `scheme`, `motion`
-//   evaluate   the value of an expression in the page
-//   until      the first value of an expression that holds, looked at with each frame
-//   press      a key
-//   type       a text, key by key
-//   click      what a selector finds
-//   scheme     the colours that the system prefers from now on: light or dark
-//   axe        the barriers that axe-core finds, each with what it is about
-//   noise      what a page must not do: errors and warnings in its console, exceptions, requests to others, and what its
-//              policy forbids
+//   open       close the previous page, and open `url` with `width`, `height`, `scheme` and `motion`
+//   evaluate   return the value of an expression in the page
+//   until      evaluate an expression with each frame, and return its first truthy value
+//   press      press a key
+//   type       type a text, key by key
+//   click      click the element that matches a selector
+//   scheme     set the preferred colour scheme: light or dark
+//   axe        return the accessibility barriers that axe-core finds, with their elements
+//   noise      return errors and warnings in the console (violations of the content security policy among them),
+//              exceptions, and requests to other hosts
 //
-// It ends with its input.
+// The script ends when its input ends.
 
 import { createRequire } from "node:module";
 import { readFile } from "node:fs/promises";
@@ -25,10 +25,10 @@ import { createInterface } from "node:readline";
 
 import { launch } from "./chromium.mjs";
 
-// Only `require` finds a package through NODE_PATH.
+// `require` searches NODE_PATH for packages; `import` does not.
 const require = createRequire(import.meta.url);
 
-/** Whoever waits for this waits longer, so that it is told what the page was like. */
+/** Shorter than the deadline of the tests, so that a test gets the failure with the text of the page. */
 const PATIENCE = 40_000;
 
 const browser = await launch(process.argv[2]);
@@ -54,13 +54,13 @@ const operations = {
     await page.goto(url, { timeout: PATIENCE });
   },
   evaluate: expression => page.evaluate(expression),
-  // The driver's own way of waiting makes code of text in the page, which its policy forbids.
+  // Playwright's own `waitForFunction` evaluates a string in the page, which the content security policy forbids.
   async until(expression) {
     const deadline = Date.now() + PATIENCE;
     for (;;) {
       const value = await page.evaluate(expression).catch(error => ({ error }));
       if (value && value.error === undefined) return value;
-      if (Date.now() > deadline) throw value?.error ?? new Error("it never held");
+      if (Date.now() > deadline) throw value?.error ?? new Error("timed out waiting for the expression");
       await page.evaluate("new Promise(requestAnimationFrame)");
     }
   },

@@ -1,18 +1,18 @@
-// Opens pages in headless Chromium, in each of them an EventSource or a WebSocket, and prints what they get.
+// Opens pages in headless Chromium, each with an EventSource or a WebSocket, and prints their events.
 //
 // Usage: eventsource.mjs CHROMIUM
 // as in: echo '{"page":"http://127.0.0.1:8000/healthz","url":"http://127.0.0.1:8000/api/sse"}' | eventsource.mjs …
 //
-// Each line of the input opens a page, in place of the one before it, and in it the URL: as a WebSocket where its scheme
-// is ws, else as an EventSource. Each line of the output is a JSON object whose `event` says what it is:
+// Each input line closes the previous page, opens `page`, and connects it to `url`: with a WebSocket if the scheme is
+// ws, else with an EventSource. Each output line is a JSON object. Its `event` is one of:
 //
-//   page                 what follows is of the page that was asked for
-//   open, error, close   what the page was told, with the `ready_state` that it then saw
-//   message              with its `data`, and the `last_event_id` of an EventSource
-//   response             to the EventSource: the `status`, and the `last_event_id` that the browser had sent
-//   refused              the handshake of the WebSocket failed, with the browser's `detail`
+//   page                 the page is open; all further events belong to it
+//   open, error, close   the event of that name in the page, with the `ready_state`
+//   message              a message with its `data`, and the `last_event_id` of an EventSource
+//   response             a response to the EventSource: its `status`, and the `last_event_id` in the request
+//   refused              a failed handshake of the WebSocket, with the browser's `detail`
 //
-// It ends with its input. No wait has a deadline here: whoever started this has one, and then ends the input or this.
+// The script ends when its input ends. No wait here has a deadline, since the test that started the script has one.
 
 import { createInterface } from "node:readline";
 
@@ -50,8 +50,8 @@ async function open(pageUrl, url) {
   }, url);
 }
 
-// The network's own account: a page learns neither why it is refused nor what the browser sends for it. What belongs to
-// one request comes in several parts, in no certain order.
+// Read the browser's network events, because a page cannot see the reason of a refusal or the headers of its requests.
+// The parts of one request come in several events, in any order.
 async function watch(network, url) {
   const requests = new Map();
   const learn = (id, part) => {

@@ -1,9 +1,9 @@
-// Opens a page in headless Chromium, runs the code from its standard input there, and prints what that logs, a line for
-// each call. What is no text is printed as JSON. An error of the page ends this with exit code 1.
+// Opens a page in headless Chromium, runs the code from standard input in it, and prints its console calls, one line
+// for each. Prints values other than strings as JSON. An error in the page ends the script with exit code 1.
 //
 // Usage: page.mjs CHROMIUM URL < code.js
 //
-// It goes on until it is ended: what the code listens to does, too.
+// The script runs until it is killed, because the code may wait for events forever.
 
 import { text } from "node:stream/consumers";
 
@@ -19,12 +19,12 @@ const fail = error => {
 };
 page.on("pageerror", fail);
 page.on("console", async message => {
-  // The browser asks for an icon by itself, and not every page has one.
+  // The browser requests an icon automatically, and not every page has one.
   if (message.location().url.endsWith("/favicon.ico")) return;
   if (message.type() === "error") fail(message.text());
   const values = await Promise.all(message.args().map(argument => argument.jsonValue()));
   process.stdout.write(`${values.map(value => (typeof value === "string" ? value : JSON.stringify(value))).join(" ")}\n`);
 });
 await page.goto(url, { timeout: 0 });
-// Not awaited: it may never be done.
+// Do not await the code, because it may never finish.
 page.evaluate(`(async () => {${code}\n})()`).catch(fail);

@@ -1,10 +1,10 @@
-"""Talks to a running oddswire with the Python package `websockets` (version 17), as a subscriber's own service would.
+"""Tests a running oddswire with the Python package `websockets` (version 17), as a subscriber's service would use it.
 
 Usage: websockets_client.py WS_URL PUBLISH_BASE TOKEN
 as in: websockets_client.py ws://127.0.0.1:8000/api/ws http://127.0.0.1:8000 dev-token
 
-Prints one `ok: …` line for each step and exits with 0. The first thing that differs from the contract ends it with 1
-and a line that says what was expected and what came. It expects the default topics and that nobody else publishes.
+Prints one `ok: …` line for each step and exits with 0. At the first difference from the contract, it prints the
+expected and the received value and exits with 1. It expects the default topics and no other publisher.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import urllib.request
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
-# Seconds for any single wait. All of them take milliseconds; the rest is room for a busy CI machine.
+# The timeout of a single wait, in seconds. A wait takes milliseconds, except on a busy CI machine.
 TIMEOUT = 10
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -26,7 +26,7 @@ POSITION = re.compile(r"\d+-\d+")
 
 
 class Failure(Exception):
-    """The server did something else than its contract says."""
+    """The server's behaviour differs from its contract."""
 
     def __init__(self, expected, came):
         super().__init__(f"expected {expected}, got {came}")
@@ -42,7 +42,7 @@ def check(holds, expected, came):
 
 
 def receive(ws, expected):
-    """The next message: its text, because `data` is compared byte for byte, and what the text parses to."""
+    """The next message: its text, since `data` is compared byte for byte, and the parsed text."""
     try:
         text = ws.recv(timeout=TIMEOUT)
     except TimeoutError:
@@ -65,8 +65,8 @@ def receive(ws, expected):
 
 
 def receive_topics(ws, kind, topics):
-    """A `connection_ack` or `subscription_update`. The topics stand in it twice, for clients that read the top level
-    and for those that read every message through `data`, and are sorted, so the lists are compared as they are."""
+    """A `connection_ack` or `subscription_update`. It contains the topics at the top level and in `data`, because some
+    clients read only one of the two. Both lists are sorted, so they are compared unchanged."""
     expected = f"a {kind} with the topics {topics} at the top level and in `data`"
     text, message = receive(ws, expected)
     check(
@@ -79,14 +79,14 @@ def receive_topics(ws, kind, topics):
 
 
 def ping(ws):
-    """The application's own ping. Its answer is the very next message, so it also proves that nothing else came."""
+    """Sends a `ping` message. Its answer must be the next message, which proves that the server sent nothing else."""
     ws.send('{"type":"ping"}')
     text, message = receive(ws, "a pong and nothing before it")
     check(message.get("type") == "pong" and message["data"] == {}, "a pong with empty data and nothing before it", text)
 
 
 def publish(base, token, topic, key, kind, data):
-    """Publishes one message whose `data` is the given text, untouched, and returns its position."""
+    """Publishes one message with the given text as `data`, and returns its position."""
     fields = {"topic": topic, "key": key, "type": kind}
     head = json.dumps({name: value for name, value in fields.items() if value is not None})
     request = urllib.request.Request(
@@ -94,7 +94,7 @@ def publish(base, token, topic, key, kind, data):
         data=f'{head[:-1]}, "data": {data}}}'.encode(),
         headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
     )
-    # The server is on this machine: a proxy that the environment names would not reach it.
+    # The server is on this machine, so ignore any proxy in the environment.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     expected = "200 from /api/publish with one message accepted and its position"
     try:
@@ -120,7 +120,7 @@ def publish(base, token, topic, key, kind, data):
 
 
 def receive_published(ws, position, topic, key, kind, data):
-    """The published message, with the position that the publisher was told and `data` byte for byte."""
+    """Receives the published message, and checks its position and, byte for byte, its `data`."""
     expected = f"the {kind} {position} of {topic} with the key {key}"
     text, message = receive(ws, expected)
     envelope = {name: message.get(name) for name in ("type", "topic", "id", "key")}
@@ -130,9 +130,8 @@ def receive_published(ws, position, topic, key, kind, data):
 
 
 def odds(home):
-    """Odds as a parser would not write them back: spaces, exponents, digits beyond a double, escapes beside UTF-8, keys
-    out of order, one of them twice. The time makes them differ from run to run, since a server may leave out what
-    did not change."""
+    """Odds that a JSON parser would change: spaces, exponents, more digits than a double, escapes next to UTF-8, and
+    unsorted and duplicate keys. The time makes each run's odds different, since unchanged data is not delivered."""
     return (
         f'{{ "seen_at":{time.time_ns()},  "home" : {home}, "draw":3.10e0,"away":12345678901234567890.10,'
         r'"name":"Beşiktaş \u2013 A\/B \ud83d\ude00 😀", "a":[ ],"a":null }'
@@ -142,8 +141,8 @@ def odds(home):
 def exercise(ws_url, base, token):
     separator = "&" if "?" in ws_url else "?"
     url = f"{ws_url}{separator}topics=odds_updates"
-    # The library's own keep-alive is off, so that the only pings are the ones below. Everything else is as the library
-    # does it by default; that includes its offer of compression, which the server may take or leave.
+    # Switch off the library's keep-alive, so that only this test sends pings. All other options have their defaults,
+    # such as the offer of compression, which the server may accept or ignore.
     with connect(url, proxy=None, ping_interval=None, open_timeout=TIMEOUT, close_timeout=TIMEOUT) as ws:
         text, ack = receive_topics(ws, "connection_ack", ["odds_updates"])
         connection = ack["data"].get("connection")
@@ -165,7 +164,7 @@ def exercise(ws_url, base, token):
         sent = ("odds_updates", "8301/1x2/betpawa", "odds_update")
         receive_published(ws, publish(base, token, *sent, data), *sent, data)
         ping(ws)
-        ok("a published message arrives, byte for byte, once though two subscriptions match it")
+        ok("a published message arrives once, byte for byte, although two subscriptions match it")
 
         ws.send('{"type":"unsubscribe","topics":["odds_updates"]}')
         receive_topics(ws, "subscription_update", ["odds_updates/8301", "scrape_progress"])
@@ -177,7 +176,7 @@ def exercise(ws_url, base, token):
         data = f'{{"phase":"scraping", "current":2,"total":3,"platform":null,"elapsed_ms":{time.time_ns()}}}'
         sent = ("scrape_progress", None, "scrape_progress")
         receive_published(ws, publish(base, token, *sent, data), *sent, data)
-        ok("only what is still subscribed to arrives, in order")
+        ok("only messages of the current subscriptions arrive, in order")
 
         for ignored in ("this is { not JSON", "[1,2,3]", '"ping"', b"\x00\xff\xfe", '{"type":"no_such_type"}'):
             ws.send(ignored)
@@ -195,8 +194,8 @@ def exercise(ws_url, base, token):
 
 
 def receive_unknown_topic(ws, topics):
-    """One error that says which topic is unknown and which are known. The unchanged subscriptions may be confirmed
-    beside it, before or after: a ping marks the end of the answer."""
+    """Receives one error that names the unknown topic and the known ones. The server may also confirm the unchanged
+    subscriptions, before or after it. A ping marks the end of the answer."""
     ws.send('{"type":"ping"}')
     expected = "one error with the code unknown_topic, naming no_such_topic and the known topics"
     errors = []
@@ -224,7 +223,7 @@ def receive_unknown_topic(ws, topics):
 def main():
     parser = argparse.ArgumentParser(description="Checks a running oddswire with the Python package websockets.")
     parser.add_argument("ws_url", help="the WebSocket endpoint, as in ws://127.0.0.1:8000/api/ws")
-    parser.add_argument("publish_base", help="what /api/publish is appended to, as in http://127.0.0.1:8000")
+    parser.add_argument("publish_base", help="the base URL of /api/publish, as in http://127.0.0.1:8000")
     parser.add_argument("token", help="the publish token")
     arguments = parser.parse_args()
     try:
@@ -232,7 +231,7 @@ def main():
     except Failure as failure:
         print(f"failed: {failure}", flush=True)
     except (WebSocketException, OSError) as error:
-        # A refused handshake, a connection lost while sending; a TimeoutError is an OSError as well.
+        # A refused handshake, or a connection lost while sending. TimeoutError is a subclass of OSError.
         print(f"failed: expected an open connection, got {error!r}", flush=True)
     else:
         return 0
