@@ -1,4 +1,4 @@
-//! `oddswire demo`: what somebody sees who has just cloned the project.
+//! `oddswire demo`: simulated odds for a first look at the project.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::harness::process::{self, Process};
 use crate::harness::ws;
 
 #[tokio::test]
-async fn a_subscriber_sees_scrape_runs_and_a_market_that_moves() {
+async fn subscriber_receives_scrape_progress_and_changing_prices() {
     let demo = Process::start(&["demo", "--rate=2000", "--seed=1", "--drain-spread=0s"], &[]).await;
     let mut client = ws::Client::connect(demo.address, "since=snapshot").await;
     let (mut prices, mut moved) = (BTreeMap::new(), BTreeSet::new());
@@ -43,10 +43,10 @@ async fn a_subscriber_sees_scrape_runs_and_a_market_that_moves() {
 }
 
 #[tokio::test]
-async fn the_settings_of_the_server_apply() {
+async fn demo_uses_the_server_settings() {
     let demo = Process::start(&["demo", "--publish-token=sesame"], &[("ODDSWIRE_HISTORY_MESSAGES", "7")]).await;
     assert_eq!((demo.publish("sesame").await, demo.publish("wrong").await), (200, 401));
-    // The terminal that it was started in is gone.
+    // A closed terminal sends SIGHUP.
     demo.signal("HUP");
     let ended = demo.end().await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);

@@ -1,4 +1,4 @@
-//! The commands at a terminal: each runs as a process of its own.
+//! The commands of the program, each run as a separate process.
 
 mod demo;
 mod publish;

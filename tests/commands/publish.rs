@@ -1,4 +1,4 @@
-//! `oddswire publish`: all of a file, once, or said how far it came.
+//! `oddswire publish`: publishes every line of a file once, or says at which line it stopped.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::harness::{App, TOKEN, within, ws};
 
 const ENVIRONMENT: [(&str, &str); 1] = [("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
 
-/// A file of so many keyless messages without a topic; their data is their number.
+/// A file of this many messages without key and topic. The data of each is its number.
 fn numbers(directory: &Directory, count: usize) -> PathBuf {
     let lines: Vec<String> = (1..=count).map(|number| format!("{{\"data\":{number}}}\n")).collect();
     file(directory, "numbers.ndjson", lines.concat().as_bytes())
@@ -32,7 +32,7 @@ fn arguments<'a>(url: &'a str, path: &'a Path, more: &[&'a str]) -> Vec<&'a str>
     [&["publish", "--topic=odds_updates", "--url", url, path.to_str().unwrap()], more].concat()
 }
 
-/// Reads so many messages, whose data has to be these numbers in order.
+/// Reads messages, whose data must be these numbers in order.
 async fn expect(client: &mut ws::Client, numbers: std::ops::RangeInclusive<usize>) {
     for number in numbers {
         assert_eq!(client.expect("odds_updates").await["data"], number);
@@ -40,7 +40,7 @@ async fn expect(client: &mut ws::Client, numbers: std::ops::RangeInclusive<usize
 }
 
 #[tokio::test]
-async fn a_file_is_taken_whole_and_in_order() {
+async fn file_is_published_completely_and_in_order() {
     let (app, directory) = (App::start().await, Directory::new());
     let mut client = app.ws("topics=odds_updates").await;
     let url = app.url("");
@@ -59,7 +59,7 @@ async fn a_file_is_taken_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn the_mark_that_some_editors_put_before_utf_8_is_no_part_of_the_first_line() {
+async fn byte_order_mark_at_the_start_of_a_file_is_ignored() {
     let (app, directory) = (App::start().await, Directory::new());
     let mut client = app.ws("topics=odds_updates").await;
     let url = app.url("");
@@ -70,7 +70,7 @@ async fn the_mark_that_some_editors_put_before_utf_8_is_no_part_of_the_first_lin
 }
 
 #[tokio::test]
-async fn what_comes_through_a_pipe_is_published_before_the_pipe_ends() {
+async fn lines_from_a_pipe_are_published_before_the_pipe_ends() {
     let app = App::start().await;
     let mut client = app.ws("topics=odds_updates").await;
     let url = app.url("");
@@ -87,7 +87,7 @@ async fn what_comes_through_a_pipe_is_published_before_the_pipe_ends() {
 }
 
 #[tokio::test]
-async fn a_bad_line_is_named_and_what_stands_before_it_is_taken() {
+async fn error_names_the_bad_line_and_earlier_lines_are_published() {
     let (app, directory) = (App::start().await, Directory::new());
     let url = app.url("");
     for (bad, says) in [
@@ -113,7 +113,7 @@ async fn a_bad_line_is_named_and_what_stands_before_it_is_taken() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_too_large_is_sent_in_halves_and_a_message_that_is_is_named() {
+async fn oversized_batch_is_halved_and_oversized_message_is_an_error() {
     let app = App::with(|config| {
         config.publish_body_bytes = 2_000;
         config.publish_message_bytes = 500;
@@ -133,12 +133,12 @@ async fn a_request_that_is_too_large_is_sent_in_halves_and_a_message_that_is_is_
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_with_503_in_the_middle_is_tried_until_it_takes_the_rest() {
+async fn publish_retries_after_503_until_all_lines_are_accepted() {
     let (data, directory) = (Directory::new(), Directory::new());
     let environment = [
         ("ODDSWIRE_ENGINE", "journal"),
         ("ODDSWIRE_DATA_DIR", data.0.to_str().unwrap()),
-        // The client reads when all is published.
+        // The client reads nothing until all is published, so its outbox must hold everything.
         ("ODDSWIRE_OUTBOX_BYTES", "64MiB"),
     ];
     let mut server = Process::with_files_of("unlimited", &environment).await;
@@ -158,13 +158,13 @@ async fn a_server_that_refuses_with_503_in_the_middle_is_tried_until_it_takes_th
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.stdout.starts_with("200 messages taken in "), "{ended:?}");
     for number in 1..=200 {
-        assert_eq!(client.expect("odds_updates").await["data"][0], number, "once, and in order");
+        assert_eq!(client.expect("odds_updates").await["data"][0], number, "each message comes once and in order");
     }
     server.event("journal.mended").await;
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_in_the_middle_takes_nothing_twice() {
+async fn cut_connection_does_not_duplicate_messages() {
     let (app, directory) = (App::with(|config| config.outbox_bytes = 64 << 20).await, Directory::new());
     let link = Link::to(app.address).await;
     let url = format!("http://{}", link.address);
@@ -183,7 +183,7 @@ async fn a_connection_that_is_cut_in_the_middle_takes_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_server_that_forgot_what_it_took_is_told_and_an_end_with_1() {
+async fn lost_state_of_the_server_is_reported_with_exit_code_1() {
     let port = Port::free();
     let listen = port.address.to_string();
     let settings = [("ODDSWIRE_LISTEN", listen.as_str()), ("ODDSWIRE_PUBLISH_TOKEN", process::TOKEN)];
@@ -199,7 +199,7 @@ async fn a_server_that_forgot_what_it_took_is_told_and_an_end_with_1() {
             input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
             client.expect("odds_updates").await;
         }
-        // It answers what it took before it ends.
+        // The server answers the pending request before it ends.
         server.stop().await;
         let server = Process::start(&[], &settings).await;
         input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
@@ -213,8 +213,8 @@ async fn a_server_that_forgot_what_it_took_is_told_and_an_end_with_1() {
 }
 
 #[tokio::test]
-async fn a_run_that_is_killed_goes_on_where_it_was_and_nothing_is_taken_twice() {
-    // So few requests a second that there is a middle to be killed in.
+async fn killed_run_resumes_and_does_not_duplicate_messages() {
+    // Limit the requests per second, so that the run is still in progress when it is killed.
     let app = App::with(|config| config.publishes_per_second = 5).await;
     let directory = Directory::new();
     let (path, progress) = (numbers(&directory, 200), directory.0.join("progress.json"));
@@ -227,7 +227,7 @@ async fn a_run_that_is_killed_goes_on_where_it_was_and_nothing_is_taken_twice() 
     publish.says("429: ").await;
     publish.signal("KILL");
     assert_eq!(publish.end().await.code, None);
-    // As if it had been killed after a batch was taken and before that was noted.
+    // Simulate a kill after the server accepted a batch and before the command saved that progress.
     let kept = std::fs::read_to_string(&progress).unwrap();
     let mut kept: Value = serde_json::from_str(&kept).unwrap();
     let reached = kept["line"].as_u64().unwrap();
@@ -242,11 +242,11 @@ async fn a_run_that_is_killed_goes_on_where_it_was_and_nothing_is_taken_twice() 
     assert_eq!(ended.code, Some(0), "{ended:?}");
     expect(&mut client, 1..=200).await;
     client.nothing_came().await;
-    assert!(!progress.exists(), "all is taken, and another run begins anew");
+    assert!(!progress.exists(), "a completed run removes the progress file");
 }
 
 #[tokio::test]
-async fn progress_with_another_server_or_file_is_refused_and_says_what_differs() {
+async fn progress_of_another_server_or_changed_file_is_refused() {
     let app = App::with(|config| config.publishes_per_second = 1).await;
     let directory = Directory::new();
     let (path, progress) = (numbers(&directory, 100), directory.0.join("progress.json"));
@@ -263,23 +263,23 @@ async fn progress_with_another_server_or_file_is_refused_and_says_what_differs()
     numbers(&directory, 5);
     let ended = Running::run(&arguments(&url, &path, &remember), &ENVIRONMENT).await;
     ended.failed(1, &["numbers.ndjson has changed: it was ", "and is 55 bytes of ", "or remove the progress file"]);
-    assert_eq!(std::fs::read_to_string(&progress).unwrap(), kept, "what is refused changes nothing");
+    assert_eq!(std::fs::read_to_string(&progress).unwrap(), kept, "a refused run does not change the progress file");
 }
 
 #[tokio::test]
-async fn a_file_that_ends_before_the_line_to_go_on_from_is_refused() {
+async fn from_line_beyond_the_end_of_the_file_is_refused() {
     let (app, directory) = (App::start().await, Directory::new());
     let (url, path) = (app.url(""), numbers(&directory, 3));
     let ended = Running::run(&arguments(&url, &path, &["--from-line=99999"]), &ENVIRONMENT).await;
     ended.failed(2, &["there is no line 99999 to go on from: there are 3 lines"]);
     assert_eq!(ended.stdout, "");
-    // All of a file that was interrupted at its end is taken.
+    // The line after the last one is valid: a run that was interrupted at the end has nothing left to publish.
     let ended = Running::run(&arguments(&url, &path, &["--from-line=4"]), &ENVIRONMENT).await;
     assert_eq!((ended.code, ended.stdout.starts_with("0 messages taken")), (Some(0), true), "{ended:?}");
 }
 
 #[tokio::test]
-async fn an_interruption_says_how_far_it_came() {
+async fn interrupted_run_names_the_line_to_continue_from() {
     let app = App::with(|config| config.publishes_per_second = 1).await;
     let directory = Directory::new();
     let path = numbers(&directory, 100);
@@ -292,7 +292,7 @@ async fn an_interruption_says_how_far_it_came() {
 }
 
 #[tokio::test]
-async fn a_server_that_stays_away_is_given_up() {
+async fn publish_gives_up_after_retry_for() {
     let directory = Directory::new();
     let path = numbers(&directory, 10);
     let link = Link::to("127.0.0.1:1".parse().unwrap()).await;
@@ -302,7 +302,7 @@ async fn a_server_that_stays_away_is_given_up() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_with_2_and_a_wrong_token_with_1() {
+async fn invalid_arguments_exit_with_2_and_a_wrong_token_with_1() {
     let (app, directory) = (App::start().await, Directory::new());
     let url = app.url("");
     let path = numbers(&directory, 1);
@@ -331,14 +331,14 @@ async fn what_makes_no_sense_is_refused_with_2_and_a_wrong_token_with_1() {
 }
 
 #[tokio::test]
-async fn a_terminal_has_a_bar_with_rate_and_time_left() {
+async fn terminal_shows_a_bar_with_rate_and_time_left() {
     let app = App::with(|config| config.publishes_per_second = 2).await;
     let directory = Directory::new();
     let path = numbers(&directory, 100);
     let url = app.url("");
     let started = Running::in_terminal(&arguments(&url, &path, &["--batch-messages=15"]), &ENVIRONMENT);
     let Some(mut publish) = started else { return };
-    // The bar rewrites its line, so all of it is one line up to the summary.
+    // The bar overwrites its line, so everything before the summary counts as one line.
     let mut shown = String::new();
     while !shown.contains("messages taken") {
         shown += &publish.line().await;
@@ -349,7 +349,7 @@ async fn a_terminal_has_a_bar_with_rate_and_time_left() {
 }
 
 #[tokio::test]
-async fn a_file_without_a_message_is_said_to_have_none() {
+async fn file_without_messages_is_reported_as_empty() {
     let app = App::start().await;
     let directory = Directory::new();
     for contents in ["", "\n  \n"] {
@@ -362,7 +362,7 @@ async fn a_file_without_a_message_is_said_to_have_none() {
 }
 
 #[tokio::test]
-async fn a_failure_that_nobody_reads_has_the_same_exit_code() {
+async fn exit_code_is_2_even_if_standard_error_is_closed() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_oddswire"));

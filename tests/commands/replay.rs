@@ -1,4 +1,4 @@
-//! `oddswire replay`: a recording in its order and at its pace.
+//! `oddswire replay`: publishes a recording in its order and at its pace.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn arguments<'a>(url: &'a str, path: &'a Path, more: &[&'a str]) -> Vec<&'a str>
     [&["replay", "--url", url, path.to_str().unwrap()], more].concat()
 }
 
-/// A recording with these moments, each in `data.seen_at` too, in milliseconds.
+/// A recording with a line for each pair: `at` and `data.seen_at`, in milliseconds after a fixed time.
 fn recording(directory: &Directory, moments: &[(u64, u64)]) -> std::path::PathBuf {
     let mut lines = String::new();
     for (at, (moment, seen)) in moments.iter().enumerate() {
@@ -29,7 +29,7 @@ fn recording(directory: &Directory, moments: &[(u64, u64)]) -> std::path::PathBu
 }
 
 #[tokio::test]
-async fn a_recording_takes_the_time_that_it_took_divided_by_the_speed() {
+async fn replay_takes_the_recorded_time_divided_by_the_speed() {
     let (app, directory) = (App::start().await, Directory::new());
     let mut client = app.ws("topics=odds_updates").await;
     let path = recording(&directory, &[(0, 0), (2_000, 0), (2_000, 0), (8_000, 0)]);
@@ -42,7 +42,7 @@ async fn a_recording_takes_the_time_that_it_took_divided_by_the_speed() {
         assert_eq!(message["key"], at.to_string());
         arrived.push(began.elapsed());
     }
-    // Nothing comes before its moment; how late it may be is the machine's business.
+    // A message must not come early. It may come late on a busy machine.
     assert!(arrived[1] >= Duration::from_millis(200) && arrived[3] >= Duration::from_millis(800), "{arrived:?}");
     let summary = replay.line().await;
     assert!(summary.starts_with("4 messages taken in ") && summary.contains("s late"), "{summary}");
@@ -50,7 +50,7 @@ async fn a_recording_takes_the_time_that_it_took_divided_by_the_speed() {
 }
 
 #[tokio::test]
-async fn seen_at_sorts_and_keeps_the_order_of_what_was_seen_at_once() {
+async fn lines_are_sorted_by_seen_at_and_ties_keep_their_order() {
     let (app, directory) = (App::start().await, Directory::new());
     let path = recording(&directory, &[(0, 3_000), (1, 1_000), (2, 2_000), (3, 1_000)]);
     let url = app.url("");
@@ -62,13 +62,13 @@ async fn seen_at_sorts_and_keeps_the_order_of_what_was_seen_at_once() {
         for key in order {
             assert_eq!(client.expect("odds_updates").await["key"], key, "by {by}");
         }
-        // What does not change is not delivered a second time.
+        // Delete the keys, because unchanged values would not be delivered in the second round.
         app.publish(&delete.collect::<Value>()).await;
     }
 }
 
 #[tokio::test]
-async fn what_a_line_says_of_its_topic_and_type_counts_and_so_does_what_tail_printed() {
+async fn topic_and_type_of_a_line_win_and_tail_output_can_be_replayed() {
     let (app, directory) = (App::start().await, Directory::new());
     let path = directory.0.join("recording.ndjson");
     let lines = [
@@ -93,7 +93,7 @@ async fn what_a_line_says_of_its_topic_and_type_counts_and_so_does_what_tail_pri
 }
 
 #[tokio::test]
-async fn the_recorded_odds_arrive_byte_for_byte() {
+async fn recorded_odds_arrive_byte_for_byte() {
     const LINES: usize = 3_000;
     let (Some(path), directory) = (recorded("odds_updates.ndjson.gz"), Directory::new()) else { return };
     let mut text = String::new();
@@ -104,7 +104,7 @@ async fn the_recorded_odds_arrive_byte_for_byte() {
     std::fs::write(&some, lines.join("\n")).unwrap();
     let app = App::with(|config| {
         config.suppress_unchanged = false;
-        // The client reads when all is published.
+        // The client reads nothing until all is published, so its outbox must hold everything.
         config.outbox_bytes = 64 << 20;
     })
     .await;
@@ -120,7 +120,7 @@ async fn the_recorded_odds_arrive_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn what_is_no_recording_is_named_by_its_line() {
+async fn error_names_the_line_that_is_not_a_recording() {
     let (app, directory) = (App::start().await, Directory::new());
     let url = app.url("");
     let path = directory.0.join("recording.ndjson");
@@ -141,10 +141,10 @@ async fn what_is_no_recording_is_named_by_its_line() {
 }
 
 #[tokio::test]
-async fn a_terminal_has_a_bar_that_shows_how_much_is_published_and_not_how_much_is_read() {
+async fn progress_bar_counts_published_and_not_read_lines() {
     let (app, directory) = (App::start().await, Directory::new());
     let (url, path) = (app.url(""), directory.0.join("recording.ndjson"));
-    // The second of two lines of one length is an hour away, and read already.
+    // Two lines of the same length. The second is due an hour later, but the command has already read it.
     std::fs::write(&path, "{\"at\":1000000,\"key\":\"1\",\"data\":1}\n{\"at\":4600000,\"key\":\"1\",\"data\":2}\n")
         .unwrap();
     let Some(mut replay) = Running::in_terminal(&arguments(&url, &path, &[]), &ENVIRONMENT) else { return };

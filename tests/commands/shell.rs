@@ -1,4 +1,4 @@
-//! Completions that shells can read, and manual pages that a reader can.
+//! Shell completions, manual pages and help texts.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use crate::harness::command::Running;
 use crate::harness::program::is_installed;
 
-/// What a program says of a text that it reads; `None` where the program is not there.
-fn checked(program: &str, arguments: &[&str], version: &str, text: &str) -> Option<String> {
+/// Passes a text to a program and returns its standard error. `None` if the program is not installed.
+fn run_checker(program: &str, arguments: &[&str], version: &str, text: &str) -> Option<String> {
     if !is_installed(program, Command::new(program).arg(version)) {
         return None;
     }
@@ -26,7 +26,7 @@ fn checked(program: &str, arguments: &[&str], version: &str, text: &str) -> Opti
 }
 
 #[tokio::test]
-async fn the_completions_of_every_shell_are_printed_and_bash_can_read_its_own() {
+async fn completions_exist_for_every_shell_and_bash_accepts_them() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let ended = Running::run(&["completions", shell], &[]).await;
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{shell}");
@@ -34,14 +34,14 @@ async fn the_completions_of_every_shell_are_printed_and_bash_can_read_its_own() 
             assert!(ended.stdout.contains(word), "{shell}: {word}");
         }
         if shell == "bash" {
-            assert_eq!(checked("bash", &["-n"], "--version", &ended.stdout).as_deref(), Some(""));
+            assert_eq!(run_checker("bash", &["-n"], "--version", &ended.stdout).as_deref(), Some(""));
         }
     }
     Running::run(&["completions", "cmd"], &[]).await.failed(2, &["cmd", "bash"]);
 }
 
 #[tokio::test]
-async fn every_manual_page_is_free_of_warnings_and_of_secrets() {
+async fn manual_pages_have_no_warnings_and_no_secrets() {
     let environment = [("ODDSWIRE_PUBLISH_TOKEN", "marmalade"), ("ODDSWIRE_TOKEN", "marmalade")];
     for command in ["", "serve", "demo", "health", "tail", "publish", "replay", "top", "completions", "man"] {
         let arguments = if command.is_empty() { vec!["man"] } else { vec!["man", command] };
@@ -50,9 +50,9 @@ async fn every_manual_page_is_free_of_warnings_and_of_secrets() {
         assert!(ended.stdout.contains(".TH") && !ended.stdout.contains("marmalade"), "{command}: {}", ended.stdout);
         assert!(
             ended.stdout.contains(concat!("\"oddswire ", env!("CARGO_PKG_VERSION"), "\"")),
-            "{command}: its source"
+            "{command}: the page names the version"
         );
-        if let Some(said) = checked("groff", &["-man", "-Tutf8", "-ww"], "--version", &ended.stdout) {
+        if let Some(said) = run_checker("groff", &["-man", "-Tutf8", "-ww"], "--version", &ended.stdout) {
             assert_eq!(said, "", "{command}");
         }
     }
@@ -60,7 +60,7 @@ async fn every_manual_page_is_free_of_warnings_and_of_secrets() {
 }
 
 #[tokio::test]
-async fn help_of_every_command_shows_no_secret() {
+async fn help_of_every_command_shows_no_secrets() {
     let environment = [("ODDSWIRE_PUBLISH_TOKEN", "marmalade"), ("ODDSWIRE_TOKEN", "marmalade")];
     for command in ["demo", "tail", "publish", "replay"] {
         let ended = Running::run(&[command, "--help"], &environment).await;

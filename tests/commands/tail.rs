@@ -1,4 +1,4 @@
-//! `oddswire tail`: what comes through a terminal, a pipe, a restart and a cut.
+//! `oddswire tail`: output to terminals and pipes, and reconnects after restarts and cut connections.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -31,7 +31,7 @@ async fn published(tail: &mut Running) -> Value {
 }
 
 #[tokio::test]
-async fn tail_goes_on_after_a_restart_and_has_every_message_once() {
+async fn every_message_comes_once_across_server_restarts() {
     let (directory, port) = (Directory::new(), Port::free());
     let listen = port.address.to_string();
     let settings = [
@@ -50,7 +50,7 @@ async fn tail_goes_on_after_a_restart_and_has_every_message_once() {
         server.stop().await;
         tail.says("trying again").await;
         server = Process::start(&[], &settings).await;
-        // It may be back before this one or behind it.
+        // Tail may reconnect before or after this publish.
         server.odds(&format!("{round}/away"), round).await;
         assert_eq!(published(&mut tail).await["key"], format!("{round}/away"));
         tail.says("connected again").await;
@@ -62,7 +62,7 @@ async fn tail_goes_on_after_a_restart_and_has_every_message_once() {
 }
 
 #[tokio::test]
-async fn tail_goes_on_after_a_cut_and_after_a_connection_that_is_silent() {
+async fn tail_resumes_after_a_cut_and_after_a_silent_connection() {
     let app = App::start().await;
     let link = Link::to(app.address).await;
     let mut tail = tail(link.address, &["--json", "--idle-timeout=1s"]);
@@ -79,7 +79,7 @@ async fn tail_goes_on_after_a_cut_and_after_a_connection_that_is_silent() {
     link.set(Flow::Stalled);
     tail.says("nothing came for 1s").await;
     app.odds("3", 3).await;
-    // What waits in the link belongs to a connection that is given up.
+    // The stalled bytes belong to the connection that tail has given up, so drop them.
     link.set(Flow::Cut);
     link.set(Flow::Open);
     assert_eq!(published(&mut tail).await["key"], "3");
@@ -88,7 +88,7 @@ async fn tail_goes_on_after_a_cut_and_after_a_connection_that_is_silent() {
 }
 
 #[tokio::test]
-async fn tail_goes_over_to_the_next_server_before_the_last_has_closed_and_has_every_message_once() {
+async fn tail_moves_to_the_next_server_before_the_old_one_closes() {
     const MESSAGES: usize = 300;
     let Some(redis) = Redis::start().await else { return };
     let shared = |config: &mut Config| {
@@ -99,10 +99,10 @@ async fn tail_goes_over_to_the_next_server_before_the_last_has_closed_and_has_ev
     let link = Link::to(last.address).await;
     let mut tail = tail(link.address, &["--json"]);
     tail.says("connected to").await;
-    // At first nobody is there to go to, and it stays where it is.
-    let nobody = Port::free();
-    link.lead_to(nobody.address);
-    // The manager's part of a shutdown alone: it is this connection's turn at once, and nobody closes it.
+    // First no server listens at the new address, so tail keeps its connection.
+    let unused = Port::free();
+    link.lead_to(unused.address);
+    // Only announce the drain: this connection's turn comes at once, and the server does not close it.
     assert_eq!(last.manager.announce_drain(Duration::ZERO).len(), 1);
     tail.says("the server is shutting down").await;
     last.odds("0", 0).await;
@@ -133,7 +133,7 @@ async fn tail_goes_over_to_the_next_server_before_the_last_has_closed_and_has_ev
 }
 
 #[tokio::test]
-async fn tail_tells_a_broadcast_once_that_comes_while_it_goes_over_to_the_next_server() {
+async fn broadcast_during_a_move_to_the_next_server_is_printed_once() {
     let Some(redis) = Redis::start().await else { return };
     let shared = |config: &mut Config| {
         config.engine = EngineKind::Redis;
@@ -146,7 +146,7 @@ async fn tail_tells_a_broadcast_once_that_comes_while_it_goes_over_to_the_next_s
     tail.says("connected to").await;
     link.lead_to(held.address);
     last.manager.announce_drain(Duration::ZERO);
-    // The next server has it, which does not know that yet.
+    // Tail is connected to the next server, but has not received its response yet.
     next.connections(1).await;
     let broadcast = async |data: &str| {
         let notice = json!({"type": "notice", "data": data}).to_string();
@@ -159,7 +159,7 @@ async fn tail_tells_a_broadcast_once_that_comes_while_it_goes_over_to_the_next_s
     broadcast("after").await;
     loop {
         let told = tail.line().await;
-        assert!(!told.contains("both"), "it was told before");
+        assert!(!told.contains("both"), "the broadcast was printed before");
         if told.contains("after") {
             break;
         }
@@ -167,7 +167,7 @@ async fn tail_tells_a_broadcast_once_that_comes_while_it_goes_over_to_the_next_s
 }
 
 #[tokio::test]
-async fn a_server_that_closes_while_tail_opens_the_next_connection_leaves_it_to_that_one() {
+async fn old_server_may_close_before_the_next_connection_is_open() {
     let (last, next) = (App::start().await, App::start().await);
     let (link, held) = (Link::to(last.address).await, Link::to(next.address).await);
     held.set(Flow::Unanswered);
@@ -190,7 +190,7 @@ async fn a_server_that_closes_while_tail_opens_the_next_connection_leaves_it_to_
 }
 
 #[tokio::test]
-async fn a_restart_that_forgets_is_told_as_what_it_is() {
+async fn restart_that_loses_state_is_reported_as_a_gap_or_snapshot() {
     let port = Port::free();
     let listen = port.address.to_string();
     let settings = [
@@ -212,7 +212,7 @@ async fn a_restart_that_forgets_is_told_as_what_it_is() {
 }
 
 #[tokio::test]
-async fn json_is_what_the_server_sends_byte_for_byte() {
+async fn json_lines_equal_the_server_messages_byte_for_byte() {
     let app = App::start().await;
     let mut client = app.ws("topics=odds_updates").await;
     let mut tail = tail(app.address, &["--json", "--topic", "odds_updates"]);
@@ -226,7 +226,7 @@ async fn json_is_what_the_server_sends_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn an_encrypted_connection_needs_a_certificate_that_the_system_trusts() {
+async fn tls_needs_a_certificate_that_the_system_trusts() {
     let Some(certificates) = Certificates::new() else { return };
     let app = App::start().await;
     let tls = Tls::to(app.address, &certificates).await;
@@ -248,7 +248,7 @@ async fn an_encrypted_connection_needs_a_certificate_that_the_system_trusts() {
 }
 
 #[tokio::test]
-async fn a_url_with_the_scheme_of_the_other_kind_of_server_ends_each_command_with_1_and_the_right_url() {
+async fn url_with_the_wrong_scheme_exits_with_1_and_the_right_url() {
     let Some(certificates) = Certificates::new() else { return };
     let app = App::start().await;
     let tls = Tls::to(app.address, &certificates).await;
@@ -263,7 +263,7 @@ async fn a_url_with_the_scheme_of_the_other_kind_of_server_ends_each_command_wit
         for arguments in [vec!["tail", &wrong], vec!["top", "--once", &wrong], vec!["publish", "-", "--url", &wrong]] {
             let mut running = Running::start(&arguments, &trusted);
             let line = "{\"topic\":\"odds_updates\",\"data\":1}\n";
-            // The others read nothing, and may have ended by now.
+            // `tail` and `top` do not read their input, and may have ended already.
             let _: std::io::Result<()> = running.stdin.take().unwrap().write_all(line.as_bytes()).await;
             running.end().await.failed(1, &says);
         }
@@ -271,7 +271,7 @@ async fn a_url_with_the_scheme_of_the_other_kind_of_server_ends_each_command_wit
 }
 
 #[tokio::test]
-async fn a_refusal_that_stays_one_ends_it_with_1_and_the_reason() {
+async fn permanent_refusal_exits_with_1_and_the_reason() {
     let app = App::with(|config| {
         jwt::required(config);
         config.subscriptions_per_connection = 1;
@@ -297,7 +297,7 @@ async fn a_refusal_that_stays_one_ends_it_with_1_and_the_reason() {
 }
 
 #[tokio::test]
-async fn topics_of_which_there_is_none_end_it_with_1_and_the_names_of_those_that_there_are() {
+async fn only_unknown_topics_exit_with_1_and_the_known_topics() {
     let app = App::start().await;
     for more in [&[][..], &["--json"], &["--since=snapshot"]] {
         let mut arguments = vec!["tail", "--topic=nope,odds"];
@@ -313,9 +313,9 @@ async fn topics_of_which_there_is_none_end_it_with_1_and_the_names_of_those_that
 }
 
 #[tokio::test]
-async fn a_token_that_expires_ends_it_with_what_the_server_says() {
+async fn expired_token_exits_with_1_and_the_reason_of_the_server() {
     let app = App::with(jwt::required).await;
-    // The server lets 30 s of skew pass; the rest is for a machine on which the program starts slowly.
+    // The server allows 30 s of clock skew. That leaves 6 s for the program to start.
     let token = jwt::expiring(-24);
     let mut tail = tail(app.address, &["--token", &token]);
     tail.says("connected to").await;
@@ -324,7 +324,7 @@ async fn a_token_that_expires_ends_it_with_what_the_server_says() {
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_is_an_end_like_any_other_even_where_nothing_comes() {
+async fn closed_standard_output_exits_with_0_even_without_messages() {
     let app = App::start().await;
     let mut tail = tail(app.address, &[]);
     tail.says("connected to").await;
@@ -335,7 +335,7 @@ async fn a_reader_that_goes_is_an_end_like_any_other_even_where_nothing_comes() 
 }
 
 #[tokio::test]
-async fn what_cannot_be_written_ends_it_with_1_even_where_nothing_else_comes() {
+async fn full_disk_exits_with_1_even_without_further_messages() {
     let app = App::start().await;
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_oddswire"));
@@ -348,13 +348,13 @@ async fn what_cannot_be_written_ends_it_with_1_even_where_nothing_else_comes() {
 }
 
 #[tokio::test]
-async fn a_reader_that_reads_nothing_keeps_nobody_from_ending_it() {
+async fn interrupt_ends_tail_even_if_its_output_is_blocked() {
     let app = App::start().await;
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_oddswire"));
     command.args(["tail", &app.url(""), "--json"]).env_clear().kill_on_drop(true);
     let mut tail = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     app.connections(1).await;
-    // More than the pipe holds and than may wait for it.
+    // Send more than the pipe and tail's own queue can hold.
     for at in 0..1_000 {
         app.odds(&format!("{at}"), "x".repeat(2_000)).await;
     }
@@ -364,7 +364,7 @@ async fn a_reader_that_reads_nothing_keeps_nobody_from_ending_it() {
 }
 
 #[tokio::test]
-async fn lines_for_people_mark_what_moves_and_are_coloured_and_cut_in_a_terminal_only() {
+async fn readable_lines_are_coloured_and_cut_only_in_a_terminal() {
     let app = App::start().await;
     let url = format!("http://{}", app.address);
     let mut piped = Running::start(&["tail", &url], &[("TERM", "xterm-256color")]);
@@ -375,7 +375,7 @@ async fn lines_for_people_mark_what_moves_and_are_coloured_and_cut_in_a_terminal
     for home in [1.85, 1.9] {
         app.odds("8301/1x2/betpawa", json!({"home": home, "name": long})).await;
     }
-    // With its name, because a price alone may also stand in the time in front.
+    // Search with the name, because the time at the start of the line may contain the same digits.
     let line = piped.shows("home 1.9").await;
     assert!(line.contains("odds_updates  8301/1x2/betpawa  home 1.9▲  name xxx") && line.contains(&long), "{line}");
     assert!(!line.contains('\x1b'), "{line}");
@@ -386,7 +386,7 @@ async fn lines_for_people_mark_what_moves_and_are_coloured_and_cut_in_a_terminal
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_with_2() {
+async fn invalid_arguments_exit_with_2() {
     for (arguments, says) in [
         (&["tail", "localhost:8000"][..], &["localhost:8000", "http://127.0.0.1:8000"][..]),
         (&["tail", "--topic=Odds!"], &["Odds!", "a-z"]),

@@ -1,4 +1,4 @@
-//! `oddswire top`: a look at a server, and a terminal that is given back.
+//! `oddswire top`: shows the state of a server, and restores the terminal at the end.
 
 use tokio::io::AsyncWriteExt as _;
 
@@ -6,7 +6,7 @@ use crate::harness::App;
 use crate::harness::command::Running;
 
 #[tokio::test]
-async fn one_look_has_topics_rates_and_clients() {
+async fn output_lists_topics_rates_and_clients() {
     let app = App::start().await;
     let _client = app.ws("topics=odds_updates/8301").await;
     let _other = app.sse("topics=scrape_progress").await;
@@ -17,7 +17,7 @@ async fn one_look_has_topics_rates_and_clients() {
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
         let line = |begins: &str| {
             let line = ended.stdout.lines().find(|line| line.trim_start().starts_with(begins));
-            line.unwrap_or_else(|| panic!("no line {begins}: {}", ended.stdout)).split_whitespace().collect::<Vec<_>>()
+            line.unwrap_or_else(|| panic!("no {begins}: {}", ended.stdout)).split_whitespace().collect::<Vec<_>>()
         };
         assert_eq!(line("server")[1..], ["ready", "publishing", "works"]);
         assert_eq!(line("clients")[1..5], ["1", "websocket", "1", "sse"]);
@@ -32,7 +32,7 @@ async fn one_look_has_topics_rates_and_clients() {
 }
 
 #[tokio::test]
-async fn what_is_no_admin_listener_is_said() {
+async fn url_that_is_not_an_admin_listener_is_an_error() {
     let app = App::start().await;
     let ended = Running::run(&["top", &app.url("")], &[]).await;
     ended.failed(1, &["/metrics is not that of an admin listener", "--admin-listen"]);
@@ -40,13 +40,13 @@ async fn what_is_no_admin_listener_is_said() {
     Running::run(&["top", "127.0.0.1:9100"], &[]).await.failed(2, &["127.0.0.1:9100", "http://"]);
 }
 
-/// What makes a terminal what it was: the other screen left, the cursor shown.
+/// Whether the program has left the alternate screen and shown the cursor again.
 fn is_restored(shown: &str) -> bool {
     shown.contains("\x1b[?1049l") && shown.contains("\x1b[?25h")
 }
 
 #[tokio::test]
-async fn keys_sort_pause_and_quit_and_the_terminal_is_given_back() {
+async fn keys_sort_pause_and_quit_and_the_terminal_is_restored() {
     let app = App::start().await;
     let _client = app.ws("").await;
     let url = format!("http://{}", app.admin);
@@ -55,7 +55,7 @@ async fn keys_sort_pause_and_quit_and_the_terminal_is_given_back() {
         top.draws(text).await;
     }
     let mut keys = top.stdin.take().unwrap();
-    // Only what changes is drawn: of the new order what stands where something else stood.
+    // The program draws only the cells that change, so only a part of the new sort order's name appears.
     for (key, drawn) in [("s", "most tra"), ("p", "PAUSED")] {
         keys.write_all(key.as_bytes()).await.unwrap();
         top.draws(drawn).await;
@@ -67,7 +67,7 @@ async fn keys_sort_pause_and_quit_and_the_terminal_is_given_back() {
 }
 
 #[tokio::test]
-async fn a_server_that_goes_is_said_and_a_signal_gives_the_terminal_back_too() {
+async fn lost_server_is_shown_and_a_signal_restores_the_terminal() {
     let app = App::start().await;
     let url = format!("http://{}", app.admin);
     let Some(mut top) = Running::in_terminal(&["top", &url, "--interval=100ms"], &[]) else { return };
