@@ -1,4 +1,4 @@
-//! The console, in a real browser: everybody can use it.
+//! The accessibility of the console in a real browser.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::harness::App;
 use crate::harness::page::{Page, prices, progress};
 
 #[tokio::test]
-async fn a_keyboard_is_enough() {
+async fn page_is_fully_usable_with_the_keyboard() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     page.open(&app.url("/")).await;
@@ -27,7 +27,7 @@ async fn a_keyboard_is_enough() {
         if at["name"] == "BODY" || visited.len() > 40 {
             break;
         }
-        assert_eq!(at["shown"], true, "one sees where {at} is");
+        assert_eq!(at["shown"], true, "{at} has the focus, so it must be visible and outlined");
         visited.push(at["name"].as_str().unwrap().to_owned());
     }
     let expected = [
@@ -64,12 +64,12 @@ async fn a_keyboard_is_enough() {
         page.press(key).await;
         assert_eq!(page.evaluate(active).await, name, "{key}");
         let rect = "(r => r.top >= 50 && r.bottom <= innerHeight)(document.activeElement.getBoundingClientRect())";
-        assert_eq!(page.evaluate(rect).await, true, "{name} is in sight");
+        assert_eq!(page.evaluate(rect).await, true, "{name} is on the screen");
     }
     page.press("Enter").await;
     page.shows("#message", "8300/1x2/maker001").await;
     page.press("Escape").await;
-    assert_eq!(page.evaluate(active).await, "maker001", "the focus comes back");
+    assert_eq!(page.evaluate(active).await, "maker001", "the focus returns to the row");
     page.press("r").await;
     page.until(
         "document.querySelector('#raw').open && document.querySelector('#raw').contains(document.activeElement)",
@@ -81,16 +81,16 @@ async fn a_keyboard_is_enough() {
     page.press("/").await;
     page.type_text("rp/c").await;
     let undisturbed = "document.querySelector('#filter').value === 'rp/c' && !document.querySelector('dialog[open]') && document.querySelector('#pause').textContent === 'Pause'";
-    assert_eq!(page.evaluate(undisturbed).await, true, "who types, types");
+    assert_eq!(page.evaluate(undisturbed).await, true, "letters typed into a field do not trigger shortcuts");
     page.evaluate("document.querySelector('#shortcuts').click(), document.activeElement.blur()").await;
     page.press("r").await;
-    assert_eq!(page.evaluate("document.querySelector('dialog[open]')").await, Value::Null, "they are switched off");
+    assert_eq!(page.evaluate("document.querySelector('dialog[open]')").await, Value::Null, "shortcuts are off");
     page.is_quiet(&[]).await;
     page.end().await;
 }
 
 #[tokio::test]
-async fn nothing_of_the_page_hinders_anybody() {
+async fn page_has_no_barriers_on_wide_and_narrow_screens() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     for (round, (width, height)) in [(1.0, (1440, 900)), (2.0, (360, 740))] {
@@ -101,7 +101,7 @@ async fn nothing_of_the_page_hinders_anybody() {
             app.odds("8301/1x2/betpawa", prices(1.85, 4.2)).await;
             app.publish(&progress("failed", 0, 3)).await;
         }
-        // What came before is there, so that the next price moves in a row that stays where it is.
+        // Wait for the earlier messages, so that the next price changes an existing row.
         page.shows(".card .phase", "Failed").await;
         page.row_with("betpawa", &format!("home {:.2}", 0.85 + round)).await;
         app.odds("8301/1x2/betpawa", prices(1.85 + round, 4.2 - round)).await;
@@ -109,7 +109,7 @@ async fn nothing_of_the_page_hinders_anybody() {
         let what = format!("{width} pixels wide");
         page.has_no_barrier(&what).await;
         let too_wide = "[...document.querySelectorAll('body *')].filter(e => e.offsetParent && e.getBoundingClientRect().right > innerWidth + 1).length";
-        assert_eq!(page.evaluate(too_wide).await, 0, "{what}: nothing sticks out");
+        assert_eq!(page.evaluate(too_wide).await, 0, "{what}: no element extends beyond the screen");
         for (open, dialog) in [("p", ""), ("r", "#raw"), ("c", "#copy")] {
             page.press(open).await;
             page.has_no_barrier(&format!("{what}, {open} {dialog}")).await;

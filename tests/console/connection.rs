@@ -1,4 +1,4 @@
-//! The console, in a real browser: what it does where its connection ends, is refused, or leads through a proxy.
+//! The console in a real browser: cut, refused and proxied connections.
 
 use oddswire::message::Payload;
 use serde_json::json;
@@ -11,7 +11,7 @@ use crate::harness::proxy::{Proxy, Software};
 use crate::harness::{App, jwt};
 
 #[tokio::test]
-async fn a_page_whose_connection_is_cut_resumes_and_says_what_it_brought() {
+async fn page_resumes_after_a_cut_and_reports_the_catch_up() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     let link = Link::to(app.address).await;
@@ -33,13 +33,13 @@ async fn a_page_whose_connection_is_cut_resumes_and_says_what_it_brought() {
     page.shows("#timeline .live", "Live over WebSocket").await;
     page.row_with("sporty", "home 1.8").await;
     page.shows(".row .cell.up", "1.9").await;
-    assert_eq!(page.evaluate("document.querySelector('#gaps').childElementCount").await, 0, "nothing is lost");
+    assert_eq!(page.evaluate("document.querySelector('#gaps').childElementCount").await, 0, "no gap is shown");
     page.is_quiet(&AWAY).await;
     page.end().await;
 }
 
 #[tokio::test]
-async fn a_page_finds_the_restarted_server_and_shows_its_state_in_place_of_the_old_one() {
+async fn page_reconnects_after_a_restart_and_shows_the_new_state() {
     let Some(mut page) = Page::start().await else { return };
     let port = Port::free();
     let app = port.serve().await;
@@ -55,7 +55,8 @@ async fn a_page_finds_the_restarted_server_and_shows_its_state_in_place_of_the_o
     page.shows("#timeline li", "The server shuts down").await;
 
     let app = port.serve().await;
-    // The server accepts nobody before this test waits for something, so the page cannot come before these.
+    // The server runs on this thread and accepts connections only when this test waits. So the page cannot connect
+    // before these two messages are published.
     let [odds, runs] = ["odds_updates", "scrape_progress"].map(|topic| topic.parse().unwrap());
     let raw = |json: &str| RawValue::from_string(json.to_owned()).unwrap();
     app.manager.broadcast(Payload::keyed("8302/1x2/sporty".parse().unwrap(), raw("2.5")), &odds).unwrap();
@@ -73,7 +74,7 @@ async fn a_page_finds_the_restarted_server_and_shows_its_state_in_place_of_the_o
 }
 
 #[tokio::test]
-async fn a_gap_is_shown_as_a_gap_until_somebody_has_seen_it() {
+async fn gap_is_shown_until_the_user_dismisses_it() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::with(|config| config.history_messages = 5).await;
     let link = Link::to(app.address).await;
@@ -98,7 +99,7 @@ async fn a_gap_is_shown_as_a_gap_until_somebody_has_seen_it() {
 }
 
 #[tokio::test]
-async fn a_page_that_may_not_listen_says_so_and_tries_again_when_told_to() {
+async fn forbidden_page_shows_the_reason_and_retries_on_request() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::with(jwt::required).await;
     page.look(&app.url("/?topics=scrape_progress"), 1440, 900).await;
@@ -109,7 +110,7 @@ async fn a_page_that_may_not_listen_says_so_and_tries_again_when_told_to() {
         page.shows("#empty", shown).await;
         if claim == "odds_updates" {
             page.shows("#empty", "403").await;
-            page.has_no_barrier("a closed page").await;
+            page.has_no_barrier("a refused page").await;
             page.click("#empty-action").await;
             page.shows("#empty", shown).await;
             page.click("#token-open").await;
@@ -121,7 +122,7 @@ async fn a_page_that_may_not_listen_says_so_and_tries_again_when_told_to() {
 }
 
 #[tokio::test]
-async fn a_page_without_a_token_asks_for_one_and_keeps_it_in_its_tab() {
+async fn page_asks_for_a_missing_token_and_keeps_it_in_its_tab() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::with(jwt::required).await;
     app.odds("8301/1x2/betpawa", prices(1.85, 4.2)).await;
@@ -150,7 +151,7 @@ async fn a_page_without_a_token_asks_for_one_and_keeps_it_in_its_tab() {
 }
 
 #[tokio::test]
-async fn an_address_that_names_no_possible_topic_says_so_and_leads_on_to_everything() {
+async fn invalid_topic_in_the_url_is_shown_with_a_way_to_all_topics() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     app.odds("8301/1x2/betpawa", prices(1.85, 4.2)).await;
@@ -167,7 +168,7 @@ async fn an_address_that_names_no_possible_topic_says_so_and_leads_on_to_everyth
 }
 
 #[tokio::test]
-async fn an_address_that_names_no_topic_that_there_is_says_so_and_leads_on_to_everything() {
+async fn unknown_topic_in_the_url_is_shown_with_a_way_to_all_topics() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     app.odds("8301/1x2/betpawa", prices(1.85, 4.2)).await;
@@ -176,7 +177,7 @@ async fn an_address_that_names_no_topic_that_there_is_says_so_and_leads_on_to_ev
     page.shows("#empty-text", "no such topic: 'odds', 'typo'; the topics are: ").await;
     page.shows("#status", "Refused").await;
     app.connections(0).await;
-    page.has_no_barrier("topics that there are not").await;
+    page.has_no_barrier("unknown topics").await;
     page.click("#empty-action").await;
     page.is_live().await;
     page.row_with("betpawa", "home 1.85").await;
@@ -191,7 +192,7 @@ async fn an_address_that_names_no_topic_that_there_is_says_so_and_leads_on_to_ev
 }
 
 #[tokio::test]
-async fn the_page_works_under_a_prefix_that_a_proxy_takes_away() {
+async fn page_works_under_a_path_prefix_that_a_proxy_removes() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     let changes = [
@@ -213,13 +214,13 @@ async fn the_page_works_under_a_prefix_that_a_proxy_takes_away() {
 }
 
 #[tokio::test]
-async fn broadcasts_that_a_page_had_no_room_for_are_told_until_somebody_has_seen_it() {
+async fn lost_broadcasts_are_shown_until_the_user_dismisses_them() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::with(|config| config.outbox_bytes = 64 << 10).await;
     let link = Link::to(app.address).await;
     page.open(&format!("http://{}/", link.address)).await;
     link.set(Flow::Stalled);
-    // The buffers on the way hold some.
+    // Fill the buffers on the way first.
     let notice = json!({"type": "notice", "data": "x".repeat(60_000)}).to_string();
     let mut lost = 0;
     while lost < 2 {

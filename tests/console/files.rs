@@ -1,11 +1,11 @@
-//! The files of the console, as a browser gets them.
+//! The files of the console over HTTP.
 
 use reqwest::Method;
 
 use crate::harness::{Answer, App};
 
 #[tokio::test]
-async fn the_files_of_the_page_are_served_with_what_a_browser_has_to_know() {
+async fn files_are_served_with_type_caching_and_security_headers() {
     let app = App::start().await;
     for (path, content_type) in [
         ("/", "text/html; charset=utf-8"),
@@ -53,7 +53,7 @@ async fn the_files_of_the_page_are_served_with_what_a_browser_has_to_know() {
 }
 
 #[tokio::test]
-async fn without_the_console_there_is_nothing_at_its_paths() {
+async fn disabled_console_answers_404_at_its_paths() {
     let app = App::with(|config| config.console = false).await;
     for path in ["/", "/console/console.js", "/console/oddswire.js"] {
         for method in [Method::GET, Method::POST] {

@@ -1,4 +1,4 @@
-//! The console page, in a real browser.
+//! The console: its files, and its page in a real browser.
 
 mod barriers;
 mod connection;

@@ -1,4 +1,4 @@
-//! The console, in a real browser: what it shows of what is published, and what it does not do.
+//! The console in a real browser: how the page displays published messages.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::App;
 use crate::harness::page::{Page, prices, progress};
 
-/// The class of a number in the row of a key, with the sign before it.
+/// A JavaScript expression for the class of a number in a key's row, followed by its sign (such as `up▲`).
 fn moved(last: &str, name: &str) -> String {
     let [last, name] = [last, name].map(|text| json!(text));
     format!(
@@ -18,7 +18,7 @@ fn moved(last: &str, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_page_shows_what_is_published_as_it_comes() {
+async fn page_shows_published_messages_immediately() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     page.open(&app.url("/")).await;
@@ -35,7 +35,7 @@ async fn the_page_shows_what_is_published_as_it_comes() {
     assert_eq!(order, json!(["8301", "betpawa", "sporty", "8302", "betpawa"]));
     page.shows(".row", "no number at all").await;
     let row = page.row_with("betpawa", "1.85").await;
-    assert!(row.starts_with("1x2 / betpawa away 4.20 home 1.85 "), "nothing of event_id: {row}");
+    assert!(row.starts_with("1x2 / betpawa away 4.20 home 1.85 "), "event_id is not shown as a price: {row}");
 
     app.odds("8301/1x2/betpawa", prices(1.9, 4.0)).await;
     page.until(&format!("{} === 'up▲' && {} === 'down▼'", moved("betpawa", "home"), moved("betpawa", "away"))).await;
@@ -43,7 +43,7 @@ async fn the_page_shows_what_is_published_as_it_comes() {
     page.until(&format!("{} === 'other◆'", moved("sporty", "Over"))).await;
     app.odds("8301/1x2/sporty", Value::Null).await;
     page.shows("#counted", "2 keys · 2 events").await;
-    // The page looks at the clock once a second.
+    // The page updates the ages once a second.
     page.until("/^[1-9].* ago$/.test(document.querySelector('.row:not(.fixture) .age').textContent)").await;
 
     page.shows("#topics li", "odds_updates").await;
@@ -54,7 +54,7 @@ async fn the_page_shows_what_is_published_as_it_comes() {
 }
 
 #[tokio::test]
-async fn the_page_shows_how_a_scrape_goes() {
+async fn page_shows_the_progress_of_a_scrape() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     page.open(&app.url("/")).await;
@@ -73,7 +73,7 @@ async fn the_page_shows_how_a_scrape_goes() {
     let platform = json!({"platform": "betpawa", "phase": "completed", "current": 1, "total": 3, "error": "404"});
     app.publish(&json!({"topic": "scrape_progress", "data": platform})).await;
     page.shows(".card .phase", "completed · betpawa").await;
-    assert_eq!(page.evaluate(bar).await, json!([1, 3, ""]), "the end of a platform is not the end of the run");
+    assert_eq!(page.evaluate(bar).await, json!([1, 3, ""]), "the scrape goes on after one platform is completed");
     app.publish(&json!({"topic": "scrape_progress", "type": "note", "data": ["anything"]})).await;
     page.shows(".card", "anything").await;
     page.is_quiet(&[]).await;
@@ -81,7 +81,7 @@ async fn the_page_shows_how_a_scrape_goes() {
 }
 
 #[tokio::test]
-async fn a_paused_page_stands_still_and_goes_on_from_where_the_topic_is() {
+async fn paused_page_does_not_change_and_then_shows_the_latest_state() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     page.open(&app.url("/")).await;
@@ -106,7 +106,7 @@ async fn a_paused_page_stands_still_and_goes_on_from_where_the_topic_is() {
 }
 
 #[tokio::test]
-async fn the_filter_leaves_what_has_every_word_in_its_key_or_the_name_of_its_event() {
+async fn filter_matches_every_word_in_the_key_or_the_event_name() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     page.open(&app.url("/")).await;
@@ -135,7 +135,7 @@ async fn the_filter_leaves_what_has_every_word_in_its_key_or_the_name_of_its_eve
 }
 
 #[tokio::test]
-async fn a_page_narrows_to_one_event_and_the_commands_say_so() {
+async fn page_narrowed_to_one_event_offers_matching_commands() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     app.odds("8301/1x2/betpawa", prices(1.85, 4.2)).await;
@@ -178,7 +178,7 @@ async fn a_page_narrows_to_one_event_and_the_commands_say_so() {
 }
 
 #[tokio::test]
-async fn a_page_shows_whatever_topics_there_are_one_at_a_time() {
+async fn page_shows_any_configured_topic_one_at_a_time() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::with(|config| config.topics = "football,tennis,news".parse().unwrap()).await;
     let keyed = |topic: &str, price: f64| json!({"topic": topic, "key": format!("{topic}/maker"), "data": price});
@@ -230,19 +230,19 @@ async fn markup_in_a_message_stays_text() {
     page.press("c").await;
     page.shows("#copy", "it%27s%20%3Cimg").await;
     let quotes = "[...document.querySelectorAll('#copy pre')].every(pre => pre.textContent.split(\"'\").length === 3)";
-    assert_eq!(page.evaluate(quotes).await, true, "nothing of a key ends the quotes of a command");
+    assert_eq!(page.evaluate(quotes).await, true, "quotes in a key are escaped in the commands");
 
     let made = "document.querySelectorAll('u, i, script:not([src]), img:not(.brand img)').length";
     assert_eq!(page.evaluate(made).await, 0);
     assert_eq!(page.evaluate("window.hit ?? null").await, Value::Null);
     let longest = "Math.max(...[...document.querySelectorAll('*')].filter(e => e.childElementCount === 0).map(e => e.textContent.length))";
-    assert!(page.evaluate(longest).await.as_u64().unwrap() < 21_000, "what is long is cut");
+    assert!(page.evaluate(longest).await.as_u64().unwrap() < 21_000, "long texts are cut");
     page.is_quiet(&[]).await;
     page.end().await;
 }
 
 #[tokio::test]
-async fn numbers_of_any_data_have_names() {
+async fn numbers_in_any_data_get_names() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     page.open(&app.url("/")).await;
@@ -280,7 +280,7 @@ async fn numbers_of_any_data_have_names() {
 }
 
 #[tokio::test]
-async fn two_thousand_updates_a_second_change_no_more_of_the_page_than_its_frames_show() {
+async fn each_frame_changes_a_row_once_at_2000_updates_a_second() {
     const KEYS: usize = 3100;
     const BATCH: usize = 500;
     let Some(mut page) = Page::start().await else { return };
@@ -298,7 +298,7 @@ async fn two_thousand_updates_a_second_change_no_more_of_the_page_than_its_frame
          (function frame() { seen.frames++; seen.most = Math.max(seen.most, seen.now); seen.now = 0; requestAnimationFrame(frame); })()",
     )
     .await;
-    // Most of each batch is for the twenty keys that are in sight first.
+    // Most messages of each batch are for the twenty keys that are visible at first.
     let mut ticks = tokio::time::interval(Duration::from_millis(250));
     for round in 1..=12 {
         ticks.tick().await;
@@ -308,21 +308,22 @@ async fn two_thousand_updates_a_second_change_no_more_of_the_page_than_its_frame
     }
     page.until("/received\\s*9,100/.test(document.querySelector('#topics li').textContent)").await;
     let last = 12 * BATCH + BATCH - 1;
-    // It shows what came last.
+    // The page shows the last message.
     page.row_with("maker0019", &last.to_string()).await;
     let seen = page.evaluate("({...seen, rows: document.querySelectorAll('.row').length})").await;
     let count = |name: &str| seen[name].as_f64().unwrap();
     assert!(count("frames") > 12.0, "{seen}");
-    assert!(count("rows") < 60.0, "only rows in sight exist: {seen}");
-    // A change of a row has six parts: the number, its sign and class, the age and its kind. 400 messages would have 2,400.
-    assert!(count("most") > 20.0 && count("most") < 400.0, "a frame touches each row once: {seen}");
-    assert!(count("longest") < 3000.0, "no task holds the page up for seconds: {seen}");
+    assert!(count("rows") < 60.0, "only visible rows exist: {seen}");
+    // One update of a row makes six mutations. If the page updated a row for each of the 400 messages of a batch, it
+    // would make 2,400.
+    assert!(count("most") > 20.0 && count("most") < 400.0, "a frame updates each row once: {seen}");
+    assert!(count("longest") < 3000.0, "no task blocks the page for seconds: {seen}");
     page.is_quiet(&[]).await;
     page.end().await;
 }
 
 #[tokio::test]
-async fn of_large_messages_the_drawer_keeps_fewer_but_each_of_them_whole() {
+async fn drawer_keeps_fewer_large_messages_but_each_in_full() {
     const CHARACTERS: usize = 300_000;
     let Some(mut page) = Page::start().await else { return };
     let app = App::with(|config| config.publish_message_bytes = CHARACTERS + 1000).await;
@@ -332,7 +333,7 @@ async fn of_large_messages_the_drawer_keeps_fewer_but_each_of_them_whole() {
         page.shows("#counted", &format!("{number} key")).await;
     }
     page.press("r").await;
-    // Two million characters are kept.
+    // The drawer keeps two million characters.
     page.evaluate("document.querySelector('#raw-filter').focus()").await;
     for (text, found) in [("end of ", "6 of the last "), ("4", "1 of the last ")] {
         page.type_text(text).await;
@@ -343,7 +344,7 @@ async fn of_large_messages_the_drawer_keeps_fewer_but_each_of_them_whole() {
 }
 
 #[tokio::test]
-async fn the_name_of_an_event_follows_the_key_that_it_was_first_known_by() {
+async fn event_name_follows_the_key_that_named_it_first() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     page.open(&app.url("/")).await;
@@ -355,13 +356,13 @@ async fn the_name_of_an_event_follows_the_key_that_it_was_first_known_by() {
     app.odds("8301/1x2/betpawa", named("Zarsenal", 1.5)).await;
     page.shows(".fixture .name", "Zarsenal – Leeds").await;
     let fixtures = "[...document.querySelectorAll('.fixture .name')].map(name => name.textContent)";
-    // In the order of their names, sooner or later.
+    // The page sorts the events by name with some delay.
     page.until(&format!("({fixtures}).join() === 'Burnley – Leeds,Zarsenal – Leeds'")).await;
     assert_eq!(
         page.evaluate("[...document.querySelectorAll('.fixture button')].map(button => button.ariaLabel)").await,
         json!(["Only this: Burnley – Leeds", "Only this: Zarsenal – Leeds"])
     );
-    // Other bookmakers spell it differently, and the name does not change with each price.
+    // Another bookmaker spells the name differently, but the name stays the same with each of its prices.
     app.odds("8301/1x2/sporty", named("Arsenal FC", 1.7)).await;
     app.odds("8301/1x2/sporty", named("Arsenal FC", 1.8)).await;
     page.row_with("sporty", "1.80").await;
@@ -378,7 +379,7 @@ async fn the_name_of_an_event_follows_the_key_that_it_was_first_known_by() {
 }
 
 #[tokio::test]
-async fn a_name_that_changes_with_each_message_is_shown_at_once_and_sorted_once_a_second() {
+async fn changing_name_shows_at_once_and_sorts_once_a_second() {
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
     page.open(&app.url("/")).await;
@@ -386,7 +387,7 @@ async fn a_name_that_changes_with_each_message_is_shown_at_once_and_sorted_once_
     page.shows(".fixture .name", "Minute 10").await;
     app.odds("8301/1x2/betpawa", json!({"event_name": "Minute 0", "home": 1.5})).await;
     page.shows(".fixture .name", "Minute 0").await;
-    // Each time that it sorts, it says how many rows there are.
+    // Each sort sets the attribute `aria-rowcount`, so count its changes.
     page.evaluate(
         "window.sorted = {times: 0, since: performance.now()}; \
          new MutationObserver(list => sorted.times += list.length) \
@@ -402,7 +403,7 @@ async fn a_name_that_changes_with_each_message_is_shown_at_once_and_sorted_once_
     let sorted = page.evaluate("({times: sorted.times, seconds: (performance.now() - sorted.since) / 1000})").await;
     let [times, seconds] = ["times", "seconds"].map(|of| sorted[of].as_f64().unwrap());
     assert!(times >= 1.0 && times <= seconds + 1.0, "{sorted}");
-    // What happens at an event is not its name.
+    // The field `event` describes an incident, so it is not used as the event's name.
     for (data, shown) in
         [(json!({"event": "goal", "home": 1.5}), "home 1.50"), (json!({"home": "1.6", "away": "4.2"}), "away 4.20")]
     {
@@ -415,7 +416,7 @@ async fn a_name_that_changes_with_each_message_is_shown_at_once_and_sorted_once_
 }
 
 #[tokio::test]
-async fn the_state_that_a_page_begins_with_is_no_peak_of_the_rate() {
+async fn initial_state_is_not_counted_in_the_message_rate() {
     const KEYS: usize = 1000;
     let Some(mut page) = Page::start().await else { return };
     let app = App::start().await;
@@ -424,7 +425,7 @@ async fn the_state_that_a_page_begins_with_is_no_peak_of_the_rate() {
     page.open(&app.url("/")).await;
     app.publish(&message(KEYS)).await;
     page.until("/received\\s*1,001/.test(document.querySelector('#topics li').textContent)").await;
-    // The rate is drawn with the counts.
+    // The page updates the rate together with the counts.
     let peak = page.evaluate("Number(document.querySelector('#rate-peak').textContent.replace(/\\D/g, ''))").await;
     assert!(peak.as_u64().unwrap() <= 1, "{peak} messages a second");
     page.is_quiet(&[]).await;
