@@ -1,4 +1,4 @@
-//! `engine=journal`: what a restart, a kill, a full disk and a damaged file leave.
+//! `engine=journal`: restarts, kills, full disks and damaged files.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ use crate::harness::program::Directory;
 use crate::harness::wire::Wire;
 use crate::harness::{App, TOKEN, eventually, within, ws};
 
-/// A server on the directory, which syncs each publish.
-async fn on(directory: &Directory, change: impl FnOnce(&mut Config)) -> App {
+/// Starts a server on the directory that syncs each publish.
+async fn start_on(directory: &Directory, change: impl FnOnce(&mut Config)) -> App {
     App::with(|config| {
         config.engine = EngineKind::Journal;
         config.data_dir = Some(directory.0.clone());
@@ -33,25 +33,25 @@ fn file(directory: &Directory) -> PathBuf {
     directory.0.join("oddswire.redb")
 }
 
-/// Everything that a client who comes with this position is told and sent, but for the moments.
+/// All messages of a client's catch-up from this position. Control messages lose their timestamps, which vary.
 async fn catch_up(app: &App, since: &str, topics: &str) -> Vec<Value> {
     let mut client = app.ws(&format!("since={since}&topics={topics}")).await;
-    let mut came = Vec::new();
+    let mut received = Vec::new();
     loop {
         let mut message = client.next().await;
         if message["id"].is_null() {
             message.as_object_mut().unwrap().remove("timestamp");
         }
         let end = message["type"] == "caught_up";
-        came.push(message);
+        received.push(message);
         if end {
-            return came;
+            return received;
         }
     }
 }
 
-/// All that can be asked of a server.
-async fn all_of(app: &App) -> Vec<Value> {
+/// The server's answers to every read: topics, states, and a catch-up from each position.
+async fn all_answers(app: &App) -> Vec<Value> {
     let mut all = vec![app.get("/api/topics").await.body["topics"].clone()];
     for topic in ["odds_updates", "scrape_progress"] {
         let state = app.get(&format!("/api/topics/{topic}/state")).await;
@@ -71,14 +71,14 @@ async fn all_of(app: &App) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn after_a_restart_every_question_has_the_answer_that_it_had_before() {
+async fn all_reads_give_the_same_answers_after_a_restart() {
     let directory = Directory::new();
     let forgetful = |config: &mut Config| config.history_messages = 5;
     let mut before = None;
     for round in 0..4 {
-        let app = on(&directory, forgetful).await;
+        let app = start_on(&directory, forgetful).await;
         if let Some(before) = &before {
-            assert_eq!(&all_of(&app).await, before);
+            assert_eq!(&all_answers(&app).await, before);
         }
         for at in 0..7 {
             app.odds(&format!("830{}/1x2/{}", at % 3, at % 2), json!({"round": round, "price": at})).await;
@@ -93,10 +93,10 @@ async fn after_a_restart_every_question_has_the_answer_that_it_had_before() {
             {"topic": "odds_updates", "key": "8301/1x2/1", "data": {"round": round, "price": 1}},
         ]))
         .await;
-        let all = all_of(&app).await;
-        let told = json!(all).to_string();
+        let all = all_answers(&app).await;
+        let text = json!(all).to_string();
         for mode in ["replayed", "conflated", "snapshot"] {
-            assert!(told.contains(mode), "the questions have all kinds of answers: {mode}");
+            assert!(text.contains(mode), "the answers include the mode {mode}");
         }
         before = Some(all);
         assert!(app.stop().await);
@@ -104,9 +104,9 @@ async fn after_a_restart_every_question_has_the_answer_that_it_had_before() {
 }
 
 #[tokio::test]
-async fn a_client_resumes_by_id_as_if_the_server_had_not_restarted() {
+async fn client_resumes_after_a_restart_without_a_gap() {
     let directory = Directory::new();
-    let app = on(&directory, |_| {}).await;
+    let app = start_on(&directory, |_| {}).await;
     let mut client = app.ws("").await;
     app.odds("8301", 1).await;
     let last = client.expect("odds_updates").await["id"].as_str().unwrap().to_owned();
@@ -115,7 +115,7 @@ async fn a_client_resumes_by_id_as_if_the_server_had_not_restarted() {
     app.publish(&json!({"topic": "scrape_progress", "data": "missed"})).await;
     assert!(app.stop().await);
 
-    let app = on(&directory, |_| {}).await;
+    let app = start_on(&directory, |_| {}).await;
     let mut client = app.ws(&format!("since={last}")).await;
     let told = client.expect("catch_up").await["data"]["topics"].clone();
     let replayed = json!({"mode": "replayed", "skipped": 0});
@@ -126,11 +126,11 @@ async fn a_client_resumes_by_id_as_if_the_server_had_not_restarted() {
     let position = app.odds("8301", 3).await["position"].clone();
     assert_eq!(client.expect("odds_updates").await["id"], position);
     let [last, position]: [Position; 2] = [last.parse().unwrap(), position.as_str().unwrap().parse().unwrap()];
-    assert_eq!(position, Position { offset: last.offset + 3, ..last }, "one sequence");
+    assert_eq!(position, Position { offset: last.offset + 3, ..last }, "the sequence continues across the restart");
 }
 
 #[tokio::test]
-async fn a_retry_after_a_restart_gets_the_first_answer_and_another_body_is_refused() {
+async fn idempotency_keys_survive_a_restart() {
     let directory = Directory::new();
     let publish = async |app: &App, data: u64| {
         let body = json!({"topic": "scrape_progress", "data": data}).to_string();
@@ -138,27 +138,27 @@ async fn a_retry_after_a_restart_gets_the_first_answer_and_another_body_is_refus
         let request = request.header("content-type", "application/json").header("idempotency-key", "once").body(body);
         crate::harness::Answer::of(request).await
     };
-    let app = on(&directory, |_| {}).await;
+    let app = start_on(&directory, |_| {}).await;
     let first = publish(&app, 1).await;
     assert_eq!(first.status, 200);
     app.publish(&json!({"topic": "scrape_progress", "data": "between"})).await;
     assert!(app.stop().await);
-    let app = on(&directory, |_| {}).await;
+    let app = start_on(&directory, |_| {}).await;
     assert_eq!(publish(&app, 1).await.body, first.body);
     assert_eq!(publish(&app, 2).await.code(), "idempotency_key_reused");
     assert_eq!(app.manager.position().offset, 2);
 }
 
 #[tokio::test]
-async fn a_key_expires_after_a_restart_and_its_deletion_is_told_and_stays() {
+async fn key_expires_after_a_restart_and_stays_deleted() {
     let directory = Directory::new();
-    let app = on(&directory, |_| {}).await;
+    let app = start_on(&directory, |_| {}).await;
     let position: oddswire::message::Position =
         app.odds("8301", 1).await["position"].as_str().unwrap().parse().unwrap();
     let expiring = |soon: &str| json!({"topic": "odds_updates", "key": "8301", "data": 1, "expires_at": soon});
     app.publish_expiring(expiring).await;
     assert!(app.stop().await);
-    let app = on(&directory, |_| {}).await;
+    let app = start_on(&directory, |_| {}).await;
     let mut client = app.ws(&format!("since={position}")).await;
     client.expect("catch_up").await;
     let mut deletion = client.next().await;
@@ -167,31 +167,31 @@ async fn a_key_expires_after_a_restart_and_its_deletion_is_told_and_stays() {
     }
     assert_eq!((&deletion["key"], &deletion["data"]), (&json!("8301"), &Value::Null));
     assert!(app.stop().await);
-    let app = on(&directory, |_| {}).await;
+    let app = start_on(&directory, |_| {}).await;
     assert_eq!(app.get("/api/topics/odds_updates/state").await.body["items"], json!([]));
     assert_eq!(app.manager.position().offset, position.offset + 1);
 }
 
 #[tokio::test]
-async fn messages_of_a_topic_that_is_not_configured_wait_until_it_is_again() {
+async fn messages_of_a_removed_topic_return_when_it_is_added_again() {
     let directory = Directory::new();
-    let app = on(&directory, |_| {}).await;
+    let app = start_on(&directory, |_| {}).await;
     app.odds("8301", 1).await;
     app.publish(&json!({"topic": "scrape_progress", "data": "x"})).await;
     assert!(app.stop().await);
-    let app = on(&directory, |config| config.topics = "scrape_progress".parse().unwrap()).await;
+    let app = start_on(&directory, |config| config.topics = "scrape_progress".parse().unwrap()).await;
     app.publish(&json!({"topic": "scrape_progress", "data": "y"})).await;
     assert!(app.stop().await);
-    let app = on(&directory, |_| {}).await;
+    let app = start_on(&directory, |_| {}).await;
     let state = app.get("/api/topics/odds_updates/state").await.body;
     assert_eq!((state["items"].as_array().unwrap().len(), &state["items"][0]["data"]), (1, &json!(1)));
     assert_eq!(app.manager.position().offset, 3);
 }
 
 #[tokio::test]
-async fn what_is_no_longer_kept_gives_its_space_back() {
+async fn file_does_not_grow_beyond_the_kept_messages() {
     let directory = Directory::new();
-    let app = on(&directory, |config| {
+    let app = start_on(&directory, |config| {
         config.history_messages = 200;
         config.sync = SyncWhen::Interval(Duration::from_millis(5));
     })
@@ -212,27 +212,27 @@ async fn what_is_no_longer_kept_gives_its_space_back() {
             early = size();
         }
     }
-    // 450 messages of about 1,200 bytes are kept, of 20,000 that were published.
+    // Of 20,000 published messages the server keeps 450, of about 1,200 bytes each.
     assert!(size() < 6 << 20, "{} bytes", size());
     assert!(size() <= early * 2, "{} bytes, and {early} early on", size());
     assert!(app.stop().await);
 }
 
-// Killed.
+// Kills.
 
-/// What publishers know.
+/// The answers that the publishers have received.
 #[derive(Default)]
 struct Known {
-    /// What was answered: the data of the last message of a batch, by its offset.
+    /// The data of the last message of each acknowledged batch, by its offset.
     acknowledged: Mutex<BTreeMap<u64, String>>,
-    /// Answers in this round.
+    /// The number of answers since the last start of the server.
     answers: AtomicUsize,
 }
 
 const PUBLISHERS: usize = 4;
 
-/// Publishes batch after batch until the server is gone. Returns the number of the batch that got no answer: it is asked
-/// again.
+/// Publishes batches until the server is killed. Returns the number of the batch that got no answer, which the next
+/// round repeats.
 async fn publish_until_killed(address: std::net::SocketAddr, known: Arc<Known>, publisher: usize, from: u64) -> u64 {
     let client = reqwest::Client::new();
     for number in from.. {
@@ -259,10 +259,10 @@ async fn publish_until_killed(address: std::net::SocketAddr, known: Arc<Known>, 
         known.acknowledged.lock().unwrap().insert(position.offset, data(count));
         known.answers.fetch_add(1, Ordering::SeqCst);
     }
-    unreachable!("there is always another one")
+    unreachable!("the range of numbers is endless")
 }
 
-/// Listens until the server is gone; the last offset that it was sent.
+/// Listens until the server is killed, and returns the last offset that it received.
 async fn listen_until_killed(mut client: ws::Client) -> u64 {
     let mut last = 0;
     while let Some(Ok(frame)) = client.frame().await {
@@ -274,7 +274,7 @@ async fn listen_until_killed(mut client: ws::Client) -> u64 {
     last
 }
 
-/// All messages after an offset: they are there without a hole.
+/// All messages after a position. Checks that there is no gap.
 async fn replay(process: &Process, since: Position) -> Vec<String> {
     let mut wire = Wire::connect(process.address, &format!("since={since}")).await;
     wire.expect("connection_ack").await;
@@ -290,13 +290,13 @@ async fn replay(process: &Process, since: Position) -> Vec<String> {
             return all;
         }
         let next = Position { offset: since.offset + all.len() as u64 + 1, ..since };
-        assert_eq!(message["id"], next.to_string(), "no hole, and one epoch");
+        assert_eq!(message["id"], next.to_string(), "no gap, and one epoch");
         all.push(message["data"].as_str().unwrap().to_owned());
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_at_any_moment_it_has_everything_that_was_answered_once() {
+async fn acknowledged_messages_survive_a_kill_at_any_time_once() {
     let kills: usize = std::env::var("TEST_KILLS").map_or(12, |kills| kills.parse().expect("a number"));
     let directory = Directory::new();
     let path = directory.0.to_str().unwrap();
@@ -315,18 +315,18 @@ async fn killed_at_any_moment_it_has_everything_that_was_answered_once() {
         let process = Process::serve(&environment).await;
         let client = ws::Client::connect(process.address, "").await;
         let position: Position = client.ack["data"]["position"].as_str().unwrap().parse().unwrap();
-        assert!(position.offset >= delivered, "nobody was sent what is not there any more");
+        assert!(position.offset >= delivered, "every message that a client received still exists");
         let from = *since.get_or_insert(position);
         let new = replay(&process, from).await;
         for data in new {
-            assert!(seen.insert(data.clone()), "{data} is there twice");
+            assert!(seen.insert(data.clone()), "{data} exists twice");
             in_order.push(data);
         }
         since = Some(position);
         let acknowledged = std::mem::take(&mut *known.acknowledged.lock().unwrap());
         for (offset, data) in &acknowledged {
             let at = usize::try_from(*offset).unwrap() - 1;
-            assert_eq!(in_order.get(at), Some(data), "what was answered is where the answer said, after kill {kill}");
+            assert_eq!(in_order.get(at), Some(data), "the message is at the acknowledged offset, after kill {kill}");
         }
         unanswered += (in_order.len() as u64).saturating_sub(acknowledged.keys().max().copied().unwrap_or(0));
         if kill == kills {
@@ -353,13 +353,13 @@ async fn killed_at_any_moment_it_has_everything_that_was_answered_once() {
     for batch in batches {
         let (_, number) = batch.split_once('/').unwrap();
         let count = number.parse::<u64>().unwrap() % 5 + 1;
-        assert!((1..=count).all(|at| seen.contains(&format!("{batch}/{at}"))), "{batch} is there whole");
+        assert!((1..=count).all(|at| seen.contains(&format!("{batch}/{at}"))), "{batch} is complete");
     }
     println!("{kills} kills under load, {} messages, {unanswered} of them past the last answer", in_order.len());
 }
 
 #[tokio::test]
-async fn with_an_interval_a_kill_begins_a_new_epoch_and_a_stop_does_not() {
+async fn kill_with_sync_interval_starts_a_new_epoch_but_stop_does_not() {
     let directory = Directory::new();
     let path = directory.0.to_str().unwrap();
     let environment =
@@ -376,7 +376,7 @@ async fn with_an_interval_a_kill_begins_a_new_epoch_and_a_stop_does_not() {
     assert_eq!(process.end().await.code, Some(0));
 
     let process = Process::serve(&environment).await;
-    assert_eq!(position(&process).await, first, "a stop writes down what was answered");
+    assert_eq!(position(&process).await, first, "a stop syncs all acknowledged messages");
     let more = message.replace("8301", "8302");
     assert_eq!(process.post("/api/publish", process::TOKEN, &more).await.status, 200);
     let lost = position(&process).await;
@@ -389,13 +389,13 @@ async fn with_an_interval_a_kill_begins_a_new_epoch_and_a_stop_does_not() {
     let mut client = ws::Client::connect(process.address, &format!("since={lost}&topics=odds_updates")).await;
     assert_eq!(client.expect("catch_up").await["data"]["topics"]["odds_updates"]["mode"], "snapshot");
     let message = client.expect("odds_updates").await;
-    assert_eq!(message["id"], Position { offset: 1, ..after }.to_string(), "ids are of the new epoch");
+    assert_eq!(message["id"], Position { offset: 1, ..after }.to_string(), "the ids have the new epoch");
 }
 
-// A full disk.
+// Full disks.
 
 #[tokio::test]
-async fn a_full_disk_refuses_publishes_keeps_subscribers_and_is_used_again_when_there_is_room() {
+async fn full_disk_refuses_publishes_until_space_is_free() {
     let directory = Directory::new();
     let path = directory.0.to_str().unwrap();
     let environment = [("ODDSWIRE_ENGINE", "journal"), ("ODDSWIRE_DATA_DIR", path)];
@@ -414,13 +414,13 @@ async fn a_full_disk_refuses_publishes_keeps_subscribers_and_is_used_again_when_
         }
         taken += 1;
         assert_eq!(client.expect("odds_updates").await["key"], (taken - 1).to_string());
-        assert!(taken < 1000, "the limit is felt");
+        assert!(taken < 1000, "the limit has no effect");
     };
     assert_eq!((refused.status, refused.header("retry-after").is_empty()), (503, false), "{}", refused.body);
     assert!(refused.detail().contains("nothing was taken"), "{}", refused.detail());
     process.event("journal.failed").await;
     let ready = reqwest::get(format!("http://{}/readyz", process.admin)).await.unwrap();
-    assert_eq!(ready.status(), 200, "clients are served");
+    assert_eq!(ready.status(), 200, "the server still serves clients");
     let ready: Value = serde_json::from_str(&ready.text().await.unwrap()).unwrap();
     assert_eq!(ready["engine"], "degraded", "{ready}");
     let metrics = reqwest::get(format!("http://{}/metrics", process.admin)).await.unwrap().text().await.unwrap();
@@ -437,18 +437,18 @@ async fn a_full_disk_refuses_publishes_keeps_subscribers_and_is_used_again_when_
     let process = Process::serve(&environment).await;
     let client = ws::Client::connect(process.address, "").await;
     let position: Position = client.ack["data"]["position"].as_str().unwrap().parse().unwrap();
-    assert_eq!(position.offset, taken as u64 + 1, "what was refused is not there, what was answered is");
+    assert_eq!(position.offset, taken as u64 + 1, "exactly the acknowledged messages exist");
 }
 
 #[tokio::test]
-async fn a_start_on_a_full_disk_serves_what_there_is_and_publishing_begins_when_there_is_room() {
+async fn start_on_a_full_disk_serves_reads_and_publishes_later() {
     let directory = Directory::new();
     let path = directory.0.to_str().unwrap();
     let environment = [("ODDSWIRE_ENGINE", "journal"), ("ODDSWIRE_DATA_DIR", path)];
     let message =
         |number: usize| json!({"topic": "odds_updates", "key": number.to_string(), "data": number}).to_string();
     let mut taken = 0;
-    // A new directory, a file that was closed, and one whose process was killed.
+    // In turn: a new directory, a file closed by a stop, and a file of a killed server.
     for end in ["TERM", "KILL", "KILL"] {
         let mut process = Process::with_files_of("0", &environment).await;
         let mut client = ws::Client::connect(process.address, "since=snapshot&topics=odds_updates").await;
@@ -456,13 +456,13 @@ async fn a_start_on_a_full_disk_serves_what_there_is_and_publishing_begins_when_
         assert_eq!(position.offset, taken as u64);
         client.expect("catch_up").await;
         for number in 0..taken {
-            assert_eq!(client.expect("odds_updates").await["data"], number, "it serves what the file holds");
+            assert_eq!(client.expect("odds_updates").await["data"], number, "it serves the messages in the file");
         }
         client.expect("caught_up").await;
         let refused = process.post("/api/publish", process::TOKEN, &message(taken)).await;
         assert_eq!((refused.status, refused.code(), refused.header("retry-after")), (503, "engine_unavailable", "1"));
         let ready = reqwest::get(format!("http://{}/readyz", process.admin)).await.unwrap();
-        assert_eq!(ready.status(), 200, "clients are served");
+        assert_eq!(ready.status(), 200, "the server still serves clients");
         let ready: Value = serde_json::from_str(&ready.text().await.unwrap()).unwrap();
         assert_eq!(ready["engine"], "degraded", "{ready}");
 
@@ -475,19 +475,19 @@ async fn a_start_on_a_full_disk_serves_what_there_is_and_publishing_begins_when_
         }
         process.signal(end);
         let log = process.end().await.stderr;
-        let failed = log.lines().find(|line| line.contains("journal.failed")).expect("it says so");
+        let failed = log.lines().find(|line| line.contains("journal.failed")).expect("the failure is logged");
         let failed: Value = serde_json::from_str(failed).unwrap();
         assert_eq!(failed["file"], file(&directory).to_str().unwrap());
         assert!(failed["what"].as_str().unwrap().contains("full"), "{failed}");
     }
 }
 
-// Files that cannot be used.
+// Unusable files.
 
-/// A file with some messages in it, closed.
-async fn filled() -> Directory {
+/// A directory with a closed file that contains messages.
+async fn filled_directory() -> Directory {
     let directory = Directory::new();
-    let app = on(&directory, |_| {}).await;
+    let app = start_on(&directory, |_| {}).await;
     for at in 0..50 {
         app.odds(&format!("{at}"), format!("{at:0>300}")).await;
     }
@@ -495,8 +495,8 @@ async fn filled() -> Directory {
     directory
 }
 
-/// Tries to start a server on the directory: its error, or its state.
-fn try_on(directory: &Path) -> Result<Value, String> {
+/// Tries to start a server on the directory, and returns its state or the error.
+fn try_start_on(directory: &Path) -> Result<Value, String> {
     let mut config = Config::defaults();
     config.listen = "127.0.0.1:0".parse().unwrap();
     config.admin_listen = None;
@@ -509,41 +509,41 @@ fn try_on(directory: &Path) -> Result<Value, String> {
     Ok(data.collect::<Vec<_>>().into())
 }
 
-/// The error names the file and the way out, and the file is as it was.
-fn is_refused(directory: &Directory, what: &str) -> String {
+/// Checks that the error names the file and `--reset-data`, and that the file has not changed.
+fn check_refused(directory: &Directory, what: &str) -> String {
     let before = std::fs::read(file(directory)).unwrap();
-    let error = try_on(&directory.0).expect_err(what);
+    let error = try_start_on(&directory.0).expect_err(what);
     assert!(error.contains(file(directory).to_str().unwrap()), "{what}: {error}");
     assert!(error.contains("--reset-data") && !error.contains('\n'), "{what}: {error}");
-    assert!(std::fs::read(file(directory)).unwrap() == before, "{what}: nothing is overwritten");
+    assert!(std::fs::read(file(directory)).unwrap() == before, "{what}: the file is unchanged");
     error
 }
 
 #[tokio::test]
-async fn a_truncated_or_foreign_file_is_refused_and_left_as_it_is() {
-    let directory = filled().await;
+async fn truncated_or_foreign_file_is_refused_and_not_changed() {
+    let directory = filled_directory().await;
     let whole = std::fs::read(file(&directory)).unwrap();
     for length in [1, 100, 4096, whole.len() / 2, whole.len() - 4096] {
         std::fs::write(file(&directory), &whole[..length]).unwrap();
-        is_refused(&directory, &format!("cut to {length} bytes"));
+        check_refused(&directory, &format!("cut to {length} bytes"));
     }
     std::fs::write(file(&directory), "somebody's notes\n".repeat(1000)).unwrap();
-    is_refused(&directory, "a text");
+    check_refused(&directory, "a text file");
     std::fs::remove_file(file(&directory)).unwrap();
     let other = Database::create(file(&directory)).unwrap();
     let transaction = other.begin_write().unwrap();
     transaction.open_table(TableDefinition::<u64, u64>::new("theirs")).unwrap().insert(1, 1).unwrap();
     transaction.commit().unwrap();
     drop(other);
-    assert!(is_refused(&directory, "a file of the same store").contains("not one of oddswire's"));
+    assert!(check_refused(&directory, "a redb file of another program").contains("not one of oddswire's"));
     std::fs::write(file(&directory), "").unwrap();
-    assert_eq!(try_on(&directory.0), Ok(json!([])), "an empty file is a new one");
+    assert_eq!(try_start_on(&directory.0), Ok(json!([])), "an empty file counts as new");
 }
 
 #[tokio::test]
-async fn a_flipped_byte_is_found_or_changes_nothing() {
-    let directory = filled().await;
-    let state = try_on(&directory.0).unwrap();
+async fn flipped_byte_is_detected_or_harmless() {
+    let directory = filled_directory().await;
+    let state = try_start_on(&directory.0).unwrap();
     let whole = std::fs::read(file(&directory)).unwrap();
     let mut found = 0;
     let stride = whole.len() / 60;
@@ -551,34 +551,34 @@ async fn a_flipped_byte_is_found_or_changes_nothing() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x55;
         std::fs::write(file(&directory), &damaged).unwrap();
-        match try_on(&directory.0) {
+        match try_start_on(&directory.0) {
             Ok(read) => assert_eq!(read, state, "byte {at} of {}", whole.len()),
             Err(error) => {
                 found += 1;
                 assert!(error.contains("--reset-data"), "{error}");
-                assert!(std::fs::read(file(&directory)).unwrap() == damaged, "nothing is overwritten");
+                assert!(std::fs::read(file(&directory)).unwrap() == damaged, "the file is unchanged");
             }
         }
     }
-    assert!(found > 0, "some were found");
+    assert!(found > 0, "at least one flipped byte is detected");
 }
 
 #[tokio::test]
-async fn a_file_of_a_later_version_is_refused() {
-    let directory = filled().await;
+async fn file_of_a_later_version_is_refused() {
+    let directory = filled_directory().await;
     let database = Database::create(file(&directory)).unwrap();
     let transaction = database.begin_write().unwrap();
     transaction.open_table(TableDefinition::<&str, u64>::new("meta")).unwrap().insert("format", 2).unwrap();
     transaction.commit().unwrap();
     drop(database);
-    let error = is_refused(&directory, "a later version");
+    let error = check_refused(&directory, "a later version");
     assert!(error.contains("format 2") && error.contains("up to 1"), "{error}");
     assert!(error.contains("start the version that wrote it"), "{error}");
 }
 
 #[tokio::test]
-async fn reset_data_puts_the_file_aside_and_begins_anew() {
-    let directory = filled().await;
+async fn reset_data_keeps_a_copy_of_the_file_and_starts_empty() {
+    let directory = filled_directory().await;
     let damaged = std::fs::read(file(&directory)).unwrap()[..5000].to_vec();
     std::fs::write(file(&directory), &damaged).unwrap();
     let path = directory.0.to_str().unwrap();
@@ -596,14 +596,14 @@ async fn reset_data_puts_the_file_aside_and_begins_anew() {
     let process = Process::start(&["--reset-data"], &environment).await;
     process.signal("TERM");
     let log = process.end().await.stderr;
-    let reset = log.lines().find(|line| line.contains("journal.reset")).expect("it says where the copy is");
+    let reset = log.lines().find(|line| line.contains("journal.reset")).expect("the log names the copy");
     let copy = serde_json::from_str::<Value>(reset).unwrap()["copy"].as_str().unwrap().to_owned();
-    assert!(std::fs::read(copy).unwrap() == damaged, "the copy is the file");
-    assert_eq!(try_on(&directory.0), Ok(json!([])));
+    assert!(std::fs::read(copy).unwrap() == damaged, "the copy equals the damaged file");
+    assert_eq!(try_start_on(&directory.0), Ok(json!([])));
 }
 
 #[tokio::test]
-async fn a_second_server_on_the_same_directory_refuses_to_start() {
+async fn second_server_on_the_same_directory_does_not_start() {
     let directory = Directory::new();
     let path = directory.0.to_str().unwrap();
     let environment = [("ODDSWIRE_ENGINE", "journal"), ("ODDSWIRE_DATA_DIR", path)];
@@ -621,7 +621,7 @@ async fn a_second_server_on_the_same_directory_refuses_to_start() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_are_said_in_a_line() {
+async fn invalid_settings_are_reported_in_one_line() {
     let cases: [(&[&str], &str); 6] = [
         (&["--engine=journal"], "data-dir"),
         (&["--engine=journal", "--data-dir="], "data-dir"),

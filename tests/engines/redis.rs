@@ -1,4 +1,4 @@
-//! Several nodes on one Redis, and a Redis that goes away, comes back, and comes back with less than it had.
+//! Several nodes on one Redis: shared state, and a Redis that fails, recovers or loses data.
 
 use oddswire::config::EngineKind;
 use oddswire::message::Position;
@@ -8,7 +8,7 @@ use crate::harness::process::{Process, TOKEN};
 use crate::harness::redis::Redis;
 use crate::harness::{App, eventually, within, ws};
 
-/// Everything that is taken is on the disk when it is answered.
+/// Redis syncs each write to the disk before it answers.
 const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
 async fn node(redis: &Redis) -> App {
@@ -23,7 +23,7 @@ fn position(value: &Value) -> Position {
     value.as_str().expect("a position").parse().unwrap()
 }
 
-/// Waits until `/readyz` says this of the engine.
+/// Waits until `/readyz` reports this state of the engine.
 async fn engine_is(app: &App, says: &str) -> Value {
     within(async {
         loop {
@@ -36,8 +36,8 @@ async fn engine_is(app: &App, says: &str) -> Value {
     .await
 }
 
-/// Publishes until it is taken: the broker may have to come back first.
-async fn publish_at_last(app: &App, body: &Value) -> Value {
+/// Repeats a publish until it is accepted, for instance until Redis is available again.
+async fn publish_until_accepted(app: &App, body: &Value) -> Value {
     let body = body.to_string();
     within(async {
         loop {
@@ -58,7 +58,7 @@ fn odds(key: &str, data: impl Into<Value>) -> Value {
 }
 
 #[tokio::test]
-async fn what_one_node_takes_every_node_delivers_in_one_order() {
+async fn all_nodes_deliver_the_same_messages_in_the_same_order() {
     let Some(redis) = Redis::start().await else { return };
     let nodes = [node(&redis).await, node(&redis).await, node(&redis).await];
     let mut clients = Vec::new();
@@ -80,7 +80,7 @@ async fn what_one_node_takes_every_node_delivers_in_one_order() {
     }
     let offsets: Vec<u64> =
         orders[0].iter().map(|text| position(&serde_json::from_str::<Value>(text).unwrap()["id"]).offset).collect();
-    assert_eq!(offsets, (1..=120).collect::<Vec<_>>(), "dense, from 1");
+    assert_eq!(offsets, (1..=120).collect::<Vec<_>>(), "consecutive offsets from 1");
     assert!(orders.iter().all(|order| *order == orders[0]), "the same bytes in the same order");
     let states = [nodes[0].get(STATE).await.text, nodes[1].get(STATE).await.text, nodes[2].get(STATE).await.text];
     assert!(states.iter().all(|state| *state == states[0]), "{states:?}");
@@ -89,12 +89,12 @@ async fn what_one_node_takes_every_node_delivers_in_one_order() {
 const STATE: &str = "/api/topics/odds_updates/state";
 
 #[tokio::test]
-async fn a_broadcast_reaches_the_clients_of_every_node_and_has_no_place() {
+async fn broadcast_reaches_clients_of_every_node_without_a_position() {
     let Some(redis) = Redis::start().await else { return };
     let nodes = [node(&redis).await, node(&redis).await];
     let mut clients = [nodes[0].ws("").await, nodes[1].ws("").await];
     let answer = nodes[0].post("/api/broadcast", "application/json", r#"{"type":"notice","data":[1, 2]}"#).await;
-    assert_eq!((answer.status, &answer.body["connections"]), (200, &json!(1)), "those of the node that was asked");
+    assert_eq!((answer.status, &answer.body["connections"]), (200, &json!(1)), "this node's clients count");
     let taken = nodes[1].odds("8301", 1).await;
     let mut notices = Vec::new();
     for client in &mut clients {
@@ -102,12 +102,12 @@ async fn a_broadcast_reaches_the_clients_of_every_node_and_has_no_place() {
         assert_eq!(client.expect("odds_updates").await["id"], taken["position"]);
     }
     assert_eq!(notices[0]["data"], json!([1, 2]));
-    assert_eq!(notices[0], notices[1], "a client with two connections knows it by its text, timestamp included");
+    assert_eq!(notices[0], notices[1], "equal texts let a client with two connections detect the duplicate");
     assert_eq!(position(&taken["position"]).offset, 1);
 }
 
 #[tokio::test]
-async fn a_client_resumes_on_another_node_by_the_same_id() {
+async fn client_resumes_on_another_node_with_the_same_id() {
     let Some(redis) = Redis::start().await else { return };
     let nodes = [node(&redis).await, node(&redis).await];
     let mut client = nodes[0].ws("").await;
@@ -117,7 +117,7 @@ async fn a_client_resumes_on_another_node_by_the_same_id() {
     for number in 2..5 {
         nodes[number % 2].odds("8301", number).await;
     }
-    // The position that the first node has just answered, whether or not the other has come to it.
+    // The second node may not have read up to this position yet.
     let mut client = nodes[1].ws(&format!("since={id}")).await;
     let told = client.expect("catch_up").await;
     let all = json!({"odds_updates": {"mode": "replayed", "skipped": 0}, "scrape_progress": {"mode": "replayed", "skipped": 0}});
@@ -127,11 +127,11 @@ async fn a_client_resumes_on_another_node_by_the_same_id() {
     }
     let newest = nodes[0].odds("8301", 5).await;
     let mut ahead = nodes[1].ws(&format!("since={}", newest["position"].as_str().unwrap())).await;
-    assert_eq!(ahead.expect("catch_up").await["data"]["topics"], all, "it is waited for");
+    assert_eq!(ahead.expect("catch_up").await["data"]["topics"], all, "the node waits for the position");
 }
 
 #[tokio::test]
-async fn a_node_that_comes_late_has_state_history_and_deletions() {
+async fn late_node_has_the_same_state_history_and_deletions() {
     let Some(redis) = Redis::start().await else { return };
     let first = node(&redis).await;
     let begin = first.publish(&json!({"topic": "scrape_progress", "type": "phase", "data": "one"})).await;
@@ -159,7 +159,7 @@ async fn a_node_that_comes_late_has_state_history_and_deletions() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_is_known_to_every_node() {
+async fn idempotency_key_works_across_nodes() {
     let Some(redis) = Redis::start().await else { return };
     let nodes = [node(&redis).await, node(&redis).await];
     let publish = async |app: &App, data: u32| {
@@ -178,7 +178,7 @@ async fn an_idempotency_key_is_known_to_every_node() {
 }
 
 #[tokio::test]
-async fn a_key_expires_once_and_a_renewed_one_later() {
+async fn key_expires_once_and_a_renewed_key_stays() {
     let Some(redis) = Redis::start().await else { return };
     let nodes = [node(&redis).await, node(&redis).await, node(&redis).await];
     let expiring = |key: &str, at: &str| {
@@ -186,7 +186,7 @@ async fn a_key_expires_once_and_a_renewed_one_later() {
         message["expires_at"] = json!(at);
         message
     };
-    // On a busy machine a second can pass before it is renewed: it is a new key then, and the test begins anew.
+    // On a busy machine the key can expire before the test renews it. Then the test starts again.
     for attempt in 1..=3 {
         let [soon, later, other] = ["soon", "later", "other"].map(|name| format!("{attempt}/{name}"));
         let mut client = nodes[2].ws(&format!("topics=odds_updates/{attempt}")).await;
@@ -201,7 +201,7 @@ async fn a_key_expires_once_and_a_renewed_one_later() {
         let gone = client.next().await;
         assert_eq!((&gone["key"], &gone["data"]), (&json!(soon), &Value::Null));
         let after = nodes[0].odds(&other, 1).await;
-        assert_eq!(client.next().await["id"], after["position"], "it was deleted once");
+        assert_eq!(client.next().await["id"], after["position"], "the key was deleted once");
         let deleted = position(&gone["id"]);
         eventually("another node has the deletion", || nodes[1].manager.position().offset >= deleted.offset).await;
         let state = nodes[1].get(STATE).await;
@@ -209,11 +209,11 @@ async fn a_key_expires_once_and_a_renewed_one_later() {
         assert!(keys.any(|key| key == later) && !state.text.contains(&soon), "{}", state.text);
         return;
     }
-    panic!("it was never renewed in time");
+    panic!("the key expired before its renewal in every attempt");
 }
 
 #[tokio::test]
-async fn deletions_are_forgotten_everywhere_and_a_client_from_before_gets_an_image() {
+async fn client_older_than_removed_tombstones_gets_a_snapshot() {
     let Some(redis) = Redis::start().await else { return };
     let short = async || {
         App::with(|config| {
@@ -231,7 +231,7 @@ async fn deletions_are_forgotten_everywhere_and_a_client_from_before_gets_an_ima
     first.odds("other", 1).await;
     let fields = async || redis.ask::<u64>(&["HLEN", "{oddswire}:state:odds_updates"]).await;
     within(async { while fields().await != 2 {} }).await;
-    eventually("the node forgets, too", || {
+    eventually("the node removes its tombstones", || {
         first.manager.overview().topics.values().all(|topic| topic.kept.tombstones == 0)
     })
     .await;
@@ -243,7 +243,7 @@ async fn deletions_are_forgotten_everywhere_and_a_client_from_before_gets_an_ima
 }
 
 #[tokio::test]
-async fn a_topic_is_full_at_state_keys_and_one_beyond_is_refused_whole() {
+async fn batch_that_exceeds_state_keys_is_refused_completely() {
     let Some(redis) = Redis::start().await else { return };
     let app = App::with(|config| {
         config.engine = EngineKind::Redis;
@@ -255,12 +255,12 @@ async fn a_topic_is_full_at_state_keys_and_one_beyond_is_refused_whole() {
     let batch = json!([odds("3", 2), odds("1", Value::Null), odds("4", 1), odds("5", 1)]);
     let refused = app.post("/api/publish", "application/json", batch.to_string()).await;
     assert_eq!((refused.status, refused.code(), &refused.body["error"]["index"]), (400, "state_full", &json!(3)));
-    assert_eq!(app.manager.position().offset, 4, "nothing of it was taken");
+    assert_eq!(app.manager.position().offset, 4, "no message of the batch was stored");
     app.publish(&json!([odds("1", Value::Null), odds("4", 1)])).await;
 }
 
 #[tokio::test]
-async fn a_batch_far_beyond_the_history_is_delivered_whole_on_every_node() {
+async fn batch_larger_than_the_history_reaches_every_node() {
     let Some(redis) = Redis::start().await else { return };
     let nodes = [node(&redis).await, node(&redis).await];
     let mut clients = [nodes[0].ws("").await, nodes[1].ws("").await];
@@ -273,10 +273,10 @@ async fn a_batch_far_beyond_the_history_is_delivered_whole_on_every_node() {
     }
 }
 
-// The broker goes away.
+// Faults of Redis.
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_broker_is_away_clients_stay_and_nothing_is_lost_or_doubled() {
+async fn clients_stay_connected_while_redis_is_down() {
     let Some(mut redis) = Redis::with(&DURABLE).await else { return };
     let nodes = [node(&redis).await, node(&redis).await];
     let mut clients = [nodes[0].ws("").await, nodes[1].ws("").await];
@@ -288,7 +288,7 @@ async fn while_the_broker_is_away_clients_stay_and_nothing_is_lost_or_doubled() 
         let refused = app.post("/api/publish", "application/json", odds("8301", 2).to_string()).await;
         assert_eq!((refused.status, refused.code(), refused.header("retry-after")), (503, "engine_unavailable", "1"));
         assert!(refused.detail().starts_with("nothing was taken"), "{}", refused.detail());
-        assert_eq!(app.get(STATE).await.body["items"][0]["data"], 1, "what there was is served");
+        assert_eq!(app.get(STATE).await.body["items"][0]["data"], 1, "the node serves the state");
         let metrics = reqwest::get(format!("http://{}/metrics", app.admin)).await.unwrap().text().await.unwrap();
         assert!(metrics.contains("oddswire_engine_available 0"));
     }
@@ -299,16 +299,16 @@ async fn while_the_broker_is_away_clients_stay_and_nothing_is_lost_or_doubled() 
     for app in &nodes {
         engine_is(app, "ok").await;
     }
-    let taken = publish_at_last(&nodes[1], &odds("8301", 3)).await;
-    assert_eq!(position(&taken["position"]).offset, 2, "the sequence goes on");
+    let taken = publish_until_accepted(&nodes[1], &odds("8301", 3)).await;
+    assert_eq!(position(&taken["position"]).offset, 2, "the sequence continues");
     for client in &mut clients {
         assert_eq!(client.next().await["data"], 1);
-        assert_eq!(client.next().await["data"], 3, "no catch-up between");
+        assert_eq!(client.next().await["data"], 3, "no catch-up comes in between");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_hangs_is_given_up_and_what_it_took_is_there_once_it_goes_on() {
+async fn hanging_redis_makes_the_outcome_unknown_and_then_recovers() {
     let Some(redis) = Redis::start().await else { return };
     let app = node(&redis).await;
     let mut client = app.ws("").await;
@@ -319,10 +319,10 @@ async fn a_broker_that_hangs_is_given_up_and_what_it_took_is_there_once_it_goes_
     engine_is(&app, "degraded").await;
     redis.signal("CONT");
     engine_is(&app, "ok").await;
-    publish_at_last(&app, &odds("8301", 2)).await;
+    publish_until_accepted(&app, &odds("8301", 2)).await;
     let mut heard = client.next().await;
     if heard["data"] == 1 {
-        // It was taken after all, as it was said that it might be.
+        // Redis executed the first publish later. `outcome_unknown` allows that.
         heard = client.next().await;
     }
     assert_eq!(heard["data"], 2);
@@ -330,13 +330,13 @@ async fn a_broker_that_hangs_is_given_up_and_what_it_took_is_there_once_it_goes_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_whose_memory_is_full_takes_nothing_and_clients_stay() {
+async fn full_redis_refuses_publishes_and_clients_stay_connected() {
     let Some(redis) = Redis::start().await else { return };
     let app = node(&redis).await;
     app.odds("8301", 1).await;
     let mut client = app.ws("").await;
     let () = redis.ask(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    // Some rounds of tending pass, too: the node's own position is asked for with each publish.
+    // Publish several times, so that the node's regular maintenance runs in the meantime.
     for _ in 0..20 {
         let refused = app.post("/api/publish", "application/json", odds("8301", 2).to_string()).await;
         assert_eq!((refused.status, refused.code()), (503, "engine_unavailable"));
@@ -345,12 +345,12 @@ async fn a_broker_whose_memory_is_full_takes_nothing_and_clients_stay() {
     assert_eq!(app.get("/readyz").await.status, 200);
     client.nothing_came().await;
     let () = redis.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    publish_at_last(&app, &odds("8301", 3)).await;
-    assert_eq!(client.next().await["data"], 3, "nothing else happened");
+    publish_until_accepted(&app, &odds("8301", 3)).await;
+    assert_eq!(client.next().await["data"], 3, "nothing else was delivered");
 }
 
-/// What a client is told when the sequence could not be continued: its topics with keys get an image, the others a gap.
-async fn is_told_of_another_epoch(client: &mut ws::Client, modes: &Value) {
+/// Expects the catch-up after a new epoch: these modes by topic, with an unknown number of skipped messages.
+async fn expect_new_epoch(client: &mut ws::Client, modes: &Value) {
     let told = client.expect("catch_up").await;
     for (topic, mode) in modes.as_object().unwrap() {
         assert_eq!(told["data"]["topics"][topic], json!({"mode": mode, "skipped": null}), "{told}");
@@ -358,7 +358,7 @@ async fn is_told_of_another_epoch(client: &mut ws::Client, modes: &Value) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_lost_its_data_begins_a_new_epoch_and_everybody_is_told() {
+async fn redis_that_lost_its_data_starts_a_new_epoch_for_all_clients() {
     let Some(mut redis) = Redis::start().await else { return };
     let nodes = [node(&redis).await, node(&redis).await];
     let mut clients = [nodes[0].ws("").await, nodes[1].ws("").await];
@@ -367,10 +367,10 @@ async fn a_broker_that_lost_its_data_begins_a_new_epoch_and_everybody_is_told() 
     redis.resume().await;
     for client in &mut clients {
         client.expect("odds_updates").await;
-        is_told_of_another_epoch(client, &json!({"odds_updates": "snapshot", "scrape_progress": "snapshot"})).await;
+        expect_new_epoch(client, &json!({"odds_updates": "snapshot", "scrape_progress": "snapshot"})).await;
         client.expect("caught_up").await;
     }
-    let after = publish_at_last(&nodes[0], &odds("8302", 2)).await;
+    let after = publish_until_accepted(&nodes[0], &odds("8302", 2)).await;
     let [before, after] = [before, after].map(|answer| position(&answer["position"]));
     assert!(after.epoch > before.epoch && after.offset == 1, "{before} {after}");
     for (client, app) in clients.iter_mut().zip(&nodes) {
@@ -380,19 +380,19 @@ async fn a_broker_that_lost_its_data_begins_a_new_epoch_and_everybody_is_told() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flushed_broker_begins_a_new_epoch_though_nobody_publishes() {
+async fn flushed_redis_starts_a_new_epoch_without_a_publish() {
     let Some(redis) = Redis::start().await else { return };
     let app = node(&redis).await;
     app.odds("8301", 1).await;
     let mut client = app.ws("").await;
     let () = redis.ask(&["FLUSHDB"]).await;
-    is_told_of_another_epoch(&mut client, &json!({"odds_updates": "snapshot"})).await;
+    expect_new_epoch(&mut client, &json!({"odds_updates": "snapshot"})).await;
     client.expect("caught_up").await;
     assert_eq!(app.get(STATE).await.body["items"], json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_is_refused_whole_where_a_state_holds_what_is_not_ours() {
+async fn batch_is_refused_completely_if_a_state_has_foreign_data() {
     let Some(redis) = Redis::start().await else { return };
     let app = node(&redis).await;
     let before = position(&app.odds("8301", 1).await["position"]);
@@ -402,50 +402,50 @@ async fn a_batch_is_refused_whole_where_a_state_holds_what_is_not_ours() {
         let refused = app.post("/api/publish", "application/json", batch).await;
         assert_eq!((refused.status, refused.code()), (503, "engine_unavailable"), "{value:?}: {}", refused.text);
     }
-    let after = position(&publish_at_last(&app, &odds("8303", 3)).await["position"]);
-    assert_eq!(after, Position { offset: before.offset + 1, ..before }, "nothing of the batch was taken");
+    let after = position(&publish_until_accepted(&app, &odds("8303", 3)).await["position"]);
+    assert_eq!(after, Position { offset: before.offset + 1, ..before }, "no message of the batch was stored");
     assert_eq!(app.get(STATE).await.body["items"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_expires_half_where_a_state_holds_what_is_not_ours() {
+async fn no_key_expires_while_the_state_has_foreign_data() {
     let Some(redis) = Redis::start().await else { return };
     let app = node(&redis).await;
     let mut client = app.ws("").await;
     let before = position(&app.odds("8301", 1).await["position"]);
     assert_eq!(position(&client.next().await["id"]), before);
-    // The time of both has come at once, that of the foreign one last.
+    // Both expire at once; the foreign entry comes last.
     let both = "redis.call('HSET', KEYS[1], 'k', 'not ours') return redis.call('ZADD', KEYS[2], 1, '8301', 2, 'k')";
     let [state, expiries] = ["{oddswire}:state:odds_updates", "{oddswire}:expiries:odds_updates"];
     let _: u64 = redis.ask(&["EVAL", both, "2", state, expiries]).await;
     engine_is(&app, "degraded").await;
     let _: u64 = redis.ask(&["HDEL", state, "k"]).await;
     let after = Position { offset: before.offset + 1, ..before };
-    assert_eq!(position(&client.next().await["id"]), after, "it expires once");
-    let next = position(&publish_at_last(&app, &odds("8303", 3)).await["position"]);
+    assert_eq!(position(&client.next().await["id"]), after, "the key expires once");
+    let next = position(&publish_until_accepted(&app, &odds("8303", 3)).await["position"]);
     assert_eq!(next, Position { offset: after.offset + 1, ..after });
 }
 
-/// A broker that comes back with what it had a while ago, as a replica does that lacks the end. The nodes have come to
-/// different places by then, and the one that lacks the end, too, is the first to publish.
+/// Redis restarts with older data, like a replica that lacks the newest writes. Another node than the one that
+/// published the lost message then publishes first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_end_that_is_lost_is_found_even_if_another_node_writes_in_its_place_first() {
+async fn lost_end_of_the_log_is_detected_after_another_nodes_write() {
     let Some(mut redis) = Redis::with(&DURABLE).await else { return };
     let (ahead, behind) = (node(&redis).await, node(&redis).await);
     ahead.publish(&json!([odds("8301", 1), {"topic": "scrape_progress", "data": 1}])).await;
     let mut clients = [ahead.ws("").await, behind.ws("").await];
     redis.remember().await;
-    let lost = publish_at_last(&ahead, &odds("8301", "lost")).await;
+    let lost = publish_until_accepted(&ahead, &odds("8301", "lost")).await;
     for client in &mut clients {
         assert_eq!(client.next().await["data"], "lost");
     }
     redis.lose_end();
     redis.resume().await;
-    let taken = publish_at_last(&behind, &odds("8302", "kept")).await;
+    let taken = publish_until_accepted(&behind, &odds("8302", "kept")).await;
     let [lost, taken] = [lost, taken].map(|answer| position(&answer["position"]));
     assert!(taken.epoch > lost.epoch, "{lost} {taken}");
     for client in &mut clients {
-        is_told_of_another_epoch(client, &json!({"odds_updates": "snapshot", "scrape_progress": "gap"})).await;
+        expect_new_epoch(client, &json!({"odds_updates": "snapshot", "scrape_progress": "gap"})).await;
         let mut state = Vec::new();
         loop {
             let next = client.next().await;
@@ -468,7 +468,7 @@ async fn an_end_that_is_lost_is_found_even_if_another_node_writes_in_its_place_f
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_whose_place_was_dropped_reads_the_log_anew_and_its_clients_are_told() {
+async fn node_behind_a_trimmed_log_rereads_it_and_clients_catch_up() {
     let Some(redis) = Redis::start().await else { return };
     let url = redis.url();
     let environment = [("ODDSWIRE_ENGINE", "redis"), ("ODDSWIRE_REDIS_URL", &url), ("ODDSWIRE_LOG_LEVEL", "info")];
@@ -486,7 +486,7 @@ async fn a_node_whose_place_was_dropped_reads_the_log_anew_and_its_clients_are_t
     let _: u64 = redis.ask(&["XTRIM", "{oddswire}:log", "MAXLEN", "10"]).await;
     sleeps.signal("CONT");
     let (mut told, mut next) = (client.next().await, 2);
-    // It may have gone on for a moment before it slept, and the broker had answered what was asked of it last.
+    // Before it stopped, the node may have read some of these messages.
     while told["data"] == next {
         (told, next) = (client.next().await, next + 1);
     }

@@ -1,9 +1,10 @@
-//! Three nodes on one Redis, and everything that can happen to them, at random: nodes and Redis are killed, paused and
-//! started again, the connections between them are cut and stalled, and Redis loses its data, or only the end of it. Clients
-//! go from node to node. At the end every client holds what Redis holds; on the way each got every message once and in order, was told of
-//! each hole (see the follower), and all got the same bytes at the same position.
+//! Three nodes on one Redis, with random faults. Nodes and Redis are killed, paused and restarted, their connections
+//! are cut and stalled, and Redis loses all of its data or the newest part. Clients move from node to node.
 //!
-//! `TEST_FAULTS` is the number of faults of each test.
+//! Each client gets every message once and in order, and learns of each gap (the follower checks this). All clients get
+//! the same bytes at the same position. At the end, each client has the state that Redis has.
+//!
+//! `TEST_FAULTS` sets the number of faults in each test.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -31,11 +32,11 @@ const NODES: usize = 3;
 const CLIENTS: usize = 12;
 const PUBLISHERS: usize = 4;
 const KEYS: usize = 20;
-/// Nothing that is answered at all takes longer.
+/// The deadline of a request. An answer never takes longer.
 const ANSWER: Duration = Duration::from_secs(8);
 const END: &str = "\"end\"";
 
-/// What happens.
+/// A fault.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     KillNode,
@@ -46,11 +47,11 @@ enum Fault {
     PauseRedis,
     Flush,
     LoseData,
-    /// It comes back with what it had a while ago, as a replica does that lacks the end.
+    /// Redis restarts with older data, like a replica that lacks the newest writes.
     LoseEnd,
 }
 
-/// Without these nothing that was acknowledged is ever lost.
+/// The faults that must not lose an acknowledged message.
 const HARMLESS: [Fault; 6] =
     [Fault::KillNode, Fault::PauseNode, Fault::CutLink, Fault::StallLink, Fault::KillRedis, Fault::PauseRedis];
 const ALL: [Fault; 9] = [
@@ -65,7 +66,7 @@ const ALL: [Fault; 9] = [
     Fault::LoseEnd,
 ];
 
-/// What all clients got, by position: whoever gets a message that another one got compares it.
+/// The messages that clients received, by position. A second client's message must equal the first one's.
 #[derive(Default)]
 struct Tape(Mutex<BTreeMap<(u64, u64), String>>);
 
@@ -79,7 +80,7 @@ impl Tape {
         assert_eq!(known, text, "the same message at the same position");
     }
 
-    /// How often each value was published, in a text that says which.
+    /// How often each value was published.
     fn values(&self) -> HashMap<String, usize> {
         let mut values = HashMap::new();
         for text in self.0.lock().unwrap().values() {
@@ -90,13 +91,13 @@ impl Tape {
     }
 }
 
-/// What the tasks of a run share.
+/// The state that the tasks of a run share.
 struct Stage {
     addresses: Vec<SocketAddr>,
     tape: Tape,
-    /// Attempts to publish: what time is measured by.
+    /// The number of attempts to publish. The test waits by this number, not by time.
     attempts: watch::Sender<usize>,
-    /// Nothing is broken any more and nothing more is published but the end.
+    /// True after the last fault. The publishers then stop.
     over: watch::Sender<bool>,
 }
 
@@ -105,22 +106,22 @@ impl Stage {
         self.addresses[random.usize(..self.addresses.len())]
     }
 
-    /// Waits for so many attempts to publish.
+    /// Waits for this many attempts to publish.
     async fn pass(&self, count: usize) {
         let mut attempts = self.attempts.subscribe();
         let until = *attempts.borrow() + count;
-        within(attempts.wait_for(|attempts| *attempts >= until)).await.expect("there are publishers");
+        within(attempts.wait_for(|attempts| *attempts >= until)).await.expect("the sender belongs to the same stage");
     }
 }
 
-/// Follows until the end, from node to node.
+/// Follows the messages, moving from node to node, until the last message.
 async fn follow(stage: Arc<Stage>, mut random: Rng) -> Follower {
     let mut follower = Follower::default();
     loop {
         let address = stage.any(&mut random);
         let Ok(Ok(socket)) = timeout(ANSWER, TcpStream::connect(address)).await else { continue };
         let url = format!("ws://{address}/api/ws?{}", follower.resume());
-        // A node that is starting refuses, one that is paused does not answer.
+        // A starting node refuses the handshake, and a paused node does not answer.
         let Ok(Ok((mut client, _))) = timeout(ANSWER, tokio_tungstenite::client_async(url, socket)).await else {
             tokio::task::yield_now().await;
             continue;
@@ -141,7 +142,7 @@ async fn follow(stage: Arc<Stage>, mut random: Rng) -> Follower {
     }
 }
 
-/// Publishes, each batch until it is taken, and returns what was acknowledged.
+/// Publishes batches, repeating each until it is accepted, and returns the acknowledged values.
 async fn publish(stage: Arc<Stage>, publisher: usize, mut random: Rng) -> Vec<String> {
     let http = reqwest::Client::builder().timeout(ANSWER).build().unwrap();
     let mut acknowledged = Vec::new();
@@ -164,7 +165,7 @@ async fn publish(stage: Arc<Stage>, publisher: usize, mut random: Rng) -> Vec<St
             match answer {
                 Ok(answer) if answer.status() == 200 => break,
                 Ok(answer) => assert_eq!(answer.status(), 503, "{:?}", answer.text().await),
-                // The node went away, or sleeps.
+                // The node was killed or is paused.
                 Err(_) => tokio::task::yield_now().await,
             }
         }
@@ -173,7 +174,7 @@ async fn publish(stage: Arc<Stage>, publisher: usize, mut random: Rng) -> Vec<St
     acknowledged
 }
 
-/// The nodes, and what is between them and Redis.
+/// The nodes, and the links between them and Redis.
 struct Nodes {
     ports: Vec<Port>,
     links: Vec<Link>,
@@ -200,17 +201,17 @@ impl Nodes {
     }
 
     fn signal(&self, at: usize, signal: &str) {
-        self.running[at].as_ref().expect("it runs").signal(signal);
+        self.running[at].as_ref().expect("the node runs").signal(signal);
     }
 
     async fn kill(&mut self, at: usize) {
-        let process = self.running[at].take().expect("it runs");
+        let process = self.running[at].take().expect("the node runs");
         process.signal("KILL");
         drop(process.end().await);
     }
 }
 
-async fn happen(fault: Fault, redis: &mut Redis, nodes: &mut Nodes, stage: &Stage, random: &mut Rng) {
+async fn cause(fault: Fault, redis: &mut Redis, nodes: &mut Nodes, stage: &Stage, random: &mut Rng) {
     let (at, attempts) = (random.usize(..NODES), random.usize(..60));
     match fault {
         Fault::KillNode => {
@@ -220,7 +221,7 @@ async fn happen(fault: Fault, redis: &mut Redis, nodes: &mut Nodes, stage: &Stag
         }
         Fault::PauseNode => {
             nodes.signal(at, "STOP");
-            // Whoever asks it waits for an answer.
+            // Requests to the paused node wait until their deadline, so wait for few attempts.
             stage.pass(attempts / 10).await;
             nodes.signal(at, "CONT");
         }
@@ -256,8 +257,8 @@ async fn happen(fault: Fault, redis: &mut Redis, nodes: &mut Nodes, stage: &Stag
     }
 }
 
-/// The state that Redis has.
-async fn kept(redis: &Redis) -> BTreeMap<String, String> {
+/// The state of `odds_updates` in Redis, without deleted keys.
+async fn state_in_redis(redis: &Redis) -> BTreeMap<String, String> {
     let values: BTreeMap<String, String> = redis.ask(&["HGETALL", "{oddswire}:state:odds_updates"]).await;
     let data = |(key, value): (String, String)| (key, value.split_once('\n').expect("a value").1.to_owned());
     values.into_iter().filter(|(key, _)| !key.is_empty()).map(data).filter(|(_, data)| data != "null").collect()
@@ -285,7 +286,7 @@ async fn run(faults: &[Fault], seed: u64) -> Option<(Arc<Stage>, Vec<String>)> {
     for _ in 0..count {
         let fault = faults[random.usize(..faults.len())];
         eprintln!("seed {seed}: {fault:?}");
-        happen(fault, &mut redis, &mut nodes, &stage, &mut random).await;
+        cause(fault, &mut redis, &mut nodes, &stage, &mut random).await;
         stage.pass(random.usize(..150)).await;
     }
     stage.over.send_replace(true);
@@ -296,21 +297,21 @@ async fn run(faults: &[Fault], seed: u64) -> Option<(Arc<Stage>, Vec<String>)> {
     let end = r#"{"topic":"scrape_progress","data":"end"}"#;
     within(async { while nodes.running[0].as_ref().unwrap().post("/api/publish", TOKEN, end).await.status != 200 {} })
         .await;
-    let kept = kept(&redis).await;
+    let kept = state_in_redis(&redis).await;
     let mut modes: BTreeMap<String, usize> = BTreeMap::new();
     while let Some(follower) = within(followers.join_next()).await {
         let follower = follower.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        assert_eq!(follower.state, kept, "seed {seed}: what the client holds is what Redis holds");
+        assert_eq!(follower.state, kept, "seed {seed}: the client has the state that Redis has");
         for (mode, times) in follower.modes {
             *modes.entry(mode).or_default() += times;
         }
     }
     for node in nodes.running.iter().flatten() {
         let url = format!("http://{}/api/topics/odds_updates/state", node.address);
-        // One that has just been started may still be looking for Redis.
+        // A node that has just started may not be connected to Redis yet.
         let answer = within(async {
             loop {
-                let answer = reqwest::get(&url).await.expect("it answers").text().await.unwrap();
+                let answer = reqwest::get(&url).await.expect("the node answers").text().await.unwrap();
                 let answer: Value = serde_json::from_str(&answer).unwrap();
                 if answer["items"].is_array() {
                     return answer;
@@ -323,12 +324,12 @@ async fn run(faults: &[Fault], seed: u64) -> Option<(Arc<Stage>, Vec<String>)> {
             items.map(|item| (item["key"].as_str().unwrap().to_owned(), item["data"].to_string())).collect();
         assert_eq!(served, kept, "seed {seed}");
     }
-    eprintln!("seed {seed}: {} messages acknowledged, told {modes:?}", acknowledged.len());
+    eprintln!("seed {seed}: {} messages acknowledged, catch-up modes {modes:?}", acknowledged.len());
     Some((stage, acknowledged))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_happens_to_nodes_links_and_broker_nothing_is_lost_or_doubled() {
+async fn no_message_is_lost_or_duplicated_by_faults_without_data_loss() {
     let seed = fastrand::u64(..);
     let Some((stage, acknowledged)) = run(&HARMLESS, seed).await else { return };
     let values = stage.tape.values();
@@ -337,11 +338,11 @@ async fn whatever_happens_to_nodes_links_and_broker_nothing_is_lost_or_doubled()
     }
     let epochs =
         stage.tape.0.lock().unwrap().keys().map(|(epoch, _)| *epoch).collect::<std::collections::BTreeSet<_>>();
-    assert_eq!(epochs.len(), 1, "seed {seed}: the sequence went on");
+    assert_eq!(epochs.len(), 1, "seed {seed}: the sequence continued");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_the_broker_loses_every_client_is_told_and_ends_with_what_it_has() {
+async fn clients_end_with_the_state_of_redis_after_data_loss() {
     let Some((stage, acknowledged)) = run(&ALL, fastrand::u64(..)).await else { return };
     let values = stage.tape.values();
     assert!(acknowledged.iter().any(|value| values.contains_key(&json!(value).to_string())));

@@ -1,5 +1,5 @@
-//! What stands between a node and its broker: TLS, passwords and rights, namespaces, Sentinels, and a broker
-//! that is not there yet. The program itself, and a real redis-server.
+//! The connection of a node to Redis: TLS, passwords and rights, namespaces, Sentinel, Cluster, and a Redis that is not
+//! available at the start. The tests run the program and a real redis-server.
 
 use std::collections::BTreeSet;
 
@@ -11,17 +11,17 @@ use crate::harness::node::node;
 use crate::harness::process::{Environment, Process, TOKEN, refused, run, temporary};
 use crate::harness::program::Port;
 use crate::harness::redis::{Certificates, Cluster, Redis, Sentinel};
-use crate::harness::watcher::{Watcher, insist, position};
+use crate::harness::watcher::{Watcher, position, publish_until_accepted};
 use crate::harness::{Answer, sse, within, ws};
 
-/// Publishes, and has it back live and from the state.
-async fn works(node: &Process) {
+/// Publishes a value, and checks that it arrives live and in the state.
+async fn check_delivery(node: &Process) {
     let mut client = ws::Client::connect(node.address, "topics=odds_updates").await;
-    // What says nothing new would not be delivered.
+    // Use a random value, because an unchanged value would not be delivered.
     let data = json!(fastrand::u64(..).to_string());
     let published = node.odds("8301/1x2/works", data.clone()).await;
-    let came = client.expect("odds_updates").await;
-    assert_eq!((&came["data"], &came["id"]), (&data, &published["position"]));
+    let received = client.expect("odds_updates").await;
+    assert_eq!((&received["data"], &received["id"]), (&data, &published["position"]));
     assert_eq!(node.state().await["8301/1x2/works"], data.to_string());
     client.close().await;
 }
@@ -29,13 +29,13 @@ async fn works(node: &Process) {
 // TLS.
 
 #[tokio::test]
-async fn a_broker_whose_certificate_the_authority_signed_is_used_over_tls() {
+async fn redis_with_a_trusted_certificate_is_used_over_tls() {
     let Some(certificates) = Certificates::new() else { return };
     let Some((redis, _port, url)) = certificates.redis().await else { return };
     let ca = certificates.path("ca.crt");
     let node = node(&[("ODDSWIRE_REDIS_URL", &url), ("ODDSWIRE_REDIS_CA_FILE", &ca)]).await;
     node.ready().await;
-    works(&node).await;
+    check_delivery(&node).await;
     let clients: String = redis.ask(&["CLIENT", "LIST"]).await;
     let over_tls = clients.lines().filter(|line| line.contains(&format!("laddr={}", &url["rediss://".len()..])));
     assert_eq!(over_tls.count(), 2, "{clients}");
@@ -43,12 +43,12 @@ async fn a_broker_whose_certificate_the_authority_signed_is_used_over_tls() {
 }
 
 #[tokio::test]
-async fn a_broker_whose_certificate_nobody_known_signed_is_refused_and_the_reason_told() {
+async fn redis_with_an_untrusted_certificate_is_refused_with_a_reason() {
     let Some(certificates) = Certificates::new() else { return };
     let Some((_redis, _port, url)) = certificates.redis().await else { return };
     let other = certificates.path("other.crt");
     let url = url.replace("rediss://", "rediss://oddswire:marmalade@");
-    // The system's authorities do not know it either.
+    // In the second round the node uses the system's certificate authorities, which did not sign it either.
     for settings in [&[("ODDSWIRE_REDIS_CA_FILE", other.as_str())][..], &[]] {
         let node = node(&[&[("ODDSWIRE_REDIS_URL", url.as_str())], settings].concat()).await;
         let reason = node.starting("certificate").await;
@@ -58,10 +58,10 @@ async fn a_broker_whose_certificate_nobody_known_signed_is_refused_and_the_reaso
     }
 }
 
-// Who a node is to its broker.
+// Passwords and rights.
 
 #[tokio::test]
-async fn a_password_opens_the_broker_and_a_wrong_one_is_told_without_being_shown() {
+async fn wrong_password_is_reported_without_showing_it() {
     let Some(redis) = Redis::start().await else { return };
     let address = redis.address();
     redis.ask::<()>(&["CONFIG", "SET", "requirepass", "mar@malade"]).await;
@@ -76,17 +76,18 @@ async fn a_password_opens_the_broker_and_a_wrong_one_is_told_without_being_shown
     let url = format!("redis://:mar%40malade@{address}");
     let with_password = node(&[("ODDSWIRE_REDIS_URL", &url)]).await;
     with_password.ready().await;
-    works(&with_password).await;
+    check_delivery(&with_password).await;
     assert!(!with_password.stop().await.contains("malade"));
 
     let file = temporary("redis-url", &format!("{url}\r\n"));
     let from_file = node(&[("ODDSWIRE_REDIS_URL_FILE", &file)]).await;
     std::fs::remove_file(&file).unwrap();
     from_file.ready().await;
-    works(&from_file).await;
+    check_delivery(&from_file).await;
 }
 
-/// What a node's user has to be allowed, and all that it uses; with Sentinels `role`, in a cluster `cluster|slots`.
+/// The commands that a node uses. Its user needs exactly these rights, with Sentinel also `role`, with Cluster also
+/// `cluster|slots`.
 const RIGHTS: [&str; 25] = [
     "evalsha",
     "exists",
@@ -116,7 +117,7 @@ const RIGHTS: [&str; 25] = [
 ];
 
 #[tokio::test]
-async fn a_user_with_the_rights_that_are_documented_is_enough_and_has_none_that_is_not_used() {
+async fn documented_rights_are_sufficient_and_all_used() {
     let Some(redis) = Redis::start().await else { return };
     let rights: Vec<String> = RIGHTS.iter().map(|right| format!("+{right}")).collect();
     let mut user = vec!["ACL", "SETUSER", "oddswire", "on", ">marmalade", "resetchannels", "~{oddswire}:*"];
@@ -128,16 +129,16 @@ async fn a_user_with_the_rights_that_are_documented_is_enough_and_has_none_that_
     redis.ask::<()>(&["CONFIG", "RESETSTAT"]).await;
     let first = node(&settings).await;
     first.ready().await;
-    works(&first).await;
+    check_delivery(&first).await;
     let mut client = ws::Client::connect(first.address, "").await;
-    // Keyless twice, and a key that is set, expires, and is forgotten.
+    // Publish two keyless messages, and a key that expires and whose tombstone is removed.
     for _ in 0..2 {
         first.take(&json!({"topic": "scrape_progress", "data": "keyless"})).await;
         client.expect("scrape_progress").await;
     }
     first.take_expiring("a").await;
     client.expect("odds_updates").await;
-    assert_eq!(client.expect("odds_updates").await["data"], Value::Null, "it expired");
+    assert_eq!(client.expect("odds_updates").await["data"], Value::Null, "the key has expired");
     let body = r#"{"topic":"odds_updates","key":"b","data":1}"#;
     for _ in 0..2 {
         let request = reqwest::Client::new().post(first.url("/api/publish")).bearer_auth(TOKEN);
@@ -147,7 +148,7 @@ async fn a_user_with_the_rights_that_are_documented_is_enough_and_has_none_that_
     client.expect("odds_updates").await;
     assert_eq!(first.post("/api/broadcast", TOKEN, r#"{"type":"notice","data":1}"#).await.status, 200);
     client.expect("notice").await;
-    // More deletions than keys may be: the oldest are forgotten before their time.
+    // Delete more keys than `state-keys` allows, so that the oldest tombstones are removed early.
     let names = ["c", "d", "e", "f", "g", "8301/1x2/works", "b"];
     for key in names {
         first.odds(key, Value::Null).await;
@@ -162,24 +163,24 @@ async fn a_user_with_the_rights_that_are_documented_is_enough_and_has_none_that_
             first.odds(&format!("{key}{round}"), Value::Null).await;
         }
     }
-    // As after an eviction.
+    // Simulate an eviction by Redis.
     redis.ask::<()>(&["DEL", "{oddswire}:facts"]).await;
     let second = node(&settings).await;
     second.ready().await;
-    works(&second).await;
+    check_delivery(&second).await;
 
     let denied: Vec<redis::Value> = redis.ask(&["ACL", "LOG"]).await;
     let stats: String = redis.ask(&["INFO", "commandstats"]).await;
     let called = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next());
     let of_the_test = ["auth", "acl|log", "config|resetstat", "del", "client|setinfo"];
     let called: BTreeSet<&str> = called.filter(|name| !of_the_test.contains(name)).collect();
-    // The oldest deletions beyond `state-keys` are asked for by rank: more than these few would be needed for that.
+    // `zrange` is used only if there are more tombstones beyond `state-keys` than in this test.
     let rights: BTreeSet<&str> = RIGHTS.into_iter().filter(|right| *right != "zrange").collect();
     assert_eq!(called, rights, "denied: {denied:?}");
 }
 
 #[tokio::test]
-async fn a_right_that_is_missing_is_told() {
+async fn missing_right_is_logged() {
     let Some(redis) = Redis::start().await else { return };
     redis.ask::<()>(&["ACL", "SETUSER", "oddswire", "on", ">marmalade", "~*", "+@all", "-xread"]).await;
     let url = format!("redis://oddswire:marmalade@{}", redis.address());
@@ -189,23 +190,23 @@ async fn a_right_that_is_missing_is_told() {
 }
 
 #[tokio::test]
-async fn however_long_the_broker_is_away_a_node_comes_back_in_time_to_say_what_it_has_seen() {
+async fn retry_delay_stays_within_250_ms_however_long_redis_is_down() {
     let nowhere = Port::free();
     let url = format!("redis://{}", nowhere.address);
     let mut node = node(&[("ODDSWIRE_REDIS_URL", &url), ("ODDSWIRE_LOG_LEVEL", "debug")]).await;
     for _ in 0..14 {
         let lost = node.event("redis.lost").await;
-        // The others wait for a second.
+        // The delay must stay well below a second: after a restart of Redis, nodes wait only that long for each other.
         assert!(lost["again_in_ms"].as_u64().expect("a number") <= 250, "{lost}");
     }
     let lost = node.stop().await;
     assert_eq!(lost.lines().filter(|line| line.contains("WARN") && line.contains("redis.lost")).count(), 1, "{lost}");
 }
 
-// What is whose.
+// Namespaces.
 
 #[tokio::test]
-async fn namespaces_and_databases_of_one_broker_do_not_see_each_other() {
+async fn namespaces_and_databases_are_isolated() {
     let Some(redis) = Redis::start().await else { return };
     let plain = redis.url();
     let second = format!("{plain}/2");
@@ -237,7 +238,7 @@ async fn namespaces_and_databases_of_one_broker_do_not_see_each_other() {
     assert!(keys.len() > 4 && keys.iter().all(mine), "{keys:?}");
 }
 
-// Sentinels.
+// Sentinel.
 
 fn round(number: usize) -> Value {
     json!([
@@ -247,7 +248,7 @@ fn round(number: usize) -> Value {
 }
 
 #[tokio::test]
-async fn a_failover_of_sentinels_goes_unnoticed_or_is_told_and_publishing_goes_on() {
+async fn sentinel_failover_is_seamless_or_starts_a_new_epoch() {
     let Some(master) = Redis::with(&["--repl-diskless-sync-delay", "0"]).await else { return };
     let Some(replica) = Redis::replica_of(&master).await else { return };
     let sentinel = Sentinel::of(&master).await;
@@ -261,21 +262,21 @@ async fn a_failover_of_sentinels_goes_unnoticed_or_is_told_and_publishing_goes_o
     let (published, heard) = {
         let publishing = async {
             let mut number = 1;
-            // Until the old master has become a replica, and then some.
+            // Publish until the old master has become a replica, and a few more times.
             loop {
-                insist(&node, &number.to_string(), &round(number)).await;
+                publish_until_accepted(&node, &number.to_string(), &round(number)).await;
                 number += 1;
-                // It closes all connections when it becomes one.
+                // Redis closes all connections when it becomes a replica, so the command may fail.
                 let said: Option<String> = master.try_ask(&["INFO", "replication"]).await;
                 if said.is_some_and(|said| said.contains("role:slave")) {
                     break;
                 }
             }
             for number in number..number + 5 {
-                insist(&node, &number.to_string(), &round(number)).await;
+                publish_until_accepted(&node, &number.to_string(), &round(number)).await;
             }
             let last = number + 5;
-            (last, position(&insist(&node, "last", &round(last)).await))
+            (last, position(&publish_until_accepted(&node, "last", &round(last)).await))
         };
         tokio::pin!(publishing);
         let published = loop {
@@ -304,7 +305,7 @@ async fn a_failover_of_sentinels_goes_unnoticed_or_is_told_and_publishing_goes_o
 }
 
 #[tokio::test]
-async fn what_a_failover_loses_is_told_by_a_new_epoch() {
+async fn failover_that_loses_messages_starts_a_new_epoch() {
     let Some(mut master) = Redis::with(&["--repl-diskless-sync-delay", "0"]).await else { return };
     let Some(mut replica) = Redis::replica_of(&master).await else { return };
     let sentinel = Sentinel::of(&master).await;
@@ -315,7 +316,7 @@ async fn what_a_failover_loses_is_told_by_a_new_epoch() {
     let kept = position(&first.take(&round(0)).await);
     watcher.reaches(kept).await;
 
-    // The replica has what there is, and nothing of what follows.
+    // Wait until the replica has the first round, then kill it, so that it misses the second one.
     let has = async || replica.ask::<u64>(&["HLEN", "{oddswire}:state:odds_updates"]).await;
     within(async { while has().await == 0 {} }).await;
     replica.ask::<()>(&["SAVE"]).await;
@@ -330,7 +331,7 @@ async fn what_a_failover_loses_is_told_by_a_new_epoch() {
     assert_eq!((refused.status, refused.code(), refused.header("retry-after")), (503, "engine_unavailable", "1"));
 
     replica.resume().await;
-    let after = position(&insist(&first, "after", &round(2)).await);
+    let after = position(&publish_until_accepted(&first, "after", &round(2)).await);
     watcher.reaches(after).await;
     assert!(after.epoch > kept.epoch, "{after} after {kept}");
     let told = &watcher.follower.modes;
@@ -339,7 +340,7 @@ async fn what_a_failover_loses_is_told_by_a_new_epoch() {
     assert_eq!(watcher.follower.state, state);
     assert_eq!(state.keys().collect::<Vec<_>>(), ["8301/1x2/0", "8301/1x2/2"]);
 
-    // A node that comes later, and a client that has the lost position from the first one.
+    // A later node also sends a snapshot to a client that resumes from the lost position.
     let second = node(&[("ODDSWIRE_REDIS_URL", &url)]).await;
     second.ready().await;
     let mut late = ws::Client::connect(second.address, &format!("topics=odds_updates&since={lost}")).await;
@@ -348,13 +349,13 @@ async fn what_a_failover_loses_is_told_by_a_new_epoch() {
     assert_eq!(second.state().await, state);
 }
 
-// Clusters.
+// Cluster.
 
 #[tokio::test]
-async fn a_cluster_is_used_like_one_broker_and_a_namespace_survives_the_restart_of_its_master() {
+async fn cluster_works_and_survives_the_restart_of_a_master() {
     let Some(mut cluster) = Cluster::of(3).await else { return };
     let url = cluster.url();
-    // Slots of different masters: whatever is asked reaches the one that has the namespace's.
+    // These namespaces have slots on different masters. The node must send each command to the right one.
     let namespaces = ["oddswire", "a", "b", "c", "d"];
     let mut owners = BTreeSet::new();
     for namespace in namespaces {
@@ -387,16 +388,16 @@ async fn a_cluster_is_used_like_one_broker_and_a_namespace_survives_the_restart_
     let refused = node.post("/api/publish", TOKEN, &round(101).to_string()).await;
     assert_eq!((refused.status, refused.code()), (503, "engine_unavailable"));
     owner.resume().await;
-    let after = position(&insist(&node, "after", &round(102)).await);
+    let after = position(&publish_until_accepted(&node, "after", &round(102)).await);
     assert_eq!((after.epoch, after.offset), (before.epoch, before.offset + 2));
     watcher.reaches(after).await;
     assert_eq!((watcher.follower.messages, watcher.follower.modes.len()), (4, 0));
 }
 
-// A broker that is not there.
+// Redis is not available at the start.
 
 #[tokio::test]
-async fn without_a_broker_nobody_is_served_until_it_is_there() {
+async fn node_answers_503_until_redis_is_available() {
     let Some(mut redis) = Redis::start().await else { return };
     redis.kill();
     let node = node(&[("ODDSWIRE_REDIS_URL", &redis.url())]).await;
@@ -408,7 +409,7 @@ async fn without_a_broker_nobody_is_served_until_it_is_there() {
     for answer in [publish, broadcast, state] {
         let found = (answer.status, answer.code(), answer.header("retry-after"));
         assert_eq!(found, (503, "engine_unavailable", "1"), "{}", answer.text);
-        assert!(answer.detail().contains("refused"), "{} is not {reason}", answer.detail());
+        assert!(answer.detail().contains("refused"), "{} differs from {reason}", answer.detail());
     }
     for path in ["/api/ws", "/api/sse", "/api/ws?since=1-1"] {
         let (_open, response) = get(node.address, path, &[]).await;
@@ -417,7 +418,7 @@ async fn without_a_broker_nobody_is_served_until_it_is_there() {
     }
     redis.resume().await;
     node.ready().await;
-    works(&node).await;
+    check_delivery(&node).await;
     let socket = within(TcpStream::connect(node.address)).await.unwrap();
     sse::Client::over(socket, "since=snapshot").await.expect("catch_up").await;
 }
@@ -425,7 +426,7 @@ async fn without_a_broker_nobody_is_served_until_it_is_there() {
 // Settings.
 
 #[tokio::test]
-async fn a_setting_of_the_broker_that_cannot_be_used_ends_the_start_with_2_and_shows_no_password() {
+async fn invalid_redis_setting_exits_with_2_and_hides_the_password() {
     const URLS: &str = "expected redis://";
     let engine = ("ODDSWIRE_ENGINE", "redis");
     refused(&run(&[], &[engine]).await, &["redis-url", "redis://localhost:6379", "redis-url-file"]);

@@ -1,4 +1,5 @@
-//! The end of the log is lost, and whoever could tell is not there, or comes too late: everybody is told all the same.
+//! Redis loses the end of the log, and the nodes that had read it are gone or return late. All clients must still learn
+//! of the loss.
 
 use serde_json::json;
 
@@ -6,23 +7,23 @@ use crate::harness::link::{Flow, Link};
 use crate::harness::node::node;
 use crate::harness::process::Process;
 use crate::harness::redis::Redis;
-use crate::harness::watcher::{Watcher, insist, position};
+use crate::harness::watcher::{Watcher, position, publish_until_accepted};
 use crate::harness::{within, ws};
 
 const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
-/// Publishes a price for each of these keys, one after the other; the last position.
+/// Publishes a message for each of these keys, and returns the last position.
 async fn odds(node: &Process, keys: std::ops::Range<usize>, says: &str) -> oddswire::message::Position {
     let mut last = None;
     for key in keys {
         let message = json!({"topic": "odds_updates", "key": format!("{says}/{key}"), "data": says});
-        last = Some(position(&insist(node, &format!("{says}-{key}"), &message).await));
+        last = Some(position(&publish_until_accepted(node, &format!("{says}-{key}"), &message).await));
     }
     last.expect("there are keys")
 }
 
 #[tokio::test]
-async fn an_end_that_only_nodes_had_seen_that_are_gone_is_told_by_a_new_epoch() {
+async fn loss_seen_only_by_a_dead_node_starts_a_new_epoch() {
     let Some(mut redis) = Redis::with(&DURABLE).await else { return };
     let url = redis.url();
     let settings = [("ODDSWIRE_REDIS_URL", url.as_str())];
@@ -34,7 +35,7 @@ async fn an_end_that_only_nodes_had_seen_that_are_gone_is_told_by_a_new_epoch() 
     let lost = odds(&gone, 0..10, "lost").await;
     assert_eq!(
         lost.epoch, before.epoch,
-        "a restart without a loss goes unnoticed, since the node found all it had seen"
+        "a restart without a loss keeps the epoch, because the node finds all messages that it had read"
     );
     watcher.reaches(lost).await;
     gone.signal("KILL");
@@ -44,7 +45,7 @@ async fn an_end_that_only_nodes_had_seen_that_are_gone_is_told_by_a_new_epoch() 
 
     let cold = node(&settings).await;
     cold.ready().await;
-    // They take the places of those that were lost, and more.
+    // The new messages use the offsets of the lost ones, and two more.
     let after = odds(&cold, 0..12, "new").await;
     assert!(after.epoch > lost.epoch, "{after} after {lost}");
     let query = watcher.follower.resume();
@@ -57,7 +58,7 @@ async fn an_end_that_only_nodes_had_seen_that_are_gone_is_told_by_a_new_epoch() 
 }
 
 #[tokio::test]
-async fn a_client_that_is_cut_off_while_it_is_told_of_a_lost_end_misses_nothing_and_no_offset() {
+async fn client_cut_off_while_it_learns_of_a_loss_misses_nothing() {
     let Some(mut redis) = Redis::with(&DURABLE).await else { return };
     let url = redis.url();
     let node = node(&[("ODDSWIRE_REDIS_URL", url.as_str())]).await;
@@ -70,7 +71,7 @@ async fn a_client_that_is_cut_off_while_it_is_told_of_a_lost_end_misses_nothing_
     redis.resume().await;
     let new = odds(&node, 0..3, "new").await;
     assert!(new.epoch > kept.epoch, "{new} after {kept}");
-    // The last of what was kept is the last that it got.
+    // Cut the client off when it has received the last kept message of the snapshot.
     let last = Some(oddswire::message::Position { epoch: new.epoch, offset: kept.offset });
     while watcher.follower.cursor != last {
         watcher.read().await;
@@ -81,12 +82,12 @@ async fn a_client_that_is_cut_off_while_it_is_told_of_a_lost_end_misses_nothing_
     watcher.follower.take(&client.ack.to_string());
     std::mem::swap(&mut watcher.client, &mut client);
     watcher.reaches(new).await;
-    assert_eq!(new.offset, kept.offset + 3, "each offset is a message");
+    assert_eq!(new.offset, kept.offset + 3, "each offset has a message");
     assert_eq!(watcher.follower.state, node.state().await);
 }
 
 #[tokio::test]
-async fn a_node_that_was_away_finds_that_its_end_was_lost_though_its_place_is_dropped() {
+async fn paused_node_detects_a_loss_even_after_the_log_was_trimmed() {
     let Some(mut redis) = Redis::with(&DURABLE).await else { return };
     let link = Link::to(redis.address()).await;
     let (direct, linked) = (redis.url(), format!("redis://{}", link.address));
@@ -97,7 +98,7 @@ async fn a_node_that_was_away_finds_that_its_end_was_lost_though_its_place_is_dr
     let mut watcher = Watcher::of(&ahead).await;
     watcher.reaches(odds(&behind, 0..5, "kept").await).await;
     redis.remember().await;
-    // Both have found what they knew; one sees nothing of what follows.
+    // Both nodes have found their position in the restarted Redis. Cut off one before the messages that will be lost.
     behind.ready().await;
     link.set(Flow::Cut);
     behind.becomes("degraded", |answer| answer.body["engine"] == "degraded").await;
@@ -120,7 +121,7 @@ async fn a_node_that_was_away_finds_that_its_end_was_lost_though_its_place_is_dr
 }
 
 #[tokio::test]
-async fn a_log_that_is_trimmed_while_a_node_reads_it_has_no_hole() {
+async fn log_trimmed_during_the_first_read_is_reported_as_a_gap() {
     let Some(redis) = Redis::start().await else { return };
     let direct = redis.url();
     let first = node(&[("ODDSWIRE_REDIS_URL", &direct)]).await;
@@ -132,13 +133,13 @@ async fn a_log_that_is_trimmed_while_a_node_reads_it_has_no_hole() {
         since.get_or_insert(position(&taken));
     }
     let link = Link::to(redis.address()).await;
-    // It has a part of the first piece, which the broker has answered, when the second one is dropped from the stream.
+    // Stall the node while it reads the first piece of the log, and trim the second piece before it asks for that.
     link.set(Flow::StalledBehind(32 << 10));
     let linked = format!("redis://{}", link.address);
     let late = node(&[("ODDSWIRE_REDIS_URL", &linked)]).await;
     within(link.stalled.notified()).await;
     let dropped: u64 = redis.ask(&["XTRIM", "{oddswire}:log", "MAXLEN", "100"]).await;
-    assert_eq!(dropped, 801, "an entry that opens the epoch, and 800 messages");
+    assert_eq!(dropped, 801, "the entry that opens the epoch, and 800 messages");
     link.set(Flow::Open);
     late.ready().await;
     let mut client =

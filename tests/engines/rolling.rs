@@ -1,5 +1,5 @@
-//! Two nodes behind a real proxy, restarted one after the other while publishers publish: clients that resume get every
-//! message once, and what was acknowledged arrives once.
+//! Two nodes behind a real proxy, restarted in turn while publishers publish. Clients that resume get every message
+//! once, and every acknowledged message arrives once.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ const STREAMS: usize = 10;
 const PUBLISHERS: usize = 3;
 const END: &str = "\"end\"";
 
-/// What a client got: by its follower, and how often each message's data came.
+/// The messages of a client: its follower, and how often each value came.
 #[derive(Default)]
 struct Heard {
     follower: Follower,
@@ -33,7 +33,7 @@ struct Heard {
 }
 
 impl Heard {
-    /// Takes a message; whether it was the last one.
+    /// Takes a message, and returns whether the client has received everything.
     fn take(&mut self, text: &str) -> bool {
         let message: serde_json::Value = serde_json::from_str(text).expect("the server sends JSON");
         if message["id"].is_string() {
@@ -46,7 +46,7 @@ impl Heard {
     }
 }
 
-/// Follows over a `WebSocket` to the end. Whatever cuts it, it comes back with the last id that it saw.
+/// Follows over a `WebSocket` to the end. After each disconnect it resumes from the last id.
 async fn by_socket(proxy: SocketAddr, here: watch::Sender<usize>) -> Heard {
     let mut heard = Heard::default();
     loop {
@@ -66,7 +66,7 @@ async fn by_socket(proxy: SocketAddr, here: watch::Sender<usize>) -> Heard {
     }
 }
 
-/// The same over event streams.
+/// The same over SSE.
 async fn by_events(proxy: SocketAddr, here: watch::Sender<usize>) -> Heard {
     let mut heard = Heard::default();
     let http = reqwest::Client::new();
@@ -91,7 +91,7 @@ async fn by_events(proxy: SocketAddr, here: watch::Sender<usize>) -> Heard {
     }
 }
 
-/// Publishes through the proxy until it is told to end; returns what was acknowledged.
+/// Publishes through the proxy until `over` is true, and returns the acknowledged values.
 async fn publish(proxy: SocketAddr, publisher: usize, over: watch::Receiver<bool>) -> Vec<String> {
     let http = reqwest::Client::new();
     let mut acknowledged = Vec::new();
@@ -120,7 +120,7 @@ async fn start(redis: &Redis, port: &Port) -> Process {
     let settings = [
         ("ODDSWIRE_LISTEN", listen.as_str()),
         ("ODDSWIRE_REDIS_URL", &url),
-        // However long the restart takes, nothing is conflated: each message has to come.
+        // Keep a long history, so that no message is conflated even if a restart takes long.
         ("ODDSWIRE_HISTORY_MESSAGES", "1000000"),
         ("ODDSWIRE_HISTORY_BYTES", "1GiB"),
         ("ODDSWIRE_OUTBOX_BYTES", "64MiB"),
@@ -132,7 +132,7 @@ async fn start(redis: &Redis, port: &Port) -> Process {
     process
 }
 
-async fn a_rolling_restart_loses_nothing(software: Software, nodes_in: impl Fn(&str) -> Vec<(&'static str, String)>) {
+async fn test_rolling_restart(software: Software, nodes_in: impl Fn(&str) -> Vec<(&'static str, String)>) {
     if !software.is_installed() {
         return;
     }
@@ -154,28 +154,28 @@ async fn a_rolling_restart_loses_nothing(software: Software, nodes_in: impl Fn(&
     for _ in 0..STREAMS {
         clients.spawn(by_events(proxy.address, here.clone()));
     }
-    within(all_here.wait_for(|count| *count == SOCKETS + STREAMS)).await.expect("they connect");
+    within(all_here.wait_for(|count| *count == SOCKETS + STREAMS)).await.expect("the clients connect");
     let (over, publishing) = watch::channel(false);
     let mut publishers = JoinSet::new();
     for publisher in 0..PUBLISHERS {
         publishers.spawn(publish(proxy.address, publisher, publishing.clone()));
     }
     for port in &ports {
-        // The other one takes everything meanwhile.
+        // Meanwhile the other node serves all clients and publishers.
         nodes.remove(0).stop().await;
         nodes.push(start(&redis, port).await);
     }
     over.send_replace(true);
     let mut acknowledged = Vec::new();
     while let Some(published) = within(publishers.join_next()).await {
-        acknowledged.extend(published.expect("it publishes"));
+        acknowledged.extend(published.expect("the publisher does not panic"));
     }
     let last = nodes[1].take(&json!({"topic": "scrape_progress", "data": "end"})).await;
     let last: oddswire::message::Position = last["position"].as_str().unwrap().parse().unwrap();
-    assert_eq!(last.offset, acknowledged.len() as u64 + 1, "what was acknowledged was taken once");
+    assert_eq!(last.offset, acknowledged.len() as u64 + 1, "each acknowledged message was stored once");
     let state = Arc::new(nodes[0].state().await);
     while let Some(heard) = within(clients.join_next()).await {
-        let heard = heard.expect("it follows");
+        let heard = heard.expect("the client does not panic");
         assert_eq!(heard.follower.state, *state);
         assert!(heard.follower.modes.keys().all(|mode| mode == "replayed"), "{:?}", heard.follower.modes);
         assert_eq!(heard.follower.messages as u64, last.offset, "every message came once");
@@ -184,13 +184,13 @@ async fn a_rolling_restart_loses_nothing(software: Software, nodes_in: impl Fn(&
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn behind_nginx_a_rolling_restart_loses_nothing() {
+async fn rolling_restart_behind_nginx_loses_nothing() {
     let second = |address: &str| vec![("#server 127.0.0.1:8001", format!("server {address}"))];
-    a_rolling_restart_loses_nothing(Software::Nginx, second).await;
+    test_rolling_restart(Software::Nginx, second).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn behind_haproxy_a_rolling_restart_loses_nothing() {
+async fn rolling_restart_behind_haproxy_loses_nothing() {
     let second = |address: &str| vec![("#nodes ", String::new()), ("127.0.0.1:8001", address.to_owned())];
-    a_rolling_restart_loses_nothing(Software::Haproxy, second).await;
+    test_rolling_restart(Software::Haproxy, second).await;
 }
