@@ -1,5 +1,5 @@
-//! Many connections that are slow on purpose, or say nothing: each is cut when its time is over, and those who behave
-//! receive everything in order meanwhile. What that does to their latency is measured elsewhere.
+//! Attacks with many deliberately slow or silent connections. The server cuts each at its deadline. Meanwhile honest
+//! clients receive every message in order. These tests do not measure the latency.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::harness::{App, TOKEN, allow_files, eventually, within};
 const ATTACKERS: usize = 1_000;
 /// Honest clients over each transport.
 const HONEST: usize = 50;
-/// An attack goes on for this long where nothing ends it.
+/// The duration of an attack if the server does not end it.
 const ATTACK_SECONDS: &str = "45";
 
-/// A server with honest clients, and a place for one more.
+/// A server with honest clients, and room for one more connection.
 struct Stage {
     app: App,
     clients: JoinSet<()>,
@@ -32,7 +32,7 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set(change: impl FnOnce(&mut Config)) -> Self {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
         allow_files(4 * ATTACKERS);
         let app = App::with(|config| {
             config.max_connections = 2 * HONEST + 1;
@@ -65,8 +65,8 @@ impl Stage {
         self.published += 1;
         self.app.odds(&format!("{}/x", self.published % 7), self.published).await;
         let everywhere = self.published * 2 * HONEST;
-        eventually("everybody received it", || {
-            // One that got something else, or was closed, has ended.
+        eventually("every honest client has the message", || {
+            // The task of a client ends if the client receives a wrong message or is closed.
             assert_eq!(self.clients.len(), 2 * HONEST);
             assert!(self.clients.try_join_next().is_none(), "a client failed");
             self.received.load(Ordering::SeqCst) == everywhere
@@ -74,58 +74,59 @@ impl Stage {
         .await;
     }
 
-    /// Publishes until the attack is over, and once more.
+    /// Publishes during the attack, and once after it.
     async fn outlasts<T: Send + 'static>(&mut self, attack: impl Future<Output = T> + Send + 'static) -> T {
         let attack = tokio::spawn(attack);
         while !attack.is_finished() {
             self.publish().await;
         }
         self.publish().await;
-        attack.await.expect("the attack goes as it should")
+        attack.await.expect("the attack's checks pass")
     }
 
-    /// Attacks with `slowhttptest` until it has no connection left; `false` where it is not installed.
+    /// Attacks with `slowhttptest` until it has no connection left. `false` if `slowhttptest` is not installed.
     async fn outlasts_slowhttptest(&mut self, path: &str, arguments: &[&str]) -> bool {
         let (url, count) = (self.app.url(path), ATTACKERS.to_string());
         let all_at_once = ["-u", &url, "-c", &count, "-r", &count, "-i", "1", "-l", ATTACK_SECONDS, "-v", "1"];
         let Some(attack) = Program::start("slowhttptest", &[&all_at_once, arguments].concat()) else { return false };
         let (code, report) = self.outlasts(attack.end()).await;
         assert_eq!(code, Some(0), "{report}");
-        assert!(report.contains("No open connections left"), "the server ends what does not: {report}");
+        assert!(report.contains("No open connections left"), "the server ends every slow connection: {report}");
         true
     }
 
-    /// Nothing is left of the attackers: the one place that was free still is.
-    async fn ends_as_it_began(mut self) {
+    /// Checks that the server is as before the attack: the free place is still free.
+    async fn is_unaffected(mut self) {
         assert!(self.published > 0);
         self.publish().await;
         assert_eq!(self.app.manager.active_count(), 2 * HONEST);
         self.app.ws("").await.close().await;
         self.clients.shutdown().await;
         self.app.connections(0).await;
-        assert!(self.app.stop().await, "nothing holds the drain");
+        assert!(self.app.stop().await, "no connection delays the drain");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn headers_that_come_slowly_are_cut_by_the_header_timeout() {
+async fn slow_headers_are_cut_by_header_timeout() {
     const TIMEOUT: Duration = Duration::from_secs(3);
-    let mut stage = Stage::set(|config| config.header_timeout = TIMEOUT).await;
+    let mut stage = Stage::start(|config| config.header_timeout = TIMEOUT).await;
     for path in ["/api/ws", "/api/sse"] {
         let began = Instant::now();
         if !stage.outlasts_slowhttptest(path, &["-H"]).await {
             return;
         }
-        assert!(began.elapsed() >= TIMEOUT, "it was no attack: {:?}", began.elapsed());
+        assert!(began.elapsed() >= TIMEOUT, "the attack ended too early: {:?}", began.elapsed());
     }
-    stage.ends_as_it_began().await;
+    stage.is_unaffected().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_that_come_slowly_are_cut_by_the_publish_body_timeout() {
-    let mut stage = Stage::set(|config| config.publish_body_timeout = Duration::from_secs(3)).await;
+async fn slow_bodies_are_cut_by_publish_body_timeout() {
+    let mut stage = Stage::start(|config| config.publish_body_timeout = Duration::from_secs(3)).await;
     let length = ["-B", "-s", "100000", "-f"];
-    // Without a token nobody waits for the body. With one, which the attack has no option of its own for, it is waited for.
+    // Without a token the server refuses before it reads the body. With a token it waits for the body. slowhttptest has
+    // no option for a token, so the value of the content type contains the header.
     if !stage.outlasts_slowhttptest("/api/publish", &[&length[..], &["application/json"]].concat()).await {
         return;
     }
@@ -135,28 +136,28 @@ async fn bodies_that_come_slowly_are_cut_by_the_publish_body_timeout() {
     for code in ["unauthorized", "body_timeout"] {
         becomes(&stage.app, &format!("oddswire_requests_refused_total{{code=\"{code}\"}}"), attackers).await;
     }
-    stage.ends_as_it_began().await;
+    stage.is_unaffected().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_say_nothing_are_cut_by_the_header_timeout() {
-    let mut stage = Stage::set(|config| config.header_timeout = Duration::from_secs(3)).await;
+async fn silent_connections_are_cut_by_header_timeout() {
+    let mut stage = Stage::start(|config| config.header_timeout = Duration::from_secs(3)).await;
     let attackers = join_all((0..ATTACKERS).map(|_| Raw::connect(stage.app.address))).await;
     let ends = join_all(attackers.into_iter().map(|mut raw| async move {
-        assert_eq!(within(raw.socket.read(&mut [0])).await.expect("no reset"), 0, "it is told nothing");
+        assert_eq!(within(raw.socket.read(&mut [0])).await.expect("no reset"), 0, "the server sends no byte");
     }));
     stage.outlasts(ends).await;
-    stage.ends_as_it_began().await;
+    stage.is_unaffected().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn websockets_that_answer_no_ping_are_closed_with_4408_and_give_their_places_back() {
-    let mut stage = Stage::set(|config| {
+async fn websockets_without_pongs_are_closed_with_4408() {
+    let mut stage = Stage::start(|config| {
         config.max_connections += ATTACKERS;
         (config.ping_interval, config.idle_timeout) = (Duration::from_secs(1), Duration::from_secs(6));
     })
     .await;
-    // To a topic without messages: to one who takes them it is the write timeout that matters.
+    // Subscribe to a topic without messages. With messages, the write timeout could end these connections first.
     let path = "/api/ws?topics=scrape_progress";
     let attackers = join_all((0..ATTACKERS).map(|_| get(stage.app.address, path, &[]))).await;
     let ends = join_all(attackers.into_iter().map(|(mut raw, _)| async move {
@@ -171,5 +172,5 @@ async fn websockets_that_answer_no_ping_are_closed_with_4408_and_give_their_plac
     stage.app.connections(2 * HONEST).await;
     let reason = r#"oddswire_disconnects_total{transport="websocket",reason="keep_alive_timeout"}"#;
     becomes(&stage.app, reason, f64::from(u32::try_from(ATTACKERS).unwrap())).await;
-    stage.ends_as_it_began().await;
+    stage.is_unaffected().await;
 }

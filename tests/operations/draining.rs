@@ -1,4 +1,5 @@
-//! A shutdown that is no event: clients are told when to go, go one after the other, and nothing is lost meanwhile.
+//! The drain: the server tells each client when it will close the connection, closes one after the other, and loses no
+//! message.
 
 use std::time::Duration;
 
@@ -16,24 +17,25 @@ fn after_ms(notice: &Value) -> u64 {
     notice["data"]["after_ms"].as_u64().unwrap_or_else(|| panic!("no after_ms: {notice}"))
 }
 
-/// The moment that an event stream is told, and for how many milliseconds its client waits before it reconnects.
-async fn farewell(events: &mut sse::Client) -> (u64, u64) {
-    let event = events.event().await.expect("the stream goes on");
+/// Reads the `reconnect` event of a stream. Returns the milliseconds until the close, and the milliseconds that the
+/// client waits before it reconnects.
+async fn read_reconnect(events: &mut sse::Client) -> (u64, u64) {
+    let event = events.event().await.expect("the stream has another event");
     let notice: Value = serde_json::from_str(&event.data).unwrap();
     assert_eq!(notice["type"], "reconnect");
-    let retry = event.retry.expect("the event sets how long an EventSource waits");
+    let retry = event.retry.expect("the event has a `retry` line");
     (after_ms(&notice), u64::try_from(retry.as_millis()).unwrap())
 }
 
-/// Whoever is connected is told, so the drain has begun.
-async fn begins(app: &mut App) {
+/// Stops the server and waits until it is not ready: then the drain has begun.
+async fn begin_drain(app: &mut App) {
     app.begin_stop();
     let app = &*app;
     within(async { while get(app.address, "/readyz", &[]).await.1.status == 200 {} }).await;
 }
 
 #[tokio::test]
-async fn clients_are_told_moments_spread_evenly_over_the_drain_spread_and_closed_at_them() {
+async fn closes_are_announced_and_spread_evenly_over_drain_spread() {
     const CLIENTS: u64 = 200;
     let mut app = App::with(|config| config.drain_spread = Duration::from_secs(2)).await;
     let mut clients = Vec::new();
@@ -45,7 +47,7 @@ async fn clients_are_told_moments_spread_evenly_over_the_drain_spread_and_closed
     let leaving = clients.into_iter().map(|mut client: ws::Client| async move {
         let notice = client.expect("reconnect").await;
         assert!(notice["timestamp"].is_string(), "{notice}");
-        let frame = client.closed().await.expect("a code");
+        let frame = client.closed().await.expect("a close code");
         assert_eq!(u16::from(frame.code), 1001);
         (after_ms(&notice), began.elapsed())
     });
@@ -56,15 +58,15 @@ async fn clients_are_told_moments_spread_evenly_over_the_drain_spread_and_closed
     for (after, closed) in &left {
         assert!(*closed >= Duration::from_millis(*after), "closed after {closed:?} instead of {after} ms");
     }
-    // Half a second apart is in order on any machine.
+    // Compare closes that are half a second apart, since nearer ones may swap on a busy machine.
     for (early, late) in left.iter().zip(&left[50..]) {
-        assert!(early.1 < late.1, "{early:?} went after {late:?}");
+        assert!(early.1 < late.1, "{early:?} was closed after {late:?}");
     }
     assert!(app.stop().await);
 }
 
 #[tokio::test]
-async fn event_streams_are_told_and_ended_like_websockets() {
+async fn event_streams_are_drained_like_websockets() {
     let mut app = App::with(|config| config.drain_spread = Duration::from_millis(400)).await;
     let mut streams: Vec<sse::Client> = Vec::new();
     for _ in 0..3 {
@@ -74,16 +76,17 @@ async fn event_streams_are_told_and_ended_like_websockets() {
     let began = Instant::now();
     app.begin_stop();
     let leaving = streams.into_iter().map(|mut events| async move {
-        let (told, retry) = farewell(&mut events).await;
+        let (told, retry) = read_reconnect(&mut events).await;
         assert!(events.event().await.is_none(), "the stream ends");
         assert!(began.elapsed() >= Duration::from_millis(told));
         (told, retry)
     });
     let (mut told, mut retries): (Vec<u64>, Vec<u64>) = within(join_all(leaving)).await.into_iter().unzip();
-    // Who leaves at once is answered 503 until the last has left, and an EventSource takes that as final.
+    // A draining server answers 503, and an EventSource does not retry after that. So even the first client must wait
+    // until the drain has ended.
     assert!(retries.iter().all(|retry| (1_400..4_400).contains(retry)), "{retries:?}");
     retries.dedup();
-    assert!(retries.len() > 1, "those of one moment would come back at one moment: {retries:?}");
+    assert!(retries.len() > 1, "equal delays would make all clients reconnect at once: {retries:?}");
     told.push(after_ms(&client.expect("reconnect").await));
     told.sort_unstable();
     assert_eq!(told, [0, 100, 200, 300]);
@@ -91,27 +94,27 @@ async fn event_streams_are_told_and_ended_like_websockets() {
 }
 
 #[tokio::test]
-async fn who_was_admitted_before_the_drain_and_is_registered_after_it_began_is_told_to_go_at_once() {
+async fn client_registered_after_the_drain_began_is_closed_at_once() {
     let app = App::start().await;
     app.odds("8301/1x2/a", 1).await;
-    // The manager's part of the drain alone: the routes still admit, as they did just before.
+    // Start only the manager's part of the drain. The routes still accept connections, as just before a real drain.
     assert!(app.manager.announce_drain(LONG).is_empty());
     for query in ["", "since=snapshot", "conflate_ms=60000"] {
         let mut client = app.ws(query).await;
         assert_eq!(after_ms(&client.expect("reconnect").await), 0, "{query}");
-        assert_eq!(u16::from(client.closed().await.expect("a code").code), 1001, "{query}");
+        assert_eq!(u16::from(client.closed().await.expect("a close code").code), 1001, "{query}");
 
         let mut events = app.sse(query).await;
-        let (after, retry) = farewell(&mut events).await;
+        let (after, retry) = read_reconnect(&mut events).await;
         assert_eq!(after, 0, "{query}");
-        assert!((3_601_000..3_604_000).contains(&retry), "{query}: the others stay for an hour: {retry}");
+        assert!((3_601_000..3_604_000).contains(&retry), "{query}: the drain takes an hour: {retry}");
         assert!(events.event().await.is_none(), "{query}: the stream ends");
     }
-    eventually("nothing left of any connection", || app.manager.is_empty()).await;
+    eventually("every connection is gone", || app.manager.is_empty()).await;
 }
 
 #[tokio::test]
-async fn the_spread_is_half_the_drain_timeout_at_most() {
+async fn drain_spread_is_at_most_half_the_drain_timeout() {
     let mut app = App::with(|config| {
         config.drain_spread = LONG;
         config.drain_timeout = Duration::from_secs(1);
@@ -123,39 +126,40 @@ async fn the_spread_is_half_the_drain_timeout_at_most() {
     told.sort_unstable();
     assert_eq!(told, [0, 250]);
     for client in &mut clients {
-        assert_eq!(u16::from(client.closed().await.expect("a code").code), 1001);
+        assert_eq!(u16::from(client.closed().await.expect("a close code").code), 1001);
     }
     drop(clients);
-    assert!(app.stop().await, "nobody was cut");
+    assert!(app.stop().await, "no connection was cut");
 }
 
-/// A server that drains for an hour, and the one of its two clients that stays for half of it.
+/// A server whose drain takes an hour, and its client that is closed after half of that. The other client is closed at
+/// once.
 async fn draining() -> (App, ws::Client) {
     let mut app = App::with(|config| (config.drain_spread, config.drain_timeout) = (LONG, 2 * LONG)).await;
     let clients = [app.ws("").await, app.ws("").await];
-    begins(&mut app).await;
+    begin_drain(&mut app).await;
     let mut stays = None;
     for mut client in clients {
         match after_ms(&client.expect("reconnect").await) {
-            0 => assert_eq!(u16::from(client.closed().await.expect("a code").code), 1001),
+            0 => assert_eq!(u16::from(client.closed().await.expect("a close code").code), 1001),
             after => {
                 assert_eq!(Duration::from_millis(after), LONG / 2);
                 stays = Some(client);
             }
         }
     }
-    (app, stays.expect("one of the two has its turn later"))
+    (app, stays.expect("one of the two clients is closed later"))
 }
 
 #[tokio::test]
-async fn during_a_drain_new_connections_are_503_and_the_server_is_alive_but_not_ready() {
+async fn draining_server_is_alive_but_refuses_new_connections() {
     let (app, mut stays) = draining().await;
     for path in ["/api/ws", "/api/sse"] {
         let (mut raw, response) = get(app.address, path, &[]).await;
         assert_eq!((response.status, code(&response)), (503, "draining"), "{path}");
         assert_eq!(response.header("retry-after"), "2");
         assert!(response.detail().contains("shutting down"), "{}", response.detail());
-        assert_eq!(raw.rest().await, b"", "and the connection ends");
+        assert_eq!(raw.rest().await, b"", "the connection ends after the response");
     }
     let (_, ready) = get(app.address, "/readyz", &[]).await;
     assert_eq!((ready.status, &ready.body["ready"], &ready.body["draining"]), (503, &json!(false), &json!(true)));
@@ -166,22 +170,22 @@ async fn during_a_drain_new_connections_are_503_and_the_server_is_alive_but_not_
 }
 
 #[tokio::test]
-async fn a_publish_during_a_drain_is_taken_and_reaches_who_is_still_there() {
+async fn publish_during_a_drain_reaches_the_remaining_clients() {
     let (app, mut stays) = draining().await;
     let published = app.odds("8301/1x2/a", "late").await;
     let message = stays.expect("odds_updates").await;
     assert_eq!((&message["data"], &message["id"]), (&json!("late"), &published["position"]));
     let read = app.get("/api/topics/odds_updates/state").await;
     assert_eq!(read.body["items"][0]["data"], "late");
-    // A request by who is connected is served, too.
+    // The server still handles messages of the remaining client.
     stays.send(r#"{"type":"unsubscribe","topics":["odds_updates"]}"#).await;
     stays.expect("subscription_update").await;
     stays.close().await;
-    eventually("it is gone", || app.manager.active_count() == 0).await;
+    eventually("the client is gone", || app.manager.active_count() == 0).await;
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_its_moment_holds_nothing_up() {
+async fn client_that_leaves_early_does_not_delay_the_drain() {
     let mut app = App::with(|config| config.drain_spread = Duration::from_millis(200)).await;
     let clients = [app.ws("").await, app.ws("").await, app.ws("").await];
     app.begin_stop();
@@ -192,7 +196,7 @@ async fn a_client_that_leaves_before_its_moment_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_the_program_at_once_and_sighup_does_not() {
+async fn second_signal_ends_the_program_at_once_but_sighup_does_not() {
     for second in ["TERM", "INT"] {
         let slow = [("ODDSWIRE_DRAIN_SPREAD", "1h"), ("ODDSWIRE_DRAIN_TIMEOUT", "1h")];
         let mut process = Process::serve(&slow).await;
@@ -201,7 +205,7 @@ async fn a_second_signal_ends_the_program_at_once_and_sighup_does_not() {
         assert_eq!(process.event("server.draining").await["connections"], 2);
         process.signal("HUP");
         process.event("config.reloaded").await;
-        assert_eq!(get(process.address, "/healthz", &[]).await.1.status, 200, "it drains still");
+        assert_eq!(get(process.address, "/healthz", &[]).await.1.status, 200, "the server still drains");
         process.signal(second);
         assert_eq!(process.event("server.stopped").await["reason"], "a second signal");
         let ended = process.end().await;

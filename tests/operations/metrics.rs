@@ -1,4 +1,4 @@
-//! Every metric moves when what it counts happens, and the admin listener shows it.
+//! The metrics of the admin listener: each changes when the event that it counts happens.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ use crate::harness::metrics::{becomes, exposition, value};
 use crate::harness::{Answer, App, eventually, narrow_socket, ws};
 
 #[tokio::test]
-async fn clients_are_counted_by_transport_and_by_how_they_left() {
+async fn clients_are_counted_by_transport_and_close_reason() {
     let app = App::start().await;
     let socket = app.ws("").await;
     let events = app.sse("").await;
@@ -68,7 +68,7 @@ async fn messages_are_counted_from_publisher_to_client() {
 }
 
 #[tokio::test]
-async fn refused_requests_are_counted_by_code() {
+async fn refused_requests_are_counted_by_error_code() {
     let app = App::start().await;
     app.get("/nowhere").await;
     app.post("/api/publish", "application/json", "[]").await;
@@ -79,7 +79,7 @@ async fn refused_requests_are_counted_by_code() {
 }
 
 #[tokio::test]
-async fn a_slow_client_shows_in_the_outbox_metrics_and_in_the_list_of_connections() {
+async fn slow_client_shows_in_metrics_and_list_of_connections() {
     let app = App::with(|config| config.outbox_bytes = 64 << 10).await;
     let mut slow = ws::Client::over(narrow_socket(app.address).await, app.address, "topics=odds_updates").await;
     let mut number = 0;
@@ -91,7 +91,7 @@ async fn a_slow_client_shows_in_the_outbox_metrics_and_in_the_list_of_connection
         number += 1;
     }
     for number in number..number + 3 {
-        // What supersedes these is what it will not get.
+        // Newer messages replace these, so the client will not receive them.
         app.odds("0", number).await;
     }
     assert!(value(&app, "oddswire_outbox_bytes").await > 0.0);
@@ -114,7 +114,7 @@ async fn a_slow_client_shows_in_the_outbox_metrics_and_in_the_list_of_connection
 }
 
 #[tokio::test]
-async fn the_admin_listener_has_health_and_nothing_of_the_public_one() {
+async fn admin_and_public_listener_share_only_the_health_endpoints() {
     let app = App::start().await;
     let get = |path: &str| Answer::of(reqwest::Client::new().get(format!("http://{}{path}", app.admin)));
     assert_eq!(get("/healthz").await.status, 200);
@@ -125,5 +125,5 @@ async fn the_admin_listener_has_health_and_nothing_of_the_public_one() {
     let exposition = exposition(&app).await;
     assert_eq!(exposition.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert!(exposition.text.ends_with("# EOF\n") && exposition.text.matches("# EOF").count() == 1);
-    eventually("nobody is connected", || app.manager.active_count() == 0).await;
+    eventually("no client is connected", || app.manager.active_count() == 0).await;
 }

@@ -1,4 +1,4 @@
-//! `deploy/grafana.json` and `deploy/alerts.yml` against what the server really exposes, and by the real Prometheus.
+//! `deploy/grafana.json` and `deploy/alerts.yml`, checked against the server's metrics and with a real Prometheus.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,25 +9,25 @@ use crate::harness::program::deploy;
 use crate::harness::prometheus::{Prometheus, promtool};
 use crate::harness::{Answer, App, PATIENCE, sse, within, ws};
 
-/// A server with room for three clients and for a single key, so that running full is a matter of one request.
+/// A server with room for three clients and a single key, so that one more request reaches the limit.
 async fn small_server() -> App {
     App::with(|config| (config.max_connections, config.state_keys, config.history_messages) = (3, 1, 1)).await
 }
 
-/// Clients that stay.
+/// Clients that stay connected.
 struct Clients {
     _socket: ws::Client,
     _events: sse::Client,
 }
 
-/// Has everything happen once that has a series of its own.
+/// Causes every event that creates a series of its own.
 async fn traffic(app: &App) -> Clients {
     for number in 0..3 {
         app.publish(&json!({"topic": "scrape_progress", "data": number})).await;
     }
     app.odds("1", 0).await;
     app.odds("1", 0).await;
-    // From before what the history still has: a gap for one topic, for the other one not.
+    // Resume from before the oldest message in the history. That is a gap for only one of the two topics.
     let epoch = app.manager.position().epoch;
     let socket = app.ws(&format!("since={epoch}-1")).await;
     let events = app.sse("since=snapshot").await;
@@ -46,7 +46,7 @@ async fn exposition(app: &App) -> String {
     within(Answer::of(reqwest::Client::new().get(format!("http://{}/metrics", app.admin)))).await.text
 }
 
-/// A metric of the exposition, as Prometheus knows it.
+/// The name and type of a metric in the exposition.
 #[derive(Debug)]
 struct Metric<'a> {
     name: &'a str,
@@ -71,7 +71,7 @@ fn metrics(exposition: &str) -> Vec<Metric<'_>> {
     types.map(|(name, kind)| Metric { name, kind }).collect()
 }
 
-/// A file of `deploy/` without the lines that are comments.
+/// A file of `deploy/` without comment lines.
 fn text(file: &str) -> String {
     let text = std::fs::read_to_string(deploy(file)).unwrap();
     text.lines().filter(|line| !line.trim_start().starts_with('#')).map(|line| line.to_owned() + "\n").collect()
@@ -92,7 +92,7 @@ fn queries(dashboard: &Value) -> Vec<&str> {
     members(dashboard, "expr").into_iter().map(|query| query.as_str().unwrap()).collect()
 }
 
-/// All values of this member, wherever they are.
+/// All values of a member with this name, at any depth.
 fn members<'a>(value: &'a Value, name: &str) -> Vec<&'a Value> {
     match value {
         Value::Array(items) => items.iter().flat_map(|item| members(item, name)).collect(),
@@ -107,33 +107,33 @@ fn members<'a>(value: &'a Value, name: &str) -> Vec<&'a Value> {
 // Without Prometheus.
 
 #[tokio::test]
-async fn every_metric_is_in_the_dashboard_or_in_an_alert_and_they_name_no_other() {
+async fn dashboard_and_alerts_use_every_metric_and_no_unknown_one() {
     let app = small_server().await;
     let _clients = traffic(&app).await;
     let exposition = exposition(&app).await;
     let metrics = metrics(&exposition);
-    // What a text of an alert mentions is not looked at for that.
+    // Read only the expressions of the alerts, since a metric in an alert's description does not count as used.
     let (dashboard, alerts) = (dashboard(), text("alerts.yml"));
     let conditions = alerts.split("expr: ").skip(1).map(|rest| rest.split("labels:").next().unwrap());
     let expressions: String = queries(&dashboard).into_iter().chain(conditions).collect::<Vec<_>>().join("\n");
     let used = names(&expressions);
-    let forgotten = metrics.iter().filter(|metric| !metric.series().iter().any(|name| used.contains(name.as_str())));
-    let forgotten: Vec<&str> = forgotten.map(|metric| metric.name).collect();
-    assert!(forgotten.is_empty(), "neither in grafana.json nor in alerts.yml: {forgotten:?}");
+    let unused = metrics.iter().filter(|metric| !metric.series().iter().any(|name| used.contains(name.as_str())));
+    let unused: Vec<&str> = unused.map(|metric| metric.name).collect();
+    assert!(unused.is_empty(), "neither in grafana.json nor in alerts.yml: {unused:?}");
     let exposed: BTreeSet<String> = metrics.iter().flat_map(Metric::series).collect();
     let files = text("grafana.json") + &alerts;
     let unknown: Vec<&str> = names(&files).into_iter().filter(|name| !exposed.contains(*name)).collect();
-    assert!(unknown.is_empty(), "in a file and not exposed: {unknown:?}");
+    assert!(unknown.is_empty(), "in a file but not exposed: {unknown:?}");
 }
 
 #[tokio::test]
-async fn what_alerts_look_for_by_label_is_exposed_before_it_happens() {
+async fn series_in_alerts_are_exposed_before_their_first_event() {
     let app = App::start().await;
     let exposition = exposition(&app).await;
     let alerts = text("alerts.yml");
     let selectors = alerts.split("oddswire_").skip(1).filter_map(|rest| {
         let (name, labels) = rest.split_once('}')?.0.split_once('{')?;
-        // Neither a name without labels before a later brace, nor a matcher of many values.
+        // Skip a name without labels that precedes the brace of another metric. Skip matchers for several values.
         (!name.contains(|c: char| c != '_' && !c.is_ascii_lowercase()) && labels.contains("=\""))
             .then_some((name, labels))
     });
@@ -146,7 +146,7 @@ async fn what_alerts_look_for_by_label_is_exposed_before_it_happens() {
 }
 
 #[test]
-fn the_dashboard_can_be_imported_anywhere() {
+fn dashboard_can_be_imported_anywhere() {
     let dashboard = dashboard();
     for source in members(&dashboard["panels"], "datasource") {
         assert_eq!(source, &json!({"type": "prometheus", "uid": "${datasource}"}));
@@ -168,7 +168,7 @@ fn the_dashboard_can_be_imported_anywhere() {
 }
 
 #[test]
-fn the_memory_alert_goes_by_the_limit_of_the_deployments() {
+fn memory_alert_uses_the_memory_limit_of_the_deployments() {
     assert!(text("alerts.yml").contains("oddswire_process_resident_memory_bytes > 0.85 * 1024 * 1024 * 1024"));
     assert!(text("compose.yaml").contains("mem_limit: 1g"));
     assert!(text("kubernetes.yaml").contains("limits:\n              memory: 1Gi"));
@@ -176,8 +176,8 @@ fn the_memory_alert_goes_by_the_limit_of_the_deployments() {
 
 // With promtool.
 
-/// The exposition in Prometheus' own text format, which is the one that `promtool check metrics` reads: it has no info,
-/// and the suffix of a counter belongs to its name.
+/// The exposition converted to Prometheus' text format, which `promtool check metrics` needs. That format has no type
+/// `info`, and the suffix of a counter belongs to the counter's name.
 fn in_text_format(exposition: &str) -> String {
     let kinds = metrics(exposition);
     let comment = |line: &str| {
@@ -193,7 +193,7 @@ fn in_text_format(exposition: &str) -> String {
 }
 
 #[tokio::test]
-async fn promtool_finds_nothing_to_complain_about_in_the_metrics() {
+async fn promtool_reports_no_problem_in_the_metrics() {
     let app = small_server().await;
     let _clients = traffic(&app).await;
     let text = in_text_format(&exposition(&app).await);
@@ -203,7 +203,7 @@ async fn promtool_finds_nothing_to_complain_about_in_the_metrics() {
 }
 
 #[tokio::test]
-async fn promtool_takes_the_alerts_and_each_fires_when_it_should_and_not_before() {
+async fn alerts_are_valid_and_each_fires_exactly_when_it_should() {
     for (command, file) in [("check", "alerts.yml"), ("test", "alerts_test.yml")] {
         let file = deploy(file);
         let Some(output) = promtool(&[command, "rules", file.to_str().unwrap()], "").await else { return };
@@ -216,17 +216,18 @@ async fn promtool_takes_the_alerts_and_each_fires_when_it_should_and_not_before(
         count += 1;
         let of_this = |case: &&str| case.lines().next() == Some(name);
         let cases: Vec<&str> = tests.split("- name: ").filter(of_this).collect();
-        assert!(cases.iter().any(|case| case.contains("exp_samples")), "{name} fires in no test");
+        assert!(cases.iter().any(|case| case.contains("exp_samples")), "no test has {name} firing");
         let asked = format!("{{alertname=\"{name}\", alertstate=\"firing\"}}");
-        assert!(cases.iter().all(|case| case.matches(&asked).count() == 2), "{name} is asked for before it fires, too");
+        let is_complete = cases.iter().all(|case| case.matches(&asked).count() == 2);
+        assert!(is_complete, "each test of {name} also checks that it does not fire too early");
     }
     assert_eq!(count, tests.split("- name: ").skip(1).filter(|case| case.contains("exp_samples")).count());
 }
 
 // With a Prometheus that scrapes the server.
 
-/// The expression with comparisons that say 0 or 1 in place of dropping what they do not hold for, and with what is
-/// absent counted: so it has a result whenever its series are there and fit together.
+/// Changes an expression so that it has a result whenever its series exist and match. Comparisons return 0 or 1 instead
+/// of filtering, and `absent` becomes `count`.
 fn without_condition(expression: &str) -> String {
     let (mut said, mut in_braces) = (String::new(), false);
     let mut rest = expression.replace("absent(", "count(");
@@ -245,13 +246,13 @@ fn without_condition(expression: &str) -> String {
 }
 
 #[test]
-fn a_condition_is_taken_out_and_matchers_are_not() {
+fn without_condition_keeps_matchers() {
     let asked = r#"absent(up{a!="b > c"}) == 0 and x / (y > 0) >= 2"#;
     let expected = r#"count(up{a!="b > c"}) == bool 0 and x / (y > bool 0) >= bool 2"#;
     assert_eq!(without_condition(asked), expected);
 }
 
-/// Publishes, with every tick, until each expression results in numbers.
+/// Publishes a message every tick until each expression has only finite results.
 async fn all_have_results(app: &App, prometheus: &Prometheus, mut expressions: Vec<String>) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
@@ -261,7 +262,7 @@ async fn all_have_results(app: &App, prometheus: &Prometheus, mut expressions: V
         let mut missing = Vec::new();
         for expression in expressions {
             let result = prometheus.query(&expression).await;
-            // What is divided by 0 is no number.
+            // A division by 0 results in NaN or infinity.
             if result.is_empty() || !result.iter().all(|value| value.is_finite()) {
                 missing.push(expression);
             }
@@ -269,13 +270,13 @@ async fn all_have_results(app: &App, prometheus: &Prometheus, mut expressions: V
         if missing.is_empty() {
             return;
         }
-        assert!(tokio::time::Instant::now() < deadline, "these have no result:\n{}", missing.join("\n"));
+        assert!(tokio::time::Instant::now() < deadline, "these expressions have no result:\n{}", missing.join("\n"));
         expressions = missing;
     }
 }
 
 #[tokio::test]
-async fn every_query_has_a_result_in_a_prometheus_that_scrapes_the_server() {
+async fn every_query_has_a_result_in_prometheus() {
     let app = small_server().await;
     let Some(prometheus) = Prometheus::start(&app).await else { return };
     let _clients = traffic(&app).await;
@@ -299,12 +300,12 @@ async fn every_query_has_a_result_in_a_prometheus_that_scrapes_the_server() {
         expressions.push(without_condition(rule["query"].as_str().unwrap()));
     }
     let variables = expressions.iter().find(|expression| expression.contains('$'));
-    assert_eq!(variables, None, "no variable is left");
+    assert_eq!(variables, None, "every variable is substituted");
     all_have_results(&app, &prometheus, expressions).await;
 }
 
 #[tokio::test]
-async fn an_alert_fires_for_a_client_that_is_turned_away_once() {
+async fn alert_fires_after_a_single_refused_client() {
     let app = small_server().await;
     let Some(prometheus) = Prometheus::start(&app).await else { return };
     let _clients = traffic(&app).await;
@@ -332,7 +333,7 @@ async fn an_alert_fires_for_a_client_that_is_turned_away_once() {
 }
 
 #[tokio::test]
-async fn prometheus_reads_each_metric_with_its_type_and_help() {
+async fn prometheus_reads_the_type_and_help_of_each_metric() {
     let app = small_server().await;
     let _clients = traffic(&app).await;
     let Some(prometheus) = Prometheus::start(&app).await else { return };
@@ -345,7 +346,7 @@ async fn prometheus_reads_each_metric_with_its_type_and_help() {
         assert_eq!(found["type"], kind, "{name}");
         assert!(found["help"].as_str().is_some_and(|help| help.ends_with('.')), "{found}");
     }
-    // Nothing of it was dropped.
+    // Prometheus has kept every sample.
     let samples = exposition.lines().filter(|line| !line.starts_with('#')).count();
     let kept = format!("scrape_samples_post_metric_relabeling == {samples}");
     assert_eq!(prometheus.query(&kept).await.len(), 1, "{samples}");

@@ -1,7 +1,7 @@
-//! A bug that panics in the task of one connection takes down that connection and nothing else.
+//! A panic in the task of one connection ends that connection and nothing else.
 //!
-//! The production code has no panic to call for, so its log is made to: it panics once, when a certain event is logged.
-//! (What a panic under the manager's lock does stands in `manager`, what one in a session's writer in `session::writer`.)
+//! The production code has no known panic, so these tests pass a logger that panics once, at a certain event. The unit
+//! tests in `manager` cover a panic under the manager's lock, those in `session::writer` a panic in a session's writer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::harness::raw::{HANDSHAKE, Raw, frame};
 use crate::harness::redis::Redis;
 use crate::harness::{App, eventually, sse, within, ws};
 
-/// A log that panics at the first record of an event.
+/// A logger that panics at the first record of an event.
 struct Faulty {
     event: &'static str,
     panicked: Arc<AtomicBool>,
@@ -34,7 +34,7 @@ impl Drain for Faulty {
     }
 }
 
-/// A server with a place for one more than is connected to it.
+/// A server with two clients, and room for one more connection.
 struct Stage {
     app: App,
     socket: ws::Client,
@@ -43,8 +43,8 @@ struct Stage {
 }
 
 impl Stage {
-    /// It panics at this event, which comes of nothing that is connected here.
-    async fn set(event: &'static str) -> Self {
+    /// Starts a server that panics at the next such event. The two clients here are connected before.
+    async fn start(event: &'static str) -> Self {
         let panicked = Arc::new(AtomicBool::new(true));
         let faulty = Faulty { event, panicked: Arc::clone(&panicked) };
         let limits = |config: &mut Config| config.max_connections = 3;
@@ -54,22 +54,23 @@ impl Stage {
         Self { app, socket, events, panicked }
     }
 
-    /// The metrics know one client of each transport. Who is not counted any more has given its place back.
+    /// Waits until the metrics count one client of each transport. A connection that is no longer counted has released
+    /// its place.
     async fn two_are_counted(&self) {
         for transport in ["websocket", "sse"] {
             becomes(&self.app, &format!("oddswire_connections{{transport=\"{transport}\"}}"), 1.0).await;
         }
     }
 
-    /// The connection whose task panicked is gone, from everywhere, and whoever else was there goes on.
+    /// Checks that the connection whose task panicked has left no trace, and that the other clients still work.
     async fn only_that_connection_is_gone(mut self) {
-        eventually("it panicked", || self.panicked.load(Ordering::SeqCst)).await;
+        eventually("the logger has panicked", || self.panicked.load(Ordering::SeqCst)).await;
         self.app.connections(2).await;
         for count in self.app.manager.topic_counts().values() {
             assert_eq!(count.subscribers, 2);
         }
         self.two_are_counted().await;
-        // The place is free again, once for each transport.
+        // The released place can be used again, by each transport in turn.
         for path in ["/api/ws", "/api/sse"] {
             let (raw, response) = get(self.app.address, path, &[]).await;
             assert!(matches!(response.status, 101 | 200), "{path}: {response:?}");
@@ -80,14 +81,14 @@ impl Stage {
         assert_eq!(self.socket.expect("odds_updates").await["data"], "still here");
         assert_eq!(self.events.expect("odds_updates").await["data"], "still here");
         drop((self.socket, self.events));
-        eventually("nothing left of any connection", || self.app.manager.is_empty()).await;
-        assert!(self.app.stop().await, "nothing holds the drain");
+        eventually("every connection is gone", || self.app.manager.is_empty()).await;
+        assert!(self.app.stop().await, "no connection delays the drain");
     }
 }
 
 #[tokio::test]
-async fn a_panic_where_a_websocket_begins_takes_down_that_connection_only() {
-    let stage = Stage::set("ws.connect").await;
+async fn panic_at_the_start_of_a_websocket_ends_only_that_connection() {
+    let stage = Stage::start("ws.connect").await;
     let mut raw = Raw::connect(stage.app.address).await;
     raw.send(HANDSHAKE.as_bytes()).await;
     assert!(raw.head().await.starts_with("HTTP/1.1 101"));
@@ -96,8 +97,8 @@ async fn a_panic_where_a_websocket_begins_takes_down_that_connection_only() {
 }
 
 #[tokio::test]
-async fn a_panic_in_the_reader_of_a_websocket_takes_down_that_connection_only() {
-    let stage = Stage::set("ws.malformed_message").await;
+async fn panic_in_a_websocket_reader_ends_only_that_connection() {
+    let stage = Stage::start("ws.malformed_message").await;
     let mut raw = Raw::websocket(stage.app.address).await;
     raw.send(&frame(0x81, b"no json")).await;
     assert_eq!(raw.rest().await, b"");
@@ -105,8 +106,8 @@ async fn a_panic_in_the_reader_of_a_websocket_takes_down_that_connection_only() 
 }
 
 #[tokio::test]
-async fn a_panic_where_a_websocket_ends_takes_down_that_connection_only() {
-    let stage = Stage::set("ws.disconnect").await;
+async fn panic_at_the_end_of_a_websocket_ends_only_that_connection() {
+    let stage = Stage::start("ws.disconnect").await;
     let mut raw = Raw::websocket(stage.app.address).await;
     raw.send(&frame(0x88, b"")).await;
     assert_eq!(raw.frame().await.expect("the answer").opcode, 0x8);
@@ -115,8 +116,8 @@ async fn a_panic_where_a_websocket_ends_takes_down_that_connection_only() {
 }
 
 #[tokio::test]
-async fn a_panic_where_an_event_stream_begins_takes_down_that_connection_only() {
-    let stage = Stage::set("sse.connect").await;
+async fn panic_at_the_start_of_a_stream_ends_only_that_connection() {
+    let stage = Stage::start("sse.connect").await;
     let mut raw = Raw::connect(stage.app.address).await;
     raw.send(b"GET /api/sse HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(raw.rest().await, b"");
@@ -124,16 +125,16 @@ async fn a_panic_where_an_event_stream_begins_takes_down_that_connection_only() 
 }
 
 #[tokio::test]
-async fn a_panic_where_an_event_stream_ends_takes_down_that_connection_only() {
-    let stage = Stage::set("sse.disconnect").await;
+async fn panic_at_the_end_of_a_stream_ends_only_that_connection() {
+    let stage = Stage::start("sse.disconnect").await;
     let leaves = stage.app.sse("topics=odds_updates").await;
     drop(leaves);
     stage.only_that_connection_is_gone().await;
 }
 
 #[tokio::test]
-async fn a_panic_in_a_plain_request_takes_down_that_connection_only() {
-    let stage = Stage::set("publish.rejected").await;
+async fn panic_in_a_plain_request_ends_only_that_connection() {
+    let stage = Stage::start("publish.rejected").await;
     let mut bystander = Raw::connect(stage.app.address).await;
     let mut raw = Raw::connect(stage.app.address).await;
     let body = json!({"topic": "odds_updates", "data": 1}).to_string();
@@ -152,7 +153,7 @@ async fn a_panic_in_a_plain_request_takes_down_that_connection_only() {
 }
 
 #[tokio::test]
-async fn a_panic_in_the_engine_ends_the_server_and_says_that_it_did_not_end_well() {
+async fn panic_in_the_engine_ends_the_server_as_failed() {
     let Some(redis) = Redis::start().await else { return };
     let panicked = Arc::new(AtomicBool::new(false));
     let faulty = Faulty { event: "redis.joined", panicked: Arc::clone(&panicked) };
@@ -160,6 +161,6 @@ async fn a_panic_in_the_engine_ends_the_server_and_says_that_it_did_not_end_well
     (config.listen, config.admin_listen) = ("127.0.0.1:0".parse().unwrap(), None);
     (config.engine, config.redis_url) = (EngineKind::Redis, Some(redis.url().parse().unwrap()));
     let server = Server::bind(config, Logger::root(faulty.fuse(), slog::o!())).unwrap();
-    assert!(!within(server.run(std::future::pending())).await, "nobody asked it to stop");
+    assert!(!within(server.run(std::future::pending())).await, "the server reports that it failed");
     assert!(panicked.load(Ordering::SeqCst));
 }
