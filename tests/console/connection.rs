@@ -128,7 +128,7 @@ async fn page_asks_for_a_missing_token_and_keeps_it_in_its_tab() {
     app.odds("8301/1x2/betpawa", prices(1.85, 4.2)).await;
     page.look(&app.url("/"), 390, 844).await;
     page.shows("#token", "requires a token").await;
-    page.has_no_barrier("the question for a token").await;
+    page.has_no_barrier("the token dialog").await;
     for (token, why) in
         [("no token".to_owned(), "The server refuses the token"), (jwt::expiring(-3600), "The token has expired")]
     {

@@ -1,4 +1,4 @@
-//! The seeds of the fuzz targets hold in every build. What a target finds becomes a seed, and stays tested.
+//! Runs the fuzz targets on their seeds in every build. Each bug that fuzzing finds becomes a seed, so it stays tested.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 mod properties;
 
 #[test]
-fn every_property_holds_for_every_seed() {
+fn fuzz_properties_hold_for_every_seed() {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
     for (target, check) in properties::CHECKS {
         let entries = fs::read_dir(seeds.join(target)).unwrap_or_else(|error| panic!("seeds of {target}: {error}"));
@@ -15,7 +15,7 @@ fn every_property_holds_for_every_seed() {
         entries.sort_by_key(fs::DirEntry::file_name);
         assert!(!entries.is_empty(), "{target} has no seed");
         for seed in entries {
-            // Shown where a property fails: the last line is the seed.
+            // If a property fails, the last line of the output names the seed.
             println!("{target}/{}", seed.file_name().display());
             check(&fs::read(seed.path()).unwrap());
         }

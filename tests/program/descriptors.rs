@@ -1,5 +1,5 @@
-//! A server without a free file descriptor: it waits for one without spinning, serves whom it has, says so once, and
-//! goes on when there is one again.
+//! A server that has run out of file descriptors. It waits for one without a busy loop, serves its connections, logs
+//! one warning, and accepts connections again when one is free.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,17 @@ use crate::harness::process::{Process, TOKEN};
 use crate::harness::raw::{HANDSHAKE, Raw, frame};
 use crate::harness::{within, ws};
 
-/// What the program is allowed. It takes about a dozen for itself.
+/// The limit of open files. The program itself uses about a dozen.
 const FILES: usize = 64;
-/// How often accepting is tried again in a second, at most.
+/// The server retries accepting at most this often.
 const RETRIES_PER_SECOND: u64 = 10;
 
-/// A server all of whose file descriptors are taken, and what was connected to it before they were.
+/// A server whose file descriptors are all in use, and the connections that it accepted before.
 struct Exhausted {
     process: Process,
     honest: ws::Client,
     websockets: Vec<Raw>,
-    /// Connections without a request, those that were accepted and those that wait for it.
+    /// Connections that send no request. The server has accepted some of them, and the others wait for it.
     silent: Vec<Raw>,
     publisher: Raw,
     operator: Raw,
@@ -27,9 +27,9 @@ struct Exhausted {
 }
 
 impl Exhausted {
-    /// With that many further clients beside the honest one.
+    /// Starts a server with the honest client and this many further clients.
     async fn start(websockets: usize, environment: &[(&str, &str)]) -> Self {
-        // What stands open here without a request shall do so all the while.
+        // Keep the silent connections open during the whole test.
         let environment = [&[("ODDSWIRE_HEADER_TIMEOUT", "10m")], environment].concat();
         let process = Process::with_files(FILES, &environment).await;
         let honest = ws::Client::connect(process.address, "").await;
@@ -64,7 +64,7 @@ impl Exhausted {
         assert_eq!(self.honest.expect("odds_updates").await["data"], self.published);
     }
 
-    /// Failed attempts to accept, as the metrics have it.
+    /// The number of failed attempts to accept, from the metrics.
     async fn errors(&mut self) -> u64 {
         self.operator.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         let head = self.operator.head().await.to_lowercase();
@@ -76,10 +76,10 @@ impl Exhausted {
         value.expect("the counter").parse().unwrap()
     }
 
-    /// Watches 20 more attempts to accept: they take their time, and next to no processor time.
+    /// Watches 20 more attempts to accept. Checks that they keep the retry interval and use little processor time.
     async fn waits_without_spinning(&mut self) {
         const ATTEMPTS: u64 = 20;
-        // The clock runs before the first look: a test that has to wait for its turn takes longer, not shorter.
+        // Start the clock before the first look, so that a busy machine makes the measured time longer, never shorter.
         let (began, used) = (Instant::now(), self.process.processor_time());
         let before = self.errors().await;
         let mut looks = tokio::time::interval(Duration::from_millis(50));
@@ -91,14 +91,15 @@ impl Exhausted {
             }
         };
         let (took, used) = (began.elapsed(), self.process.processor_time().saturating_sub(used));
-        // One attempt may be due at once, since nobody knows when the one before was; nothing makes them come earlier.
+        // The first attempt may come at once, since the time of the previous one is unknown. The others must keep the
+        // interval.
         assert!(took >= Duration::from_secs(attempts - 1) / u32::try_from(RETRIES_PER_SECOND).unwrap(), "{took:?}");
         assert!(used < took / 2, "{used:?} of processor time in {took:?}");
     }
 }
 
 #[tokio::test]
-async fn without_file_descriptors_accepting_waits_and_goes_on_once_there_are_some() {
+async fn accepting_resumes_when_a_file_descriptor_is_free() {
     let mut exhausted = Exhausted::start(0, &[]).await;
     let mut late = Raw::connect(exhausted.process.address).await;
     late.send(HANDSHAKE.as_bytes()).await;
@@ -115,30 +116,30 @@ async fn without_file_descriptors_accepting_waits_and_goes_on_once_there_are_som
     let recovered = exhausted.process.event("server.accept_recovered").await;
     assert!(recovered["errors"].as_u64().unwrap() >= errors, "{recovered}");
     assert!(recovered["duration"].as_f64().unwrap() > 1.0, "{recovered}");
-    assert_eq!(exhausted.process.logged("server.accept_failed"), 1, "one line for all of it");
+    assert_eq!(exhausted.process.logged("server.accept_failed"), 1, "one line for all failures");
     ws::Client::connect(exhausted.process.address, "").await.close().await;
 }
 
 #[tokio::test]
-async fn a_drain_without_file_descriptors_does_not_spin_either() {
+async fn drain_without_file_descriptors_does_not_busy_loop() {
     let long = [("ODDSWIRE_DRAIN_SPREAD", "30m"), ("ODDSWIRE_DRAIN_TIMEOUT", "1h")];
-    // The drain ends the silent connections, and as many of those that wait take their places. These stay.
+    // The drain ends the silent connections, and waiting ones take their place. The WebSockets stay.
     let mut exhausted = Exhausted::start(FILES / 2, &long).await;
     exhausted.process.signal("TERM");
     exhausted.process.event("server.draining").await;
-    let mut stays = exhausted.websockets.pop().expect("there are many");
+    let mut stays = exhausted.websockets.pop().expect("enough WebSockets are connected");
     let notice = stays.frame().await.expect("the notice").payload;
     if String::from_utf8(notice).unwrap().contains(r#""after_ms":0}"#) {
-        stays = exhausted.websockets.pop().expect("there are many");
+        stays = exhausted.websockets.pop().expect("enough WebSockets are connected");
     }
     let (began, used) = (Instant::now(), exhausted.process.processor_time());
     let mut looks = tokio::time::interval(Duration::from_millis(50));
     for _ in 0..20 {
         looks.tick().await;
         stays.send(&frame(0x89, b"")).await;
-        while stays.frame().await.expect("it stays").opcode != 0xa {}
+        while stays.frame().await.expect("the connection stays").opcode != 0xa {}
     }
     let (took, used) = (began.elapsed(), exhausted.process.processor_time().saturating_sub(used));
     assert!(used < took / 2, "{used:?} of processor time in {took:?}");
-    assert_eq!(exhausted.process.logged("server.accept_recovered"), 0, "it is not over");
+    assert_eq!(exhausted.process.logged("server.accept_recovered"), 0, "descriptors are still missing");
 }

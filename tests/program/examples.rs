@@ -1,10 +1,9 @@
-//! The examples of README.md and docs/: each is run as it stands, with the real program, and has to print what the page
-//! shows. Without that they would be wrong sooner or later.
+//! Runs the examples of README.md and docs/ with the real program, and compares their output with the page.
 //!
-//! A block `console` has commands behind `$`, and what they print. A block `python run` or `js run` is run in Python or
-//! in a page of the server; a block `text` right behind it is what it prints. Addresses, positions, times and names of
-//! connections may differ. A line `…` stands for all that follows, `…` at the end of a line for the rest of it. The
-//! server's settings, where a page needs other ones, stand in comments: `<!-- server: ODDSWIRE_…=… -->`.
+//! A `console` block contains commands after `$`, each followed by its output. A `python run` or `js run` block runs in
+//! Python or in a page of the server; a `text` block right after it is its output. Addresses, epochs, times and names
+//! of connections may differ. A line `…` matches all further lines, and `…` at the end of a line matches the rest of
+//! the line. A page changes the server's settings with comments: `<!-- server: ODDSWIRE_…=… -->`.
 
 use std::path::Path;
 use std::process::{Command as StdCommand, Stdio};
@@ -19,10 +18,10 @@ use crate::harness::process::Process;
 use crate::harness::program::{Directory, is_installed, skip};
 use crate::harness::within;
 
-/// The token of `make run`, which the pages use.
+/// The token of `make run`, which the examples use.
 const TOKEN: &str = "dev-token";
 
-/// A page's server, and a folder for its commands.
+/// The server for a page's examples, and a working folder for its commands.
 struct Reader {
     server: Process,
     folder: Directory,
@@ -37,7 +36,7 @@ impl Reader {
         Self { server, folder: Directory::new() }
     }
 
-    /// The text with the server's addresses in place of the usual ones.
+    /// Replaces the default addresses in a text by the server's addresses.
     fn placed(&self, text: &str) -> String {
         let (public, admin) = (self.server.address.to_string(), self.server.admin.to_string());
         text.replace("localhost:8000", &public).replace("localhost:9100", &admin)
@@ -47,7 +46,7 @@ impl Reader {
         let mut command = Command::new(program);
         let programs = Path::new(env!("CARGO_BIN_EXE_oddswire")).parent().unwrap().display();
         command.env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap())).env("NO_PROXY", "*");
-        // What the program's commands ask where nothing else is said.
+        // The default server of the program's commands.
         command.env("ODDSWIRE_URL", format!("http://{}", self.server.address));
         command.env("ODDSWIRE_ADMIN_URL", format!("http://{}", self.server.admin));
         command.current_dir(&self.folder.0).kill_on_drop(true);
@@ -59,7 +58,7 @@ impl Reader {
     async fn console(&self, block: &Block) {
         for (command, expected) in commands(block) {
             if let Some(target) = command.strip_prefix("make ") {
-                is_target(target);
+                check_make_target(target);
                 continue;
             }
             let programs = ["curl", "websocat"].into_iter().filter(|name| command.contains(name));
@@ -102,13 +101,13 @@ impl Reader {
     }
 }
 
-/// Whether something is there, by a command that succeeds then. If not, that is said.
+/// Whether a requirement is installed: `probe` then succeeds. If not, prints that the test is skipped.
 fn has(probe: &mut StdCommand, what: &str) -> bool {
     let status = probe.stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success()) || skip(what).unwrap_or(false)
 }
 
-/// The commands of a block, and what each prints.
+/// The commands of a block with their expected output.
 fn commands(block: &Block) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
     let mut goes_on = false;
@@ -124,14 +123,14 @@ fn commands(block: &Block) -> Vec<(String, String)> {
     found
 }
 
-/// `make` itself is not run: it would build, or serve on a fixed port. Its target has to be there.
-fn is_target(words: &str) {
+/// Checks that a make target exists. Does not run `make`, which would build, or serve on a fixed port.
+fn check_make_target(words: &str) {
     let target = words.split_whitespace().next().unwrap();
     let makefile = std::fs::read_to_string(root().join("Makefile")).unwrap();
     assert!(makefile.lines().any(|line| line.starts_with(&format!("{target}:"))), "make has no target {target}");
 }
 
-/// A program that runs, and what it prints.
+/// A running program and its output.
 struct Running {
     shown: String,
     child: Child,
@@ -151,12 +150,13 @@ impl Running {
         Self { shown, child, lines }
     }
 
-    /// Waits for what it has to print; where it does not go on after that, for its end.
+    /// Compares its output with the expected lines. Then waits for its end, unless the program runs forever
+    /// (`goes_on`).
     async fn prints(mut self, expected: &str, goes_on: bool) {
         for expected in expected.lines() {
-            let Some(line) = within(self.lines.next_line()).await.expect("it prints text") else {
+            let Some(line) = within(self.lines.next_line()).await.expect("the output is UTF-8") else {
                 let errors = self.errors().await;
-                panic!("{} ended in place of printing\n{expected}\n{errors}", self.shown);
+                panic!("{} ended instead of printing\n{expected}\n{errors}", self.shown);
             };
             if expected == "…" {
                 return;
@@ -166,13 +166,13 @@ impl Running {
                 Some(begin) => is.starts_with(begin),
                 None => is == expected,
             };
-            assert!(same, "{} printed\n{is}\nin place of\n{expected}", self.shown);
+            assert!(same, "{} printed\n{is}\ninstead of\n{expected}", self.shown);
         }
         if !goes_on {
             drop(self.child.stdin.take());
-            let more = within(self.lines.next_line()).await.expect("it prints text");
-            assert_eq!(more, None, "{} printed more than is shown", self.shown);
-            let status = within(self.child.wait()).await.expect("it ends");
+            let more = within(self.lines.next_line()).await.expect("the output is UTF-8");
+            assert_eq!(more, None, "{} printed more than the page shows", self.shown);
+            let status = within(self.child.wait()).await.expect("the program ends");
             let errors = self.errors().await;
             assert!(status.success(), "{}: {status}\n{errors}", self.shown);
         }
@@ -180,13 +180,13 @@ impl Running {
 
     async fn errors(&mut self) -> String {
         let mut text = String::new();
-        let mut stderr = self.child.stderr.take().expect("it is piped");
-        within(stderr.read_to_string(&mut text)).await.expect("it prints text");
+        let mut stderr = self.child.stderr.take().expect("standard error is piped");
+        within(stderr.read_to_string(&mut text)).await.expect("the output is UTF-8");
         text
     }
 }
 
-/// A line without what differs from run to run. Offsets stay: they count what the page's commands have published.
+/// Replaces the parts of a line that differ between runs. Offsets stay, since they count the page's own publishes.
 fn comparable(line: &str) -> String {
     static VARIES: LazyLock<[(Regex, &str); 6]> = LazyLock::new(|| {
         [
@@ -223,47 +223,47 @@ async fn run(name: &str) {
 }
 
 #[tokio::test]
-async fn the_examples_of_the_readme_do_what_it_shows() {
+async fn readme_examples_print_what_the_page_shows() {
     let shown_only: Vec<_> = Page::read("README.md").blocks();
     for block in shown_only {
         let is_run = ["console", "python run", "js run", "text"].contains(&block.info.as_str());
-        assert!(is_run, "README.md:{}: a block '{}' is not run", block.line, block.info);
+        assert!(is_run, "README.md:{}: no test runs the '{}' block", block.line, block.info);
     }
     run("README.md").await;
 }
 
 #[tokio::test]
-async fn the_examples_of_the_quickstart_do_what_it_shows() {
+async fn quickstart_examples_print_what_the_page_shows() {
     run("docs/quickstart.md").await;
 }
 
 #[tokio::test]
-async fn the_examples_of_the_commands_page_do_what_it_shows() {
+async fn commands_examples_print_what_the_page_shows() {
     run("docs/commands.md").await;
 }
 
 #[tokio::test]
-async fn the_examples_of_the_publishers_page_do_what_it_shows() {
+async fn publishing_examples_print_what_the_page_shows() {
     run("docs/publishing.md").await;
 }
 
 #[tokio::test]
-async fn the_examples_of_the_protocol_page_do_what_it_shows() {
+async fn protocol_examples_print_what_the_page_shows() {
     run("docs/protocol.md").await;
 }
 
 #[tokio::test]
-async fn the_examples_of_the_security_page_do_what_it_shows() {
+async fn security_examples_print_what_the_page_shows() {
     run("docs/security.md").await;
 }
 
 #[tokio::test]
-async fn the_examples_of_the_operators_page_do_what_it_shows() {
+async fn operations_examples_print_what_the_page_shows() {
     run("docs/operations.md").await;
 }
 
 #[test]
-fn every_page_with_examples_is_run() {
+fn every_page_with_examples_has_a_test() {
     let run = include_str!("examples.rs");
     for page in Page::all() {
         let has_examples = page.blocks().iter().any(|block| block.info == "console" || block.info.ends_with(" run"));

@@ -1,4 +1,4 @@
-//! What the program logs, in which form, and what stands nowhere in it.
+//! The program's log: its events, its format, and the secrets that it must not contain.
 
 use std::net::TcpListener;
 
@@ -9,7 +9,7 @@ use crate::harness::process::{Process, TOKEN, run};
 use crate::harness::ws;
 
 #[tokio::test]
-async fn every_log_line_is_an_object_with_time_level_and_event_first() {
+async fn log_lines_are_json_objects_with_time_level_and_event() {
     let mut process = Process::serve(&[("ODDSWIRE_LOG_LEVEL", "debug")]).await;
     let client = ws::Client::connect(process.address, "topics=odds_updates/8301,scrape_progress").await;
     let connected = process.event("ws.connect").await;
@@ -34,7 +34,7 @@ async fn every_log_line_is_an_object_with_time_level_and_event_first() {
 }
 
 #[tokio::test]
-async fn connecting_and_disconnecting_are_logged_with_what_an_operator_asks_for() {
+async fn connects_and_disconnects_are_logged_with_their_details() {
     let mut process = Process::serve(&[]).await;
     let client = ws::Client::connect(process.address, "topics=odds_updates/8301,scrape_progress").await;
     let connected = process.event("ws.connect").await;
@@ -44,14 +44,14 @@ async fn connecting_and_disconnecting_are_logged_with_what_an_operator_asks_for(
     let gone = process.event("ws.disconnect").await;
     assert_eq!((&gone["total_connections"], &gone["messages"]), (&json!(0), &json!(0)), "{gone}");
     assert!(gone["reason"].is_string() && gone["duration"].is_f64(), "{gone}");
-    assert!(gone["bytes"].as_u64().unwrap() > 100, "the acknowledgement: {gone}");
+    assert!(gone["bytes"].as_u64().unwrap() > 100, "the bytes include the acknowledgement: {gone}");
     for topic in ["odds_updates/8301", "scrape_progress"] {
-        assert!(connected["topics"].to_string().contains(topic), "ws.connect says the topics: {connected}");
+        assert!(connected["topics"].to_string().contains(topic), "ws.connect lists the topics: {connected}");
     }
 }
 
 #[tokio::test]
-async fn tokens_and_data_stand_nowhere_in_the_log() {
+async fn log_contains_no_tokens_and_no_message_data() {
     const DATA: &str = "marmalade";
     let mut process = Process::serve(&[("ODDSWIRE_LOG_LEVEL", "debug")]).await;
     let mut client = ws::Client::connect(process.address, &format!("token={TOKEN}")).await;
@@ -84,7 +84,7 @@ async fn tokens_and_data_stand_nowhere_in_the_log() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_only_a_string_is_not_quoted_in_the_log() {
+async fn log_does_not_quote_a_body_that_is_only_a_string() {
     let process = Process::serve(&[]).await;
     for body in [r#""marmalade""#, r#"["marmalade"]"#] {
         assert_eq!(process.post("/api/publish", TOKEN, body).await.status, 400);
@@ -96,7 +96,7 @@ async fn a_message_that_is_only_a_string_is_not_quoted_in_the_log() {
 }
 
 #[tokio::test]
-async fn the_log_level_and_format_are_those_of_the_settings() {
+async fn log_level_and_format_follow_the_settings() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let events = async |arguments: &[&str]| {
@@ -113,10 +113,10 @@ async fn the_log_level_and_format_are_those_of_the_settings() {
 }
 
 #[tokio::test]
-async fn a_variable_that_is_no_setting_is_a_warning_that_names_it() {
+async fn unknown_variable_is_logged_as_a_warning_with_its_name() {
     let environment =
         [("ODDSWIRE_LISTEN", "127.0.0.1:0"), ("ODDSWIRE_LISTN", "marmalade"), ("ODDSWIRE_", "1"), ("ODDS", "1")];
-    // Those of other commands are settings too.
+    // The variables of other commands are known.
     let of_commands = [("ODDSWIRE_URL", "http://localhost"), ("ODDSWIRE_TOKEN", "1"), ("ODDSWIRE_ADMIN_URL", "1")];
     let environment = [&environment[..], &of_commands].concat();
     let mut process = Process::start(&[], &environment).await;
@@ -129,5 +129,5 @@ async fn a_variable_that_is_no_setting_is_a_warning_that_names_it() {
     names.sort_unstable();
     assert_eq!(names, ["ODDSWIRE_", "ODDSWIRE_LISTN"]);
     assert!(warnings.iter().all(|record| record["level"] == "WARNING"), "{log}");
-    assert!(!log.contains("marmalade"), "what it holds may be a secret: {log}");
+    assert!(!log.contains("marmalade"), "the value is not logged, since it may be a secret: {log}");
 }

@@ -13,7 +13,7 @@ use crate::harness::contract::{self, asyncapi, openapi};
 use crate::harness::markdown::{Page, root};
 
 #[test]
-fn every_link_leads_to_a_file_and_a_heading_that_are_there() {
+fn every_link_leads_to_an_existing_file_and_heading() {
     let pages = Page::all();
     let anchors = |path: &Path| {
         let page = pages.iter().find(|page| page.path.canonicalize().unwrap() == path);
@@ -33,11 +33,11 @@ fn every_link_leads_to_a_file_and_a_heading_that_are_there() {
             }
         }
     }
-    assert!(wrong.is_empty(), "links that lead nowhere:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "broken links:\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn the_readme_leads_to_every_page_in_docs() {
+fn readme_links_to_every_page_in_docs() {
     let file = |target: String| target.split('#').next().unwrap_or_default().to_owned();
     let links = |name: &str| -> BTreeSet<String> {
         Page::read(name).links().into_iter().map(|(_, target)| file(target)).collect()
@@ -52,7 +52,7 @@ fn the_readme_leads_to_every_page_in_docs() {
 }
 
 #[test]
-fn the_table_of_close_codes_is_that_of_the_source() {
+fn table_of_close_codes_matches_the_source() {
     let rows = Page::read("docs/protocol.md").table(&["code", "reason", "reconnect?"]);
     let described: BTreeSet<_> = rows.iter().map(|row| (row[0].clone(), row[1].clone(), row[2].clone())).collect();
     let row = |close: Close| {
@@ -63,7 +63,7 @@ fn the_table_of_close_codes_is_that_of_the_source() {
 }
 
 #[test]
-fn the_table_of_error_codes_is_that_of_the_openapi_document() {
+fn table_of_error_codes_matches_the_openapi_document() {
     let rows = Page::read("docs/publishing.md").table(&["status", "code"]);
     let described: BTreeSet<String> = rows.iter().map(|row| format!("{} {}", row[0], row[1])).collect();
     let mut documented = BTreeSet::new();
@@ -80,7 +80,7 @@ fn the_table_of_error_codes_is_that_of_the_openapi_document() {
 }
 
 #[test]
-fn the_messages_in_the_docs_are_as_the_asyncapi_document_says() {
+fn messages_in_the_docs_conform_to_the_asyncapi_document() {
     let mut seen = 0;
     for page in Page::all() {
         for block in page.blocks().into_iter().filter(|block| block.info == "json message") {
@@ -149,7 +149,7 @@ fn settings() -> String {
 
 /// `UPDATE_DOCS=1` rewrites the page.
 #[test]
-fn the_page_of_settings_is_what_the_program_says() {
+fn settings_page_matches_the_help_text() {
     let path = root().join("docs/settings.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, settings()).unwrap();

@@ -1,4 +1,4 @@
-//! The program as a process: settings, logs, signals, and the documents that describe it.
+//! The program as a process: settings, logs, signals and restarts; and the documents that describe it.
 
 mod corpora;
 mod descriptors;

@@ -1,4 +1,4 @@
-//! The program itself: how it starts, how it ends, and how it is asked whether it is well.
+//! The program's start, its end, and its `health` command.
 
 use std::net::TcpListener;
 
@@ -12,7 +12,7 @@ use crate::harness::{within, ws};
 // Start and end.
 
 #[tokio::test]
-async fn sigterm_and_sigint_drain_and_end_with_0() {
+async fn sigterm_and_sigint_drain_and_exit_with_0() {
     for signal in ["TERM", "INT"] {
         let mut process = Process::serve(&[]).await;
         let mut client = ws::Client::connect(process.address, "").await;
@@ -26,7 +26,7 @@ async fn sigterm_and_sigint_drain_and_end_with_0() {
 }
 
 #[tokio::test]
-async fn serve_is_what_happens_without_a_command() {
+async fn serve_is_the_default_command() {
     let process = Process::start(&["serve", "--listen=127.0.0.1:0", "--publish-token=flag"], &[]).await;
     assert_eq!(process.publish("flag").await, 200);
     let environment = [("ODDSWIRE_LISTEN", "127.0.0.1:0"), ("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
@@ -39,7 +39,7 @@ async fn serve_is_what_happens_without_a_command() {
 }
 
 #[tokio::test]
-async fn a_flag_counts_more_than_its_variable() {
+async fn flag_overrides_its_variable() {
     let environment = [("ODDSWIRE_LISTEN", "no address"), ("ODDSWIRE_PUBLISH_TOKEN", "variable")];
     for command in [&[][..], &["serve"]] {
         let arguments = [command, &["--listen=127.0.0.1:0", "--publish-token=flag"]].concat();
@@ -49,7 +49,7 @@ async fn a_flag_counts_more_than_its_variable() {
 }
 
 #[tokio::test]
-async fn an_address_in_use_ends_the_start_with_1_and_names_it_and_its_setting() {
+async fn address_in_use_exits_with_1_and_names_the_setting() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (arguments, says) in [
@@ -69,7 +69,7 @@ async fn an_address_in_use_ends_the_start_with_1_and_names_it_and_its_setting() 
 // Health.
 
 #[tokio::test]
-async fn health_is_0_where_a_server_runs() {
+async fn health_exits_with_0_if_the_server_runs() {
     let process = Process::serve(&[]).await;
     let address = process.address.to_string();
     let everywhere = format!("0.0.0.0:{}", process.address.port());
@@ -84,26 +84,26 @@ async fn health_is_0_where_a_server_runs() {
 }
 
 #[tokio::test]
-async fn health_is_1_and_one_line_where_no_server_runs() {
-    // Bound and not listening: nobody else gets the port, and nobody answers.
+async fn health_exits_with_1_and_one_line_if_no_server_answers() {
+    // Bind without listening, so that no other program gets the port and connections are refused.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = socket.local_addr().unwrap().to_string();
-    let nobody = run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &address)]).await;
-    assert!(nobody.stderr.contains(&format!("cannot connect to {address}")), "{}", nobody.stderr);
+    let refused = run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &address)]).await;
+    assert!(refused.stderr.contains(&format!("cannot connect to {address}")), "{}", refused.stderr);
 
-    // Connects, and never answers.
+    // This listener accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
     let silence = run(&["health", "--timeout=100ms", "--listen", &address], &[]).await;
     assert!(silence.stderr.contains(&format!("{address} did not answer within 100ms")), "{}", silence.stderr);
-    for ended in [nobody, silence] {
+    for ended in [refused, silence] {
         assert_eq!((ended.code, ended.stderr.lines().count(), ended.stdout.as_str()), (Some(1), 1, ""));
     }
 }
 
 #[tokio::test]
-async fn health_is_1_where_the_answer_is_not_200_or_no_http() {
+async fn health_exits_with_1_if_the_answer_is_not_200_or_not_http() {
     for (answer, says) in [("HTTP/1.1 503 Sorry\r\ncontent-length: 0\r\n\r\n", "503"), ("220 smtp\r\n", "not answer")] {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! What the program says to settings that it cannot use, and of those that it has.
+//! The settings: valid and invalid values, and the texts of `--help` and `--version`.
 
 use clap::CommandFactory as _;
 use oddswire::config::Cli;
@@ -6,7 +6,7 @@ use oddswire::config::Cli;
 use crate::harness::process::{Process, TOKEN, refused, run, temporary};
 
 #[tokio::test]
-async fn a_bad_value_ends_the_start_with_2_and_one_line_that_says_what_is_allowed() {
+async fn invalid_value_exits_with_2_and_names_the_allowed_values() {
     let long_topic = "t".repeat(65);
     let cases = [
         ("listen", "8000", "an address and a port"),
@@ -51,7 +51,7 @@ async fn a_bad_value_ends_the_start_with_2_and_one_line_that_says_what_is_allowe
 }
 
 #[tokio::test]
-async fn the_last_allowed_values_are_allowed() {
+async fn limits_of_the_allowed_ranges_are_accepted() {
     let arguments = [
         "--listen=127.0.0.1:0",
         "--state-keys=1",
@@ -78,7 +78,7 @@ async fn the_last_allowed_values_are_allowed() {
 }
 
 #[tokio::test]
-async fn an_empty_value_or_an_unknown_flag_is_refused_in_one_line() {
+async fn empty_value_or_unknown_flag_is_refused_in_one_line() {
     for name in ["LISTEN", "TOPICS", "PUBLISH_TOKEN", "HISTORY_MESSAGES", "OUTBOX_BYTES", "WRITE_TIMEOUT", "LOG_LEVEL"]
     {
         let variable = format!("ODDSWIRE_{name}");
@@ -92,7 +92,7 @@ async fn an_empty_value_or_an_unknown_flag_is_refused_in_one_line() {
 }
 
 #[tokio::test]
-async fn a_token_is_refused_without_being_shown() {
+async fn invalid_token_is_refused_without_being_shown() {
     for secret in ["mar malade", "märmalade", "mar\nmalade"] {
         for ended in [
             run(&["--publish-token", secret], &[]).await,
@@ -106,7 +106,7 @@ async fn a_token_is_refused_without_being_shown() {
 }
 
 #[tokio::test]
-async fn the_token_can_stand_in_a_file() {
+async fn token_can_be_read_from_a_file() {
     let file = temporary("token", "  sesame-4711\r\n");
     let process = Process::start(&["--listen=127.0.0.1:0", "--publish-token-file", &file], &[]).await;
     assert_eq!((process.publish(TOKEN).await, process.publish("wrong").await), (200, 401));
@@ -118,7 +118,7 @@ async fn the_token_can_stand_in_a_file() {
 }
 
 #[tokio::test]
-async fn a_file_that_holds_no_token_is_refused_without_being_shown() {
+async fn invalid_token_file_is_refused_without_showing_its_content() {
     for (name, contents, reason) in [
         ("empty", "\n", "it has no publisher"),
         ("two", "marmalade\nsecond\n", "line 2: the name 'default' stands twice"),
@@ -133,7 +133,7 @@ async fn a_file_that_holds_no_token_is_refused_without_being_shown() {
 }
 
 #[tokio::test]
-async fn help_names_every_setting_with_its_variable_and_shows_no_secret() {
+async fn help_lists_every_setting_and_variable_and_no_secret() {
     let secret = [("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
     for arguments in [&["--help"][..], &["-h"], &["serve", "--help"]] {
         let ended = run(arguments, &secret).await;
@@ -143,7 +143,7 @@ async fn help_names_every_setting_with_its_variable_and_shows_no_secret() {
         let command = Cli::command();
         let settings: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
         assert!(settings.contains(&"listen") && settings.len() > 15);
-        // What is done once is no setting: a variable would do it at every start.
+        // `--reset-data` has no variable, because a variable would reset the data at every start.
         assert!(text.contains("--reset-data") && !text.contains("ODDSWIRE_RESET_DATA"));
         for setting in settings.into_iter().filter(|name| !["help", "version", "reset-data"].contains(name)) {
             let variable = format!("[env: ODDSWIRE_{}", setting.to_uppercase().replace('-', "_"));
@@ -154,7 +154,7 @@ async fn help_names_every_setting_with_its_variable_and_shows_no_secret() {
 }
 
 #[tokio::test]
-async fn version_names_the_program_and_its_version() {
+async fn version_prints_the_program_and_its_version() {
     for flag in ["--version", "-V"] {
         let ended = run(&[flag], &[]).await;
         let expected = format!("oddswire {}\n", env!("CARGO_PKG_VERSION"));

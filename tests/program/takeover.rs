@@ -1,13 +1,12 @@
-//! One server ends while publishers publish, and another takes over: what 5,000 clients are told of it.
+//! A server drains while publishers publish, and 5,000 clients move to its successor.
 //!
-//! The memory engine's sequence ends with its process, so this is what can be promised, and what is proven here:
+//! The sequence of the memory engine ends with its process. These tests check what the server still guarantees:
 //!
-//! - Each client gets every message from its acknowledgement to its close, without a hole, and among them each one whose
-//!   publish was answered before the client's turn to go.
-//! - The turns are spread evenly, and the closes come in their order. Which message a client got last proves that: it is
-//!   where the sequence stood when it was let go, so whoever goes later cannot have less.
-//! - A publish is answered 200 for as long as the server listens.
-//! - The next server takes a client's position for one of another sequence, tells it so, and brings it to its own state.
+//! - Each client receives every message from its acknowledgement to its close, without a gap. That includes every
+//!   message whose publish was answered before the client's close was due.
+//! - The closes are spread evenly and happen in order. So a client that is closed later never has fewer messages.
+//! - The server answers publishes with 200 until it stops listening.
+//! - The next server recognizes a position of another sequence, tells the client so, and sends its own state.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -29,25 +28,25 @@ use crate::harness::{PATIENCE, allow_files, eventually, sse, within};
 const SOCKETS: usize = 5_000;
 const STREAMS: usize = 100;
 const SPREAD: Duration = Duration::from_secs(5);
-/// Connections that are opened at a time.
+/// How many connections the test opens at the same time.
 const OPENING: usize = 200;
-/// Of so many clients, one is looked at by the publishers.
+/// The publishers watch one of this many clients.
 const LOOKED_AT: usize = 50;
 const PUBLISHERS: usize = 3;
-/// Messages of a publish.
+/// The number of messages in a publish.
 const BATCH: usize = 5;
 
 fn position(value: &Value) -> Position {
     value.as_str().expect("a position").parse().expect("a position")
 }
 
-/// The messages of a server by their offsets. They are encoded once, so everybody gets the same bytes, and only the first
-/// who does has to read them.
+/// The messages of a server by their offsets. The server encodes a message once, so every client gets the same bytes.
+/// Only the first client's copy is parsed; the others are compared with it.
 #[derive(Default)]
 struct Tape(Mutex<BTreeMap<u64, Bytes>>);
 
 impl Tape {
-    /// Whether this is the message with this offset; `false` where it is none at all.
+    /// Whether the payload is the message with this offset; `false` if it is not a published message.
     fn is(&self, offset: u64, payload: &Bytes) -> bool {
         let mut tape = self.0.lock().unwrap();
         if let Some(known) = tape.get(&offset) {
@@ -56,14 +55,14 @@ impl Tape {
         let message: Value = serde_json::from_slice(payload).expect("the server sends JSON");
         let is_message = message["id"].is_string();
         if is_message {
-            assert_eq!(position(&message["id"]).offset, offset, "no hole and nothing twice: {message}");
+            assert_eq!(position(&message["id"]).offset, offset, "no gap and no duplicate: {message}");
             tape.insert(offset, payload.clone());
         }
         is_message
     }
 }
 
-/// What a client was told until it was let go.
+/// The result of a client that the server has closed: its first and last offset, and its announced delay.
 #[derive(Debug, Clone, Copy)]
 struct Left {
     acknowledged: u64,
@@ -71,8 +70,8 @@ struct Left {
     after_ms: u64,
 }
 
-/// Where the clients are whom the publishers look at: those who publish faster than clients receive see them fall behind,
-/// which is a test of its own.
+/// The last offsets of the clients that the publishers watch. Publishers wait for these clients, because clients that
+/// fall behind are the subject of other tests.
 struct Audience(Vec<AtomicU64>);
 
 impl Audience {
@@ -84,16 +83,16 @@ impl Audience {
 
     async fn reaches(&self, offset: u64) {
         let reached = || self.0.iter().all(|last| last.load(Ordering::Relaxed) >= offset);
-        eventually("the clients have it or are gone", reached).await;
+        eventually("the watched clients have it or are closed", reached).await;
     }
 }
 
-/// The clients of the first server, and what is known of it.
+/// The clients of the first server, its messages, and the answers to publishes.
 struct Crowd {
     address: SocketAddr,
     tape: Tape,
     audience: Audience,
-    /// When a publish was answered, and with which offset.
+    /// The time and the offset of each answer to a publish.
     answered: Mutex<Vec<(Instant, u64)>>,
 }
 
@@ -103,7 +102,7 @@ impl Crowd {
         Arc::new(Self { address: process.address, tape: Tape::default(), audience, answered: Mutex::default() })
     }
 
-    /// Listens until it is closed.
+    /// Listens until the server closes the connection.
     async fn listen(self: Arc<Self>, client: usize, mut wire: Wire, acknowledged: Position) -> Left {
         let (mut last, mut after_ms) = (acknowledged, None);
         loop {
@@ -124,7 +123,7 @@ impl Crowd {
             self.audience.note(client, last.offset);
         }
         self.audience.note(client, u64::MAX);
-        Left { acknowledged: acknowledged.offset, last, after_ms: after_ms.expect("it was told its moment") }
+        Left { acknowledged: acknowledged.offset, last, after_ms: after_ms.expect("the close was announced") }
     }
 
     /// The same over SSE.
@@ -141,10 +140,11 @@ impl Crowd {
             assert_eq!((&notice["type"], after_ms), (&json!("reconnect"), None), "{notice}");
             after_ms = notice["data"]["after_ms"].as_u64();
         }
-        Left { acknowledged, last, after_ms: after_ms.expect("it was told its moment") }
+        Left { acknowledged, last, after_ms: after_ms.expect("the close was announced") }
     }
 
-    /// Publishes batch after batch, each once the one before has arrived, until nobody listens any more.
+    /// Publishes batches until the server no longer listens. Before each one, waits until the watched clients have
+    /// the previous one.
     async fn publish(self: Arc<Self>, publisher: usize) {
         let client = reqwest::Client::new();
         for round in 0.. {
@@ -163,15 +163,15 @@ impl Crowd {
                 .timeout(PATIENCE)
                 .body(json!(batch).to_string());
             let response = loop {
-                match request.try_clone().expect("the body is no stream").send().await {
+                match request.try_clone().expect("the body can be cloned").send().await {
                     Ok(response) => break response,
                     Err(error) if error.is_connect() => return,
-                    // A connection that was kept open has ended with the drain: what was sent on it is asked again.
+                    // The drain has ended a keep-alive connection, so send the request again.
                     Err(_) => {}
                 }
             };
             assert_eq!(response.status(), 200);
-            let answer: Value = serde_json::from_str(&response.text().await.expect("a whole answer")).unwrap();
+            let answer: Value = serde_json::from_str(&response.text().await.expect("the answer is complete")).unwrap();
             assert_eq!(answer["accepted"], BATCH);
             let offset = position(&answer["position"]).offset;
             self.answered.lock().unwrap().push((Instant::now(), offset));
@@ -179,15 +179,15 @@ impl Crowd {
         }
     }
 
-    /// The position up to which publishes were answered before a moment.
+    /// The highest offset whose publish was answered before a moment.
     fn answered_before(&self, moment: Instant) -> u64 {
         let answered = self.answered.lock().unwrap();
         answered.iter().filter(|(at, _)| *at < moment).map(|(_, offset)| *offset).max().unwrap_or(0)
     }
 }
 
-/// Opens all clients, and lets them listen.
-async fn gather(crowd: &Arc<Crowd>) -> JoinSet<Left> {
+/// Connects all clients and starts their tasks.
+async fn connect_all(crowd: &Arc<Crowd>) -> JoinSet<Left> {
     let (mut opening, opens) = (JoinSet::new(), Arc::new(Semaphore::new(OPENING)));
     let mut listening = JoinSet::new();
     for client in 0..SOCKETS {
@@ -204,21 +204,21 @@ async fn gather(crowd: &Arc<Crowd>) -> JoinSet<Left> {
         listening.spawn(Arc::clone(crowd).listen_to_stream(sse::Client::over(socket, "").await));
     }
     while let Some(opened) = within(opening.join_next()).await {
-        let (client, wire, acknowledged) = opened.expect("it connects");
+        let (client, wire, acknowledged) = opened.expect("the client connects");
         listening.spawn(Arc::clone(crowd).listen(client, wire, acknowledged));
     }
     listening
 }
 
-/// The turns that clients are told: spread evenly, to the millisecond.
-fn are_even(left: &[Left]) {
+/// Checks that the announced delays are spread evenly, to the millisecond.
+fn check_even_spread(left: &[Left]) {
     let count = (SOCKETS + STREAMS) as u64;
     let spread = u64::try_from(SPREAD.as_millis()).unwrap();
     let told: Vec<u64> = left.iter().map(|left| left.after_ms).collect();
     assert_eq!(told, (0..count).map(|at| at * spread / count).collect::<Vec<_>>());
 }
 
-/// What a client got from the second server, up to where it was live.
+/// The messages of the catch-up from the second server.
 #[derive(Debug, PartialEq)]
 struct Resumed {
     told: Value,
@@ -233,7 +233,7 @@ async fn resume(address: SocketAddr, since: Position) -> (Wire, Resumed) {
     let mut messages = Vec::new();
     loop {
         let (first, payload) = wire.frame().await;
-        assert_eq!(first, 0x81, "a text");
+        assert_eq!(first, 0x81, "the frame is a text message");
         if payload.starts_with(br#"{"type":"caught_up""#) {
             let caught_up: Value = serde_json::from_slice(&payload).unwrap();
             return (wire, Resumed { told, messages, position: caught_up["data"]["position"].clone() });
@@ -257,9 +257,9 @@ async fn resume_stream(address: SocketAddr, since: Position) -> Resumed {
     }
 }
 
-/// All clients come to the second server with the last position that they saw; what each of them gets, and it is the same
-/// for all.
-async fn return_to(address: SocketAddr, left: &[Left]) -> (Vec<Wire>, Resumed) {
+/// Connects all clients to the second server with their last positions. Checks that all get the same catch-up, and
+/// returns it.
+async fn reconnect_all(address: SocketAddr, left: &[Left]) -> (Vec<Wire>, Resumed) {
     let (mut returning, opens) = (JoinSet::new(), Arc::new(Semaphore::new(OPENING)));
     for Left { last, .. } in left.iter().copied().take(SOCKETS) {
         let opens = Arc::clone(&opens);
@@ -272,21 +272,21 @@ async fn return_to(address: SocketAddr, left: &[Left]) -> (Vec<Wire>, Resumed) {
     for Left { last, .. } in left.iter().copied().skip(SOCKETS) {
         streams.spawn(resume_stream(address, last));
     }
-    let (first, reference) = within(returning.join_next()).await.expect("there are many").expect("it resumes");
+    let (first, reference) = within(returning.join_next()).await.expect("a client").expect("the client resumes");
     let mut wires = vec![first];
     while let Some(returned) = within(returning.join_next()).await {
-        let (wire, resumed) = returned.expect("it resumes");
+        let (wire, resumed) = returned.expect("the client resumes");
         assert!(resumed == reference, "{resumed:?} instead of {reference:?}");
         wires.push(wire);
     }
     while let Some(returned) = within(streams.join_next()).await {
-        let resumed = returned.expect("it resumes");
+        let resumed = returned.expect("the client resumes");
         assert!(resumed == reference, "{resumed:?} instead of {reference:?}");
     }
     (wires, reference)
 }
 
-/// The state of a topic that these messages make, as the server tells it.
+/// The state that results from these messages.
 fn state_of(messages: &[Bytes]) -> BTreeMap<String, Value> {
     let messages = messages.iter().map(|message| serde_json::from_slice::<Value>(message).unwrap());
     let keyed = messages.filter_map(|message| Some((message["key"].as_str()?.to_owned(), message["data"].clone())));
@@ -301,16 +301,16 @@ async fn serve() -> Process {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_thousand_clients_leave_evenly_with_everything_up_to_their_turn_and_are_told_by_the_next_server() {
+async fn drained_clients_have_every_message_and_get_the_new_state() {
     allow_files(12_000);
     let mut first = serve().await;
     let crowd = Crowd::of(&first);
-    let listening = gather(&crowd).await;
+    let listening = connect_all(&crowd).await;
     let gone = r#"{"topic":"odds_updates","key":"gone","data":"with the first server"}"#;
     assert_eq!(first.post("/api/publish", TOKEN, gone).await.status, 200);
 
     let publishers: JoinSet<()> = (0..PUBLISHERS).map(|at| Arc::clone(&crowd).publish(at)).collect();
-    eventually("each has published", || crowd.answered.lock().unwrap().len() >= 2 * PUBLISHERS).await;
+    eventually("enough publishes are answered", || crowd.answered.lock().unwrap().len() >= 2 * PUBLISHERS).await;
     let signalled = Instant::now();
     first.signal("TERM");
     assert_eq!(first.event("server.draining").await["connections"], SOCKETS + STREAMS);
@@ -320,16 +320,16 @@ async fn five_thousand_clients_leave_evenly_with_everything_up_to_their_turn_and
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 
     left.sort_unstable_by_key(|left| (left.after_ms, left.last.offset));
-    are_even(&left);
+    check_even_spread(&left);
     for left in &left {
-        // No turn comes before its moment, which is counted from when the server has the signal.
+        // The announced delay counts from when the server receives the signal, so no close comes earlier than this.
         let due = crowd.answered_before(signalled + Duration::from_millis(left.after_ms));
-        assert!(left.last.offset >= due && left.last.offset > left.acknowledged, "{left:?} lacks some up to {due}");
+        assert!(left.last.offset >= due && left.last.offset > left.acknowledged, "{left:?} lacks messages up to {due}");
     }
     let in_order = left.is_sorted_by_key(|left| left.last.offset);
-    assert!(in_order, "who left later has less");
+    assert!(in_order, "a client that was closed later has fewer messages");
     let during_the_drain = left[left.len() - 1].last.offset - left[0].last.offset;
-    assert!(during_the_drain > 0, "messages were published all the while");
+    assert!(during_the_drain > 0, "messages were published during the drain");
 
     let second = serve().await;
     let again: Vec<Value> = (0..20)
@@ -337,7 +337,7 @@ async fn five_thousand_clients_leave_evenly_with_everything_up_to_their_turn_and
         .chain([json!({"topic": "scrape_progress", "data": "again"})])
         .collect();
     assert_eq!(second.post("/api/publish", TOKEN, &json!(again).to_string()).await.status, 200);
-    let (mut wires, resumed) = return_to(second.address, &left).await;
+    let (mut wires, resumed) = reconnect_all(second.address, &left).await;
     let told = json!({
         "odds_updates": {"mode": "snapshot", "skipped": null},
         "scrape_progress": {"mode": "gap", "skipped": null},
