@@ -1,9 +1,9 @@
-//! What may be sent to everybody. That it reaches them is shown in `websocket.rs` and `sse.rs`.
+//! Valid and invalid broadcasts. `websocket.rs` and `sse.rs` test that broadcasts reach the clients.
 
 use crate::harness::hub::{Hub, JSON, LINES, refused};
 
 #[tokio::test]
-async fn a_broadcast_that_breaks_a_rule_is_refused_and_reaches_nobody() {
+async fn invalid_broadcast_is_refused_and_not_delivered() {
     let mut hub = Hub::start().await;
     let long = format!(r#"{{"type":"{}","data":1}}"#, "t".repeat(65));
     let cases: [(&str, &str, &[&str]); 14] = [
@@ -38,7 +38,7 @@ async fn a_broadcast_that_breaks_a_rule_is_refused_and_reaches_nobody() {
 }
 
 #[tokio::test]
-async fn a_broadcast_of_publish_message_bytes_is_sent_byte_for_byte_and_one_byte_more_is_not() {
+async fn broadcast_of_up_to_publish_message_bytes_is_accepted() {
     let mut hub = Hub::with(|config| config.publish_message_bytes = 1024).await;
     let frame = r#"{"type":"notice","data":[ 1.50,""]}"#.len();
     let body = |length: usize| format!(r#"{{"type":"notice","data":[ 1.50,"{}"]}}"#, "x".repeat(length - frame));

@@ -1,4 +1,4 @@
-//! How much one publish request may bring, and how much a topic takes.
+//! The limits of a publish request and of a topic's state.
 
 use futures_util::stream;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::harness::raw::Raw;
 use crate::harness::{App, TOKEN};
 
 #[tokio::test]
-async fn a_body_of_publish_body_bytes_is_taken_and_one_byte_more_is_not() {
+async fn body_of_up_to_publish_body_bytes_is_accepted() {
     let mut hub = Hub::with(|config| (config.publish_body_bytes, config.publish_message_bytes) = (2048, 1024)).await;
     let body = |length: usize| format!("[{GOOD}{}]", " ".repeat(length - GOOD.len() - 2));
     let chunked = |body: String| {
@@ -24,7 +24,7 @@ async fn a_body_of_publish_body_bytes_is_taken_and_one_byte_more_is_not() {
 }
 
 #[tokio::test]
-async fn a_body_that_announces_itself_as_too_long_is_refused_before_it_is_sent() {
+async fn content_length_over_the_limit_is_refused_before_the_body() {
     let app = App::start().await;
     let head =
         format!("POST /api/publish HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n");
@@ -34,14 +34,14 @@ async fn a_body_that_announces_itself_as_too_long_is_refused_before_it_is_sent()
     {
         let mut publisher = Raw::connect(app.address).await;
         publisher.send(format!("{head}Content-Length: {length}\r\n\r\n").as_bytes()).await;
-        let came = publisher.head().await;
-        assert!(came.starts_with(answer), "{length}: {came}");
+        let head = publisher.head().await;
+        assert!(head.starts_with(answer), "{length}: {head}");
     }
 }
 
 #[tokio::test]
-async fn a_refusal_reaches_a_publisher_that_sends_its_whole_body_before_it_reads() {
-    // More than the socket buffers of both sides hold.
+async fn error_reaches_a_publisher_that_sends_its_whole_body_first() {
+    // The body is larger than the socket buffers of both sides.
     let body = vec![b' '; 16 << 20];
     let app = App::start().await;
     let token = format!("Authorization: Bearer {TOKEN}\r\n");
@@ -64,11 +64,11 @@ async fn a_refusal_reaches_a_publisher_that_sends_its_whole_body_before_it_reads
 }
 
 #[tokio::test]
-async fn a_message_of_publish_message_bytes_is_taken_and_one_byte_more_is_not() {
+async fn message_of_up_to_publish_message_bytes_is_accepted() {
     let mut hub = Hub::with(|config| config.publish_message_bytes = 1024).await;
     let [exact, over] = [1024, 1025].map(message_of);
     assert_eq!((exact.len(), over.len()), (1024, 1025));
-    assert_eq!(hub.takes(JSON, format!("  {exact}\n")).await.len(), 1, "white space around a message is none of it");
+    assert_eq!(hub.takes(JSON, format!("  {exact}\n")).await.len(), 1, "white space around a message does not count");
     assert_eq!(hub.takes(JSON, format!("[{exact}, {exact}]")).await.len(), 2);
     assert_eq!(hub.takes(LINES, format!("{exact}\r\n{exact}\n")).await.len(), 2);
     let says = ["has 1025 bytes", "limit is 1024", "publish-message-bytes"];
@@ -78,7 +78,7 @@ async fn a_message_of_publish_message_bytes_is_taken_and_one_byte_more_is_not() 
 }
 
 #[tokio::test]
-async fn a_request_of_publish_batch_messages_is_taken_and_one_message_more_is_not() {
+async fn batch_of_up_to_publish_batch_messages_is_accepted() {
     let mut hub = Hub::with(|config| config.publish_batch_messages = 3).await;
     let batch = |count: usize, between: &str| vec![message_of(100); count].join(between);
     assert_eq!(hub.takes(JSON, format!("[{}]", batch(3, ","))).await.len(), 3);
@@ -89,7 +89,7 @@ async fn a_request_of_publish_batch_messages_is_taken_and_one_message_more_is_no
 }
 
 #[tokio::test]
-async fn a_topic_takes_keys_up_to_state_keys_and_refuses_the_batch_with_one_more() {
+async fn topic_holds_up_to_state_keys_keys() {
     let mut hub = Hub::with(|config| config.state_keys = 2).await;
     let set = |key: &str, data: Value| json!({"topic": "odds_updates", "key": key, "data": data});
     let full = |index| {
@@ -101,11 +101,11 @@ async fn a_topic_takes_keys_up_to_state_keys_and_refuses_the_batch_with_one_more
     let late = json!([set("a", Value::Null), set("c", json!(1)), set("d", json!(1)), set("b", Value::Null)]);
     hub.refuses(JSON, late.to_string(), full(2)).await;
 
-    assert_eq!(hub.takes(JSON, set("a", json!(3)).to_string()).await.len(), 1, "a known key has its place");
-    assert_eq!(hub.takes(JSON, GOOD).await.len(), 1, "a keyless message needs none");
+    assert_eq!(hub.takes(JSON, set("a", json!(3)).to_string()).await.len(), 1, "an existing key needs no more room");
+    assert_eq!(hub.takes(JSON, GOOD).await.len(), 1, "a message without a key needs no room");
     let elsewhere = json!({"topic": "scrape_progress", "key": "c", "data": 1});
-    assert_eq!(hub.takes(JSON, elsewhere.to_string()).await.len(), 1, "each topic has its own room");
+    assert_eq!(hub.takes(JSON, elsewhere.to_string()).await.len(), 1, "each topic has its own limit");
     let moved = json!([set("a", Value::Null), set("c", json!(1))]);
-    assert_eq!(hub.takes(JSON, moved.to_string()).await.len(), 2, "a deletion makes room within the batch");
+    assert_eq!(hub.takes(JSON, moved.to_string()).await.len(), 2, "a deletion earlier in the batch makes room");
     hub.refuses(JSON, set("a", json!(1)).to_string(), full(0)).await;
 }

@@ -1,4 +1,4 @@
-//! What publishers send: three formats, one set of rules; taken whole or not at all, in one order for everybody.
+//! Publish requests: their three formats, the rules for messages, all-or-nothing batches, and the common order.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::harness::{Answer, App, TOKEN, within};
 // Formats.
 
 #[tokio::test]
-async fn an_object_an_array_and_lines_are_taken() {
+async fn object_array_and_lines_are_accepted() {
     let mut hub = Hub::start().await;
     let [a, b] = ["a", "b"].map(|data| format!(r#"{{"topic":"odds_updates","data":"{data}"}}"#));
     let cases = [
@@ -36,7 +36,7 @@ async fn an_object_an_array_and_lines_are_taken() {
 }
 
 #[tokio::test]
-async fn the_answer_counts_the_messages_and_says_the_position_in_this_order() {
+async fn answer_has_accepted_unchanged_and_position_in_this_order() {
     let app = App::start().await;
     let twice = r#"[{"topic":"odds_updates","key":"a","data":1},{"topic":"odds_updates","key":"a","data":1}]"#;
     let answer = app.post("/api/publish", JSON, twice).await;
@@ -47,7 +47,7 @@ async fn the_answer_counts_the_messages_and_says_the_position_in_this_order() {
 }
 
 #[tokio::test]
-async fn the_content_type_decides_the_format_and_another_one_is_refused() {
+async fn content_type_selects_the_format_and_others_are_refused() {
     let mut hub = Hub::start().await;
     for known in ["application/json; charset=utf-8", "Application/JSON", "application/x-ndjson ;charset=UTF-8"] {
         assert_eq!(hub.takes(known, GOOD).await.len(), 1, "{known}");
@@ -64,7 +64,7 @@ async fn the_content_type_decides_the_format_and_another_one_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_without_a_message_is_refused() {
+async fn body_without_a_message_is_refused() {
     let mut hub = Hub::start().await;
     let cases = [(JSON, ""), (JSON, " \n"), (JSON, "[]"), (JSON, " [ ] "), (LINES, ""), (LINES, "\n \r\n\n")];
     for (content_type, body) in cases {
@@ -74,7 +74,7 @@ async fn a_body_without_a_message_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_utf_8_is_refused_with_the_place() {
+async fn body_that_is_not_utf_8_is_refused_with_the_byte_offset() {
     let mut hub = Hub::start().await;
     let body = b"{\"topic\":\"odds_updates\",\"data\":\"\xff\"}";
     for content_type in [JSON, LINES] {
@@ -83,14 +83,14 @@ async fn a_body_that_is_not_utf_8_is_refused_with_the_place() {
 }
 
 #[tokio::test]
-async fn lines_sent_as_json_and_an_array_sent_as_lines_are_refused() {
+async fn lines_sent_as_json_and_arrays_sent_as_lines_are_refused() {
     let mut hub = Hub::start().await;
     hub.refuses(JSON, format!("{GOOD}\n{GOOD}\n"), (400, "invalid_json", Some(0), &["trailing characters"])).await;
     hub.refuses(LINES, format!("[{GOOD}]"), (400, "invalid_message", Some(0), &["object"])).await;
 }
 
 #[tokio::test]
-async fn another_method_gets_a_405_that_says_which_is_possible() {
+async fn other_methods_get_405_with_the_allowed_method() {
     let app = App::start().await;
     for path in ["/api/publish", "/api/broadcast"] {
         for method in [Method::GET, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS] {
@@ -103,8 +103,8 @@ async fn another_method_gets_a_405_that_says_which_is_possible() {
 
 // All or nothing.
 
-/// Each message is refused with its index, wherever it stands, and takes its whole batch with it.
-async fn refused_with_their_batch(cases: &[(&str, &str, &[&str])]) {
+/// Checks that each invalid message is refused with its index, and that its whole batch is refused with it.
+async fn check_refused_with_batch(cases: &[(&str, &str, &[&str])]) {
     let mut hub = Hub::start().await;
     for (bad, code, says) in cases {
         hub.refuses(JSON, format!("[{GOOD},{GOOD},{bad},{GOOD}]"), (400, code, Some(2), says)).await;
@@ -116,20 +116,20 @@ async fn refused_with_their_batch(cases: &[(&str, &str, &[&str])]) {
 }
 
 #[tokio::test]
-async fn a_message_that_is_not_json_is_refused_with_its_batch() {
+async fn message_that_is_not_json_is_refused_with_its_batch() {
     let not_json = ["nonsense", "{", r#"{"topic":"odds_updates","data":}"#, r#"{"topic":"odds_updates","data":01}"#];
-    refused_with_their_batch(&not_json.map(|bad| (bad, "invalid_json", &["not JSON", "line 1 column"][..]))).await;
+    check_refused_with_batch(&not_json.map(|bad| (bad, "invalid_json", &["not JSON", "line 1 column"][..]))).await;
 }
 
 #[tokio::test]
-async fn a_message_that_is_no_object_is_refused_with_its_batch() {
+async fn message_that_is_not_an_object_is_refused_with_its_batch() {
     let others = ["1", "null", "true", r#""text""#, "[]", "{}", r#"["odds_updates",null,null,1,null]"#];
     let says = |other: &str| if other == "{}" { &["missing field `topic`"][..] } else { &["object"] };
-    refused_with_their_batch(&others.map(|other| (other, "invalid_message", says(other)))).await;
+    check_refused_with_batch(&others.map(|other| (other, "invalid_message", says(other)))).await;
 }
 
 #[tokio::test]
-async fn a_message_with_missing_wrong_or_unknown_fields_is_refused_with_its_batch() {
+async fn missing_wrong_or_unknown_field_is_refused_with_its_batch() {
     let expected = "expected one of `topic`, `key`, `type`, `data`, `expires_at`";
     let cases: [(&str, &[&str]); 10] = [
         (r#"{"data":1}"#, &["missing field `topic`"]),
@@ -143,13 +143,13 @@ async fn a_message_with_missing_wrong_or_unknown_fields_is_refused_with_its_batc
         (r#"{"topic":"odds_updates","data":1,"type":{}}"#, &["invalid type: map", "expected a string"]),
         (r#"{"topic":"odds_updates","data":1,"key":"a","expires_at":5}"#, &["integer `5`", "expected a string"]),
     ];
-    refused_with_their_batch(&cases.map(|(bad, says)| (bad, "invalid_message", says))).await;
+    check_refused_with_batch(&cases.map(|(bad, says)| (bad, "invalid_message", says))).await;
 }
 
 #[tokio::test]
-async fn a_message_to_an_unknown_topic_is_refused_with_its_batch() {
+async fn message_to_an_unknown_topic_is_refused_with_its_batch() {
     let known = "the topics are: scrape_progress, odds_updates";
-    refused_with_their_batch(&[
+    check_refused_with_batch(&[
         (r#"{"topic":"foo","data":1}"#, "unknown_topic", &["'foo'", known]),
         (r#"{"topic":"","data":1}"#, "unknown_topic", &["''", known]),
         (r#"{"topic":"Odds_Updates","data":1}"#, "unknown_topic", &["'Odds_Updates'", known]),
@@ -159,7 +159,7 @@ async fn a_message_to_an_unknown_topic_is_refused_with_its_batch() {
 }
 
 #[tokio::test]
-async fn of_several_bad_messages_the_first_one_is_named() {
+async fn error_names_the_first_of_several_invalid_messages() {
     let mut hub = Hub::start().await;
     let [unknown, broken] = [r#"{"topic":"foo","data":1}"#, r#"{"topic":"odds_updates","data":}"#];
     let cases = [([unknown, broken], "unknown_topic"), ([broken, unknown], "invalid_json")];
@@ -171,7 +171,7 @@ async fn of_several_bad_messages_the_first_one_is_named() {
 }
 
 #[tokio::test]
-async fn an_array_that_does_not_end_is_refused_with_the_index_where_it_breaks() {
+async fn broken_array_is_refused_with_the_index_of_the_break() {
     let mut hub = Hub::start().await;
     let cases = [
         (format!("[{GOOD},{GOOD}"), 2),
@@ -187,7 +187,7 @@ async fn an_array_that_does_not_end_is_refused_with_the_index_where_it_breaks() 
 }
 
 #[tokio::test]
-async fn a_refusal_is_never_as_long_as_what_caused_it() {
+async fn error_never_repeats_a_long_value_in_full() {
     let mut hub = Hub::start().await;
     let long = "x".repeat(10_000);
     let cases = [
@@ -196,7 +196,7 @@ async fn a_refusal_is_never_as_long_as_what_caused_it() {
         ("type", message(&format!(r#""type":"{long}""#))),
         ("expires_at", message(&format!(r#""key":"a","expires_at":"{long}""#))),
         ("a field's name", message(&format!(r#""{long}":1"#))),
-        ("a string for a message", format!(r#""{long}""#)),
+        ("a string instead of a message", format!(r#""{long}""#)),
     ];
     let mut echoed = Vec::new();
     for (what, body) in cases {
@@ -206,12 +206,12 @@ async fn a_refusal_is_never_as_long_as_what_caused_it() {
             echoed.push(what);
         }
     }
-    assert_eq!(echoed, [""; 0], "echoed whole");
+    assert_eq!(echoed, [""; 0], "errors that repeat the long value");
     hub.subscriber.nothing_came().await;
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_in_the_middle_of_a_body_changes_nothing() {
+async fn client_that_disconnects_inside_a_body_changes_nothing() {
     let mut hub = Hub::start().await;
     let line = format!("{GOOD}\n");
     let chunk = format!("{:x}\r\n{line}\r\n", line.len());
@@ -220,7 +220,7 @@ async fn a_client_that_goes_away_in_the_middle_of_a_body_changes_nothing() {
         let head = format!("POST /api/publish HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\n");
         publisher.send(format!("{head}Content-Type: {LINES}\r\n{framing}\r\n\r\n{part}").as_bytes()).await;
         within(publisher.socket.shutdown()).await.expect("the connection is open");
-        // Once the server has ended the connection it has done all that it will do.
+        // When the server has ended the connection, it has finished handling the request.
         let answer = String::from_utf8(publisher.rest().await).unwrap();
         assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert_eq!(hub.offset(), 0, "{framing}");
@@ -230,7 +230,7 @@ async fn a_client_that_goes_away_in_the_middle_of_a_body_changes_nothing() {
 
 // Order.
 
-/// What a subscriber saw of the publishers' batches: position, topic, publisher, batch and place in it.
+/// The parts of a received message: offset, topic, publisher, batch, and place in the batch.
 fn seen(message: &Value) -> (u64, Value, u64, u64, u64) {
     let id = message["id"].as_str().expect("a position");
     let [publisher, batch, place] = [0, 1, 2].map(|at| message["data"][at].as_u64().unwrap());
@@ -238,7 +238,7 @@ fn seen(message: &Value) -> (u64, Value, u64, u64, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn every_subscriber_sees_the_same_dense_order_whoever_publishes() {
+async fn all_subscribers_see_the_same_order_without_gaps() {
     const PUBLISHERS: u64 = 16;
     const BATCHES: u64 = 10;
     const TOTAL: u64 = PUBLISHERS * BATCHES * 3;
@@ -264,11 +264,11 @@ async fn every_subscriber_sees_the_same_dense_order_whoever_publishes() {
         }
     }
     assert!(orders.iter().all(|order| *order == orders[0]));
-    assert!(orders[0].iter().map(|seen| seen.0).eq(1..=TOTAL), "positions are dense");
+    assert!(orders[0].iter().map(|seen| seen.0).eq(1..=TOTAL), "the offsets have no gap");
     let mut next = BTreeMap::new();
     for batch in orders[0].chunks(3) {
         let (_, _, publisher, number, _) = batch[0];
         assert!(batch.iter().map(|seen| (seen.2, seen.3, seen.4)).eq((0..3).map(|place| (publisher, number, place))));
-        assert_eq!(next.insert(publisher, number + 1).unwrap_or(0), number, "a publisher's own order");
+        assert_eq!(next.insert(publisher, number + 1).unwrap_or(0), number, "batches keep their order");
     }
 }

@@ -1,4 +1,4 @@
-//! A publish request that is sent again: it is taken once.
+//! Retried publish requests: the server publishes their messages once.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -15,7 +15,7 @@ fn retry(app: &App, key: impl AsRef<[u8]>, body: &str) -> reqwest::RequestBuilde
 }
 
 #[tokio::test]
-async fn a_retry_gets_the_first_answer_and_delivers_nothing() {
+async fn retry_gets_the_first_answer_and_delivers_nothing() {
     let mut hub = Hub::start().await;
     let body = format!("[{GOOD},{GOOD}]");
     let first = Answer::of(retry(&hub.app, "run-1", &body)).await;
@@ -26,7 +26,7 @@ async fn a_retry_gets_the_first_answer_and_delivers_nothing() {
         assert_eq!((again.status, &again.text), (200, &first.text));
     }
     let other = Answer::of(retry(&hub.app, "run-2", &body)).await;
-    assert_ne!(other.body["position"], first.body["position"], "another key is another request");
+    assert_ne!(other.body["position"], first.body["position"], "a request with another key is a new request");
     for data in ["good", "good", "between", "good", "good"] {
         assert_eq!(hub.subscriber.next().await["data"], data);
     }
@@ -34,12 +34,12 @@ async fn a_retry_gets_the_first_answer_and_delivers_nothing() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_is_good_for_one_body() {
+async fn idempotency_key_is_valid_for_only_one_body() {
     let mut hub = Hub::start().await;
     let refusal: Refusal = (409, "idempotency_key_reused", None, &["another body", "use a new key"]);
     let bad = Answer::of(retry(&hub.app, "k", r#"{"topic":"foo","data":1}"#)).await;
     assert_eq!(bad.code(), "unknown_topic");
-    assert_eq!(Answer::of(retry(&hub.app, "k", GOOD)).await.status, 200, "a refused request does not use its key up");
+    assert_eq!(Answer::of(retry(&hub.app, "k", GOOD)).await.status, 200, "a refused request does not use up its key");
     refused(&Answer::of(retry(&hub.app, "k", &format!("{GOOD} "))).await, refusal);
     refused(&Answer::of(retry(&hub.app, "k", &GOOD.replace("good", "bad"))).await, refusal);
     assert_eq!(hub.offset(), 1);
@@ -48,7 +48,7 @@ async fn an_idempotency_key_is_good_for_one_body() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_has_1_to_255_ascii_characters() {
+async fn idempotency_key_has_1_to_255_ascii_characters() {
     let app = App::start().await;
     let [longest, too_long] = [255, 256].map(|length| "k".repeat(length).into_bytes());
     for good in [&b"k"[..], b"8301 a/b", &longest] {
@@ -62,7 +62,7 @@ async fn an_idempotency_key_has_1_to_255_ascii_characters() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn concurrent_retries_are_taken_once() {
+async fn concurrent_retries_are_published_once() {
     let mut hub = Hub::start().await;
     let body = format!("[{GOOD},{GOOD},{GOOD}]");
     let answers = join_all((0..20).map(|_| Answer::of(retry(&hub.app, "run-1", &body)))).await;

@@ -1,4 +1,4 @@
-//! Who may publish, and where: tokens, and the file that they stand in.
+//! Publishers' tokens, their topics, and the file that lists them.
 
 use reqwest::Method;
 use serde_json::json;
@@ -13,7 +13,7 @@ const ODDS: &str = r#"{"topic":"odds_updates","data":1}"#;
 const PROGRESS: &str = r#"{"topic":"scrape_progress","data":1}"#;
 
 #[tokio::test]
-async fn publishing_takes_the_token_and_nothing_else() {
+async fn publishing_needs_exactly_the_token() {
     let app = App::start().await;
     let needed = "'Authorization: Bearer <token>'";
     let cases = [
@@ -48,7 +48,7 @@ async fn publishing_takes_the_token_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn without_a_token_publishing_is_off_and_says_which_setting_enables_it() {
+async fn publishing_without_a_token_setting_is_disabled() {
     let app = App::with(|config| config.publish_token = None).await;
     for path in ["/api/publish", "/api/broadcast"] {
         let says = ["publish-token", "ODDSWIRE_PUBLISH_TOKEN", "publish-token-file"];
@@ -67,7 +67,7 @@ async fn post(app: &App, path: &str, token: &str, body: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_publisher_with_topics_publishes_to_those_only() {
+async fn publisher_with_topics_can_only_publish_to_these() {
     let file =
         File::new("# ours\nscraper:s-token:odds_updates\n\nboth:b-token:odds_updates, scrape_progress\nall:a-token\n");
     let app = with_publishers(&file).await;
@@ -91,12 +91,12 @@ async fn a_publisher_with_topics_publishes_to_those_only() {
             assert_eq!((answer.status, &answer.body["accepted"]), (200, &json!(2)), "{token}: {}", answer.text);
             taken += 2;
         }
-        assert_eq!(app.manager.position().offset, taken, "a refused request is refused whole: {body}");
+        assert_eq!(app.manager.position().offset, taken, "no message of a refused request is stored: {body}");
     }
 }
 
 #[tokio::test]
-async fn a_publisher_with_topics_may_not_broadcast_not_even_with_all_of_them() {
+async fn publisher_limited_to_topics_cannot_broadcast() {
     let file = File::new("some:s-token:odds_updates\nevery:e-token:odds_updates,scrape_progress\nall:a-token\n");
     let app = with_publishers(&file).await;
     let mut client = app.ws("").await;
@@ -113,7 +113,7 @@ async fn a_publisher_with_topics_may_not_broadcast_not_even_with_all_of_them() {
 }
 
 #[tokio::test]
-async fn what_is_not_exactly_a_publishers_token_is_401() {
+async fn token_that_differs_from_every_publishers_gets_401() {
     let file = File::new("scraper:s-token\nbackend:b-token\n");
     let app = with_publishers(&file).await;
     for given in ["s-toke", "s-tokenn", "S-token", "scraper", "scraper:s-token", "s-token:", "s-token b-token", "#"] {
@@ -133,23 +133,23 @@ async fn serving(file: &File) -> Process {
 }
 
 #[tokio::test]
-async fn at_sighup_a_new_token_is_taken_and_an_old_one_refused() {
+async fn sighup_reloads_the_token_file() {
     let file = File::new("scraper:old-token\nbackend:same-token\n");
     let mut process = serving(&file).await;
     assert_eq!([process.publish("old-token").await, process.publish("new-token").await], [200, 401]);
     file.write("scraper:new-token\nbackend:same-token:scrape_progress\n");
-    assert_eq!(process.publish("old-token").await, 200, "nobody said that the file is another");
+    assert_eq!(process.publish("old-token").await, 200, "the server reads the file only at SIGHUP");
     let mut client = ws::Client::connect(process.address, "").await;
     process.signal("HUP");
     process.event("config.reloaded").await;
     assert_eq!([process.publish("old-token").await, process.publish("new-token").await], [401, 200]);
-    assert_eq!(process.publish("same-token").await, 403, "its topics are new, too");
+    assert_eq!(process.publish("same-token").await, 403, "the publisher's topics are reloaded too");
     client.expect("odds_updates").await;
     client.nothing_came().await;
 }
 
 #[tokio::test]
-async fn at_sighup_a_broken_file_leaves_the_publishers_as_they_were_and_is_logged() {
+async fn sighup_with_an_invalid_file_keeps_the_publishers() {
     let file = File::new("scraper:first-secret\n");
     let mut process = serving(&file).await;
     let broken = [
@@ -179,7 +179,7 @@ async fn at_sighup_a_broken_file_leaves_the_publishers_as_they_were_and_is_logge
 }
 
 #[tokio::test]
-async fn the_log_has_the_publishers_name_and_never_its_token() {
+async fn log_has_the_publishers_name_and_never_its_token() {
     let file = File::new("scraper:s-token:odds_updates\n");
     let mut process = serving(&file).await;
     assert_eq!(process.publish("s-token").await, 200);
@@ -195,7 +195,7 @@ async fn the_log_has_the_publishers_name_and_never_its_token() {
 }
 
 #[tokio::test]
-async fn publishing_and_health_ask_for_no_subscribers_token_and_take_none() {
+async fn subscriber_tokens_do_not_apply_to_publishing_and_health() {
     let app = start().await;
     app.odds("1", 1).await;
     for path in ["/healthz", "/readyz"] {
