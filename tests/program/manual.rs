@@ -46,8 +46,12 @@ fn readme_links_to_every_page_in_docs() {
     for page in Page::all().iter().filter(|page| page.name.starts_with("docs/")) {
         let is_design = page.name.starts_with("docs/design/");
         let links = if is_design { &architecture } else { &readme };
-        assert!(links.contains(&page.name), "no link to {} in {}", page.name,
-            if is_design { "ARCHITECTURE.md" } else { "README.md" });
+        assert!(
+            links.contains(&page.name),
+            "no link to {} in {}",
+            page.name,
+            if is_design { "ARCHITECTURE.md" } else { "README.md" }
+        );
     }
 }
 

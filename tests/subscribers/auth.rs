@@ -1,4 +1,4 @@
-//! What a subscriber's token allows, and until when.
+//! Subscribers' tokens: which topics they allow, and how connections end when they expire.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::harness::jwt::{self, claims, expiring, now, start, token};
 use crate::harness::raw::Raw;
 use crate::harness::{App, eventually, sse, ws};
 
-// What it allows.
+// Topics.
 
-/// What a token grants, what the query asks for, and the topics that come of it or the one that is refused.
+/// The topics of a token, the topics in the query, and the resulting topics or the quoted refused one.
 type Case<'a> = (&'a [&'a str], &'a str, Result<&'a [&'a str], &'a str>);
 
 #[tokio::test]
-async fn a_connection_gets_what_its_token_allows_and_asks_for_no_more() {
+async fn connection_gets_only_topics_that_its_token_allows() {
     let app = start().await;
     let all = &["odds_updates", "scrape_progress"][..];
     let cases: [Case<'_>; 11] = [
@@ -49,7 +49,7 @@ async fn a_connection_gets_what_its_token_allows_and_asks_for_no_more() {
                     assert!(detail.contains(named) && detail.contains("claim 'topics'"), "{detail}");
                     let all = response.body["error"]["topics"].as_array().unwrap().clone();
                     let quoted: Vec<String> = all.iter().map(|name| format!("'{}'", name.as_str().unwrap())).collect();
-                    assert_eq!(quoted.join(", "), named, "for programs, too");
+                    assert_eq!(quoted.join(", "), named, "the field `topics` names the same topic");
                 }
             }
         }
@@ -57,7 +57,7 @@ async fn a_connection_gets_what_its_token_allows_and_asks_for_no_more() {
 }
 
 #[tokio::test]
-async fn a_token_without_the_claim_topics_allows_none() {
+async fn token_without_the_claim_topics_allows_no_topic() {
     let app = start().await;
     let token = token(&json!({"exp": now() + 3600}));
     let mut client = app.ws(&format!("token={token}")).await;
@@ -69,7 +69,7 @@ async fn a_token_without_the_claim_topics_allows_none() {
 }
 
 #[tokio::test]
-async fn a_read_is_within_what_the_token_allows() {
+async fn state_can_be_read_only_within_the_tokens_topics() {
     let app = start().await;
     app.odds("8301/1x2", 1).await;
     app.odds("77/1x2", 2).await;
@@ -93,7 +93,7 @@ async fn a_read_is_within_what_the_token_allows() {
 }
 
 #[tokio::test]
-async fn of_a_subscribe_beyond_the_token_the_allowed_part_takes_effect() {
+async fn subscribe_takes_effect_for_the_allowed_topics_only() {
     let app = start().await;
     let mut client =
         app.ws(&format!("token={}&topics=odds_updates/8301/ou", token(&claims(&["odds_updates/8301"])))).await;
@@ -117,29 +117,29 @@ async fn of_a_subscribe_beyond_the_token_the_allowed_part_takes_effect() {
     client.nothing_came().await;
 }
 
-// Until when.
+// Expiry.
 
 #[tokio::test]
-async fn a_connection_ends_when_its_token_does() {
+async fn connection_ends_when_its_token_expires() {
     let app = start().await;
     for leeway in [0, LEEWAY] {
         let (ends, mut client, mut events) = expiring_soon(&app, leeway).await;
-        let frame = client.closed().await.expect("a code");
+        let frame = client.closed().await.expect("a close code");
         assert_eq!(u16::from(frame.code), 4401);
         assert!(frame.reason.contains("expired"), "{}", frame.reason);
         assert!(events.event().await.is_none(), "the stream ends");
-        assert!(now() >= ends, "not before its time");
+        assert!(now() >= ends, "the connection does not end too early");
         drop((client, events));
         app.connections(0).await;
     }
 }
 
-/// How long after its end a token lets somebody in, for a clock that differs: the connection ends when this does.
+/// The server accepts a token, and keeps its connections, for this many seconds after its expiry: clocks differ.
 const LEEWAY: i64 = 30;
 
-/// When its token ends a connection about two seconds from now, and a WebSocket and a stream with that token: it is good until
-/// then, or expired by as much as the leeway. On a busy machine two seconds can pass before both are there: they are
-/// connected again then, with more time.
+/// Connects a WebSocket and a stream whose token ends them in about two seconds. Returns that time and both clients.
+/// The token expires `leeway` seconds before that. On a busy machine connecting can take longer than two seconds. Then
+/// connects again, with more time.
 async fn expiring_soon(app: &App, leeway: i64) -> (i64, ws::Client, sse::Client) {
     for left in [2, 5, 15] {
         let ends = now() + left;
@@ -151,11 +151,11 @@ async fn expiring_soon(app: &App, leeway: i64) -> (i64, ws::Client, sse::Client)
             return (ends, client, events);
         }
     }
-    panic!("15 seconds were not enough");
+    panic!("connecting took more than 15 seconds");
 }
 
 #[tokio::test]
-async fn what_is_published_after_its_token_expired_does_not_reach_a_client_that_did_not_read() {
+async fn slow_client_gets_no_message_published_after_token_expiry() {
     let app = App::with(|config| {
         jwt::required(config);
         config.write_timeout = Duration::from_hours(1);
@@ -165,30 +165,30 @@ async fn what_is_published_after_its_token_expired_does_not_reach_a_client_that_
     let narrow = async || crate::harness::narrow_socket(app.address).await;
     let mut client = ws::Client::over(narrow().await, app.address, &query).await;
     let mut events = sse::Client::over(narrow().await, &query).await;
-    // More than the sockets and the outbox hold.
+    // Publish more than the sockets and the outbox can hold.
     let padding = "x".repeat(60_000);
     for at in 0..60 {
         app.odds(&at.to_string(), padding.as_str()).await;
     }
-    // Whoever is told that a later token has expired knows that the earlier one has, too.
+    // When a later token has expired, the earlier one has expired too.
     let mut later = app.ws(&format!("token={}", expiring(5))).await;
-    assert_eq!(u16::from(later.closed().await.expect("a code").code), 4401);
+    assert_eq!(u16::from(later.closed().await.expect("a close code").code), 4401);
     app.odds("after", "after").await;
 
     let last = loop {
         match client.frame().await.expect("a close frame").expect("no error") {
-            tokio_tungstenite::tungstenite::Message::Close(frame) => break frame.expect("a code"),
-            message => assert!(!message.to_string().contains("\"after\""), "it was delivered"),
+            tokio_tungstenite::tungstenite::Message::Close(frame) => break frame.expect("a close code"),
+            message => assert!(!message.to_string().contains("\"after\""), "the late message was delivered"),
         }
     };
     assert_eq!(u16::from(last.code), 4401);
     while let Some(event) = events.event().await {
-        assert!(!event.data.contains("\"after\""), "it was delivered");
+        assert!(!event.data.contains("\"after\""), "the late message was delivered");
     }
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_is_gone_once_its_token_expired() {
+async fn client_that_never_reads_is_removed_when_its_token_expires() {
     let app = start().await;
     let token = expiring(3);
     let mut silent = Vec::new();
@@ -202,12 +202,12 @@ async fn a_client_that_reads_nothing_is_gone_once_its_token_expired() {
         silent.push(raw);
     }
     app.connections(2).await;
-    // Nothing is sent that could stall: it is the token that ends them.
-    eventually("both are gone", || app.manager.is_empty()).await;
+    // No message is published, so no write can time out. Only the expiry ends the connections.
+    eventually("both connections are gone", || app.manager.is_empty()).await;
 }
 
 #[tokio::test]
-async fn an_auth_message_extends_a_connection_and_widens_it() {
+async fn auth_message_can_extend_widen_and_shorten_a_connection() {
     let app = start().await;
     let short = json!({"exp": now() + 3, "topics": ["odds_updates/8301"]});
     let mut client = app.ws(&format!("token={}", token(&short))).await;
@@ -222,16 +222,16 @@ async fn an_auth_message_extends_a_connection_and_widens_it() {
     assert_eq!(update["topics"], json!(["odds_updates", "odds_updates/8301"]));
 
     let mut sentinel = app.ws(&format!("token={}", token(&json!({"exp": now() + 4, "topics": ["*"]})))).await;
-    assert_eq!(u16::from(sentinel.closed().await.expect("a code").code), 4401);
+    assert_eq!(u16::from(sentinel.closed().await.expect("a close code").code), 4401);
     client.nothing_came().await;
-    // It may be shortened as well.
+    // A new token may also shorten the connection.
     client.send(json!({"type": "auth", "token": expiring(1)}).to_string()).await;
     client.expect("auth_ack").await;
-    assert_eq!(u16::from(client.closed().await.expect("a code").code), 4401);
+    assert_eq!(u16::from(client.closed().await.expect("a close code").code), 4401);
 }
 
 #[tokio::test]
-async fn a_new_token_that_allows_less_than_the_client_listens_to_closes_it_with_4403() {
+async fn new_token_without_a_subscribed_topic_closes_with_4403() {
     let app = start().await;
     for (held, then, closes) in [
         ("odds_updates", &["scrape_progress"][..], true),
@@ -244,18 +244,18 @@ async fn a_new_token_that_allows_less_than_the_client_listens_to_closes_it_with_
         let mut client = app.ws(&format!("token={}&topics={held}", token(&claims(&["*"])))).await;
         client.send(json!({"type": "auth", "token": token(&claims(then))}).to_string()).await;
         if closes {
-            assert_eq!(u16::from(client.closed().await.expect("a code").code), 4403, "{held}, {then:?}");
+            assert_eq!(u16::from(client.closed().await.expect("a close code").code), 4403, "{held}, {then:?}");
         } else {
             client.expect("auth_ack").await;
             client.send(r#"{"type":"subscribe","topics":["scrape_progress"]}"#).await;
             client.expect("subscription_update").await;
-            assert_eq!(client.expect("error").await["data"]["code"], "forbidden", "the new token counts");
+            assert_eq!(client.expect("error").await["data"]["code"], "forbidden", "the new token applies");
         }
     }
 }
 
 #[tokio::test]
-async fn a_bad_token_in_an_auth_message_is_an_error_and_changes_nothing() {
+async fn invalid_token_in_an_auth_message_is_an_error_only() {
     let app = start().await;
     let mut client = app.ws(&format!("token={}", token(&claims(&["odds_updates"])))).await;
     let other = jwt::signed(&json!({"alg": "HS256"}), &claims(&["*"]), "another-secret-of-at-least-32-bytes");
@@ -287,7 +287,7 @@ async fn a_bad_token_in_an_auth_message_is_an_error_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_token_may_be_good_for_longer_than_the_calendar() {
+async fn token_may_expire_after_the_year_9999() {
     let app = start().await;
     for exp in [253_402_300_799_u64, 253_402_300_800, 9_999_999_999_999, u64::MAX / 1000, u64::MAX] {
         let token = token(&json!({"exp": exp, "topics": ["*"]}));

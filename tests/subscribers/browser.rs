@@ -1,4 +1,4 @@
-//! A real browser: headless Chromium, with its own `EventSource` that reconnects by itself, and its own `WebSocket`.
+//! A real browser: headless Chromium, with its built-in `EventSource`, which reconnects automatically, and `WebSocket`.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -21,12 +21,12 @@ const TOPICS: &str = "/api/sse?topics=odds_updates,scrape_progress";
 struct Page(Browser);
 
 impl Page {
-    /// `None`, said in one line, where something that it takes is not installed.
+    /// `None`, with one line on standard error, if a required program or package is not installed.
     async fn start() -> Option<Self> {
         Browser::start("eventsource.mjs", &["playwright-core"]).await.map(Self)
     }
 
-    /// Opens a page in place of the one before, and in it the URL of an event stream or a WebSocket.
+    /// Closes the previous page, opens a new one, and connects it to the URL of an event stream or a WebSocket.
     async fn open(&mut self, page: &str, url: &str) {
         self.0.tell(&json!({"page": page, "url": url})).await;
         self.0.next("page").await;
@@ -37,12 +37,12 @@ impl Page {
         self.0.next(kind).await
     }
 
-    /// The next message that the page got.
+    /// The next message that the page received.
     async fn message(&mut self) -> Value {
         serde_json::from_str(self.next("message").await["data"].as_str().unwrap()).unwrap()
     }
 
-    /// The status of the next response to the page's event stream, and the `Last-Event-ID` that it was asked for with.
+    /// The status of the next response to the page's `EventSource`, and the `Last-Event-ID` of the request.
     async fn response(&mut self) -> (u64, Option<String>) {
         let response = self.next("response").await;
         (response["status"].as_u64().unwrap(), response["last_event_id"].as_str().map(str::to_owned))
@@ -53,19 +53,19 @@ impl Page {
     }
 }
 
-/// What the page was told since it was opened.
+/// The messages that the page has received since it was opened.
 #[derive(Default)]
-struct Told {
+struct Received {
     follower: Follower,
-    /// The data of every published message, as it came.
+    /// The data of the published messages, in the order of arrival.
     data: Vec<Value>,
     connections: usize,
-    /// How often a server said that it shuts down.
+    /// How often a server announced its shutdown.
     farewells: usize,
 }
 
-impl Told {
-    /// Takes messages until it is connected, holds that many published ones, and is live.
+impl Received {
+    /// Takes messages until the page is connected, has this many published messages, and is live.
     async fn until(&mut self, messages: usize, browser: &mut Page) {
         while self.connections == 0 || self.data.len() < messages || !self.follower.is_live() {
             let event = browser.next("message").await;
@@ -73,7 +73,7 @@ impl Told {
             let message: Value = serde_json::from_str(text).unwrap();
             match message["type"].as_str().unwrap() {
                 "connection_ack" => {
-                    // The browser did by itself what the follower is told to do.
+                    // The browser has reconnected automatically, so tell the follower.
                     self.follower.resume();
                     self.connections += 1;
                 }
@@ -85,8 +85,11 @@ impl Told {
             }
             self.follower.take(text);
             let topics = message["data"]["topics"].as_object();
-            if topics.is_some_and(|topics| topics.values().any(|told| told["mode"] == "snapshot")) {
-                assert_eq!(event["last_event_id"], "0-0", "until the first message of it, it holds nothing");
+            if topics.is_some_and(|topics| topics.values().any(|entry| entry["mode"] == "snapshot")) {
+                assert_eq!(
+                    event["last_event_id"], "0-0",
+                    "before the first message of a snapshot, the browser has no position"
+                );
                 continue;
             }
             assert_eq!(event["last_event_id"], self.last_id(), "the browser resumes where the follower would: {text}");
@@ -97,7 +100,7 @@ impl Told {
     }
 
     fn last_id(&self) -> String {
-        self.follower.cursor.expect("it has been connected").to_string()
+        self.follower.cursor.expect("the page has been connected").to_string()
     }
 
     fn state(&self) -> Value {
@@ -106,11 +109,11 @@ impl Told {
     }
 }
 
-/// What lies between the browser and the server, and can be cut.
+/// A TCP proxy between the browser and the server that the test can cut.
 struct Wire(JoinSet<()>);
 
 impl Wire {
-    /// Each connection is cut after that many bytes to the browser.
+    /// Forwards connections, and cuts each after this many bytes to the browser.
     fn open(port: &Port, server: SocketAddr, bytes: u64) -> Self {
         let listener = port.listen();
         let mut tasks = JoinSet::new();
@@ -128,14 +131,14 @@ impl Wire {
         let (mut from_browser, mut to_browser) = browser.split();
         let (from_server, mut to_server) = server.split();
         let mut from_server = from_server.take(bytes);
-        // Either end ends both; how it ended is of no interest.
+        // If one direction ends, end both.
         tokio::select! {
             _ = tokio::io::copy(&mut from_browser, &mut to_server) => {}
             _ = tokio::io::copy(&mut from_server, &mut to_browser) => {}
         }
     }
 
-    /// Returns when all connections are closed and the port is free.
+    /// Closes all connections and frees the port.
     async fn cut(mut self) {
         within(self.0.shutdown()).await;
     }
@@ -146,58 +149,59 @@ fn raw(json: &str) -> Box<RawValue> {
 }
 
 #[tokio::test]
-async fn a_page_finds_the_restarted_server_by_itself_and_is_told_that_its_state_is_another() {
+async fn page_reconnects_to_a_restarted_server_and_gets_its_state() {
     let Some(mut browser) = Page::start().await else { return };
     let port = Port::free();
     let spread = Duration::from_secs(3);
     let app = App::in_memory(|config| (config.listen, config.drain_spread) = (port.address, spread)).await;
     browser.open(&port.url("/healthz"), &port.url(TOPICS)).await;
-    let mut told = Told::default();
-    told.until(0, &mut browser).await;
+    let mut received = Received::default();
+    received.until(0, &mut browser).await;
     assert_eq!(browser.response().await, (200, None));
     app.odds("8301/1x2/betpawa", 1).await;
     app.odds("8302/1x2/betpawa", 2).await;
     app.publish(&json!({"topic": "scrape_progress", "data": "before"})).await;
-    told.until(3, &mut browser).await;
-    assert_eq!(told.state(), json!({"8301/1x2/betpawa": 1, "8302/1x2/betpawa": 2}));
-    let last = told.last_id();
+    received.until(3, &mut browser).await;
+    assert_eq!(received.state(), json!({"8301/1x2/betpawa": 1, "8302/1x2/betpawa": 2}));
+    let last = received.last_id();
     let left = Instant::now();
     assert!(app.stop().await, "the page's stream ends with the drain");
 
     let app = port.serve().await;
-    // The server accepts nobody before this test waits for something, so the page cannot come before these.
+    // The server runs on this thread and accepts connections only when this test waits. So the page cannot connect
+    // before these messages are published.
     let [odds, progress] = ["odds_updates", "scrape_progress"].map(|topic| topic.parse().unwrap());
     for (key, data) in [("8302/1x2/betpawa", "20"), ("8303/1x2/betpawa", "30")] {
         app.manager.broadcast(Payload::keyed(key.parse().unwrap(), raw(data)), &odds).unwrap();
     }
     app.manager.broadcast(Payload::new(raw(r#""after""#)), &progress).unwrap();
-    told.until(6, &mut browser).await;
+    received.until(6, &mut browser).await;
     assert_eq!(browser.response().await, (200, Some(last)));
     let away = left.elapsed();
-    assert!(away >= spread + Duration::from_secs(1), "it waits until others would have left, too: {away:?}");
-    assert_eq!(json!(told.follower.modes), json!({"snapshot": 1, "gap": 1}));
-    assert_eq!(told.state(), json!({"8302/1x2/betpawa": 20, "8303/1x2/betpawa": 30}), "the old state is dropped");
-    assert_eq!(told.data[3..], [json!(20), json!(30), json!("after")]);
+    assert!(away >= spread + Duration::from_secs(1), "the page waits until the drain would have ended: {away:?}");
+    assert_eq!(json!(received.follower.modes), json!({"snapshot": 1, "gap": 1}));
+    assert_eq!(received.state(), json!({"8302/1x2/betpawa": 20, "8303/1x2/betpawa": 30}), "the old state is dropped");
+    assert_eq!(received.data[3..], [json!(20), json!(30), json!("after")]);
 
     app.odds("8303/1x2/betpawa", 31).await;
-    told.until(7, &mut browser).await;
-    assert_eq!(told.state(), json!({"8302/1x2/betpawa": 20, "8303/1x2/betpawa": 31}), "it is live again");
-    assert_eq!((told.connections, told.farewells), (2, 1));
-    assert_eq!(told.last_id(), app.manager.position().to_string());
+    received.until(7, &mut browser).await;
+    assert_eq!(received.state(), json!({"8302/1x2/betpawa": 20, "8303/1x2/betpawa": 31}), "the page is live again");
+    assert_eq!((received.connections, received.farewells), (2, 1));
+    assert_eq!(received.last_id(), app.manager.position().to_string());
     browser.end().await;
     app.connections(0).await;
 }
 
 #[tokio::test]
-async fn a_page_whose_connection_is_cut_gets_every_message_once() {
+async fn page_whose_connection_is_cut_gets_every_message_once() {
     let Some(mut browser) = Page::start().await else { return };
     let app = App::start().await;
     let port = Port::free();
     let wire = Wire::open(&port, app.address, u64::MAX);
     browser.open(&port.url("/healthz"), &port.url(TOPICS)).await;
-    let mut told = Told::default();
-    told.until(0, &mut browser).await;
-    // Every second message is keyless, and each key changes again and again.
+    let mut received = Received::default();
+    received.until(0, &mut browser).await;
+    // Every second message has no key, and each key changes many times.
     let messages: Vec<Value> = (0..400)
         .map(|at| match at % 2 {
             0 => json!({"topic": "odds_updates", "key": format!("{}/1x2/betpawa", at % 20), "data": at}),
@@ -206,37 +210,37 @@ async fn a_page_whose_connection_is_cut_gets_every_message_once() {
         .collect();
     let (live, missed) = messages.split_at(20);
     app.publish(&json!(live)).await;
-    told.until(20, &mut browser).await;
-    let last = told.last_id();
+    received.until(20, &mut browser).await;
+    let last = received.last_id();
 
     wire.cut().await;
     app.connections(0).await;
     app.publish(&json!(missed)).await;
-    // Of the 61 to 65 KiB that were missed, which depends on how many chunks they come in, more than the half: the replay is
-    // cut, too, in the middle of a message, and the next brings the rest.
+    // The page missed 61 to 65 KiB, depending on the number of chunks. So the replay is cut after more than half of it,
+    // in the middle of a message. The next connection brings the rest.
     let wire = Wire::open(&port, app.address, 40 << 10);
-    told.until(400, &mut browser).await;
-    assert_eq!(json!(told.data), json!((0..400).collect::<Vec<_>>()));
-    assert_eq!(told.connections, 3);
-    assert_eq!(json!(told.follower.modes), json!({"replayed": 4}), "twice for each of the two topics");
+    received.until(400, &mut browser).await;
+    assert_eq!(json!(received.data), json!((0..400).collect::<Vec<_>>()));
+    assert_eq!(received.connections, 3);
+    assert_eq!(json!(received.follower.modes), json!({"replayed": 4}), "two replays for each of the two topics");
     let [first, second, third] = [browser.response().await, browser.response().await, browser.response().await];
     assert_eq!((first, second), ((200, None), (200, Some(last.clone()))));
-    let third = third.1.expect("it resumes");
-    assert!(third != last && third != told.last_id(), "the second cut was in the middle: {third}");
+    let third = third.1.expect("the browser resumes");
+    assert!(third != last && third != received.last_id(), "the second cut was in the middle: {third}");
 
     app.odds("live", "again").await;
-    told.until(401, &mut browser).await;
+    received.until(401, &mut browser).await;
     browser.end().await;
     app.connections(0).await;
     wire.cut().await;
 }
 
 #[tokio::test]
-async fn pages_of_the_same_host_connect_and_others_only_where_they_are_allowed() {
+async fn pages_of_other_origins_connect_only_if_allowed() {
     let Some(mut browser) = Page::start().await else { return };
     let app = App::start().await;
     let same = app.url("/healthz");
-    // To a browser another name is another origin.
+    // For a browser, `localhost` and `127.0.0.1` are different origins.
     let foreign = format!("http://localhost:{}", app.address.port());
     let welcoming = App::with(|config| config.allowed_origins = Some(foreign.parse().unwrap())).await;
     let foreign = format!("{foreign}/healthz");
@@ -257,7 +261,7 @@ async fn pages_of_the_same_host_connect_and_others_only_where_they_are_allowed()
 
     browser.open(&foreign, &app.url("/api/sse")).await;
     assert_eq!(browser.response().await, (403, None));
-    assert_eq!(browser.next("error").await["ready_state"], 2, "it is closed, and does not try again");
+    assert_eq!(browser.next("error").await["ready_state"], 2, "the EventSource is closed and does not reconnect");
     browser.open(&foreign, &websocket).await;
     let refused = browser.next("refused").await;
     assert!(refused["detail"].as_str().unwrap().ends_with("403"), "{refused}");

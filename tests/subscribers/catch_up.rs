@@ -1,21 +1,21 @@
-//! `since` over both transports: what a client is sent of what it missed, and what it is told about it.
+//! `since` over both transports: the messages of a catch-up, and the announced mode and number of skipped messages.
 
 use serde_json::{Value, json};
 
 use crate::harness::{App, ws};
 
-/// A server that keeps little: the last 3 messages of each topic.
-async fn forgetful() -> App {
+/// A server whose history has only the last 3 messages of each topic.
+async fn short_history() -> App {
     App::with(|config| config.history_messages = 3).await
 }
 
-/// The mode and the number of skipped messages of a subscription.
+/// The announced mode and number of skipped messages of a subscription.
 fn told(message: &Value, subscription: &str) -> (String, Value) {
     let told = &message["data"]["topics"][subscription];
-    (told["mode"].as_str().unwrap_or("not told").to_owned(), told["skipped"].clone())
+    (told["mode"].as_str().unwrap_or("not announced").to_owned(), told["skipped"].clone())
 }
 
-/// Reads a catch-up to its end: what was told of the subscription, and the data of the messages.
+/// Reads a catch-up to its end. Returns the announced mode and number for the subscription, and the messages' data.
 async fn catch_up(client: &mut ws::Client, subscription: &str) -> ((String, Value), Vec<Value>) {
     let first = client.expect("catch_up").await;
     let mut data = Vec::new();
@@ -29,8 +29,8 @@ async fn catch_up(client: &mut ws::Client, subscription: &str) -> ((String, Valu
 }
 
 #[tokio::test]
-async fn a_snapshot_is_the_newest_message_of_each_key_in_order_and_then_live() {
-    let app = forgetful().await;
+async fn snapshot_has_the_latest_message_of_each_key_in_order() {
+    let app = short_history().await;
     for (key, data) in [("1/a", 1), ("1/b", 2), ("2/a", 3), ("1/a", 4), ("3/a", 5)] {
         app.odds(key, data).await;
     }
@@ -54,10 +54,10 @@ async fn a_snapshot_is_the_newest_message_of_each_key_in_order_and_then_live() {
 }
 
 #[tokio::test]
-async fn a_cursor_within_the_history_gets_every_message_after_it() {
-    let app = forgetful().await;
+async fn cursor_within_the_history_gets_every_later_message() {
+    let app = short_history().await;
     let positions = [app.odds("1", 1).await, app.odds("1", 2).await, app.odds("1", 3).await, app.odds("1", 4).await];
-    // The history holds 2, 3 and 4: it reaches back to the position of 1.
+    // The history has 2, 3 and 4, so it reaches back to the position of 1.
     let since = positions[0]["position"].as_str().unwrap();
     let mut client = app.ws(&format!("topics=odds_updates&since={since}")).await;
     let (told, data) = catch_up(&mut client, "odds_updates").await;
@@ -66,8 +66,8 @@ async fn a_cursor_within_the_history_gets_every_message_after_it() {
 }
 
 #[tokio::test]
-async fn a_cursor_before_the_history_gets_the_newest_of_each_key_and_the_number_of_skipped_messages() {
-    let app = forgetful().await;
+async fn cursor_before_the_history_gets_latest_message_of_each_key() {
+    let app = short_history().await;
     let first = app.odds("1", 1).await;
     for data in 2..=5 {
         app.odds("1", data).await;
@@ -77,18 +77,18 @@ async fn a_cursor_before_the_history_gets_the_newest_of_each_key_and_the_number_
     let since = first["position"].as_str().unwrap();
     let mut client = app.ws(&format!("topics=odds_updates&since={since}")).await;
     let (told, data) = catch_up(&mut client, "odds_updates").await;
-    // Of 2, 3, 4, 5, 6 and the deletion, 5 and the deletion are left.
+    // The client missed 2, 3, 4, 5, 6 and the deletion. It gets 5 and the deletion.
     assert_eq!(told, ("conflated".to_owned(), json!(4)));
     assert_eq!(data, [json!(5), Value::Null]);
 
     let mut narrowed = app.ws(&format!("topics=odds_updates/1&since={since}")).await;
     let first = narrowed.expect("catch_up").await;
     let entry = &first["data"]["topics"]["odds_updates/1"];
-    assert_eq!(entry, &json!({"mode": "conflated", "skipped": null}), "unknowable where narrowed");
+    assert_eq!(entry, &json!({"mode": "conflated", "skipped": null}), "the number is unknown for a part of a topic");
 }
 
 #[tokio::test]
-async fn a_cursor_before_forgotten_deletions_gets_the_whole_state() {
+async fn cursor_older_than_removed_tombstones_gets_a_snapshot() {
     let app = App::with(|config| {
         config.history_messages = 0;
         config.state_keys = 1;
@@ -97,7 +97,7 @@ async fn a_cursor_before_forgotten_deletions_gets_the_whole_state() {
     app.odds("1", 1).await;
     let first = app.odds("1", Value::Null).await;
     app.odds("2", 2).await;
-    // One deletion is remembered beside one key: this one makes the server forget that of "1".
+    // With `state_keys` at 1 the server keeps one tombstone, so this deletion replaces the tombstone of "1".
     app.odds("2", Value::Null).await;
     app.odds("3", 3).await;
     let position = app.manager.position();
@@ -105,20 +105,20 @@ async fn a_cursor_before_forgotten_deletions_gets_the_whole_state() {
     let (told, data) = catch_up(&mut client, "odds_updates").await;
     assert_eq!(told, ("snapshot".to_owned(), json!(3)));
     assert_eq!(data, [3]);
-    // The deletion of "1" is known to this cursor.
+    // This cursor already includes the deletion of "1".
     let since = first["position"].as_str().unwrap();
     let mut client = app.ws(&format!("topics=odds_updates&since={since}")).await;
     assert_eq!(catch_up(&mut client, "odds_updates").await.0.0, "conflated");
 }
 
 #[tokio::test]
-async fn lost_keyless_messages_are_a_gap() {
-    let app = forgetful().await;
+async fn lost_messages_without_a_key_are_a_gap() {
+    let app = short_history().await;
     for data in 1..=5 {
         app.publish(&json!({"topic": "scrape_progress", "data": data})).await;
     }
     let epoch = app.manager.position().epoch;
-    // 3, 4 and 5 are kept: 2 is lost to a cursor before it.
+    // The history has 3, 4 and 5, so a cursor at 1 has lost message 2.
     for (cursor, expected) in [(1, ("gap", 1)), (2, ("replayed", 0))] {
         let mut client = app.ws(&format!("topics=scrape_progress&since={epoch}-{cursor}")).await;
         let (told, data) = catch_up(&mut client, "scrape_progress").await;
@@ -128,8 +128,8 @@ async fn lost_keyless_messages_are_a_gap() {
 }
 
 #[tokio::test]
-async fn a_position_of_another_epoch_or_of_the_future_is_a_snapshot_or_a_gap() {
-    let app = forgetful().await;
+async fn position_of_another_epoch_or_the_future_gets_snapshot_or_gap() {
+    let app = short_history().await;
     app.odds("1", 1).await;
     app.publish(&json!({"topic": "scrape_progress", "data": "a"})).await;
     app.publish(&json!({"topic": "scrape_progress", "data": "b"})).await;
@@ -148,8 +148,8 @@ async fn a_position_of_another_epoch_or_of_the_future_is_a_snapshot_or_a_gap() {
 }
 
 #[tokio::test]
-async fn subscribing_with_since_catches_up_on_the_new_topics_only() {
-    let app = forgetful().await;
+async fn subscribe_with_since_catches_up_only_on_the_new_topics() {
+    let app = short_history().await;
     app.odds("1", 1).await;
     app.odds("2", 2).await;
     app.publish(&json!({"topic": "scrape_progress", "data": "a"})).await;
@@ -167,7 +167,7 @@ async fn subscribing_with_since_catches_up_on_the_new_topics_only() {
 }
 
 #[tokio::test]
-async fn a_catch_up_of_many_steps_is_complete_and_in_order() {
+async fn long_catch_up_is_complete_and_in_order() {
     let app = App::start().await;
     let batch: Vec<Value> =
         (0..5000).map(|at| json!({"topic": "odds_updates", "key": format!("e{at}"), "data": at})).collect();
@@ -179,10 +179,14 @@ async fn a_catch_up_of_many_steps_is_complete_and_in_order() {
 }
 
 #[tokio::test]
-async fn an_event_stream_cut_in_the_middle_resumes_from_the_last_id() {
+async fn cut_event_stream_resumes_from_the_last_id() {
     let app = App::start().await;
     let mut client = app.sse("topics=odds_updates").await;
-    assert_eq!(client.last_id, client.ack["data"]["position"].as_str().unwrap(), "nothing is missed from the start");
+    assert_eq!(
+        client.last_id,
+        client.ack["data"]["position"].as_str().unwrap(),
+        "the acknowledgement's id is its position"
+    );
     app.odds("1", 1).await;
     client.expect("odds_updates").await;
     let last = client.last_id.clone();
@@ -198,7 +202,7 @@ async fn an_event_stream_cut_in_the_middle_resumes_from_the_last_id() {
 }
 
 #[tokio::test]
-async fn a_deleted_or_expired_key_is_told_as_null() {
+async fn deleted_or_expired_key_arrives_as_null() {
     let app = App::start().await;
     let mut client = app.ws("topics=odds_updates").await;
     let odds = |key, data: Value| json!({"topic": "odds_updates", "key": key, "data": data});
@@ -216,7 +220,7 @@ async fn a_deleted_or_expired_key_is_told_as_null() {
 }
 
 #[tokio::test]
-async fn a_conflated_client_gets_the_newest_of_each_key_and_every_keyless_message() {
+async fn conflated_client_gets_latest_keyed_and_all_keyless_messages() {
     let app = App::start().await;
     let mut client = app.ws("conflate_ms=200").await;
     assert_eq!(client.ack["data"]["conflate_ms"], 200);
@@ -240,7 +244,7 @@ async fn a_conflated_client_gets_the_newest_of_each_key_and_every_keyless_messag
 }
 
 #[tokio::test]
-async fn a_conflated_event_stream_does_the_same() {
+async fn conflated_event_stream_gets_the_latest_message_of_each_key() {
     let app = App::start().await;
     app.odds("k", 0).await;
     let mut client = app.sse("topics=odds_updates&conflate_ms=150&since=snapshot").await;

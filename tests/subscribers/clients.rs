@@ -1,4 +1,4 @@
-//! Clients that people really use, as they are installed: the Python package `websockets`, websocat and curl.
+//! Installed clients that people use: the Python package `websockets`, websocat and curl.
 
 use std::ffi::OsString;
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use crate::harness::client::Program;
 use crate::harness::program::skip;
 use crate::harness::{App, TOKEN, within};
 
-/// The interpreter for the Python client, where it has the package.
+/// The Python interpreter, if it has the package.
 async fn python() -> Option<OsString> {
     let python = std::env::var_os("TEST_PYTHON").unwrap_or_else(|| "python3".into());
     let mut command = Command::new(&python);
@@ -20,7 +20,7 @@ async fn python() -> Option<OsString> {
 }
 
 #[tokio::test]
-async fn the_python_package_websockets_is_served_as_the_contract_says() {
+async fn python_package_websockets_works_as_the_contract_says() {
     let Some(python) = python().await else { return };
     let app = App::start().await;
     let mut command = Command::new(python);
@@ -34,7 +34,7 @@ async fn the_python_package_websockets_is_served_as_the_contract_says() {
 }
 
 #[tokio::test]
-async fn websocat_prints_the_acknowledgement_and_ends_after_one_message() {
+async fn websocat_prints_the_acknowledgement_and_exits() {
     let app = App::start().await;
     let url = format!("ws://{}/api/ws?topics=odds_updates/8301", app.address);
     let Some(websocat) = Program::start("websocat", &["-U1", &url]) else { return };
@@ -48,7 +48,7 @@ async fn websocat_prints_the_acknowledgement_and_ends_after_one_message() {
 }
 
 #[tokio::test]
-async fn websocat_sends_lines_and_prints_what_comes() {
+async fn websocat_sends_lines_and_prints_messages() {
     let app = App::start().await;
     let url = format!("ws://{}/api/ws", app.address);
     let Some(mut websocat) = Program::start("websocat", &[&url]) else { return };
@@ -65,7 +65,7 @@ async fn websocat_sends_lines_and_prints_what_comes() {
 }
 
 #[tokio::test]
-async fn curl_prints_the_events_as_they_come() {
+async fn curl_prints_events_immediately() {
     let app = App::start().await;
     let Some(mut curl) = Program::curl(&app, "/api/sse?topics=odds_updates", &["--no-buffer"]) else { return };
     assert!(curl.line().await.starts_with("retry: "));
@@ -83,7 +83,7 @@ async fn curl_prints_the_events_as_they_come() {
 }
 
 #[tokio::test]
-async fn curl_publishes_an_object_and_lines_also_above_the_size_at_which_it_asks_first() {
+async fn curl_publishes_objects_and_lines_of_any_allowed_size() {
     let app = App::start().await;
     let authorization = format!("Authorization: Bearer {TOKEN}");
     let with = |content_type: &str| ["-H", &authorization, "-H", content_type].map(str::to_owned);
@@ -106,7 +106,7 @@ async fn curl_publishes_an_object_and_lines_also_above_the_size_at_which_it_asks
 }
 
 #[tokio::test]
-async fn curl_is_told_that_a_body_is_too_long() {
+async fn curl_gets_the_error_for_a_body_that_is_too_large() {
     let app = App::start().await;
     let authorization = format!("Authorization: Bearer {TOKEN}");
     let headers = ["-H", &authorization, "-H", "Content-Type: application/x-ndjson"];

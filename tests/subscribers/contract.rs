@@ -1,5 +1,6 @@
-//! The documents of `docs/api` say what the server does: every example is sent, every type of message is caught, and
-//! codes, types and paths are those of the source. The harness looks up every response and message of all other tests.
+//! Compares the documents in `docs/api` with the server. These tests send every example, receive every type of message,
+//! and compare codes, types and paths with the source. The harness checks the responses and messages of all other
+//! tests.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::harness::get::get;
 use crate::harness::jwt;
 use crate::harness::{Answer, App, TOKEN, ws};
 
-/// The values under `examples`, or the one under `example`, of a place.
+/// The values under `examples` or `example` of a place.
 fn examples(of: &Place) -> Vec<&'static Value> {
     let named = of.value.get("examples").and_then(Value::as_object);
     let listed = of.value.get("examples").and_then(Value::as_array);
@@ -22,8 +23,7 @@ fn examples(of: &Place) -> Vec<&'static Value> {
     named.chain(listed.into_iter().flatten()).chain(of.value.get("example")).collect()
 }
 
-/// Every schema, parameter, message, and media type with examples, anywhere in a document: the examples, and the schema
-/// that they should fit.
+/// Finds the examples of all schemas, parameters, messages and media types in a document, each with its schema.
 fn examples_with_schemas(document: &'static Document, at: &[&'static str], found: &mut Vec<(Value, Place)>) {
     let Some(place) = document.find(at) else { return };
     let sibling = |name: &'static str| document.find(&[at, &[name]].concat());
@@ -36,7 +36,7 @@ fn examples_with_schemas(document: &'static Document, at: &[&'static str], found
         found.extend(examples(&place).into_iter().map(|example| (example.clone(), place.clone())));
     }
     for (name, _) in document.children(&place).into_iter().filter(|(name, _)| *name != "examples") {
-        // A reference leads to what stands elsewhere in the document, and is looked at there.
+        // The target of a reference is elsewhere in the document, and is visited there.
         if place.value[name].get("$ref").is_none() {
             examples_with_schemas(document, &[at, &[name]].concat(), found);
         }
@@ -44,7 +44,7 @@ fn examples_with_schemas(document: &'static Document, at: &[&'static str], found
 }
 
 #[test]
-fn every_example_fits_its_schema() {
+fn every_example_conforms_to_its_schema() {
     for (document, least) in [(openapi(), 20), (asyncapi(), 20)] {
         let mut found = Vec::new();
         examples_with_schemas(document, &[], &mut found);
@@ -104,10 +104,10 @@ impl Operation {
         Self { method, path, headers, is_for_operators, bodies }
     }
 
-    /// Sends it to a server, with each example of a body; the statuses.
+    /// Sends the request to a server, once for each example of a body, and returns the statuses.
     async fn send(&self, app: &App) -> Vec<u16> {
         let address = if self.is_for_operators { app.admin } else { app.address };
-        // Who upgrades or streams is read by hand; the harness has the headers of a handshake of its own.
+        // The harness has its own function for upgrades and streams, which adds the headers of a handshake.
         if self.path.starts_with("/api/ws") || self.path.starts_with("/api/sse") {
             return vec![get(address, &self.path, &[]).await.1.status];
         }
@@ -126,7 +126,7 @@ impl Operation {
 }
 
 #[tokio::test]
-async fn every_example_of_a_request_is_answered_as_the_document_says() {
+async fn every_example_request_gets_the_documented_answer() {
     let app = App::start().await;
     let mut sent = 0;
     for operation in Operation::all() {
@@ -140,7 +140,7 @@ async fn every_example_of_a_request_is_answered_as_the_document_says() {
 }
 
 #[tokio::test]
-async fn the_documented_headers_of_a_handshake_are_those_of_the_harness() {
+async fn documented_headers_of_a_handshake_are_accepted() {
     let app = App::start().await;
     let operations = Operation::all();
     let handshake = operations.iter().find(|operation| operation.path.starts_with("/api/ws")).unwrap();
@@ -151,14 +151,14 @@ async fn the_documented_headers_of_a_handshake_are_those_of_the_harness() {
     raw.accepted().await;
 }
 
-/// The names of what a list of references to messages leads to.
+/// The names of the messages in a list of references.
 fn names(messages: &Value) -> BTreeSet<String> {
     let reference = |message: &Value| message["$ref"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
     messages.as_array().into_iter().flatten().map(reference).collect()
 }
 
 #[tokio::test]
-async fn every_example_of_a_clients_message_is_answered_as_the_document_says() {
+async fn every_example_client_message_gets_the_documented_answer() {
     let app = App::with(jwt::required).await;
     let token = jwt::expiring(600);
     for (name, operation) in asyncapi().children(&asyncapi().at(&["operations"])) {
@@ -179,7 +179,7 @@ async fn every_example_of_a_clients_message_is_answered_as_the_document_says() {
     }
 }
 
-/// The name that `asyncapi.yaml` has for a message of the server.
+/// The name of a message of the server in `asyncapi.yaml`.
 fn message_of(message: &Value) -> String {
     let schema = format!("#/components/schemas/{}", schema_of(message));
     let messages = asyncapi().at(&["components", "messages"]);
@@ -188,8 +188,8 @@ fn message_of(message: &Value) -> String {
     found.unwrap_or_else(|| panic!("no message has {schema}")).0.clone()
 }
 
-/// What the server can say over a channel.
-fn said_over(channel: &str) -> BTreeSet<String> {
+/// The names of all messages that the server can send over a channel.
+fn messages_over(channel: &str) -> BTreeSet<String> {
     let operations = asyncapi().children(&asyncapi().at(&["operations"]));
     let of_channel = operations
         .iter()
@@ -201,8 +201,8 @@ fn said_over(channel: &str) -> BTreeSet<String> {
     said.collect()
 }
 
-/// A server whose history is one message, so that little is needed to be behind it.
-async fn forgetful() -> App {
+/// A server with a history of one message, so that few messages put a client behind the history.
+async fn short_history() -> App {
     App::in_memory(|config| {
         config.history_messages = 1;
         jwt::required(config);
@@ -211,8 +211,8 @@ async fn forgetful() -> App {
 }
 
 #[tokio::test]
-async fn every_type_of_message_comes_over_websocket_and_fits_its_schema() {
-    let mut app = forgetful().await;
+async fn every_type_of_message_over_websocket_conforms_to_its_schema() {
+    let mut app = short_history().await;
     let token = jwt::expiring(600);
     let start = app.manager.position();
     for data in [1.5, 1.6, 1.7] {
@@ -222,9 +222,9 @@ async fn every_type_of_message_comes_over_websocket_and_fits_its_schema() {
     app.publish(&json!({"topic": "scrape_progress", "data": {"current": 2}})).await;
     app.odds("8301/1x2/betpawa", Value::Null).await;
 
-    // `conflated` for what has keys, `gap` for what has none, `snapshot` where it is asked for.
+    // Expect `conflated` for the topic with keys, `gap` for the topic without keys, and `snapshot` on request.
     let mut client = app.ws(&format!("since={start}&token={token}")).await;
-    let mut came = BTreeSet::from([message_of(&client.ack)]);
+    let mut received = BTreeSet::from([message_of(&client.ack)]);
     client.send(r#"{"type":"subscribe","topics":["odds_updates/8302","foo"],"since":"snapshot"}"#).await;
     client.send(r#"{"type":"ping"}"#).await;
     client.send(json!({"type": "auth", "token": token}).to_string()).await;
@@ -235,32 +235,32 @@ async fn every_type_of_message_comes_over_websocket_and_fits_its_schema() {
         let Ok(text) = frame.to_text().map(str::to_owned) else { continue };
         let Ok(message) = serde_json::from_str::<Value>(&text) else { continue };
         contract::message(&message);
-        came.insert(message_of(&message));
+        received.insert(message_of(&message));
         let told = message["data"]["topics"].as_object().into_iter().flatten();
         modes.extend(told.filter_map(|(_, entry)| entry["mode"].as_str().map(str::to_owned)));
     }
-    assert_eq!(came, said_over("websocket"));
+    assert_eq!(received, messages_over("websocket"));
     assert_eq!(modes, BTreeSet::from(["conflated", "gap", "snapshot"].map(str::to_owned)));
 }
 
 #[tokio::test]
-async fn every_type_of_message_comes_over_sse_and_fits_its_schema() {
-    let mut app = forgetful().await;
+async fn every_type_of_message_over_sse_conforms_to_its_schema() {
+    let mut app = short_history().await;
     let token = jwt::expiring(600);
     app.odds("8301/1x2/betpawa", 1.5).await;
     let mut client = app.sse(&format!("topics=odds_updates,foo&since=snapshot&token={token}")).await;
-    let mut came = BTreeSet::from([message_of(&client.ack)]);
+    let mut received = BTreeSet::from([message_of(&client.ack)]);
     app.post("/api/broadcast", "application/json", r#"{"type":"maintenance","data":null}"#).await;
     app.begin_stop();
     while let Some(event) = client.event().await {
         let message: Value = serde_json::from_str(&event.data).unwrap();
         contract::message(&message);
-        came.insert(message_of(&message));
+        received.insert(message_of(&message));
     }
-    assert_eq!(came, said_over("sse"));
+    assert_eq!(received, messages_over("sse"));
 }
 
-/// The project's own sources below a folder, comments and tests included.
+/// All source files below a folder, with comments and tests.
 fn sources(folder: &str) -> String {
     fn collect(folder: &Path, text: &mut String) {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -277,10 +277,10 @@ fn sources(folder: &str) -> String {
     text
 }
 
-/// The text literals that stand behind a mark, but for white space.
-fn literals_behind<'a>(text: &'a str, mark: &'a str) -> BTreeSet<&'a str> {
-    let behind = text.split(mark).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
-    behind.filter_map(|rest| rest.split('"').next()).collect()
+/// The string literals that follow a mark, with only white space in between.
+fn literals_after<'a>(text: &'a str, mark: &'a str) -> BTreeSet<&'a str> {
+    let literals = text.split(mark).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+    literals.filter_map(|rest| rest.split('"').next()).collect()
 }
 
 fn listed<'a>(
@@ -293,30 +293,30 @@ fn listed<'a>(
 }
 
 #[test]
-fn the_error_codes_are_those_of_the_source() {
+fn error_codes_match_the_source() {
     let routes = sources("src/routes");
     let codes = listed(openapi(), "ErrorCode", |schema| &schema["enum"]);
-    // Most refusals name their status and then their code; of the others the harness sees whether they are known.
+    // Most errors in the source have a status followed by a code. The harness checks the codes of the others.
     let statuses = routes.split("StatusCode::").skip(1).filter_map(|rest| rest.split_once(','));
     let given: BTreeSet<&str> =
         statuses.filter_map(|(_, rest)| rest.trim_start().strip_prefix('"')?.split('"').next()).collect();
     assert!(given.len() > 15, "{given:?}");
     assert!(given.is_subset(&codes), "not in openapi.yaml: {:?}", given.difference(&codes));
     for code in &codes {
-        assert!(routes.contains(&format!("\"{code}\"")), "{code} of openapi.yaml is no code of the source");
+        assert!(routes.contains(&format!("\"{code}\"")), "{code} is in openapi.yaml but not in the source");
     }
 
     let talk = sources("src/session") + include_str!("../../src/protocol.rs");
     let codes = listed(asyncapi(), "ErrorCode", |schema| &schema["enum"]);
-    let given = literals_behind(&talk, "protocol::error(");
+    let given = literals_after(&talk, "protocol::error(");
     assert!(given.len() > 2 && given.is_subset(&codes), "{given:?}");
     for code in codes {
-        assert!(talk.contains(&format!("\"{code}\"")), "{code} of asyncapi.yaml is no code of the source");
+        assert!(talk.contains(&format!("\"{code}\"")), "{code} is in asyncapi.yaml but not in the source");
     }
 }
 
 #[test]
-fn the_servers_own_types_are_those_of_the_source() {
+fn reserved_types_match_the_source() {
     for document in [openapi(), asyncapi()] {
         let types = listed(document, "PublishedType", |schema| &schema["not"]["enum"]);
         assert_eq!(types, BTreeSet::from(RESERVED_TYPES));
@@ -324,7 +324,7 @@ fn the_servers_own_types_are_those_of_the_source() {
 }
 
 #[test]
-fn the_close_codes_are_those_of_the_source() {
+fn close_codes_match_the_source() {
     let rows = asyncapi().at(&["channels", "websocket"]).value["x-close-codes"].as_array().unwrap().iter();
     let described: BTreeSet<String> = rows.map(Value::to_string).collect();
     let row = |close: Close| {
@@ -335,7 +335,7 @@ fn the_close_codes_are_those_of_the_source() {
 }
 
 #[test]
-fn the_paths_are_those_of_the_source() {
+fn paths_match_the_source() {
     let routes = sources("src/routes");
     let path = |inside: &str| {
         let segments = inside.split('/').map(|segment| segment.trim().trim_matches('"'));
@@ -354,7 +354,7 @@ fn the_paths_are_those_of_the_source() {
 }
 
 #[tokio::test]
-async fn the_documents_are_served_as_they_are_and_the_page_links_them() {
+async fn documents_are_served_unchanged_and_linked_from_the_page() {
     let app = App::start().await;
     for name in ["openapi.yaml", "asyncapi.yaml"] {
         let path = format!("/api/docs/{name}");
@@ -379,7 +379,7 @@ async fn the_documents_are_served_as_they_are_and_the_page_links_them() {
 }
 
 #[test]
-fn the_documents_are_of_the_programs_version() {
+fn documents_have_the_programs_version() {
     for document in [openapi(), asyncapi()] {
         assert_eq!(document.root["info"]["version"], env!("CARGO_PKG_VERSION"));
     }

@@ -1,4 +1,4 @@
-//! The opening handshake: what is accepted, what is refused and how, and what never becomes a request.
+//! The opening handshake: accepted and refused requests, and bytes that are not a valid request.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::harness::raw::{HANDSHAKE, Raw, Response, frame};
 use crate::harness::{Answer, App, within};
 
-/// The handshake with the lines of one header replaced by others, which may be none.
+/// The handshake with one header replaced by other lines, or removed if `lines` is empty.
 fn handshake_with(name: &str, lines: &str) -> String {
     let of_another = |line: &&str| !line.split(':').next().unwrap().eq_ignore_ascii_case(name);
     let kept: String = HANDSHAKE.trim_end().split_inclusive("\r\n").filter(of_another).collect();
@@ -27,7 +27,7 @@ async fn ask(app: &App, request: &str) -> Response {
 }
 
 #[tokio::test]
-async fn a_plain_get_is_told_to_upgrade() {
+async fn plain_get_gets_426_with_the_required_upgrade() {
     let app = App::start().await;
     let answer = app.get("/api/ws").await;
     assert_eq!((answer.status, answer.code()), (426, "upgrade_required"));
@@ -38,18 +38,18 @@ async fn a_plain_get_is_told_to_upgrade() {
 }
 
 #[tokio::test]
-async fn the_accept_value_is_that_of_the_rfc() {
+async fn accept_value_matches_the_example_in_the_rfc() {
     let app = App::start().await;
     let response = ask(&app, HANDSHAKE).await;
     assert_eq!(response.status, 101);
     assert_eq!(response.header("sec-websocket-accept"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     assert_eq!(response.header("upgrade"), "websocket");
     assert!(response.header("connection").eq_ignore_ascii_case("upgrade"));
-    assert_eq!(response.header("sec-websocket-extensions"), "", "nothing is negotiated");
+    assert_eq!(response.header("sec-websocket-extensions"), "", "no extension is negotiated");
 }
 
 #[tokio::test]
-async fn connection_and_upgrade_are_lists_in_any_case() {
+async fn connection_and_upgrade_are_case_insensitive_lists() {
     let app = App::start().await;
     let accepted = [
         ("Connection", "Connection: keep-alive, Upgrade\r\n"),
@@ -68,7 +68,7 @@ async fn connection_and_upgrade_are_lists_in_any_case() {
 }
 
 #[tokio::test]
-async fn each_missing_or_wrong_header_is_refused_and_the_connection_goes_on() {
+async fn missing_or_wrong_header_is_refused_and_connection_stays_open() {
     let app = App::start().await;
     let refused = [
         ("Upgrade", "", 426, "Upgrade: websocket"),
@@ -103,7 +103,7 @@ async fn each_missing_or_wrong_header_is_refused_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn another_method_is_refused_with_the_one_that_is_possible() {
+async fn other_methods_get_405_with_the_allowed_method() {
     let app = App::start().await;
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
         let answer = Answer::of(app.request(method.clone(), "/api/ws")).await;
@@ -115,7 +115,7 @@ async fn another_method_is_refused_with_the_one_that_is_possible() {
 }
 
 #[tokio::test]
-async fn a_query_that_breaks_a_rule_is_refused_by_naming_it() {
+async fn invalid_query_is_refused_with_the_broken_rule() {
     let app = App::start().await;
     let (topic, key) = ("t".repeat(65), "k".repeat(257));
     let refused = [
@@ -140,13 +140,13 @@ async fn a_query_that_breaks_a_rule_is_refused_by_naming_it() {
         let response = ask(&app, &handshake_for(&query)).await;
         assert_eq!((response.status, &response.body["error"]["code"]), (400, &"bad_request".into()), "{query}");
         assert!(response.detail().contains(rule), "{query}: {response:?}");
-        assert!(response.detail().len() < 400, "a refusal is short: {response:?}");
+        assert!(response.detail().len() < 400, "the error is short: {response:?}");
     }
     assert!(app.manager.is_empty());
 }
 
 #[tokio::test]
-async fn the_longest_topic_and_key_and_window_are_accepted() {
+async fn longest_topic_key_and_conflation_window_are_accepted() {
     let app = App::start().await;
     let (topic, key) = ("t".repeat(64), "k".repeat(256));
     let mut client = app.ws(&format!("topics={topic}")).await;
@@ -157,13 +157,13 @@ async fn the_longest_topic_and_key_and_window_are_accepted() {
 }
 
 #[tokio::test]
-async fn what_comes_in_one_segment_behind_the_handshake_is_handled() {
+async fn frames_in_the_same_segment_as_the_handshake_are_handled() {
     let app = App::start().await;
     let mut raw = Raw::connect(app.address).await;
     let mut bytes = HANDSHAKE.as_bytes().to_vec();
     bytes.extend(frame(0x89, b"early"));
     bytes.extend(frame(0x81, format!(r#"{{"type":"ping"{}}}"#, " ".repeat(2000)).as_bytes()));
-    // The last frame is cut: its rest comes later.
+    // Send only the beginning of the last frame now, and the rest later.
     let last = frame(0x81, br#"{"type":"subscribe","topics":[]}"#);
     bytes.extend_from_slice(&last[..9]);
     raw.send(&bytes).await;
@@ -176,7 +176,7 @@ async fn what_comes_in_one_segment_behind_the_handshake_is_handled() {
 }
 
 #[tokio::test]
-async fn a_handshake_in_pieces_and_behind_another_request_is_accepted() {
+async fn handshake_in_pieces_after_another_request_is_accepted() {
     let app = App::start().await;
     let mut other = Raw::websocket(app.address).await;
     let mut raw = Raw::connect(app.address).await;
@@ -201,7 +201,7 @@ async fn http_1_0_is_answered_but_cannot_be_upgraded() {
 }
 
 #[tokio::test]
-async fn half_a_handshake_and_silence_is_closed_while_others_are_served() {
+async fn incomplete_handshake_is_closed_while_others_are_served() {
     let app = App::with(|config| config.header_timeout = Duration::from_secs(1)).await;
     let mut client = app.ws("").await;
     let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -214,7 +214,7 @@ async fn half_a_handshake_and_silence_is_closed_while_others_are_served() {
     }
     for (begun, mut raw) in waiting {
         if begun == request {
-            assert_eq!(raw.response().await.status, 200, "a whole one is served");
+            assert_eq!(raw.response().await.status, 200, "a complete request is answered");
         }
         assert_eq!(raw.rest().await, b"", "{begun:?}");
         client.nothing_came().await;
@@ -223,7 +223,7 @@ async fn half_a_handshake_and_silence_is_closed_while_others_are_served() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_trickles_in_is_held_to_the_same_time() {
+async fn handshake_sent_slowly_has_the_same_deadline() {
     let app = App::with(|config| config.header_timeout = Duration::from_secs(1)).await;
     let mut client = app.ws("").await;
     let mut raw = Raw::connect(app.address).await;
@@ -235,7 +235,7 @@ async fn a_handshake_that_trickles_in_is_held_to_the_same_time() {
                 read = raw.socket.read_u8() => return read,
                 _ = moments.tick() => {}
             }
-            // More of a header that never ends. An error here is one of the next read, too.
+            // Extend a header that never ends. An error here also occurs in the next read.
             let _ = raw.socket.write_all(b"x").await;
         }
     };
@@ -245,7 +245,7 @@ async fn a_handshake_that_trickles_in_is_held_to_the_same_time() {
 }
 
 #[tokio::test]
-async fn garbage_is_closed_and_disturbs_nobody() {
+async fn garbage_is_closed_and_does_not_affect_other_clients() {
     let app = App::start().await;
     let mut client = app.ws("").await;
     let tls_hello = [&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03][..], &[0xa5; 505]].concat();
@@ -271,7 +271,7 @@ async fn garbage_is_closed_and_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn too_many_and_too_large_headers_are_refused_and_the_connection_closed() {
+async fn too_many_or_too_large_headers_are_refused() {
     let app = App::start().await;
     let mut client = app.ws("").await;
     let mut raw = Raw::connect(app.address).await;
@@ -287,7 +287,7 @@ async fn too_many_and_too_large_headers_are_refused_and_the_connection_closed() 
         }
         std::io::Result::Ok(())
     };
-    within(endless).await.expect_err("a header without an end is not taken for long");
+    within(endless).await.expect_err("the server ends a connection whose header never ends");
     let rest = raw.rest().await;
     assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&rest));
     client.nothing_came().await;

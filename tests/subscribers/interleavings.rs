@@ -1,5 +1,5 @@
-//! Clients that connect, stall, disconnect and resume at random while messages flow: at the end each holds the server's
-//! state, and on the way every promise held (see the follower).
+//! Clients that connect, stall, disconnect and resume at random while messages flow. The follower checks each message
+//! against the contract. At the end, each client has the server's state.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::harness::follower::Follower;
 use crate::harness::recording::{self, Line};
 use crate::harness::{App, narrow_socket, sse, within, ws};
 
-/// A connection of either kind.
+/// A connection over either transport.
 enum Client {
     WebSocket(Box<ws::Client>),
     Events(Box<sse::Client>),
@@ -44,10 +44,10 @@ impl Client {
     }
 }
 
-/// The last message of a run, keyless: it reaches everybody.
+/// The data of the last message of a run. It has no key, so every client receives it.
 const END: &str = "\"end\"";
 
-/// Follows to the end, cutting and stalling at random; `published` counts the messages that are on their way.
+/// Follows to the end, with random cuts and stalls. `published` is the number of published messages.
 async fn follow(address: SocketAddr, events: bool, mut random: Rng, mut published: watch::Receiver<usize>) -> Follower {
     let mut follower = Follower::default();
     loop {
@@ -64,7 +64,7 @@ async fn follow(address: SocketAddr, events: bool, mut random: Rng, mut publishe
                 break;
             }
             let enough = *published.borrow() + random.usize(0..1500);
-            // The publisher's end is an end to the stall, too.
+            // The stall also ends when the publisher has finished.
             let _ = within(published.wait_for(|count| *count >= enough)).await;
         }
     }
@@ -91,10 +91,10 @@ fn state(app: &App) -> BTreeMap<String, String> {
     messages.iter().filter_map(entry).collect()
 }
 
-/// One run; how often each mode was told to somebody.
+/// Runs the test with one seed, and returns how often each catch-up mode was announced.
 async fn run(seed: u64) -> BTreeMap<String, usize> {
     let app = App::with(|config| {
-        // What leaves a client behind is its own limit, or that of all.
+        // Test two causes of falling behind: the client's own limit, and the common memory budget.
         config.outbox_bytes = if seed.is_multiple_of(2) { 16 << 10 } else { 48 << 10 };
         config.memory_budget = 48 << 10;
         config.history_messages = 400;
@@ -129,7 +129,7 @@ async fn run(seed: u64) -> BTreeMap<String, usize> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_client_ends_with_the_servers_state_whatever_it_went_through() {
+async fn clients_cut_at_random_end_with_the_servers_state() {
     let seeds = std::env::var("TEST_SEEDS").map_or(4, |seeds| seeds.parse().expect("TEST_SEEDS is a number"));
     let first = fastrand::u64(..);
     let mut modes: BTreeMap<String, usize> = BTreeMap::new();
@@ -139,11 +139,11 @@ async fn every_client_ends_with_the_servers_state_whatever_it_went_through() {
         }
     }
     eprintln!("seeds from {first}: {modes:?}");
-    assert!(modes["conflated"] > 0 && modes["replayed"] > 0, "the runs go through catch-up: {modes:?}");
+    assert!(modes["conflated"] > 0 && modes["replayed"] > 0, "the runs include catch-ups: {modes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_clients_cut_at_random_end_with_the_recorded_state() {
+async fn hundred_clients_cut_at_random_end_with_the_recorded_state() {
     let Some(bursts) = recording::bursts() else { return };
     let app = App::start().await;
     let lines: Vec<Line> = bursts.concat();
@@ -164,6 +164,6 @@ async fn a_hundred_clients_cut_at_random_end_with_the_recorded_state() {
     let last: BTreeMap<String, String> = lines.into_iter().map(|line| (line.key, line.data)).collect();
     assert_eq!(last.len(), 3260);
     while let Some(follower) = within(followers.join_next()).await {
-        assert_eq!(follower.expect("no promise was broken").state, last);
+        assert_eq!(follower.expect("the follower's checks pass").state, last);
     }
 }

@@ -1,4 +1,4 @@
-//! Every way in which a connection ends, and how a server does.
+//! The ways in which a connection ends, and the end of the server.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::harness::{App, PATIENCE, TOKEN, eventually, within, ws};
 
 const SSE: &str = "GET /api/sse HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// A server with one client that stays.
+/// A server with one client that stays connected.
 struct Stage {
     app: App,
     stays: ws::Client,
@@ -27,13 +27,13 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set(change: impl FnOnce(&mut Config)) -> Self {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let app = App::with(change).await;
         let stays = app.ws("").await;
         Self { app, stays, published: 0 }
     }
 
-    /// Publishes a message that the one that stays receives.
+    /// Publishes a message, and checks that the staying client receives it.
     async fn publish(&mut self, padding: &str) {
         self.published += 1;
         let data = format!("{} {padding}", self.published);
@@ -41,7 +41,7 @@ impl Stage {
         assert_eq!(self.stays.next().await["data"], data);
     }
 
-    /// Waits until only the one that stays is left: once in the registry, once in each index.
+    /// Waits until only the staying client is registered, and checks that each topic has one subscriber.
     async fn only_one_stays(&mut self) {
         self.app.connections(1).await;
         let body = self.app.get("/api/topics").await.body;
@@ -52,15 +52,15 @@ impl Stage {
         self.publish("").await;
     }
 
-    /// The last one leaves: nothing is left anywhere.
-    async fn ends(self) {
+    /// Closes the staying client, and checks that no trace of any connection remains.
+    async fn leave_nothing_behind(self) {
         self.stays.close().await;
-        eventually("nothing left of any connection", || self.app.manager.is_empty()).await;
-        assert!(self.app.stop().await, "nothing holds the drain");
+        eventually("every connection is gone", || self.app.manager.is_empty()).await;
+        assert!(self.app.stop().await, "no connection delays the drain");
     }
 }
 
-/// Opens an event stream; its head and its first bytes have been read.
+/// Opens an event stream, and reads its head and its first byte.
 async fn sse(mut raw: Raw) -> Raw {
     raw.send(SSE.as_bytes()).await;
     let head = raw.head().await;
@@ -69,14 +69,14 @@ async fn sse(mut raw: Raw) -> Raw {
     raw
 }
 
-/// Begins the drain, and waits until it has begun: no new connection is accepted.
-async fn drains(app: &mut App) {
+/// Begins the drain, and waits until the server accepts no new connection.
+async fn begin_drain(app: &mut App) {
     app.begin_stop();
     within(async { while TcpStream::connect(app.address).await.is_ok() {} }).await;
 }
 
 fn publish_head(length: usize) -> String {
-    // The server asks for the body when it has begun to handle the request.
+    // With this header the server asks for the body, so the test knows that it has begun to handle the request.
     format!(
         "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\
          Content-Type: application/json\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
@@ -84,8 +84,8 @@ fn publish_head(length: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_close_frame_ends_in_one_disconnect() {
-    let mut stage = Stage::set(|_| {}).await;
+async fn close_frame_causes_exactly_one_disconnect() {
+    let mut stage = Stage::start(|_| {}).await;
     for close in [&b""[..], &1000_u16.to_be_bytes(), &4321_u16.to_be_bytes()] {
         let mut raw = Raw::websocket(stage.app.address).await;
         raw.send(&frame(0x88, close)).await;
@@ -95,26 +95,26 @@ async fn a_close_frame_ends_in_one_disconnect() {
     }
     stage.app.ws("topics=odds_updates/1,odds_updates/2,odds_updates").await.close().await;
     stage.only_one_stays().await;
-    stage.ends().await;
+    stage.leave_nothing_behind().await;
 }
 
 #[tokio::test]
-async fn an_end_without_a_close_frame_ends_in_one_disconnect() {
-    let mut stage = Stage::set(|_| {}).await;
+async fn end_without_a_close_frame_causes_exactly_one_disconnect() {
+    let mut stage = Stage::start(|_| {}).await;
     let begun = frame(0x81, br#"{"type":"ping"}"#);
     for sent in [&b""[..], &frame(0x01, b"half a message"), &begun[..1], &begun[..9]] {
         let mut raw = Raw::websocket(stage.app.address).await;
         raw.send(sent).await;
         within(raw.socket.shutdown()).await.unwrap();
-        assert_eq!(raw.rest().await, b"", "the server ends its side, too");
+        assert_eq!(raw.rest().await, b"", "the server ends its side too");
         stage.only_one_stays().await;
     }
-    stage.ends().await;
+    stage.leave_nothing_behind().await;
 }
 
 #[tokio::test]
-async fn a_reset_ends_in_one_disconnect() {
-    let mut stage = Stage::set(|_| {}).await;
+async fn reset_causes_exactly_one_disconnect() {
+    let mut stage = Stage::start(|_| {}).await;
     let raw = Raw::websocket(stage.app.address).await;
     raw.socket.set_zero_linger().unwrap();
     drop(raw);
@@ -123,30 +123,30 @@ async fn a_reset_ends_in_one_disconnect() {
     let raw = Raw::websocket(stage.app.address).await;
     stage.publish("").await;
     within(raw.socket.readable()).await.unwrap();
-    // It leaves without having read that: the kernel answers with a reset.
+    // The client closes with unread data, so the kernel sends a reset.
     drop(raw);
     stage.only_one_stays().await;
-    stage.ends().await;
+    stage.leave_nothing_behind().await;
 }
 
 #[tokio::test]
-async fn a_breach_of_the_protocol_ends_in_one_disconnect() {
-    let mut stage = Stage::set(|_| {}).await;
+async fn protocol_error_causes_exactly_one_disconnect() {
+    let mut stage = Stage::start(|_| {}).await;
     for (breach, code) in
         [(frame(0xc1, b""), 1002), (frame(0x81, b"\xff"), 1007), (frame(0x82, &vec![0; 20_000]), 1009)]
     {
         let mut raw = Raw::websocket(stage.app.address).await;
         raw.send(&breach).await;
         assert_eq!(raw.closed().await, code);
-        // The peer has not ended the connection yet: it is out of the registry nevertheless.
+        // The client is removed from the registry although it has not ended the connection yet.
         stage.only_one_stays().await;
     }
-    stage.ends().await;
+    stage.leave_nothing_behind().await;
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_it_has_the_answer_leaves_nothing() {
-    let mut stage = Stage::set(|_| {}).await;
+async fn client_that_leaves_before_the_answer_is_not_registered() {
+    let mut stage = Stage::start(|_| {}).await;
     for request in [HANDSHAKE, SSE, &HANDSHAKE[..60]] {
         for reset in [false, true] {
             let mut raw = Raw::connect(stage.app.address).await;
@@ -155,17 +155,17 @@ async fn a_client_that_leaves_before_it_has_the_answer_leaves_nothing() {
                 raw.socket.set_zero_linger().unwrap();
             }
             drop(raw);
-            // What was sent before is taken before the answer to this.
+            // When the server answers this request, it has read the bytes sent before.
             stage.app.get("/healthz").await;
             stage.only_one_stays().await;
         }
     }
-    stage.ends().await;
+    stage.leave_nothing_behind().await;
 }
 
 #[tokio::test]
-async fn an_event_stream_that_its_client_leaves_ends_in_one_disconnect() {
-    let mut stage = Stage::set(|_| {}).await;
+async fn client_leaving_an_event_stream_causes_one_disconnect() {
+    let mut stage = Stage::start(|_| {}).await;
     for reset in [false, true] {
         let raw = sse(Raw::connect(stage.app.address).await).await;
         stage.app.connections(2).await;
@@ -175,11 +175,11 @@ async fn an_event_stream_that_its_client_leaves_ends_in_one_disconnect() {
         drop(raw);
         stage.only_one_stays().await;
     }
-    stage.ends().await;
+    stage.leave_nothing_behind().await;
 }
 
 #[tokio::test]
-async fn a_silent_peer_is_pinged_after_the_ping_interval_and_closed_after_the_idle_timeout() {
+async fn silent_client_is_pinged_and_closed_after_idle_timeout() {
     let app = App::in_memory(|_| {}).await;
     let Config { ping_interval, idle_timeout, .. } = Config::defaults();
     let started = Instant::now();
@@ -191,11 +191,11 @@ async fn a_silent_peer_is_pinged_after_the_ping_interval_and_closed_after_the_id
     }
     assert_eq!(raw.closed().await, 4408);
     assert!(started.elapsed() >= idle_timeout, "{:?}", started.elapsed());
-    eventually("nothing left of any connection", || app.manager.is_empty()).await;
+    eventually("every connection is gone", || app.manager.is_empty()).await;
 }
 
 #[tokio::test]
-async fn what_is_sent_to_a_peer_does_not_keep_it_alive() {
+async fn messages_to_a_silent_client_do_not_keep_it_alive() {
     let app = App::in_memory(|_| {}).await;
     let mut raw = Raw::websocket(app.address).await;
     tokio::time::pause();
@@ -208,19 +208,19 @@ async fn what_is_sent_to_a_peer_does_not_keep_it_alive() {
             break;
         }
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(started.elapsed() < Config::defaults().idle_timeout * 10, "it is still open");
+        assert!(started.elapsed() < Config::defaults().idle_timeout * 10, "the connection is still open");
     }
 }
 
 #[tokio::test]
-async fn a_peer_that_answers_pings_or_says_anything_else_stays() {
+async fn client_that_sends_pongs_or_anything_else_stays_connected() {
     let app = App::in_memory(|config| config.ping_interval = Duration::from_secs(1)).await;
     let mut answers = app.ws("").await;
     let mut talks = Raw::websocket(app.address).await;
     tokio::time::pause();
     let started = Instant::now();
     while started.elapsed() < Config::defaults().idle_timeout * 3 {
-        // The library answers when it is read from.
+        // The library answers pings when the test reads.
         assert!(matches!(answers.frame().await, Some(Ok(Message::Ping(_)))));
         talks.send(&frame(0x82, b"ignored")).await;
         assert_eq!(talks.frame().await.unwrap().opcode, 0x9);
@@ -229,8 +229,8 @@ async fn a_peer_that_answers_pings_or_says_anything_else_stays() {
 }
 
 #[tokio::test]
-async fn a_websocket_that_takes_nothing_is_closed_while_another_receives_all() {
-    let mut stage = Stage::set(|config| config.write_timeout = Duration::from_millis(500)).await;
+async fn websocket_that_never_reads_is_closed_and_others_get_all() {
+    let mut stage = Stage::start(|config| config.write_timeout = Duration::from_millis(500)).await;
     let mut stalled = Raw::narrow(stage.app.address).await;
     stalled.shake_hands().await;
     let padding = "x".repeat(60_000);
@@ -241,14 +241,18 @@ async fn a_websocket_that_takes_nothing_is_closed_while_another_receives_all() {
     };
     within(publishing).await;
     let end = within(stalled.socket.read_to_end(&mut Vec::new())).await;
-    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset, "nothing is held for it any more");
+    assert_eq!(
+        end.unwrap_err().kind(),
+        ErrorKind::ConnectionReset,
+        "the server resets the connection and drops its data"
+    );
     stage.only_one_stays().await;
-    stage.ends().await;
+    stage.leave_nothing_behind().await;
 }
 
 #[tokio::test]
-async fn an_event_stream_that_takes_nothing_is_closed_while_others_receive_all() {
-    let mut stage = Stage::set(|config| config.write_timeout = Duration::from_millis(500)).await;
+async fn event_stream_that_never_reads_is_closed_and_others_get_all() {
+    let mut stage = Stage::start(|config| config.write_timeout = Duration::from_millis(500)).await;
     let mut stalled = sse(Raw::narrow(stage.app.address).await).await;
     let mut events = stage.app.sse("").await;
     let padding = "x".repeat(60_000);
@@ -260,17 +264,21 @@ async fn an_event_stream_that_takes_nothing_is_closed_while_others_receive_all()
     };
     within(publishing).await;
     let end = within(stalled.socket.read_to_end(&mut Vec::new())).await;
-    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset, "nothing is held for it any more");
+    assert_eq!(
+        end.unwrap_err().kind(),
+        ErrorKind::ConnectionReset,
+        "the server resets the connection and drops its data"
+    );
     drop(events);
     stage.only_one_stays().await;
-    stage.ends().await;
+    stage.leave_nothing_behind().await;
 }
 
-/// Takes what there is until it is this much. Nothing is awaited that would let a paused clock run.
+/// Reads this many bytes. Uses `try_read` and yields, because an idle runtime would advance the paused clock.
 async fn take(raw: &Raw, length: usize) {
     let (mut taken, mut buffer, begun) = (0, vec![0; length], std::time::Instant::now());
     while taken < length {
-        assert!(begun.elapsed() < PATIENCE, "nothing to take");
+        assert!(begun.elapsed() < PATIENCE, "timed out waiting for bytes");
         match raw.socket.try_read(&mut buffer) {
             Ok(read @ 1..) => taken += read,
             Err(error) if error.kind() == ErrorKind::WouldBlock => tokio::task::yield_now().await,
@@ -280,8 +288,8 @@ async fn take(raw: &Raw, length: usize) {
 }
 
 #[tokio::test]
-async fn a_peer_that_takes_a_little_at_a_time_stays() {
-    let mut stage = Stage::set(|config| config.idle_timeout *= 100).await;
+async fn client_that_reads_slowly_stays_connected() {
+    let mut stage = Stage::start(|config| config.idle_timeout *= 100).await;
     let mut slow = [Raw::websocket(stage.app.address).await, sse(Raw::connect(stage.app.address).await).await];
     let padding = "x".repeat(60_000);
     for _ in 0..200 {
@@ -298,26 +306,26 @@ async fn a_peer_that_takes_a_little_at_a_time_stays() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_and_never_reads_is_soon_not_read_from_and_then_closed() {
-    let mut stage = Stage::set(|config| (config.engine, config.outbox_bytes) = (EngineKind::Memory, 64 << 10)).await;
+async fn client_that_only_sends_gets_backpressure_and_is_closed() {
+    let mut stage = Stage::start(|config| (config.engine, config.outbox_bytes) = (EngineKind::Memory, 64 << 10)).await;
     let mut floods = Raw::narrow(stage.app.address).await;
     floods.shake_hands().await;
     let pings = frame(0x89, &[0; 125]).repeat(500);
-    // The write timeout passes once both sides wait for each other, not before.
+    // Pause the clock, so that the write timeout passes only when both sides wait for each other.
     tokio::time::pause();
     for sent in 0.. {
-        assert!(sent < 2000, "131 MB were taken, and their answers are kept");
+        assert!(sent < 2000, "the server still reads after 131 MB");
         if within(floods.socket.write_all(&pings)).await.is_err() {
             break;
         }
     }
     tokio::time::resume();
     stage.only_one_stays().await;
-    stage.ends().await;
+    stage.leave_nothing_behind().await;
 }
 
 #[tokio::test]
-async fn a_drain_tells_websockets_to_reconnect_and_ends_event_streams() {
+async fn drain_closes_websockets_and_event_streams() {
     let mut app = App::start().await;
     let mut clients = [app.ws("").await, app.ws("topics=odds_updates/1&conflate_ms=60000").await];
     let mut raw = sse(Raw::connect(app.address).await).await;
@@ -325,23 +333,23 @@ async fn a_drain_tells_websockets_to_reconnect_and_ends_event_streams() {
     kept.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(kept.response().await.status, 200);
     app.odds("1", "last").await;
-    drains(&mut app).await;
+    begin_drain(&mut app).await;
 
     clients[0].expect("odds_updates").await;
     for client in &mut clients {
-        let close = client.closed().await.expect("a code");
+        let close = client.closed().await.expect("a close code");
         assert_eq!(u16::from(close.code), 1001);
         assert!(client.frame().await.is_none());
     }
     let events = String::from_utf8(raw.rest().await).unwrap();
     assert!(events.contains(r#""data":"last""#) && events.ends_with("\r\n0\r\n\r\n"), "{events}");
-    assert_eq!(kept.rest().await, b"", "a connection without a request ends, too");
+    assert_eq!(kept.rest().await, b"", "a connection without a request ends too");
     assert!(app.manager.is_empty());
     assert!(app.stop().await);
 }
 
 #[tokio::test]
-async fn a_drain_finishes_the_publish_whose_body_is_still_coming() {
+async fn drain_waits_for_the_rest_of_a_publish_body() {
     let mut app = App::start().await;
     let manager = app.manager.clone();
     let body = r#"{"topic":"odds_updates","key":"1","data":1}"#;
@@ -349,7 +357,7 @@ async fn a_drain_finishes_the_publish_whose_body_is_still_coming() {
     raw.send(publish_head(body.len()).as_bytes()).await;
     assert!(raw.head().await.starts_with("HTTP/1.1 100"));
     raw.send(&body.as_bytes()[..10]).await;
-    drains(&mut app).await;
+    begin_drain(&mut app).await;
 
     raw.send(&body.as_bytes()[10..]).await;
     let response = raw.response().await;
@@ -361,7 +369,7 @@ async fn a_drain_finishes_the_publish_whose_body_is_still_coming() {
 }
 
 #[tokio::test]
-async fn a_request_that_began_before_the_drain_hears_of_it() {
+async fn request_begun_before_the_drain_is_answered_as_draining() {
     let mut app = App::start().await;
     let (begun, rest) = SSE.split_at(30);
     let mut ready = Raw::connect(app.address).await;
@@ -370,9 +378,9 @@ async fn a_request_that_began_before_the_drain_hears_of_it() {
     handshake.send(&HANDSHAKE.as_bytes()[..60]).await;
     let mut events = Raw::connect(app.address).await;
     events.send(begun.as_bytes()).await;
-    // The server has read that before it answers this.
+    // When the server answers this request, it has read the bytes sent before.
     assert_eq!(app.get("/healthz").await.status, 200);
-    drains(&mut app).await;
+    begin_drain(&mut app).await;
 
     ready.send(b"alhost\r\n\r\n").await;
     let response = ready.response().await;
@@ -388,16 +396,16 @@ async fn a_request_that_began_before_the_drain_hears_of_it() {
 }
 
 #[tokio::test]
-async fn half_a_request_holds_the_drain_for_the_header_timeout_only() {
+async fn incomplete_request_delays_the_drain_only_for_header_timeout() {
     let mut app = App::with(|config| config.header_timeout = Duration::from_secs(1)).await;
     let mut raw = Raw::connect(app.address).await;
     raw.send(&HANDSHAKE.as_bytes()[..60]).await;
-    drains(&mut app).await;
+    begin_drain(&mut app).await;
     assert!(app.stop().await);
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_answer_the_close_holds_the_drain_for_the_grace_only() {
+async fn client_that_ignores_the_close_delays_the_drain_only_briefly() {
     let mut app = App::in_memory(|_| {}).await;
     let mut silent = Raw::websocket(app.address).await;
     let floods = Raw::websocket(app.address).await;
@@ -407,7 +415,7 @@ async fn a_client_that_does_not_answer_the_close_holds_the_drain_for_the_grace_o
     assert_eq!(silent.frame().await.expect("the notice").opcode, 0x1);
     assert_eq!(silent.closed().await, 1001);
     let mut stopping = std::pin::pin!(app.stop());
-    // One goes on sending all the while.
+    // The other client keeps sending pings.
     let drained = loop {
         let _ = floods.socket.try_write(&frame(0x89, b"still here"));
         if let Some(drained) = stopping.as_mut().now_or_never() {
@@ -420,16 +428,16 @@ async fn a_client_that_does_not_answer_the_close_holds_the_drain_for_the_grace_o
 }
 
 #[tokio::test]
-async fn what_does_not_end_is_cut_by_the_drain_timeout() {
+async fn drain_timeout_cuts_requests_that_do_not_end() {
     let mut app = App::with(|config| config.drain_timeout = Duration::from_millis(300)).await;
     let mut raw = Raw::connect(app.address).await;
     raw.send(publish_head(1000).as_bytes()).await;
     assert!(raw.head().await.starts_with("HTTP/1.1 100"));
-    drains(&mut app).await;
+    begin_drain(&mut app).await;
     assert!(!app.stop().await);
 }
 
-/// Connects and leaves in some way.
+/// Connects and disconnects in a random way.
 async fn visit(address: SocketAddr, mut random: Rng) {
     let key = random.u8(..4);
     let begun = random.usize(1..HANDSHAKE.len());
@@ -455,7 +463,7 @@ async fn visit(address: SocketAddr, mut random: Rng) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn clients_that_come_and_go_at_random_leave_nothing_and_disturb_nobody() {
+async fn random_visitors_leave_no_trace_and_do_not_affect_a_client() {
     let app = App::with(|config| config.outbox_bytes = 64 << 20).await;
     let mut stays = app.ws("topics=odds_updates").await;
     let stays = tokio::spawn(async move {
@@ -483,7 +491,7 @@ async fn clients_that_come_and_go_at_random_leave_nothing_and_disturb_nobody() {
             .await;
         sent.push(json!(number));
         while let Some(visitor) = visitors.try_join_next() {
-            visitor.expect("every visit goes as it should");
+            visitor.expect("every visit passes its checks");
         }
     }
     app.connections(1).await;
@@ -491,8 +499,8 @@ async fn clients_that_come_and_go_at_random_leave_nothing_and_disturb_nobody() {
     assert_eq!(counts.collect::<Vec<_>>(), [1, 0]);
     app.publish(&json!({"topic": "odds_updates", "key": "0/x", "data": null})).await;
     let (stays, received) = within(stays).await.unwrap();
-    assert!(received == sent, "{} of {} messages, in order", received.len(), sent.len());
+    assert!(received == sent, "the client received {} of {} messages, or another order", received.len(), sent.len());
     stays.close().await;
-    eventually("nothing left of any connection", || app.manager.is_empty()).await;
+    eventually("every connection is gone", || app.manager.is_empty()).await;
     assert!(app.stop().await);
 }

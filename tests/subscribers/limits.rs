@@ -1,4 +1,4 @@
-//! Every limit at its edge and just past it: what the client is told, and that nobody else notices.
+//! The limits, tested at their value and just beyond: the client gets an error, and others are not affected.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::harness::raw::{Raw, frame};
 use crate::harness::{App, TOKEN, within};
 
 #[tokio::test]
-async fn a_full_server_refuses_both_transports_and_evicts_nobody() {
+async fn full_server_refuses_new_connections_and_keeps_the_others() {
     let app = App::with(|config| config.max_connections = 2).await;
     let mut held = app.ws("").await;
     let mut events = app.sse("").await;
@@ -19,7 +19,7 @@ async fn a_full_server_refuses_both_transports_and_evicts_nobody() {
         let detail = response.detail();
         assert!(detail.contains("2 connections") && detail.contains("(max-connections)"), "{detail}");
     }
-    // Reads and publishes are no connections.
+    // Reads and publishes do not count as connections.
     let (_, read) = get(app.address, "/api/topics", &[]).await;
     assert_eq!((read.status, &read.body["connections"]), (200, &json!(2)));
     app.odds("1", "for both").await;
@@ -28,10 +28,10 @@ async fn a_full_server_refuses_both_transports_and_evicts_nobody() {
 }
 
 #[tokio::test]
-async fn a_place_is_free_again_once_its_connection_ended_whatever_the_transport() {
+async fn ended_connection_frees_its_place_on_both_transports() {
     let app = App::with(|config| config.max_connections = 1).await;
     for path in ["/api/ws", "/api/sse", "/api/ws", "/api/sse"] {
-        // The end of the one before is noticed a little later.
+        // The server notices the end of the previous connection with a short delay.
         let (taken, _) = within(async {
             loop {
                 let (raw, response) = get(app.address, path, &[]).await;
@@ -47,7 +47,7 @@ async fn a_place_is_free_again_once_its_connection_ended_whatever_the_transport(
 }
 
 #[tokio::test]
-async fn a_request_that_is_refused_takes_no_place() {
+async fn refused_request_does_not_count_as_a_connection() {
     let app = App::with(|config| config.max_connections = 1).await;
     for query in ["topics=Odds", "since=yesterday", "conflate_ms=-1"] {
         for path in ["/api/ws", "/api/sse"] {
@@ -58,8 +58,9 @@ async fn a_request_that_is_refused_takes_no_place() {
     app.ws("").await;
 }
 
-/// The addresses of a trusted proxy's clients, in turn: whether each gets a connection beside those before it.
-async fn in_turn(app: &App, cases: &[(&str, &str, bool)]) {
+/// Connects with each of these forwarding headers in turn, and keeps the connections. Checks whether the server admits
+/// each of them.
+async fn check_in_turn(app: &App, cases: &[(&str, &str, bool)]) {
     let mut held = Vec::new();
     for (at, (header, value, admitted)) in cases.iter().enumerate() {
         let path = ["/api/ws", "/api/sse"][at % 2];
@@ -77,7 +78,7 @@ async fn in_turn(app: &App, cases: &[(&str, &str, bool)]) {
 }
 
 #[tokio::test]
-async fn connections_are_counted_by_the_address_that_a_trusted_proxy_tells() {
+async fn connections_count_by_the_address_from_a_trusted_proxy() {
     let app = App::with(|config| {
         config.max_connections_per_ip = 2;
         config.trusted_proxies = "127.0.0.1, 10.0.0.0/8".parse().unwrap();
@@ -88,7 +89,7 @@ async fn connections_are_counted_by_the_address_that_a_trusted_proxy_tells() {
         ("X-Forwarded-For", "9.9.9.9, 10.0.0.7", true),
         ("X-Forwarded-For", "9.9.9.9", false),
         ("Forwarded", "for=\"9.9.9.9:4711\";proto=https", false),
-        // What the client wrote itself stands to the left of its address.
+        // Entries to the left of the client's address come from the client itself, so the server ignores them.
         ("X-Forwarded-For", "1.1.1.1, 9.9.9.9", false),
         ("Forwarded", "for=1.1.1.1, for=9.9.9.9", false),
         ("X-Forwarded-For", "8.8.8.8", true),
@@ -99,11 +100,11 @@ async fn connections_are_counted_by_the_address_that_a_trusted_proxy_tells() {
         ("Forwarded", "for=\"[2001:db8:0:1::3]:80\"", false),
         ("X-Forwarded-For", "2001:db8:0:2::1", true),
     ];
-    in_turn(&app, &cases).await;
+    check_in_turn(&app, &cases).await;
 }
 
 #[tokio::test]
-async fn without_a_trusted_proxy_forwarding_headers_are_nobodys_address() {
+async fn forwarding_headers_of_untrusted_peers_are_ignored() {
     let app = App::with(|config| {
         config.max_connections_per_ip = 2;
         config.trusted_proxies = "10.0.0.0/8".parse().unwrap();
@@ -115,17 +116,17 @@ async fn without_a_trusted_proxy_forwarding_headers_are_nobodys_address() {
         ("X-Forwarded-For", "7.7.7.7", false),
         ("Forwarded", "for=10.0.0.1", false),
     ];
-    in_turn(&app, &cases).await;
+    check_in_turn(&app, &cases).await;
 }
 
 #[tokio::test]
-async fn a_burst_of_twice_the_rate_passes_and_one_more_message_is_4429() {
+async fn burst_of_twice_the_rate_passes_and_one_more_gets_4429() {
     for (per_second, kind) in [(1, &b"{\"type\":\"ping\"}"[..]), (2, b"{\"type\":\"ping\"}"), (1, b"")] {
         let app = App::with(|config| config.client_messages_per_second = per_second).await;
         let (first, answer) = if kind.is_empty() { (0x89, 0xa) } else { (0x81, 0x1) };
         let mut within_burst = Raw::websocket(app.address).await;
         let mut beyond = Raw::websocket(app.address).await;
-        // In one write, so that no time passes in which more would be allowed.
+        // Send everything in one write, so that no time passes in which the rate would allow more.
         within_burst.send(&frame(first, kind).repeat(2 * per_second)).await;
         beyond.send(&frame(first, kind).repeat(2 * per_second + 1)).await;
         for raw in [&mut within_burst, &mut beyond] {
@@ -138,12 +139,12 @@ async fn a_burst_of_twice_the_rate_passes_and_one_more_message_is_4429() {
         let reason = String::from_utf8(close.payload[2..].to_vec()).unwrap();
         assert!(reason.contains("client-messages-per-second"), "{reason}");
         app.odds("1", 1).await;
-        assert_eq!(within_burst.frame().await.expect("it is still served").opcode, 0x1);
+        assert_eq!(within_burst.frame().await.expect("the client is still served").opcode, 0x1);
     }
 }
 
 #[tokio::test]
-async fn every_kind_of_message_counts_but_the_answer_to_a_ping() {
+async fn every_message_counts_for_the_rate_except_pongs() {
     for counted in [&frame(0x82, b"binary")[..], &frame(0x81, b"no json"), &frame(0x81, br#"{"type":"dance"}"#)] {
         let app = App::with(|config| config.client_messages_per_second = 1).await;
         let mut raw = Raw::websocket(app.address).await;
@@ -157,7 +158,7 @@ async fn every_kind_of_message_counts_but_the_answer_to_a_ping() {
 }
 
 #[tokio::test]
-async fn a_query_with_more_subscriptions_than_allowed_is_refused() {
+async fn query_with_too_many_subscriptions_is_refused() {
     let app = App::with(|config| config.subscriptions_per_connection = 2).await;
     let topics = |count: usize| (0..count).map(|at| format!("odds_updates/{at}")).collect::<Vec<_>>().join(",");
     for path in ["/api/ws", "/api/sse"] {
@@ -173,7 +174,7 @@ async fn a_query_with_more_subscriptions_than_allowed_is_refused() {
 }
 
 #[tokio::test]
-async fn a_subscription_that_is_named_twice_counts_once() {
+async fn repeated_subscription_counts_once() {
     let app = App::with(|config| config.subscriptions_per_connection = 2).await;
     let twice = "odds_updates/1,odds_updates/2,odds_updates/1";
     let (_, response) = get(app.address, &format!("/api/ws?topics={twice}"), &[]).await;
@@ -185,7 +186,7 @@ async fn a_subscription_that_is_named_twice_counts_once() {
 }
 
 #[tokio::test]
-async fn a_subscribe_beyond_the_limit_has_no_effect_at_all() {
+async fn subscribe_beyond_the_limit_has_no_effect() {
     let app = App::with(|config| config.subscriptions_per_connection = 3).await;
     let mut client = app.ws("topics=odds_updates/1").await;
     client.send(r#"{"type":"subscribe","topics":["odds_updates/2","odds_updates/3","odds_updates/4"]}"#).await;
@@ -197,7 +198,7 @@ async fn a_subscribe_beyond_the_limit_has_no_effect_at_all() {
     }
     app.odds("2/a", 2).await;
     client.nothing_came().await;
-    // The edge; what it holds already counts once; and a place is free again after an unsubscribe.
+    // Exactly the limit is allowed: an existing subscription counts once, and an unsubscribe frees a place.
     client.send(r#"{"type":"subscribe","topics":["odds_updates/1","odds_updates/2","odds_updates/3"]}"#).await;
     assert_eq!(client.expect("subscription_update").await["topics"].as_array().unwrap().len(), 3);
     client.send(r#"{"type":"unsubscribe","topics":["odds_updates/1"]}"#).await;
@@ -208,7 +209,7 @@ async fn a_subscribe_beyond_the_limit_has_no_effect_at_all() {
 }
 
 #[tokio::test]
-async fn a_head_of_header_bytes_passes_and_a_longer_one_is_431() {
+async fn head_of_up_to_header_bytes_passes_and_a_longer_one_gets_431() {
     let app = App::with(|config| config.header_bytes = 8 << 10).await;
     let head = |length: usize| {
         let (begin, end) = ("GET /readyz HTTP/1.1\r\nHost: localhost\r\nX-Padding: ", "\r\n\r\n");
@@ -219,7 +220,7 @@ async fn a_head_of_header_bytes_passes_and_a_longer_one_is_431() {
     assert_eq!(edge.response().await.status, 200);
 
     let mut beyond = Raw::connect(app.address).await;
-    // Its end is held back: the answer cannot wait for it.
+    // Hold back the end of the head, so that the server must answer before it.
     beyond.send(&head((8 << 10) + 1).as_bytes()[..8 << 10]).await;
     let response = beyond.response().await;
     assert_eq!(response.status, 431);
@@ -227,7 +228,7 @@ async fn a_head_of_header_bytes_passes_and_a_longer_one_is_431() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_in_time_is_408_and_takes_nothing() {
+async fn late_body_gets_408_and_publishes_nothing() {
     let app = App::with(|config| config.publish_body_timeout = Duration::from_millis(200)).await;
     let body = r#"{"topic":"odds_updates","data":1}"#;
     for path in ["/api/publish", "/api/broadcast"] {
@@ -245,10 +246,10 @@ async fn a_body_that_does_not_come_in_time_is_408_and_takes_nothing() {
     }
     assert_eq!(app.manager.position().offset, 0);
     let answer = app.post("/api/publish", "application/json", body).await;
-    assert_eq!(answer.status, 200, "who is in time is served");
+    assert_eq!(answer.status, 200, "a body in time is accepted");
 }
 
-/// Requests that publish or broadcast with a token, in one write: no time passes between them.
+/// Publish and broadcast requests for one write, so that no time passes between them.
 fn pipelined(paths: &[&str], token: &str) -> Vec<u8> {
     let request = |path: &&str| {
         let body = match *path {
@@ -265,7 +266,7 @@ fn pipelined(paths: &[&str], token: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_publisher_beyond_its_rate_is_429_and_another_is_not() {
+async fn publisher_beyond_its_rate_gets_429_and_others_do_not() {
     let file = crate::harness::jwt::File::new("scraper:scraper-token\n");
     let app = App::with(|config| {
         config.publishes_per_second = 1;
@@ -273,7 +274,7 @@ async fn a_publisher_beyond_its_rate_is_429_and_another_is_not() {
     })
     .await;
     let mut raw = Raw::connect(app.address).await;
-    // Who is no publisher uses up nobody's rate.
+    // Requests with an unknown token do not count against a publisher's rate.
     raw.send(&pipelined(&["/api/publish"; 3], "wrong")).await;
     for _ in 0..3 {
         assert_eq!(raw.response().await.status, 401);
@@ -291,10 +292,10 @@ async fn a_publisher_beyond_its_rate_is_429_and_another_is_not() {
             assert!(detail.contains(says), "{detail}");
         }
     }
-    assert_eq!(app.manager.position().offset, 1, "nothing of a refused one was taken");
+    assert_eq!(app.manager.position().offset, 1, "no message of a refused request was stored");
     raw.send(&pipelined(&["/api/publish"], "scraper-token")).await;
     assert_eq!(raw.response().await.status, 200);
-    // After a while it may again.
+    // After some time the publisher is admitted again.
     let again = async {
         loop {
             let answer = app.post("/api/publish", "application/json", r#"{"topic":"odds_updates","data":1}"#).await;

@@ -1,11 +1,11 @@
-//! What a message may say, and what becomes of it.
+//! The fields of published messages: valid and invalid values, and how the server delivers them.
 
 use serde_json::{Value, json};
 
 use crate::harness::hub::{GOOD, Hub, JSON, Refusal, message};
 
 #[tokio::test]
-async fn data_reaches_websocket_clients_byte_for_byte_and_event_streams_in_value() {
+async fn data_arrives_byte_for_byte_and_over_sse_with_equal_value() {
     let mut hub = Hub::start().await;
     let mut stream = hub.app.sse("").await;
     let cases = [
@@ -27,16 +27,17 @@ async fn data_reaches_websocket_clients_byte_for_byte_and_event_streams_in_value
         let answer = hub.app.post("/api/publish", JSON, body).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
         let text = hub.subscriber.text().await;
-        assert!(text.ends_with(&format!(r#","data":{data}}}"#)), "{data:?} came as {text:?}");
+        assert!(text.ends_with(&format!(r#","data":{data}}}"#)), "{data:?} arrived as {text:?}");
         let event = stream.text().await;
-        let [sent, came] = [text.as_str(), &event].map(|text| serde_json::from_str::<Value>(text).expect("JSON"));
-        assert_eq!(sent, came);
+        let [over_websocket, over_sse] =
+            [text.as_str(), &event].map(|text| serde_json::from_str::<Value>(text).expect("JSON"));
+        assert_eq!(over_websocket, over_sse);
         assert!(data.contains(['\r', '\n']) || text.as_str() == event, "{event:?}");
     }
 }
 
 #[tokio::test]
-async fn a_key_of_256_bytes_is_taken_and_one_that_breaks_a_rule_is_not() {
+async fn key_of_256_bytes_is_accepted_and_invalid_keys_are_refused() {
     let mut hub = Hub::start().await;
     for key in ["a".to_owned(), "8301/1x2/betpawa".to_owned(), "k".repeat(256), "é".repeat(128)] {
         let messages = hub.takes(JSON, message(&format!(r#""key":"{key}""#))).await;
@@ -59,7 +60,7 @@ async fn a_key_of_256_bytes_is_taken_and_one_that_breaks_a_rule_is_not() {
 }
 
 #[tokio::test]
-async fn a_type_of_64_bytes_is_taken_and_one_that_breaks_a_rule_is_not() {
+async fn type_of_64_bytes_is_accepted_and_invalid_types_are_refused() {
     let mut hub = Hub::start().await;
     for kind in ["t".to_owned(), "t".repeat(64), "é".repeat(32), "odds update".to_owned(), "Pong".to_owned()] {
         let messages = hub.takes(JSON, message(&format!(r#""type":"{kind}""#))).await;
@@ -72,7 +73,7 @@ async fn a_type_of_64_bytes_is_taken_and_one_that_breaks_a_rule_is_not() {
 }
 
 #[tokio::test]
-async fn a_type_that_the_server_uses_itself_is_refused() {
+async fn reserved_type_is_refused() {
     let mut hub = Hub::start().await;
     let reserved =
         ["connection_ack", "subscription_update", "ping", "pong", "error", "catch_up", "caught_up", "reconnect"];
@@ -80,14 +81,14 @@ async fn a_type_that_the_server_uses_itself_is_refused() {
         let named = format!("type '{kind}' is the server's own");
         let refusal: Refusal = (400, "invalid_message", Some(0), &[&named, "use another one"]);
         hub.refuses(JSON, message(&format!(r#""type":"{kind}""#)), refusal).await;
-        // A name stays the same however it is escaped.
+        // JSON escapes do not change the name.
         let escaped = kind.replacen('e', r"\u0065", 1).replacen('p', r"\u0070", 1);
         hub.refuses(JSON, message(&format!(r#""type":"{escaped}""#)), refusal).await;
     }
 }
 
 #[tokio::test]
-async fn an_expiry_is_in_the_future_well_formed_and_of_a_key() {
+async fn expires_at_must_be_valid_in_the_future_and_have_a_key() {
     let mut hub = Hub::start().await;
     for moment in ["2999-02-06T19:00:00Z", "2999-02-06T19:00:00.123456+02:00"] {
         assert_eq!(hub.takes(JSON, message(&format!(r#""key":"{moment}","expires_at":"{moment}""#))).await.len(), 1);
@@ -107,7 +108,7 @@ async fn an_expiry_is_in_the_future_well_formed_and_of_a_key() {
 }
 
 #[tokio::test]
-async fn null_deletes_a_key_and_needs_one() {
+async fn null_deletes_a_key_and_is_refused_without_a_key() {
     let mut hub = Hub::start().await;
     let keyless = json!({"topic": "odds_updates", "data": null}).to_string();
     hub.refuses(JSON, keyless, (400, "invalid_message", Some(0), &["null without a 'key'", "name the key"])).await;
@@ -117,19 +118,19 @@ async fn null_deletes_a_key_and_needs_one() {
     let messages = hub.takes(JSON, delete.to_string()).await;
     assert_eq!((&messages[0]["key"], &messages[0]["data"]), (&json!("a"), &Value::Null));
     assert!(messages[0].as_object().unwrap().contains_key("data"));
-    assert_eq!(hub.app.publish(&delete).await["unchanged"], 1, "there is nothing left to delete");
+    assert_eq!(hub.app.publish(&delete).await["unchanged"], 1, "the key is already deleted");
     hub.subscriber.nothing_came().await;
     assert_eq!(hub.takes(JSON, set.to_string()).await.len(), 1, "the same value after a deletion is a change");
 }
 
 #[tokio::test]
-async fn an_unchanged_keyed_message_is_confirmed_and_not_delivered() {
+async fn unchanged_keyed_message_is_confirmed_but_not_delivered() {
     let mut hub = Hub::start().await;
     let batch = |data: &[&str]| {
         let message = |data: &&str| format!(r#"{{"topic":"odds_updates","key":"a","data":{data}}}"#);
         format!("[{}]", data.iter().map(message).collect::<Vec<_>>().join(","))
     };
-    // Bytes are compared, not values: a publisher that writes a number anew has something to say.
+    // The server compares bytes, not values: the same number in another notation counts as a change.
     let cases = [("1.5", 1, 0), ("1.5", 0, 1), ("1.50", 1, 0), (" 1.50 ", 0, 1), ("1.5", 1, 0)];
     for (data, delivered, unchanged) in cases {
         let before = hub.offset();
@@ -147,20 +148,20 @@ async fn an_unchanged_keyed_message_is_confirmed_and_not_delivered() {
 }
 
 #[tokio::test]
-async fn keyless_messages_and_those_with_another_type_of_a_key_are_told_apart() {
+async fn same_data_is_unchanged_only_for_the_same_topic_and_key() {
     let mut hub = Hub::start().await;
     for _ in 0..2 {
         assert_eq!(hub.takes(JSON, GOOD).await.len(), 1, "a keyless message is never unchanged");
     }
     for key in ["a", "a/b"] {
-        assert_eq!(hub.takes(JSON, message(&format!(r#""key":"{key}""#))).await.len(), 1, "keys have their own data");
+        assert_eq!(hub.takes(JSON, message(&format!(r#""key":"{key}""#))).await.len(), 1, "each key has its own data");
     }
     let elsewhere = r#"{"topic":"scrape_progress","key":"a","data":1}"#;
-    assert_eq!(hub.takes(JSON, elsewhere).await.len(), 1, "so have topics");
+    assert_eq!(hub.takes(JSON, elsewhere).await.len(), 1, "each topic has its own keys");
 }
 
 #[tokio::test]
-async fn without_suppress_unchanged_an_unchanged_message_is_delivered() {
+async fn unchanged_messages_are_delivered_without_suppress_unchanged() {
     let mut hub = Hub::with(|config| config.suppress_unchanged = false).await;
     for offset in 1..=3 {
         let answer = hub.app.odds("a", 1).await;

@@ -1,4 +1,4 @@
-//! Pages of other origins: which may connect, and what their browsers are told.
+//! Pages of other origins: which may connect, and the CORS headers of the answers.
 
 use reqwest::Method;
 
@@ -11,7 +11,7 @@ async fn with_origins(list: &str) -> App {
     App::with(|config| config.allowed_origins = Some(list.parse().unwrap())).await
 }
 
-/// Publishes, or broadcasts, as a page of this origin would.
+/// Publishes or broadcasts like a page of this origin.
 async fn post(app: &App, path: &str, origin: Option<&str>) -> Answer {
     let body = match path {
         "/api/broadcast" => r#"{"type":"notice","data":1}"#,
@@ -32,7 +32,7 @@ async fn passes(app: &App, origin: &str, host: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_is_refused_everywhere_and_told_the_setting() {
+async fn page_of_another_origin_is_refused_with_the_setting() {
     let app = App::start().await;
     let origin = "https://evil.example";
     for path in READS {
@@ -47,11 +47,11 @@ async fn a_page_of_another_origin_is_refused_everywhere_and_told_the_setting() {
         assert_eq!((answer.status, answer.code()), (403, "origin_forbidden"), "{path}");
         assert!(answer.detail().contains("allowed-origins"), "{}", answer.detail());
     }
-    assert_eq!(app.manager.position().offset, 0, "nothing was taken");
+    assert_eq!(app.manager.position().offset, 0, "nothing was published");
 }
 
 #[tokio::test]
-async fn who_says_no_origin_passes_everywhere_whatever_the_list() {
+async fn requests_without_an_origin_pass_with_any_list() {
     for app in [App::start().await, with_origins("https://odds.example.com").await] {
         for path in READS {
             let (_, response) = get(app.address, path, &[]).await;
@@ -65,7 +65,7 @@ async fn who_says_no_origin_passes_everywhere_whatever_the_list() {
 }
 
 #[tokio::test]
-async fn without_a_list_pages_of_the_same_host_pass() {
+async fn without_a_list_only_pages_of_the_same_host_pass() {
     let app = App::start().await;
     let cases = [
         ("https://odds.example.com", "odds.example.com", true),
@@ -87,7 +87,7 @@ async fn without_a_list_pages_of_the_same_host_pass() {
 }
 
 #[tokio::test]
-async fn an_origin_passes_where_the_list_has_it_its_domain_or_a_star() {
+async fn origin_passes_if_the_list_has_it_its_domain_or_a_star() {
     let listed = "https://odds.example.com, http://localhost:3000";
     let wild = "https://*.example.com";
     let cases = [
@@ -117,7 +117,7 @@ async fn an_origin_passes_where_the_list_has_it_its_domain_or_a_star() {
 }
 
 #[tokio::test]
-async fn a_page_that_may_connect_may_read_the_answers_refusals_included() {
+async fn allowed_page_may_read_answers_including_errors() {
     let app = with_origins("https://odds.example.com").await;
     let origin = [("Origin", "https://odds.example.com")];
     let paths = ["/api/sse", "/api/topics", "/api/topics/odds_updates/state", "/api/topics/foo/state", "/api/nothing"];
@@ -137,7 +137,7 @@ async fn a_page_that_may_connect_may_read_the_answers_refusals_included() {
 }
 
 #[tokio::test]
-async fn a_preflight_lets_a_listed_page_ask_with_a_token_and_no_other() {
+async fn preflight_allows_only_listed_pages() {
     let app = with_origins("https://odds.example.com").await;
     let preflight = async |path: &str, origin: &str| {
         let request = app.request(Method::OPTIONS, path).header("origin", origin);
@@ -156,6 +156,6 @@ async fn a_preflight_lets_a_listed_page_ask_with_a_token_and_no_other() {
         let other = preflight(path, "https://evil.example").await;
         assert_eq!(other.header("access-control-allow-origin"), "", "{path}");
     }
-    // Without the question it is a method like another.
+    // Without the preflight's headers, OPTIONS is refused like any other method.
     assert_eq!(Answer::of(app.request(Method::OPTIONS, "/api/publish")).await.status, 405);
 }

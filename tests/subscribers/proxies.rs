@@ -1,4 +1,5 @@
-//! The files in `deploy/`: those of the proxies, run by the real ones in front of the real server, and what all say.
+//! The files in `deploy/`: their values match the server's defaults, and the real proxies work with their files in
+//! front of the real server.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::harness::proxy::{Configuration, GRACE, IDLE, Lines, Proxy, Recorder, 
 use crate::harness::raw::Raw;
 use crate::harness::{Answer, App, TOKEN, within, ws};
 
-/// One test for each proxy.
+/// Makes each test a test for every proxy.
 macro_rules! with_each_proxy {
     ($($test:ident),* $(,)?) => {
         mod nginx { $(#[tokio::test] async fn $test() { super::$test(super::Software::Nginx).await; })* }
@@ -24,25 +25,25 @@ macro_rules! with_each_proxy {
 }
 
 with_each_proxy!(
-    its_own_checker_finds_nothing_wrong,
-    a_message_arrives_before_the_next_one_is_published,
-    an_idle_connection_lives_past_the_timeout_by_keep_alive,
-    without_keep_alive_the_timeout_cuts_an_idle_connection,
-    the_server_is_told_the_clients_address_and_nothing_that_the_client_says_about_it,
-    a_server_that_trusts_the_proxy_counts_connections_by_client,
-    only_a_websocket_at_its_path_is_upgraded,
+    config_check_of_the_proxy_passes,
+    messages_are_not_buffered,
+    keep_alive_holds_an_idle_connection_beyond_the_timeout,
+    idle_connection_without_keep_alive_is_cut_by_the_timeout,
+    forwarding_headers_have_the_real_client_address_only,
+    server_that_trusts_the_proxy_counts_connections_per_client,
+    only_websockets_at_their_path_are_upgraded,
     requests_share_a_connection_to_the_server,
-    a_reload_loses_no_message_for_a_client_that_resumes,
-    a_publish_as_large_as_the_server_takes_passes,
-    a_large_publish_that_the_server_refuses_is_told_why,
-    a_publish_beyond_all_limits_is_refused_by_the_proxy,
-    what_is_not_for_clients_is_not_found,
-    a_token_in_the_query_stands_in_no_log,
+    client_that_resumes_after_a_reload_misses_no_message,
+    largest_allowed_publish_passes,
+    publisher_of_a_refused_large_body_gets_the_servers_error,
+    proxy_refuses_a_publish_beyond_all_limits,
+    paths_that_are_not_for_clients_are_not_found,
+    token_in_the_query_is_not_logged,
 );
 
 // The files against the server's defaults.
 
-/// The numbers that stand behind this text in a file of `deploy/`, comments aside.
+/// The numbers that follow this text in a file of `deploy/`, except in comments.
 fn numbers(file: &str, before: &str) -> Vec<u64> {
     let text = std::fs::read_to_string(deploy(file)).unwrap();
     let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
@@ -54,7 +55,7 @@ fn numbers(file: &str, before: &str) -> Vec<u64> {
 }
 
 #[test]
-fn the_times_and_sizes_of_the_files_fit_the_servers_defaults() {
+fn times_and_sizes_in_the_files_match_the_servers_defaults() {
     let config = Config::defaults();
     let idle = config.idle_timeout.as_secs();
     assert!(config.ping_interval < config.idle_timeout && config.sse_comment_interval < config.idle_timeout);
@@ -70,7 +71,7 @@ fn the_times_and_sizes_of_the_files_fit_the_servers_defaults() {
     assert!(numbers("nginx.conf", " send_timeout ")[0] > config.write_timeout.as_secs());
     // oddswire closes a silent connection after the header timeout.
     let silent = config.header_timeout.as_secs();
-    assert!(numbers("nginx.conf", "keepalive_timeout ")[0] < silent, "the first one is that of the upstream");
+    assert!(numbers("nginx.conf", "keepalive_timeout ")[0] < silent, "the first value is the upstream's");
     assert!(numbers("Caddyfile", "keepalive ")[0] < silent);
 
     let body = config.publish_body_bytes as u64;
@@ -100,17 +101,17 @@ fn every_variable_in_the_files_is_a_setting() {
 
 // The proxies.
 
-/// In the place of the proxies' 75 seconds.
+/// The idle timeout in these tests, instead of the files' 75 seconds.
 const SHORT: Duration = Duration::from_secs(3);
 
-async fn its_own_checker_finds_nothing_wrong(software: Software) {
+async fn config_check_of_the_proxy_passes(software: Software) {
     if !software.is_installed() {
         return;
     }
     let output = Configuration::new(software, "127.0.0.1:8000".parse().unwrap(), &[]).check();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).to_lowercase();
     assert!(output.status.success(), "{said}");
-    // nginx has this to say to everybody who is not root.
+    // nginx prints this warning to users other than root.
     let expected = "the \"user\" directive makes sense only if";
     let mut warnings = said.lines().filter(|line| line.contains("warn") && !line.contains(expected));
     assert_eq!(warnings.next(), None, "{said}");
@@ -128,8 +129,8 @@ async fn publish(proxy: &Proxy, data: Value) {
     assert_eq!(answer.status, 200, "{}", answer.text);
 }
 
-async fn a_message_arrives_before_the_next_one_is_published(software: Software) {
-    // No comment comes to push an event out of a buffer.
+async fn messages_are_not_buffered(software: Software) {
+    // Send no comments, since they could push an event out of a buffer.
     let app = App::with(|config| config.sse_comment_interval = Duration::from_hours(1)).await;
     let Some(proxy) = Proxy::start(software, app.address, &[]).await else { return };
     let mut socket = ws::Client::connect(proxy.address, "topics=odds_updates").await;
@@ -145,7 +146,7 @@ async fn a_message_arrives_before_the_next_one_is_published(software: Software) 
     assert_eq!(app.manager.active_count(), 2);
 }
 
-async fn an_idle_connection_lives_past_the_timeout_by_keep_alive(software: Software) {
+async fn keep_alive_holds_an_idle_connection_beyond_the_timeout(software: Software) {
     const KEEP_ALIVE: Duration = Duration::from_millis(500);
     let keep_alive =
         |config: &mut Config| (config.ping_interval, config.sse_comment_interval) = (KEEP_ALIVE, KEEP_ALIVE);
@@ -168,7 +169,7 @@ async fn an_idle_connection_lives_past_the_timeout_by_keep_alive(software: Softw
     assert_eq!(socket.next().await["data"], "still here");
 }
 
-async fn without_keep_alive_the_timeout_cuts_an_idle_connection(software: Software) {
+async fn idle_connection_without_keep_alive_is_cut_by_the_timeout(software: Software) {
     const LONG: Duration = Duration::from_hours(1);
     let silent = |config: &mut Config| {
         (config.ping_interval, config.idle_timeout, config.sse_comment_interval) = (LONG, 2 * LONG, LONG);
@@ -182,14 +183,14 @@ async fn without_keep_alive_the_timeout_cuts_an_idle_connection(software: Softwa
     let (frame, line) = tokio::join!(socket.frame(), events.next());
     assert!(matches!(frame, None | Some(Err(_))), "{frame:?}");
     assert_eq!(line, None);
-    assert!(started.elapsed() > SHORT / 2, "it was the timeout that cut them: {:?}", started.elapsed());
+    assert!(started.elapsed() > SHORT / 2, "the timeout cut the connections, nothing else: {:?}", started.elapsed());
 }
 
 fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_secs())
 }
 
-/// A connection to the proxy from an address that is not the proxy's.
+/// A connection to the proxy from another address than the proxy's own.
 async fn client(proxy: &Proxy) -> Raw {
     client_from("127.0.0.2:0", proxy).await
 }
@@ -200,7 +201,7 @@ async fn client_from(address: &str, proxy: &Proxy) -> Raw {
     Raw { socket: within(socket.connect(proxy.address)).await.expect("the proxy accepts") }
 }
 
-async fn the_server_is_told_the_clients_address_and_nothing_that_the_client_says_about_it(software: Software) {
+async fn forwarding_headers_have_the_real_client_address_only(software: Software) {
     let mut server = Recorder::start().await;
     let Some(proxy) = Proxy::start(software, server.address, &[]).await else { return };
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -217,16 +218,16 @@ async fn the_server_is_told_the_clients_address_and_nothing_that_the_client_says
         let request = format!("{method} {path}?a=1 HTTP/1.1\r\nHost: odds.example:81\r\n{spoofed}{more}\r\n");
         let mut client = client(&proxy).await;
         client.send(request.as_bytes()).await;
-        let came = server.request(path).await;
-        assert!(came.head.starts_with(&format!("{method} {path}?a=1 HTTP/1.1\r\n")), "{}", came.head);
-        assert_eq!(came.all("x-forwarded-for"), ["127.0.0.2"], "{}", came.head);
-        assert_eq!(came.all("x-forwarded-proto"), ["http"], "{}", came.head);
-        assert_eq!(came.all("host"), ["odds.example:81"], "{}", came.head);
-        assert!(!came.head.contains("203.0.113."), "{}", came.head);
+        let forwarded = server.request(path).await;
+        assert!(forwarded.head.starts_with(&format!("{method} {path}?a=1 HTTP/1.1\r\n")), "{}", forwarded.head);
+        assert_eq!(forwarded.all("x-forwarded-for"), ["127.0.0.2"], "{}", forwarded.head);
+        assert_eq!(forwarded.all("x-forwarded-proto"), ["http"], "{}", forwarded.head);
+        assert_eq!(forwarded.all("host"), ["odds.example:81"], "{}", forwarded.head);
+        assert!(!forwarded.head.contains("203.0.113."), "{}", forwarded.head);
     }
 }
 
-async fn a_server_that_trusts_the_proxy_counts_connections_by_client(software: Software) {
+async fn server_that_trusts_the_proxy_counts_connections_per_client(software: Software) {
     let limited = |config: &mut Config| {
         config.trusted_proxies = "127.0.0.1/32".parse().unwrap();
         config.max_connections_per_ip = 1;
@@ -248,7 +249,7 @@ async fn a_server_that_trusts_the_proxy_counts_connections_by_client(software: S
     }
 }
 
-async fn only_a_websocket_at_its_path_is_upgraded(software: Software) {
+async fn only_websockets_at_their_path_are_upgraded(software: Software) {
     let mut server = Recorder::start().await;
     let Some(proxy) = Proxy::start(software, server.address, &[]).await else { return };
     for (path, protocol, passes) in [
@@ -262,9 +263,9 @@ async fn only_a_websocket_at_its_path_is_upgraded(software: Software) {
         let handshake = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         let upgrade = format!("Connection: Upgrade\r\nUpgrade: {protocol}\r\n{handshake}");
         client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n").as_bytes()).await;
-        let came = server.request(path).await;
-        let upgrades: Vec<String> = came.all("upgrade").into_iter().map(str::to_lowercase).collect();
-        assert_eq!(upgrades, if passes { vec!["websocket"] } else { vec![] }, "{protocol}: {}", came.head);
+        let forwarded = server.request(path).await;
+        let upgrades: Vec<String> = forwarded.all("upgrade").into_iter().map(str::to_lowercase).collect();
+        assert_eq!(upgrades, if passes { vec!["websocket"] } else { vec![] }, "{protocol}: {}", forwarded.head);
     }
 }
 
@@ -276,24 +277,25 @@ async fn requests_share_a_connection_to_the_server(software: Software) {
     for _ in 0..5 {
         client.send(b"GET /api/topics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert_eq!(client.response().await.status, 200);
-        let came = server.request("/api/topics").await;
-        assert!(!came.all("connection").contains(&"close"), "{}", came.head);
-        connections.push(came.connection);
+        let forwarded = server.request("/api/topics").await;
+        assert!(!forwarded.all("connection").contains(&"close"), "{}", forwarded.head);
+        connections.push(forwarded.connection);
     }
     connections.dedup();
     assert_eq!(connections.len(), 1, "{connections:?}");
 }
 
-/// A client that comes back when it is cut.
+/// The connection of a client.
 enum Stream {
     Socket(Box<ws::Client>),
     Events(Lines),
 }
 
+/// A client that reconnects and resumes when its connection ends.
 struct Resuming {
     stream: Stream,
     follower: Follower,
-    /// How often it was cut.
+    /// How often the connection ended.
     cuts: usize,
 }
 
@@ -312,7 +314,7 @@ impl Resuming {
         Self { stream: Stream::Events(events), follower, cuts: 0 }
     }
 
-    /// Takes what comes next, or resumes where the connection has ended.
+    /// Takes the next message, or resumes if the connection has ended.
     async fn step(&mut self, proxy: &Proxy) {
         let text = match &mut self.stream {
             Stream::Socket(socket) => loop {
@@ -326,11 +328,11 @@ impl Resuming {
         };
         match text {
             Some(text) => self.follower.take(&text),
-            None => self.come_back(proxy).await,
+            None => self.reconnect(proxy).await,
         }
     }
 
-    async fn come_back(&mut self, proxy: &Proxy) {
+    async fn reconnect(&mut self, proxy: &Proxy) {
         self.cuts += 1;
         let query = self.follower.resume();
         match &mut self.stream {
@@ -342,7 +344,7 @@ impl Resuming {
         }
     }
 
-    /// Follows until it was cut at least once and has the message with this offset.
+    /// Follows until the client is live and has the message with this offset.
     async fn follow(&mut self, proxy: &Proxy, until: u64) {
         while self.follower.cursor.is_none_or(|cursor| cursor.offset < until) || !self.follower.is_live() {
             self.step(proxy).await;
@@ -356,8 +358,8 @@ impl Resuming {
     }
 }
 
-async fn a_reload_loses_no_message_for_a_client_that_resumes(software: Software) {
-    // However long the reload takes, nothing is conflated: each message has to come.
+async fn client_that_resumes_after_a_reload_misses_no_message(software: Software) {
+    // Keep a long history, so that no message is conflated even if the reload takes long.
     let remember = |config: &mut Config| (config.history_messages, config.history_bytes) = (1_000_000, 1 << 30);
     let app = App::with(remember).await;
     let Some(mut proxy) = Proxy::start(software, app.address, &[(GRACE, "300ms")]).await else { return };
@@ -368,7 +370,7 @@ async fn a_reload_loses_no_message_for_a_client_that_resumes(software: Software)
     }
     proxy.reload().await;
 
-    // Messages keep coming while it reloads and cuts its old connections.
+    // Publish while the proxy reloads and cuts its old connections.
     let both_cut = async { tokio::join!(socket.until_cut(&proxy), events.until_cut(&proxy)) };
     let publishing = async {
         for number in 10.. {
@@ -391,7 +393,7 @@ async fn a_reload_loses_no_message_for_a_client_that_resumes(software: Software)
     }
 }
 
-/// A publish request of about this many bytes, in messages that are not too long each.
+/// A publish request of about this many bytes, split into messages of allowed length.
 fn large(bytes: usize) -> String {
     let data = "x".repeat(32 << 10);
     let message = json!({"topic": "scrape_progress", "data": data}).to_string();
@@ -399,7 +401,7 @@ fn large(bytes: usize) -> String {
     format!("[{}]", messages.join(","))
 }
 
-async fn a_publish_as_large_as_the_server_takes_passes(software: Software) {
+async fn largest_allowed_publish_passes(software: Software) {
     let app = App::start().await;
     let Some(proxy) = Proxy::start(software, app.address, &[]).await else { return };
     let body = large(8 << 20);
@@ -408,7 +410,7 @@ async fn a_publish_as_large_as_the_server_takes_passes(software: Software) {
     assert_eq!(answer.status, 200, "{}", answer.text);
 }
 
-async fn a_large_publish_that_the_server_refuses_is_told_why(software: Software) {
+async fn publisher_of_a_refused_large_body_gets_the_servers_error(software: Software) {
     let app = App::start().await;
     let Some(proxy) = Proxy::start(software, app.address, &[]).await else { return };
     for _ in 0..5 {
@@ -420,7 +422,7 @@ async fn a_large_publish_that_the_server_refuses_is_told_why(software: Software)
     assert_eq!(app.manager.position().offset, 0);
 }
 
-async fn a_publish_beyond_all_limits_is_refused_by_the_proxy(software: Software) {
+async fn proxy_refuses_a_publish_beyond_all_limits(software: Software) {
     let app = App::start().await;
     let Some(proxy) = Proxy::start(software, app.address, &[]).await else { return };
     let mut client = client(&proxy).await;
@@ -429,7 +431,7 @@ async fn a_publish_beyond_all_limits_is_refused_by_the_proxy(software: Software)
     assert_eq!(client.response().await.status, 413);
 }
 
-async fn what_is_not_for_clients_is_not_found(software: Software) {
+async fn paths_that_are_not_for_clients_are_not_found(software: Software) {
     let server = Recorder::start().await;
     let Some(proxy) = Proxy::start(software, server.address, &[]).await else { return };
     for (path, status) in [
@@ -453,7 +455,7 @@ async fn what_is_not_for_clients_is_not_found(software: Software) {
     }
 }
 
-async fn a_token_in_the_query_stands_in_no_log(software: Software) {
+async fn token_in_the_query_is_not_logged(software: Software) {
     let app = App::start().await;
     let address = app.address;
     let Some(proxy) = Proxy::start(software, address, &[]).await else { return };
@@ -462,11 +464,11 @@ async fn a_token_in_the_query_stands_in_no_log(software: Software) {
     socket.close().await;
     let path = "/api/topics?token=marmalade&a=1";
     assert_eq!(within(Answer::of_other(reqwest::Client::new().get(proxy.url(path)))).await.status, 200);
-    // A server that is away is what proxies have most to say about.
+    // Stop the server, because proxies log most about an unreachable server.
     assert!(app.stop().await);
     let status = within(Answer::of_other(reqwest::Client::new().get(proxy.url(path)))).await.status;
     assert!([502, 503].contains(&status), "{status}");
     let logged = || ["/api/ws", "/api/topics", &status.to_string()].iter().all(|part| proxy.logs().contains(part));
-    crate::harness::eventually("the requests stand in the log", logged).await;
+    crate::harness::eventually("the requests are in the log", logged).await;
     assert!(!proxy.logs().contains("marmalade"), "{}", proxy.logs());
 }

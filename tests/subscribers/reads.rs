@@ -1,4 +1,4 @@
-//! What can be asked without a stream: topics, state, health; and what is answered where there is nothing.
+//! Plain reads: topics, state and health; and the answers for unknown paths and methods.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ async fn none_match(app: &App, listed: &str) -> Answer {
 // Topics.
 
 #[tokio::test]
-async fn the_topics_of_a_new_server_are_empty() {
+async fn topics_of_a_new_server_are_empty() {
     let app = App::start().await;
     let answer = app.get("/api/topics").await;
     let entry = |name: &str| {
@@ -52,7 +52,11 @@ async fn topics_count_connections_subscribers_keys_and_history() {
         ["subscribers", "keys", "history"].map(|name| topic[name].as_u64().unwrap())
     };
     assert_eq!(body["connections"], 4);
-    assert_eq!(counts(&body, 0), [2, 2, 3], "a connection counts once, a deleted key not, the history is bounded");
+    assert_eq!(
+        counts(&body, 0),
+        [2, 2, 3],
+        "a connection counts once, a deleted key does not count, the history is bounded"
+    );
     assert_eq!(counts(&body, 1), [2, 0, 1]);
     narrowed.close().await;
     app.connections(3).await;
@@ -62,7 +66,7 @@ async fn topics_count_connections_subscribers_keys_and_history() {
 // State.
 
 #[tokio::test]
-async fn a_state_has_the_latest_message_of_every_key_byte_for_byte_in_order() {
+async fn state_has_the_latest_message_of_every_key_in_order() {
     let app = App::start().await;
     let body = r#"[{"topic":"odds_updates","key":"a","data":1},
         {"topic":"odds_updates","key":"b/\"c\"","data":{ "p" : 1.50,"p":[ ]}},
@@ -83,7 +87,7 @@ async fn a_state_has_the_latest_message_of_every_key_byte_for_byte_in_order() {
 }
 
 #[tokio::test]
-async fn an_empty_state_is_an_empty_list() {
+async fn empty_state_is_an_empty_list() {
     let app = App::start().await;
     let position = app.manager.position();
     let empty = format!(r#"{{"topic":"odds_updates","position":"{position}","items":[]}}"#);
@@ -92,7 +96,7 @@ async fn an_empty_state_is_an_empty_list() {
 }
 
 #[tokio::test]
-async fn a_key_narrows_the_state_at_whole_segments() {
+async fn key_narrows_the_state_at_whole_segments() {
     let app = App::start().await;
     for key in ["8301/1x2/b", "8301", "83/1x2", "8301/1x2", "83011/1x2", "8301/ou/a", "8301/1x2/a", "x/8301"] {
         app.odds(key, key).await;
@@ -114,7 +118,7 @@ async fn a_key_narrows_the_state_at_whole_segments() {
 }
 
 #[tokio::test]
-async fn the_newest_keyless_message_belongs_to_the_whole_state_only() {
+async fn latest_keyless_message_is_only_in_the_whole_state() {
     let app = App::start().await;
     app.odds("a", 1).await;
     for data in ["first", "second"] {
@@ -129,7 +133,7 @@ async fn the_newest_keyless_message_belongs_to_the_whole_state_only() {
 }
 
 #[tokio::test]
-async fn a_deleted_key_is_not_in_the_state() {
+async fn deleted_key_is_not_in_the_state() {
     let app = App::start().await;
     app.odds("a", 1).await;
     app.odds("b", 1).await;
@@ -145,7 +149,7 @@ fn expiring(key: &str, at: &str) -> Value {
 }
 
 #[tokio::test]
-async fn an_expired_key_leaves_the_state_and_subscribers_are_told_of_its_deletion() {
+async fn expired_key_leaves_the_state_and_subscribers_get_null() {
     let app = App::start().await;
     let mut client = app.ws("topics=odds_updates").await;
     app.odds("stays", 1).await;
@@ -155,14 +159,14 @@ async fn an_expired_key_leaves_the_state_and_subscribers_are_told_of_its_deletio
 
     let deletion = client.next().await;
     assert_eq!((&deletion["key"], &deletion["data"]), (&json!("goes"), &Value::Null));
-    assert!(deletion["timestamp"].as_str().unwrap() >= soon.as_str(), "not before its time: {deletion}");
+    assert!(deletion["timestamp"].as_str().unwrap() >= soon.as_str(), "the key does not expire too early: {deletion}");
     assert_eq!(deletion["id"], app.manager.position().to_string());
     assert_eq!(keys(&app.get(STATE).await), ["stays"]);
     assert_eq!(app.get("/api/topics").await.body["topics"][0]["keys"], 1);
 }
 
 #[tokio::test]
-async fn a_message_moves_the_expiry_of_its_key_also_where_it_changes_nothing() {
+async fn unchanged_message_still_moves_the_expiry_of_its_key() {
     let app = App::start().await;
     let mut client = app.ws("topics=odds_updates").await;
     let batch = |soon: &str| {
@@ -176,7 +180,7 @@ async fn a_message_moves_the_expiry_of_its_key_also_where_it_changes_nothing() {
     for key in ["later", "never", "new", "goes", "new"] {
         assert_eq!(client.next().await["key"], key);
     }
-    // All that expires at the same time is deleted before anything else happens.
+    // The server deletes all keys that expire at the same time before it handles anything else.
     let deletion = client.next().await;
     assert_eq!((&deletion["key"], &deletion["data"]), (&json!("goes"), &Value::Null));
     client.nothing_came().await;
@@ -184,7 +188,7 @@ async fn a_message_moves_the_expiry_of_its_key_also_where_it_changes_nothing() {
 }
 
 #[tokio::test]
-async fn two_states_with_the_same_etag_are_the_same_also_while_a_key_expires() {
+async fn states_with_the_same_etag_are_equal_while_a_key_expires() {
     let app = App::start().await;
     app.publish_expiring(|soon| expiring("goes", soon)).await;
     within(async {
@@ -201,7 +205,7 @@ async fn two_states_with_the_same_etag_are_the_same_also_while_a_key_expires() {
 }
 
 #[tokio::test]
-async fn the_etag_is_the_position_and_an_unchanged_state_is_a_304() {
+async fn etag_is_the_position_and_an_unchanged_state_gets_304() {
     let app = App::start().await;
     app.odds("a", 1).await;
     let first = app.get(STATE).await;
@@ -218,11 +222,11 @@ async fn the_etag_is_the_position_and_an_unchanged_state_is_a_304() {
     let changed = none_match(&app, &etag).await;
     assert_eq!((changed.status, &changed.body["items"][0]["data"]), (200, &json!(2)));
     assert_ne!(changed.header("etag"), etag);
-    assert_eq!(changed.header("cache-control"), "no-cache", "a cache has to ask each time");
+    assert_eq!(changed.header("cache-control"), "no-cache", "a cache must revalidate each time");
 }
 
 #[tokio::test]
-async fn the_state_of_an_unknown_topic_is_not_found_and_a_bad_key_is_refused() {
+async fn unknown_topic_is_not_found_and_invalid_key_is_refused() {
     let app = App::start().await;
     let topics = "the topics are: scrape_progress, odds_updates";
     for topic in ["foo", "Odds_Updates"] {
@@ -245,14 +249,14 @@ async fn the_state_of_an_unknown_topic_is_not_found_and_a_bad_key_is_refused() {
 }
 
 #[tokio::test]
-async fn a_state_of_20_000_keys_is_streamed_whole_and_in_order() {
+async fn state_of_20_000_keys_is_streamed_completely_in_order() {
     const KEYS: usize = 20_000;
     let app = App::with(|config| config.publish_batch_messages = KEYS).await;
     let line = |at: usize| format!(r#"{{"topic":"odds_updates","key":"{at}/1x2","data":{{"at":{at}}}}}"#) + "\n";
     let lines: String = (0..KEYS).map(line).collect();
     let answer = app.post("/api/publish", "application/x-ndjson", lines).await;
     assert_eq!(answer.body["accepted"], KEYS);
-    // Published again, these come last.
+    // Publish two keys again, so that they come last.
     app.publish(&json!([
         {"topic": "odds_updates", "key": "7/1x2", "data": {"at": 20_000}},
         {"topic": "odds_updates", "key": "3/1x2", "data": {"at": 20_001}},
@@ -273,7 +277,7 @@ async fn a_state_of_20_000_keys_is_streamed_whole_and_in_order() {
 // Health.
 
 #[tokio::test]
-async fn a_running_server_is_alive_and_ready() {
+async fn running_server_is_alive_and_ready() {
     let app = App::start().await;
     let health = app.get("/healthz").await;
     assert_eq!((health.status, health.text.as_str()), (200, r#"{"status":"ok"}"#));
@@ -287,7 +291,7 @@ async fn a_running_server_is_alive_and_ready() {
 // Paths and methods.
 
 #[tokio::test]
-async fn where_there_is_nothing_the_answer_says_where_something_is() {
+async fn unknown_path_gets_404_with_a_list_of_the_known_paths() {
     let app = App::start().await;
     let paths = [
         "/console",
@@ -306,7 +310,7 @@ async fn where_there_is_nothing_the_answer_says_where_something_is() {
 }
 
 #[tokio::test]
-async fn another_method_gets_a_405_that_says_which_are_possible() {
+async fn other_methods_get_405_with_the_allowed_methods() {
     let app = App::start().await;
     for path in ["/api/topics", STATE, "/healthz", "/readyz"] {
         for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS] {

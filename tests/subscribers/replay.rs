@@ -1,4 +1,4 @@
-//! The recorded odds through the whole service.
+//! The recorded odds, published to the real server and received by real clients.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use oddswire::topic::Subscription;
 use crate::harness::recording::{self, Line};
 use crate::harness::{App, eventually, within};
 
-/// What a client is subscribed to, and the messages that it has to get: their numbers in the recording.
+/// A client's subscriptions, and the messages that it must receive, as their numbers in the recording.
 struct Listener {
     topics: String,
     expected: Vec<usize>,
@@ -46,7 +46,7 @@ impl Listener {
     }
 }
 
-/// The offset of each line; `None` where it says what its key holds already.
+/// The offset of each line; `None` if the line does not change the data of its key.
 fn offsets(lines: &[Line]) -> Vec<Option<u64>> {
     let mut held: HashMap<&str, &str> = HashMap::new();
     let mut last = 0;
@@ -58,7 +58,7 @@ fn offsets(lines: &[Line]) -> Vec<Option<u64>> {
     lines.iter().map(|line| (held.insert(&line.key, &line.data) != Some(&line.data)).then(|| offset(line))).collect()
 }
 
-/// Subscriptions of all kinds, some of them to events and markets of the recording.
+/// Subscriptions of all kinds: to topics, and to events and markets in the recording.
 fn topics(number: usize, lines: &[Line]) -> String {
     let key = &lines[number * 311 % lines.len()].key;
     let mut segments = key.split('/');
@@ -74,7 +74,7 @@ fn topics(number: usize, lines: &[Line]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_websocket_and_ten_sse_clients_get_exactly_their_recorded_messages() {
+async fn sixty_clients_get_exactly_their_recorded_messages() {
     let Some(bursts) = recording::bursts() else { return };
     let largest = bursts.iter().map(Vec::len).max().unwrap();
     assert_eq!(largest, 2740);
@@ -112,12 +112,12 @@ async fn fifty_websocket_and_ten_sse_clients_get_exactly_their_recorded_messages
         let answer = app.post("/api/publish", "application/x-ndjson", recording::ndjson(burst)).await;
         assert_eq!(answer.body["accepted"], burst.len(), "{}", answer.text);
         published += burst.len();
-        eventually("all have the burst", || {
+        eventually("all clients have the burst", || {
             clients.len() < 60 || listeners.iter().all(|listener| listener.is_complete(published))
         })
         .await;
     }
     while let Some(client) = within(clients.join_next()).await {
-        client.expect("every client got its messages");
+        client.expect("the client received its messages");
     }
 }

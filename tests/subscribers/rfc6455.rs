@@ -1,9 +1,9 @@
-//! RFC 6455 from the server's side: fragments, control frames, the close handshake, and every breach.
+//! RFC 6455 from the server's side: fragments, control frames, the close handshake, and protocol errors.
 
 use crate::harness::raw::{Frame, HANDSHAKE, Raw, frame};
 use crate::harness::{App, TOKEN};
 
-/// The first byte of a frame that is a whole message, or a control frame.
+/// The first byte of a frame that contains a whole message, or of a control frame.
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
@@ -14,13 +14,13 @@ const TEXT_BEGINS: u8 = 0x01;
 const CONTINUES: u8 = 0x00;
 const ENDS: u8 = 0x80;
 
-/// A request that is answered, of exactly this length.
+/// A `ping` request of exactly this length, which the server answers.
 fn request(length: usize) -> Vec<u8> {
     let text = br#"{"type":"ping""#;
     [text, vec![b' '; length - text.len() - 1].as_slice(), b"}"].concat()
 }
 
-/// What a fresh connection is closed with when it sends these bytes.
+/// The close code of a new connection that sends these bytes.
 async fn closed_with(app: &App, bytes: &[u8]) -> u16 {
     let mut raw = Raw::websocket(app.address).await;
     raw.send(bytes).await;
@@ -38,7 +38,7 @@ fn pong(payload: &[u8]) -> Frame {
 }
 
 #[tokio::test]
-async fn a_message_in_fragments_is_one_message_and_control_frames_pass_between_them() {
+async fn control_frames_may_come_between_fragments_of_a_message() {
     let app = App::start().await;
     let mut raw = Raw::websocket(app.address).await;
     raw.send(&frame(TEXT_BEGINS, br#"{"type":"#)).await;
@@ -54,7 +54,7 @@ async fn a_message_in_fragments_is_one_message_and_control_frames_pass_between_t
 }
 
 #[tokio::test]
-async fn a_close_between_fragments_ends_the_connection() {
+async fn close_between_fragments_ends_the_connection() {
     let app = App::start().await;
     let bytes = [frame(TEXT_BEGINS, br#"{"type":"#), frame(CLOSE, &1000_u16.to_be_bytes())].concat();
     assert_eq!(closed_with(&app, &bytes).await, 1000);
@@ -77,7 +77,7 @@ async fn each_ping_is_answered_with_the_same_payload() {
 }
 
 #[tokio::test]
-async fn a_control_frame_is_at_most_125_bytes_long_and_whole() {
+async fn control_frame_that_is_too_long_or_fragmented_gets_1002() {
     let app = App::start().await;
     for opcode in [CLOSE, PING, PONG] {
         assert_eq!(closed_with(&app, &frame(opcode, &[b'1'; 126])).await, 1002, "{opcode:x}");
@@ -86,7 +86,7 @@ async fn a_control_frame_is_at_most_125_bytes_long_and_whole() {
 }
 
 #[tokio::test]
-async fn a_frame_without_a_mask_is_a_breach() {
+async fn frame_without_a_mask_gets_1002() {
     let app = App::start().await;
     for unmasked in [&[TEXT, 2, b'{', b'}'][..], &[TEXT, 0], &[PING, 0], &[CLOSE, 2, 0x03, 0xe8]] {
         assert_eq!(closed_with(&app, unmasked).await, 1002, "{unmasked:?}");
@@ -94,7 +94,7 @@ async fn a_frame_without_a_mask_is_a_breach() {
 }
 
 #[tokio::test]
-async fn reserved_bits_and_opcodes_are_a_breach() {
+async fn reserved_bits_and_opcodes_get_1002() {
     let app = App::start().await;
     for bit in [0x40, 0x20, 0x10] {
         for first in [TEXT, BINARY, PING, CLOSE] {
@@ -107,28 +107,28 @@ async fn reserved_bits_and_opcodes_are_a_breach() {
 }
 
 #[tokio::test]
-async fn fragments_out_of_order_are_a_breach() {
+async fn fragments_out_of_order_get_1002() {
     let app = App::start().await;
     let begun = frame(TEXT_BEGINS, b"{");
     let ended = frame(TEXT, &request(20));
-    let breaches = [
+    let invalid = [
         ("a continuation without a start", frame(CONTINUES, b"a")),
         ("an end without a start", frame(ENDS, b"a")),
         ("a text inside a message", [begun.clone(), frame(TEXT, b"{}")].concat()),
         ("a start inside a message", [begun.clone(), frame(TEXT_BEGINS, b"{}")].concat()),
         ("a binary message inside a message", [begun, frame(BINARY, b"{}")].concat()),
     ];
-    for (what, bytes) in breaches {
+    for (what, bytes) in invalid {
         assert_eq!(closed_with(&app, &bytes).await, 1002, "{what}");
     }
     let mut raw = Raw::websocket(app.address).await;
     raw.send(&[ended, frame(ENDS, b"a")].concat()).await;
     answered(&mut raw).await;
-    assert_eq!(raw.closed().await, 1002, "a continuation behind a whole message");
+    assert_eq!(raw.closed().await, 1002, "a continuation after a whole message");
 }
 
 #[tokio::test]
-async fn text_that_is_no_utf_8_is_closed_with_1007() {
+async fn text_that_is_not_utf_8_gets_1007() {
     let app = App::start().await;
     let wrong: [&[u8]; 6] =
         [b"\xff", b"{\"a\":\"\xc3(\"}", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"cut \xe2\x82"];
@@ -142,7 +142,7 @@ async fn text_that_is_no_utf_8_is_closed_with_1007() {
 }
 
 #[tokio::test]
-async fn a_character_may_be_split_over_fragments_and_binary_may_be_anything() {
+async fn fragments_may_split_a_character_and_binary_is_not_checked() {
     let app = App::start().await;
     let mut raw = Raw::websocket(app.address).await;
     let text = r#"{"type":"ping","é":"€😀"}"#.as_bytes();
@@ -158,7 +158,7 @@ async fn a_character_may_be_split_over_fragments_and_binary_may_be_anything() {
 }
 
 #[tokio::test]
-async fn the_peers_close_code_is_echoed() {
+async fn close_code_of_the_client_is_echoed() {
     let app = App::start().await;
     for code in [1000_u16, 1001, 1003, 1011, 3000, 3999, 4000, 4999] {
         assert_eq!(closed_with(&app, &frame(CLOSE, &code.to_be_bytes())).await, code);
@@ -168,7 +168,7 @@ async fn the_peers_close_code_is_echoed() {
 }
 
 #[tokio::test]
-async fn a_close_without_a_code_is_answered_without_one() {
+async fn close_without_a_code_is_answered_without_a_code() {
     let app = App::start().await;
     let mut raw = Raw::websocket(app.address).await;
     raw.send(&frame(CLOSE, b"")).await;
@@ -177,7 +177,7 @@ async fn a_close_without_a_code_is_answered_without_one() {
 }
 
 #[tokio::test]
-async fn a_close_that_is_none_is_a_breach() {
+async fn invalid_close_code_gets_1002_and_invalid_reason_1007() {
     let app = App::start().await;
     assert_eq!(closed_with(&app, &frame(CLOSE, &[3])).await, 1002, "half a code");
     for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535] {
@@ -189,7 +189,7 @@ async fn a_close_that_is_none_is_a_breach() {
 }
 
 #[tokio::test]
-async fn what_comes_behind_the_close_is_not_heard() {
+async fn frames_after_the_close_are_ignored() {
     let app = App::start().await;
     let bytes = [frame(CLOSE, &1000_u16.to_be_bytes()), frame(TEXT, &request(20)), frame(PING, b"")].concat();
     assert_eq!(closed_with(&app, &bytes).await, 1000);
@@ -198,7 +198,7 @@ async fn what_comes_behind_the_close_is_not_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_sent_behind_the_answer_to_a_close() {
+async fn server_sends_nothing_after_the_close_answer() {
     let app = App::start().await;
     let (http, url) = (reqwest::Client::new(), app.url("/api/publish"));
     let publishing = tokio::spawn(async move {
@@ -219,7 +219,7 @@ async fn nothing_is_sent_behind_the_answer_to_a_close() {
 }
 
 #[tokio::test]
-async fn a_message_of_client_message_bytes_is_taken_and_one_byte_more_is_not() {
+async fn message_of_up_to_client_message_bytes_is_accepted() {
     const LIMIT: usize = 3000;
     let app = App::with(|config| config.client_message_bytes = LIMIT).await;
     let fragments = |message: &[u8], at: usize| {
@@ -242,7 +242,7 @@ async fn a_message_of_client_message_bytes_is_taken_and_one_byte_more_is_not() {
 }
 
 #[tokio::test]
-async fn an_announced_length_is_refused_before_it_comes() {
+async fn announced_length_over_the_limit_is_refused_at_once() {
     let app = App::start().await;
     for length in [16_385_u64, 1 << 32, 1 << 62] {
         let announcement = [&[TEXT, 0x80 | 127][..], &length.to_be_bytes(), &[1, 2, 3, 4]].concat();
@@ -251,7 +251,7 @@ async fn an_announced_length_is_refused_before_it_comes() {
 }
 
 #[tokio::test]
-async fn each_way_to_write_a_length_is_read() {
+async fn every_encoding_of_a_length_is_read() {
     let app = App::with(|config| config.client_message_bytes = 70_000).await;
     let mut raw = Raw::websocket(app.address).await;
     for length in [15, 125, 126, 127, 128, 511, 512, 513, 65_535, 65_536, 70_000] {
@@ -261,7 +261,7 @@ async fn each_way_to_write_a_length_is_read() {
 }
 
 #[tokio::test]
-async fn the_close_arrives_in_good_order_while_the_client_is_still_sending() {
+async fn close_arrives_without_a_reset_while_the_client_still_sends() {
     let app = App::start().await;
     let mut raw = Raw::websocket(app.address).await;
     let mut other = Raw::websocket(app.address).await;
@@ -270,7 +270,7 @@ async fn the_close_arrives_in_good_order_while_the_client_is_still_sending() {
     raw.send(chunks.next().unwrap()).await;
     assert_eq!(raw.closed().await, 1009);
     for chunk in chunks {
-        // Had the server gone, it would have answered the chunk before this one with a reset.
+        // If the server had closed the socket, the previous chunk would have caused a reset, and this send would fail.
         raw.send(chunk).await;
         other.turn().await;
     }
@@ -278,7 +278,7 @@ async fn the_close_arrives_in_good_order_while_the_client_is_still_sending() {
 }
 
 #[tokio::test]
-async fn frames_may_be_cut_at_every_byte() {
+async fn frames_may_arrive_byte_by_byte() {
     let app = App::start().await;
     let mut other = Raw::websocket(app.address).await;
     let mut raw = Raw::websocket(app.address).await;
@@ -286,7 +286,7 @@ async fn frames_may_be_cut_at_every_byte() {
     let (short, long) = (frame(TEXT, &request(20)), frame(TEXT, &request(200)));
     for byte in [frame(PING, b"cut"), short, long[..20].to_vec()].concat() {
         raw.send(&[byte]).await;
-        // The server has read this byte before the next one is sent.
+        // Wait until the server has read this byte.
         other.turn().await;
     }
     raw.send(&long[20..]).await;
@@ -298,7 +298,7 @@ async fn frames_may_be_cut_at_every_byte() {
 }
 
 #[tokio::test]
-async fn a_frame_may_come_together_with_the_next_ones() {
+async fn several_frames_may_arrive_together() {
     let app = App::start().await;
     let frames = [frame(TEXT, &request(20)), frame(PING, b"1"), frame(TEXT, &request(600)), frame(PING, b"2")].concat();
     let mut other = Raw::websocket(app.address).await;

@@ -1,4 +1,4 @@
-//! Clients that do not read: bounded, told, and nobody else's business.
+//! Clients that read slowly or not at all: they use bounded memory, learn of gaps, and do not affect others.
 
 use oddswire::topic::Topic;
 use serde_json::{Value, json};
@@ -8,12 +8,12 @@ use crate::harness::follower::Follower;
 use crate::harness::process::Process;
 use crate::harness::{App, TOKEN, narrow_socket, sse, within, ws};
 
-/// Data that no kernel buffer hides for long.
+/// Data so large that it soon fills the kernel's buffers.
 fn large(number: usize) -> Value {
     json!([number, "x".repeat(8000)])
 }
 
-/// Publishes on 10 keys until the connection has been left behind, and then some.
+/// Publishes 3,000 messages to 10 keys, more than enough for a slow client to fall behind. Returns that number.
 async fn publish_until_behind(app: &App) -> usize {
     let mut number = 0;
     while number < 3000 {
@@ -27,7 +27,7 @@ async fn publish_until_behind(app: &App) -> usize {
 }
 
 #[tokio::test]
-async fn a_slow_websocket_client_is_told_what_it_missed_and_gets_the_newest_of_each_key() {
+async fn slow_websocket_client_gets_the_latest_message_of_each_key() {
     let app = App::with(|config| config.outbox_bytes = 64 << 10).await;
     let mut follower = Follower::default();
     let mut slow = ws::Client::over(narrow_socket(app.address).await, app.address, &follower.resume()).await;
@@ -38,7 +38,7 @@ async fn a_slow_websocket_client_is_told_what_it_missed_and_gets_the_newest_of_e
         follower.take(&slow.text().await);
     }
     assert!(follower.modes["conflated"] >= 1, "{:?}", follower.modes);
-    assert!(follower.messages < published / 2, "{} of {published} came", follower.messages);
+    assert!(follower.messages < published / 2, "the client received {} of {published} messages", follower.messages);
     assert_eq!(follower.state.len(), 10);
     for (key, data) in &follower.state {
         let number = 2990 + key.parse::<usize>().unwrap();
@@ -49,7 +49,7 @@ async fn a_slow_websocket_client_is_told_what_it_missed_and_gets_the_newest_of_e
 }
 
 #[tokio::test]
-async fn a_slow_event_stream_is_treated_alike() {
+async fn slow_event_stream_gets_the_latest_message_of_each_key() {
     let app = App::with(|config| config.outbox_bytes = 64 << 10).await;
     let mut follower = Follower::default();
     let mut slow = sse::Client::over(narrow_socket(app.address).await, "").await;
@@ -65,7 +65,7 @@ async fn a_slow_event_stream_is_treated_alike() {
 }
 
 #[tokio::test]
-async fn a_slow_client_does_not_hold_up_the_others() {
+async fn slow_client_does_not_delay_other_clients() {
     let app = App::with(|config| config.outbox_bytes = 1 << 20).await;
     let _slow = ws::Client::over(narrow_socket(app.address).await, app.address, "").await;
     let mut other = app.ws("").await;
@@ -85,7 +85,7 @@ async fn a_slow_client_does_not_hold_up_the_others() {
 }
 
 #[tokio::test]
-async fn a_broadcast_that_a_slow_client_has_no_room_for_is_told() {
+async fn broadcast_to_a_full_outbox_is_announced_as_skipped() {
     let app = App::with(|config| config.outbox_bytes = 64 << 10).await;
     let mut slow = ws::Client::over(narrow_socket(app.address).await, app.address, "topics=odds_updates").await;
     publish_until_behind(&app).await;
@@ -108,7 +108,7 @@ async fn a_broadcast_that_a_slow_client_has_no_room_for_is_told() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_without_reading_is_not_read_from_and_costs_no_memory() {
+async fn server_stops_reading_from_a_client_that_never_reads() {
     let app = App::with(|config| {
         config.outbox_bytes = 32 << 10;
         config.client_messages_per_second = 1_000_000;
@@ -119,8 +119,8 @@ async fn a_client_that_asks_without_reading_is_not_read_from_and_costs_no_memory
     let handshake = crate::harness::raw::HANDSHAKE.as_bytes();
     socket.write_all(handshake).await.unwrap();
     let burst: Vec<u8> = request.repeat(1000);
-    // The server stops reading, so the kernel's buffers fill and writing stops. Each request is answered with about 150
-    // bytes: without the stop 600,000 of them would be 90 MB in the outbox.
+    // The server stops reading, so the kernel's buffers fill and writing stops. Each answer has about 150 bytes. If the
+    // server kept reading, 600,000 answers would take 90 MB in the outbox.
     let mut sent = 0;
     while sent < 600 {
         let wrote = tokio::time::timeout(std::time::Duration::from_secs(2), socket.write_all(&burst)).await;
@@ -130,10 +130,10 @@ async fn a_client_that_asks_without_reading_is_not_read_from_and_costs_no_memory
         }
         sent += 1;
     }
-    assert!(sent < 600, "the server went on reading");
+    assert!(sent < 600, "the server did not stop reading");
 }
 
-/// Connects without ever reading: half of them over WebSocket, half over SSE.
+/// Connects without ever reading: even numbers over WebSocket, odd ones over SSE.
 async fn never_reads(address: std::net::SocketAddr, number: usize) -> tokio::net::TcpStream {
     let mut socket = narrow_socket(address).await;
     let events = "GET /api/sse HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -143,9 +143,9 @@ async fn never_reads(address: std::net::SocketAddr, number: usize) -> tokio::net
 }
 
 #[tokio::test]
-async fn clients_that_never_read_cost_no_more_than_the_stated_memory() {
+async fn memory_of_clients_that_never_read_is_within_the_stated_limit() {
     const CLIENTS: usize = 100;
-    // ARCHITECTURE.md: the outbox, what a system call left over, and over SSE what hyper holds; all in KiB.
+    // The terms of ARCHITECTURE.md in KiB: the outbox, the rest of a partial write, and hyper's buffer over SSE.
     const STATED: u64 = (64 + 64 + 16 + 16 + 64) << 10;
     let arguments = ["--outbox-bytes=64KiB", "--history-messages=10", "--history-bytes=64KiB"];
     let process = Process::start(&arguments, &[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)]).await;
@@ -164,7 +164,7 @@ async fn clients_that_never_read_cost_no_more_than_the_stated_memory() {
         sockets.push(never_reads(process.address, number).await);
     }
     let before = process.resident();
-    // 60 MB: all of it would be held for them if nothing bounded it.
+    // Publish 60 MB. Without a limit, the server would keep all of it for these clients.
     for number in 1..300 {
         publish(number).await;
     }
@@ -173,7 +173,7 @@ async fn clients_that_never_read_cost_no_more_than_the_stated_memory() {
 }
 
 #[tokio::test]
-async fn keys_that_expire_all_at_once_do_not_keep_the_writers_waiting() {
+async fn expiry_of_many_keys_at_once_does_not_block_the_writers() {
     const KEYS: usize = 20_000;
     let app = App::with(|config| config.publish_batch_messages = KEYS).await;
     let odds: Topic = "odds_updates".parse().unwrap();
@@ -186,10 +186,10 @@ async fn keys_that_expire_all_at_once_do_not_keep_the_writers_waiting() {
         app.publish(&batch(first..first + 1000, "2999-02-06T19:00:00Z")).await;
     }
     let mut client = app.ws("topics=odds_updates").await;
-    // However long that took, one request makes them all expire soon; nothing else of it changes, so nothing is told.
+    // A single request makes all keys expire soon. The data does not change, so the server delivers nothing.
     app.publish_expiring(|soon| batch(0..KEYS, soon)).await;
     assert_eq!(client.next().await["data"], Value::Null);
-    // Everything runs on one thread here: where the deletions are published in one go, they all come before this.
+    // This test runs on one thread. If the server published all deletions without yielding, no key would be left here.
     let left = app.manager.topic_counts()[&odds].kept.keys;
-    assert!(left > 0, "the first deletion came after the last was published");
+    assert!(left > 0, "the client received the first deletion only after the last was published");
 }

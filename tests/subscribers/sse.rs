@@ -1,4 +1,4 @@
-//! Subscribers over server-sent events: the stream's form, delivery, and resuming after a reconnect.
+//! Subscribers over server-sent events: the format of the stream, delivery, and resuming after a reconnect.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::harness::raw::Raw;
 use crate::harness::sse::Client;
 use crate::harness::{Answer, App, TOKEN, within};
 
-/// A stream as its bytes come, for what a parser hides.
+/// A stream read as plain bytes, because a parser would hide comments and `retry`.
 struct Bytes {
     response: reqwest::Response,
     pending: String,
@@ -34,12 +34,12 @@ impl Bytes {
                 let rest = self.pending.split_off(at + 2);
                 return std::mem::replace(&mut self.pending, rest);
             }
-            let chunk = within(self.response.chunk()).await.expect("the stream goes on").expect("the stream goes on");
+            let chunk = within(self.response.chunk()).await.expect("no error").expect("the stream has more data");
             self.pending.push_str(std::str::from_utf8(&chunk).expect("the test's messages are ASCII"));
         }
     }
 
-    /// The next event's lines. It is not a comment.
+    /// The lines of the next block.
     async fn lines(&mut self) -> Vec<String> {
         self.block().await.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
@@ -49,10 +49,10 @@ async fn get(app: &App, query: &str, last_id: &str) -> Answer {
     Answer::of(app.request(Method::GET, &format!("/api/sse?{query}")).header("last-event-id", last_id)).await
 }
 
-// The form of the stream.
+// The format of the stream.
 
 #[tokio::test]
-async fn the_headers_keep_proxies_and_caches_from_holding_the_stream_back() {
+async fn headers_prevent_buffering_and_caching_of_the_stream() {
     let app = App::start().await;
     let stream = app.sse("").await;
     let header = |name: &str| stream.headers.get(name).map(|value| value.to_str().unwrap());
@@ -64,7 +64,7 @@ async fn the_headers_keep_proxies_and_caches_from_holding_the_stream_back() {
 }
 
 #[tokio::test]
-async fn the_stream_begins_with_retry_and_the_acknowledgement_whose_id_is_the_position() {
+async fn stream_begins_with_retry_and_the_acknowledgement() {
     let app = App::start().await;
     app.odds("8301/1x2/a", 1).await;
     let mut stream = Bytes::open(&app, "topics=scrape_progress,odds_updates/8301", None).await;
@@ -81,7 +81,7 @@ async fn the_stream_begins_with_retry_and_the_acknowledgement_whose_id_is_the_po
 }
 
 #[tokio::test]
-async fn a_message_is_an_id_line_and_a_data_line_with_the_object_that_websocket_clients_get() {
+async fn event_has_an_id_and_the_same_text_as_over_websocket() {
     let app = App::start().await;
     let mut stream = Bytes::open(&app, "", None).await;
     let mut socket = app.ws("").await;
@@ -107,11 +107,11 @@ async fn retry_comes_once_and_differs_between_connections() {
     }
     assert!(delays.iter().all(|delay| (1000..4000).contains(delay)), "{delays:?}");
     delays.dedup();
-    assert!(delays.len() > 1, "a crowd would come back at once: {delays:?}");
+    assert!(delays.len() > 1, "equal delays would make all clients reconnect at once: {delays:?}");
 }
 
 #[tokio::test]
-async fn a_comment_comes_whenever_there_is_no_data_for_the_interval() {
+async fn comment_is_sent_after_each_interval_without_data() {
     let app = App::with(|config| config.sse_comment_interval = Duration::from_millis(100)).await;
     let mut stream = Bytes::open(&app, "", None).await;
     assert!(stream.block().await.contains("connection_ack"));
@@ -127,12 +127,12 @@ async fn a_comment_comes_whenever_there_is_no_data_for_the_interval() {
         }
     };
     assert!(message.starts_with("id: ") && message.contains(r#""data":1}"#), "{message}");
-    assert_eq!(parsed.next().await["data"], 1, "a comment is nothing to a parser");
-    assert_eq!(stream.block().await, ":\n\n", "and they go on");
+    assert_eq!(parsed.next().await["data"], 1, "the parser ignores comments");
+    assert_eq!(stream.block().await, ":\n\n", "comments continue after a message");
 }
 
 #[tokio::test]
-async fn a_burst_larger_than_a_chunk_comes_whole_and_in_order() {
+async fn burst_larger_than_a_chunk_is_complete_and_in_order() {
     let app = App::start().await;
     let mut stream = app.sse("").await;
     let filler = "x".repeat(1000);
@@ -145,10 +145,10 @@ async fn a_burst_larger_than_a_chunk_comes_whole_and_in_order() {
     }
 }
 
-// What a stream is asked for.
+// Requests for a stream.
 
 #[tokio::test]
-async fn without_topics_a_stream_has_all_of_them() {
+async fn stream_without_topics_has_all_topics() {
     let app = App::start().await;
     for query in ["", "topics=", "topics=%20,"] {
         let stream = app.sse(query).await;
@@ -157,7 +157,7 @@ async fn without_topics_a_stream_has_all_of_them() {
 }
 
 #[tokio::test]
-async fn a_narrowed_stream_gets_its_keys_only() {
+async fn narrowed_stream_gets_only_its_keys() {
     let app = App::start().await;
     let mut stream = app.sse("topics=odds_updates/8301").await;
     for key in ["83011/1x2/a", "83/1x2/a", "8301/1x2/a", "8301"] {
@@ -175,7 +175,7 @@ async fn a_narrowed_stream_gets_its_keys_only() {
 }
 
 #[tokio::test]
-async fn unknown_topics_are_named_after_the_acknowledgement() {
+async fn unknown_topics_are_an_error_after_the_acknowledgement() {
     let app = App::start().await;
     let mut stream = app.sse("topics=foo,odds_updates,bar/1").await;
     assert_eq!(stream.ack["topics"], json!(["odds_updates"]));
@@ -188,7 +188,7 @@ async fn unknown_topics_are_named_after_the_acknowledgement() {
 }
 
 #[tokio::test]
-async fn a_query_that_breaks_a_rule_is_a_bad_request_that_names_it() {
+async fn invalid_query_is_refused_with_the_broken_rule() {
     let app = App::start().await;
     let cases: [(&str, &[&str]); 9] = [
         ("topics=Odds", &["topics: topic 'Odds'", "1 to 64 bytes of a-z, 0-9 and _"]),
@@ -208,7 +208,7 @@ async fn a_query_that_breaks_a_rule_is_a_bad_request_that_names_it() {
 }
 
 #[tokio::test]
-async fn another_method_gets_a_405_that_says_which_are_possible() {
+async fn other_methods_get_405_with_the_allowed_methods() {
     let app = App::start().await;
     for method in [Method::POST, Method::PUT, Method::DELETE] {
         let answer = Answer::of(app.request(method.clone(), "/api/sse").bearer_auth(TOKEN)).await;
@@ -218,7 +218,7 @@ async fn another_method_gets_a_405_that_says_which_are_possible() {
 }
 
 #[tokio::test]
-async fn head_has_the_headers_and_leaves_no_connection() {
+async fn head_gets_the_headers_and_leaves_no_connection() {
     let app = App::start().await;
     let mut raw = Raw::connect(app.address).await;
     raw.send(b"HEAD /api/sse HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
@@ -229,7 +229,7 @@ async fn head_has_the_headers_and_leaves_no_connection() {
 }
 
 #[tokio::test]
-async fn a_broadcast_comes_without_an_id_so_that_a_reconnect_misses_nothing() {
+async fn broadcast_has_no_id_so_a_reconnect_misses_nothing() {
     let app = App::start().await;
     let mut stream = Bytes::open(&app, "topics=scrape_progress", None).await;
     stream.block().await;
@@ -242,7 +242,7 @@ async fn a_broadcast_comes_without_an_id_so_that_a_reconnect_misses_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_is_disconnected_and_the_others_are_not() {
+async fn disconnected_client_is_removed_and_others_stay() {
     let app = App::start().await;
     let (gone, mut stays) = (app.sse("topics=odds_updates/8301").await, app.sse("").await);
     app.connections(2).await;
@@ -252,19 +252,19 @@ async fn a_client_that_goes_away_is_disconnected_and_the_others_are_not() {
     assert_eq!(stays.next().await["data"], 1);
     drop(stays);
     app.connections(0).await;
-    assert!(app.manager.is_empty(), "nothing is left in an index");
+    assert!(app.manager.is_empty(), "no index has an entry left");
 }
 
 // Resuming.
 
-/// Reads a catch-up of one topic: its mode and the messages' data.
+/// Reads a catch-up of `odds_updates`, and returns its mode and the messages' data.
 async fn catch_up(stream: &mut Client) -> (Value, Vec<Value>) {
     let mode = stream.expect("catch_up").await["data"]["topics"]["odds_updates"].clone();
     let mut data = Vec::new();
     loop {
         let message = stream.next().await;
         if message["type"] == "caught_up" {
-            assert_eq!(message["data"]["position"], stream.last_id, "a reconnect begins after the catch-up");
+            assert_eq!(message["data"]["position"], stream.last_id, "a reconnect resumes after the catch-up");
             return (mode, data);
         }
         assert_eq!(message["id"], stream.last_id);
@@ -273,7 +273,7 @@ async fn catch_up(stream: &mut Client) -> (Value, Vec<Value>) {
 }
 
 #[tokio::test]
-async fn a_reconnect_with_last_event_id_gets_what_was_published_meanwhile_and_goes_live() {
+async fn reconnect_with_last_event_id_gets_missed_messages() {
     let app = App::start().await;
     let mut stream = app.sse("topics=odds_updates").await;
     app.odds("8301", 1).await;
@@ -287,7 +287,10 @@ async fn a_reconnect_with_last_event_id_gets_what_was_published_meanwhile_and_go
     app.publish(&json!({"topic": "scrape_progress", "data": "another topic"})).await;
 
     let mut again = Client::connect(&app, "topics=odds_updates", Some(&last_id)).await;
-    assert_eq!(again.last_id, "", "the acknowledgement of a resume has no id: cut here, nothing would be missed");
+    assert_eq!(
+        again.last_id, "",
+        "the acknowledgement of a resume has no id, so a client cut off here would miss nothing"
+    );
     assert_eq!(again.ack["data"]["position"], app.manager.position().to_string());
     let (mode, data) = catch_up(&mut again).await;
     assert_eq!((mode, data), (json!({"mode": "replayed", "skipped": 0}), vec![json!(2), json!(3)]));
@@ -296,7 +299,7 @@ async fn a_reconnect_with_last_event_id_gets_what_was_published_meanwhile_and_go
 }
 
 #[tokio::test]
-async fn the_id_of_the_acknowledgement_is_a_place_to_resume_from() {
+async fn client_can_resume_from_the_id_of_the_acknowledgement() {
     let app = App::start().await;
     app.odds("8301", "before").await;
     let stream = app.sse("topics=odds_updates").await;
@@ -308,7 +311,7 @@ async fn the_id_of_the_acknowledgement_is_a_place_to_resume_from() {
 }
 
 #[tokio::test]
-async fn who_is_cut_off_at_the_beginning_of_a_snapshot_gets_another_one_though_the_history_has_all() {
+async fn client_cut_off_before_snapshot_gets_a_new_snapshot() {
     let app = App::start().await;
     app.odds("1", 1).await;
     app.odds("2", 2).await;
@@ -318,17 +321,21 @@ async fn who_is_cut_off_at_the_beginning_of_a_snapshot_gets_another_one_though_t
     let last_id = stream.last_id.clone();
     drop(stream);
     app.odds("3", 3).await;
-    assert_eq!(app.manager.position().to_string(), ahead, "where it was is known now");
+    assert_eq!(app.manager.position().to_string(), ahead, "the client's old position exists now");
     let mut again = Client::connect(&app, "topics=odds_updates", Some(&last_id)).await;
     assert_eq!(again.expect("catch_up").await["data"]["topics"]["odds_updates"]["mode"], "snapshot");
     for data in 1..=3 {
         assert_eq!(again.next().await["data"], data);
-        assert_eq!(again.last_id, format!("{}-{data}", app.manager.position().epoch), "from here it can go on");
+        assert_eq!(
+            again.last_id,
+            format!("{}-{data}", app.manager.position().epoch),
+            "the client can resume from here"
+        );
     }
 }
 
 #[tokio::test]
-async fn last_event_id_counts_more_than_since() {
+async fn last_event_id_overrides_since() {
     let app = App::start().await;
     app.odds("a", 1).await;
     let last_id = app.manager.position().to_string();
@@ -340,11 +347,11 @@ async fn last_event_id_counts_more_than_since() {
         assert_eq!((mode, data), (json!({"mode": "replayed", "skipped": 0}), vec![json!(2)]), "{since}");
     }
     let mut stream = Client::connect(&app, "topics=odds_updates&since=snapshot", Some("")).await;
-    assert_eq!(catch_up(&mut stream).await.1, [json!(1), json!(2)], "an empty one is none");
+    assert_eq!(catch_up(&mut stream).await.1, [json!(1), json!(2)], "an empty Last-Event-ID is ignored");
 }
 
 #[tokio::test]
-async fn a_last_event_id_that_is_no_position_is_a_bad_request() {
+async fn invalid_last_event_id_is_a_bad_request() {
     let app = App::start().await;
     let past_u64 = format!("1-{}0", u64::MAX);
     for bad in ["x", "1", "-", "1-", "-1", "1-2-3", "1.5-2", "+1-2", "1-+2", "0x1-2", "now", "snapshot", &past_u64] {
@@ -355,7 +362,7 @@ async fn a_last_event_id_that_is_no_position_is_a_bad_request() {
 }
 
 #[tokio::test]
-async fn a_stream_since_snapshot_begins_with_the_state() {
+async fn stream_since_snapshot_begins_with_the_state() {
     let app = App::start().await;
     for (key, data) in [("a", 1), ("b", 2), ("a", 3)] {
         app.odds(key, data).await;
@@ -366,7 +373,7 @@ async fn a_stream_since_snapshot_begins_with_the_state() {
 }
 
 #[tokio::test]
-async fn a_position_of_another_epoch_or_of_the_future_gets_the_state() {
+async fn position_of_another_epoch_or_the_future_gets_a_snapshot() {
     let app = App::start().await;
     app.odds("a", 1).await;
     let epoch = app.manager.position().epoch;

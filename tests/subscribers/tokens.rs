@@ -1,4 +1,4 @@
-//! Which tokens let a subscriber in, on which ways, and that they stand nowhere.
+//! Subscribers' tokens: which are valid, how clients send them, and that the log does not contain them.
 
 use std::fmt::Write as _;
 
@@ -11,10 +11,10 @@ use crate::harness::process::Process;
 use crate::harness::raw::Raw;
 use crate::harness::{App, within, ws};
 
-/// Everything that asks for a subscriber's token.
+/// The paths that need a subscriber's token.
 const READS: [&str; 4] = ["/api/ws", "/api/sse", "/api/topics", "/api/topics/odds_updates/state"];
 
-/// Every way in is refused to this token, with this reason.
+/// Checks that every path refuses this token with this reason.
 async fn refused(app: &App, token: Option<&str>, as_code: &str, reason: &str) {
     let header = token.map(|token| format!("Bearer {token}"));
     let headers: Vec<(&str, &str)> = header.iter().map(|value| ("Authorization", value.as_str())).collect();
@@ -36,7 +36,7 @@ async fn admitted(app: &App, token: &str) {
 }
 
 #[tokio::test]
-async fn a_token_that_is_not_good_is_refused_everywhere_with_the_reason() {
+async fn invalid_token_is_refused_everywhere_with_the_reason() {
     let app = start().await;
     let good = token(&claims(&["*"]));
     let (body, signature) = good.split_once('.').unwrap().1.split_once('.').unwrap();
@@ -83,15 +83,15 @@ async fn clocks_may_differ_by_30_seconds() {
 }
 
 #[tokio::test]
-async fn a_time_may_have_a_fraction() {
-    // RFC 7519, section 2: what Python's `time.time() + 3600` becomes.
+async fn times_in_a_token_may_have_a_fraction() {
+    // RFC 7519, section 2, allows fractions. For example, Python's `time.time() + 3600` has one.
     let app = start().await;
     let seconds = f64::from(i32::try_from(now()).unwrap());
     admitted(&app, &token(&json!({"exp": seconds + 3600.5, "nbf": seconds - 0.5, "topics": ["*"]}))).await;
 }
 
 #[tokio::test]
-async fn a_token_comes_by_header_query_or_cookie() {
+async fn token_is_accepted_in_header_query_or_cookie() {
     let app = App::with(|config| {
         jwt::required(config);
         config.subscriber_cookie = Some("session".to_owned());
@@ -101,7 +101,7 @@ async fn a_token_comes_by_header_query_or_cookie() {
     let (bearer, lower) = (format!("Bearer {token}"), format!("bearer {token}"));
     let (cookie, among) = (format!("session={token}"), format!("theme=dark; session={token};session_id=7"));
     let query = format!("?token={token}");
-    let ways = [
+    let cases = [
         ("", Some(("Authorization", &bearer)), true),
         ("", Some(("Authorization", &lower)), true),
         (query.as_str(), None, true),
@@ -110,7 +110,7 @@ async fn a_token_comes_by_header_query_or_cookie() {
         ("", Some(("Cookie", &query)), false),
         ("?token=", None, false),
     ];
-    for (query, header, good) in ways {
+    for (query, header, good) in cases {
         for path in READS {
             let headers: Vec<(&str, &str)> = header.iter().map(|(name, value)| (*name, value.as_str())).collect();
             let (_, response) = get(app.address, &format!("{path}{query}"), &headers).await;
@@ -122,7 +122,7 @@ async fn a_token_comes_by_header_query_or_cookie() {
     assert_eq!(response.status, 401, "no cookie is configured");
 }
 
-// Keys of an issuer.
+// Key sets.
 
 fn set(keys: &[Value]) -> File {
     File::new(&json!({"keys": keys}).to_string())
@@ -133,7 +133,7 @@ async fn with_keys(file: &File) -> App {
 }
 
 #[tokio::test]
-async fn tokens_of_a_key_set_are_good_for_rs256_es256_and_eddsa_and_for_their_own_key_only() {
+async fn key_set_accepts_rs256_es256_and_eddsa_of_the_named_key() {
     let algorithms = [("rsa", Algorithm::RS256), ("ec", Algorithm::ES256), ("ed", Algorithm::EdDSA)];
     let pairs = algorithms.map(|(id, algorithm)| (id, Pair::generate(algorithm)));
     let file = set(&pairs.each_ref().map(|(id, pair)| pair.public(id)));
@@ -152,7 +152,7 @@ async fn tokens_of_a_key_set_are_good_for_rs256_es256_and_eddsa_and_for_their_ow
 }
 
 #[tokio::test]
-async fn a_public_key_is_no_shared_secret_and_a_secret_no_key() {
+async fn public_key_is_not_accepted_as_a_shared_secret() {
     let pair = Pair::generate(Algorithm::RS256);
     let public = pair.public("rsa");
     let file = set(std::slice::from_ref(&public));
@@ -168,7 +168,7 @@ async fn a_public_key_is_no_shared_secret_and_a_secret_no_key() {
 }
 
 #[tokio::test]
-async fn keys_of_a_set_that_are_for_something_else_are_left_aside() {
+async fn keys_of_a_set_for_other_purposes_are_ignored() {
     let [good, other] = [Algorithm::ES256, Algorithm::RS256].map(Pair::generate);
     let with = |name: &str, value: &str| {
         let mut key = other.public("other");
@@ -181,15 +181,19 @@ async fn keys_of_a_set_that_are_for_something_else_are_left_aside() {
     admitted(&app, &good.sign(Some("good"), &claims(&["*"]))).await;
     let token = other.sign(Some("other"), &claims(&["*"]));
     let (_, response) = get(app.address, &format!("/api/topics?token={token}"), &[]).await;
-    assert_eq!((response.status, code(&response)), (401, "unauthorized"), "a key for encryption signs nothing");
+    assert_eq!(
+        (response.status, code(&response)),
+        (401, "unauthorized"),
+        "a key for encryption is not used for signatures"
+    );
 }
 
 #[test]
-fn a_secret_or_a_key_set_that_cannot_be_used_is_refused_at_the_start_with_its_setting() {
+fn invalid_secret_or_key_set_is_refused_with_its_setting() {
     let refused = |change: &dyn Fn(&mut Config)| {
         let mut config = Config::defaults();
         change(&mut config);
-        config.check().expect_err("it cannot be used").to_string()
+        config.check().expect_err("the setting is invalid").to_string()
     };
     let secret = |length: usize| "s".repeat(length);
     let short = refused(&|config| config.subscriber_jwt_secret = Some(secret(31).parse().unwrap()));
@@ -219,7 +223,7 @@ fn a_secret_or_a_key_set_that_cannot_be_used_is_refused_at_the_start_with_its_se
 // The log.
 
 #[tokio::test]
-async fn a_subscribers_token_stands_nowhere_in_the_log() {
+async fn log_never_contains_a_subscribers_token() {
     let settings = [
         ("ODDSWIRE_LOG_LEVEL", "debug"),
         ("ODDSWIRE_SUBSCRIBER_JWT_SECRET", SECRET),
@@ -238,7 +242,7 @@ async fn a_subscribers_token_stands_nowhere_in_the_log() {
             get(process.address, path, &[("Cookie", &format!("session={token}"))]).await;
         }
         assert_eq!(process.publish(token).await, 401);
-        // Not even HTTP.
+        // A request that is not valid HTTP.
         let mut raw = Raw::connect(process.address).await;
         raw.send(format!("GET /api/ws?token={token} HTTP/9.9\r\n\r\n").as_bytes()).await;
         raw.rest().await;

@@ -1,4 +1,4 @@
-//! Subscribers over WebSocket: acknowledgement, requests, delivery.
+//! Subscribers over WebSocket: acknowledgement, requests and delivery.
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::protocol::Message;
@@ -6,7 +6,7 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 use crate::harness::App;
 
 #[tokio::test]
-async fn the_acknowledgement_comes_first_and_names_the_topics_twice() {
+async fn acknowledgement_comes_first_and_names_the_topics_twice() {
     let app = App::start().await;
     let client = app.ws("topics=odds_updates/8301,scrape_progress").await;
     let topics = json!(["odds_updates/8301", "scrape_progress"]);
@@ -20,7 +20,7 @@ async fn the_acknowledgement_comes_first_and_names_the_topics_twice() {
 }
 
 #[tokio::test]
-async fn without_topics_a_client_has_all_of_them() {
+async fn client_without_topics_has_all_topics() {
     let app = App::start().await;
     for query in ["", "topics=", "topics=%20,"] {
         let client = app.ws(query).await;
@@ -29,7 +29,7 @@ async fn without_topics_a_client_has_all_of_them() {
 }
 
 #[tokio::test]
-async fn a_message_reaches_the_subscribers_of_its_topic_byte_for_byte() {
+async fn message_reaches_its_topics_subscribers_byte_for_byte() {
     let app = App::start().await;
     let mut odds = app.ws("topics=odds_updates").await;
     let mut progress = app.ws("topics=scrape_progress").await;
@@ -49,7 +49,7 @@ async fn a_message_reaches_the_subscribers_of_its_topic_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_message_without_a_type_has_its_topics_name() {
+async fn message_without_a_type_gets_its_topics_name_as_type() {
     let app = App::start().await;
     let mut client = app.ws("").await;
     app.publish(&json!({"topic": "scrape_progress", "data": 1})).await;
@@ -58,7 +58,7 @@ async fn a_message_without_a_type_has_its_topics_name() {
 }
 
 #[tokio::test]
-async fn a_ping_message_is_answered() {
+async fn ping_message_is_answered() {
     let app = App::start().await;
     let mut client = app.ws("").await;
     client.send(r#"{"type":"ping"}"#).await;
@@ -66,7 +66,7 @@ async fn a_ping_message_is_answered() {
 }
 
 #[tokio::test]
-async fn subscribing_and_unsubscribing_are_answered_with_all_current_topics() {
+async fn subscribe_and_unsubscribe_answer_with_all_current_topics() {
     let app = App::start().await;
     let mut client = app.ws("topics=odds_updates/8301").await;
     client.send(r#"{"type":"subscribe","topics":["scrape_progress","odds_updates/77"]}"#).await;
@@ -85,7 +85,7 @@ async fn subscribing_and_unsubscribing_are_answered_with_all_current_topics() {
 }
 
 #[tokio::test]
-async fn a_narrowed_subscription_gets_its_keys_only_and_no_keyless_message() {
+async fn narrowed_subscription_gets_only_messages_of_its_keys() {
     let app = App::start().await;
     let mut client = app.ws("topics=odds_updates/8301/1x2").await;
     for key in ["8301", "8301/1x2", "8301/1x2/a", "8301/1x22", "83011/1x2", "8301/ou/a"] {
@@ -111,7 +111,7 @@ async fn overlapping_subscriptions_get_a_message_once() {
 }
 
 #[tokio::test]
-async fn unknown_topics_in_the_query_are_named_after_the_acknowledgement() {
+async fn unknown_topics_in_the_query_are_an_error_after_the_ack() {
     let app = App::start().await;
     let mut client = app.ws("topics=foo,odds_updates,bar/1").await;
     assert_eq!(client.ack["topics"], json!(["odds_updates"]));
@@ -124,7 +124,7 @@ async fn unknown_topics_in_the_query_are_named_after_the_acknowledgement() {
 }
 
 #[tokio::test]
-async fn unknown_topics_in_a_subscribe_leave_the_known_ones_in_effect() {
+async fn subscribe_takes_effect_for_known_topics_despite_unknown_ones() {
     let app = App::start().await;
     let mut client = app.ws("topics=odds_updates").await;
     client.send(r#"{"type":"subscribe","topics":["foo","scrape_progress"]}"#).await;
@@ -136,7 +136,7 @@ async fn unknown_topics_in_a_subscribe_leave_the_known_ones_in_effect() {
 }
 
 #[tokio::test]
-async fn topics_that_are_no_list_of_strings_or_break_a_rule_are_a_bad_request() {
+async fn invalid_topics_in_a_request_are_a_bad_request() {
     let app = App::start().await;
     let mut client = app.ws("topics=odds_updates").await;
     let cases = [
@@ -154,7 +154,11 @@ async fn topics_that_are_no_list_of_strings_or_break_a_rule_are_a_bad_request() 
         assert!(error["data"]["detail"].as_str().unwrap().contains(rule), "{error}");
     }
     client.send(r#"{"type":"unsubscribe","topics":[]}"#).await;
-    assert_eq!(client.expect("subscription_update").await["topics"], json!(["odds_updates"]), "nothing took effect");
+    assert_eq!(
+        client.expect("subscription_update").await["topics"],
+        json!(["odds_updates"]),
+        "no invalid request took effect"
+    );
 }
 
 #[tokio::test]
@@ -169,7 +173,7 @@ async fn malformed_unknown_and_binary_messages_are_ignored() {
 }
 
 #[tokio::test]
-async fn a_broadcast_reaches_every_client_whatever_its_topics() {
+async fn broadcast_reaches_every_client_whatever_its_topics() {
     let app = App::start().await;
     let mut clients = [app.ws("topics=odds_updates/1").await, app.ws("topics=foo").await];
     let mut events = app.sse("topics=scrape_progress").await;
@@ -186,7 +190,7 @@ async fn a_broadcast_reaches_every_client_whatever_its_topics() {
 }
 
 #[tokio::test]
-async fn a_burst_of_a_thousand_requests_is_answered_in_order() {
+async fn burst_of_a_thousand_requests_is_answered_in_order() {
     let app = App::with(|config| {
         config.client_messages_per_second = 1000;
         config.subscriptions_per_connection = 1000;
