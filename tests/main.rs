@@ -1,6 +1,7 @@
-//! One binary: the real server on port 0, real clients. One folder a subject, one file a behaviour.
+//! The integration tests, in one binary: the real server on port 0, and real clients.
+//! Each folder is a subject, each file in it a behaviour.
 
-// A test binary has no outside: everything in it may be `pub`.
+// No other crate uses a test binary, so everything in it may be `pub`.
 #![allow(unreachable_pub, missing_docs, clippy::unwrap_used)]
 #![expect(clippy::disallowed_methods, reason = "a test owns the tasks that it spawns, and reads its environment")]
 
