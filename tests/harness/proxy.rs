@@ -1,4 +1,4 @@
-//! The reverse proxies nginx, HAProxy and Caddy, run with the files of `deploy/`.
+//! The reverse proxies nginx, `HAProxy` and Caddy, run with the files of `deploy/`.
 //!
 //! Tests replace text in a copy of the file, and only where necessary: the listening address, the address of the
 //! server, the places of logs and admin socket, and in some tests a timeout that would be too long. Each replaced text
@@ -181,7 +181,7 @@ impl Configuration {
 pub struct Proxy {
     configuration: Configuration,
     pub address: SocketAddr,
-    /// A reload of HAProxy adds a process. The newest is last.
+    /// A reload of `HAProxy` adds a process. The newest is last.
     processes: Vec<Child>,
 }
 

@@ -96,7 +96,7 @@ impl Stage {
     }
 
     /// Checks that the server is as before the attack: the free place is still free.
-    async fn is_unaffected(mut self) {
+    async fn check_unaffected(mut self) {
         assert!(self.published > 0);
         self.publish().await;
         assert_eq!(self.app.manager.active_count(), 2 * HONEST);
@@ -118,7 +118,7 @@ async fn slow_headers_are_cut_by_header_timeout() {
         }
         assert!(began.elapsed() >= TIMEOUT, "the attack ended too early: {:?}", began.elapsed());
     }
-    stage.is_unaffected().await;
+    stage.check_unaffected().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,7 +136,7 @@ async fn slow_bodies_are_cut_by_publish_body_timeout() {
     for code in ["unauthorized", "body_timeout"] {
         becomes(&stage.app, &format!("oddswire_requests_refused_total{{code=\"{code}\"}}"), attackers).await;
     }
-    stage.is_unaffected().await;
+    stage.check_unaffected().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,7 +147,7 @@ async fn silent_connections_are_cut_by_header_timeout() {
         assert_eq!(within(raw.socket.read(&mut [0])).await.expect("no reset"), 0, "the server sends no byte");
     }));
     stage.outlasts(ends).await;
-    stage.is_unaffected().await;
+    stage.check_unaffected().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,5 +172,5 @@ async fn websockets_without_pongs_are_closed_with_4408() {
     stage.app.connections(2 * HONEST).await;
     let reason = r#"oddswire_disconnects_total{transport="websocket",reason="keep_alive_timeout"}"#;
     becomes(&stage.app, reason, f64::from(u32::try_from(ATTACKERS).unwrap())).await;
-    stage.is_unaffected().await;
+    stage.check_unaffected().await;
 }
