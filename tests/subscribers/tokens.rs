@@ -157,7 +157,7 @@ async fn public_key_is_not_accepted_as_a_shared_secret() {
     let public = pair.public("rsa");
     let file = set(std::slice::from_ref(&public));
     let app = with_keys(&file).await;
-    // Whoever knows the public key may try it as the secret of HS256, in each way to write it down.
+    // An attacker who knows the public key may use it as an HS256 secret. Try several text forms of the key.
     let header = json!({"alg": "HS256", "kid": "rsa"});
     for secret in [public["n"].as_str().unwrap(), &public.to_string(), &std::fs::read_to_string(&file.0).unwrap()] {
         let confused = jwt::signed(&header, &claims(&["*"]), secret);
