@@ -1,28 +1,29 @@
 //! The URL of a server, as a person types it.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use http::Uri;
 use thiserror::Error;
 
-/// Why a text is no URL of a server.
+/// Why a URL is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum EndpointError {
-    /// It is no URL, or of another kind.
+pub(crate) enum EndpointError {
+    /// Not a URL, or a URL with another scheme.
     #[error("expected a URL such as http://127.0.0.1:8000 or wss://odds.example.com")]
     Form,
-    /// It has a user or password, which would be shown wherever the URL is.
-    #[error("a user or password in the URL is not sent: the option for the token is --token")]
+    /// The URL has a user or password. The program prints URLs, so it would print the password too.
+    #[error("the URL has a user or password, which is never sent: set --token instead")]
     UserInfo,
-    /// It asks for something of its own.
-    #[error("the URL has a query: topics and position are options of the command, and this is the server's address")]
+    /// The URL has a query.
+    #[error("the URL has a query: give only the server's address, and topics and position as options")]
     Query,
 }
 
-/// Where a server is: `http`, `https`, `ws` or `wss`, a host, a port, and the path that a proxy serves it below.
+/// The address of a server: `http`, `https`, `ws` or `wss`, a host, a port, and a path if a proxy serves it below one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     tls: bool,
     authority: String,
     host: String,
@@ -30,43 +31,49 @@ pub struct Endpoint {
     prefix: String,
 }
 
-/// What people copy from elsewhere: the server's own paths belong to the commands.
+/// Paths that people copy along with the address. They are cut off, because each command adds its own path.
 const OWN_PATHS: [&str; 5] = ["/api/ws", "/api/sse", "/api/publish", "/metrics", "/api/connections"];
 
 impl Endpoint {
+    /// The server that listens on this address. If it listens on all addresses, the loopback address is used.
+    pub(crate) fn of_listener(listen: SocketAddr) -> Self {
+        let ip = match listen.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let address = SocketAddr::new(ip, listen.port());
+        let (host, port) = (ip.to_string(), address.port());
+        Self { tls: false, authority: address.to_string(), host, port, prefix: String::new() }
+    }
+
     /// Whether the connection is encrypted.
-    #[must_use]
-    pub fn is_tls(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         self.tls
     }
 
     /// Host and port, as the `Host` header has them.
-    #[must_use]
-    pub fn authority(&self) -> &str {
+    pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// The name or address to connect to; an IPv6 address without its brackets.
-    #[must_use]
-    pub fn host(&self) -> &str {
+    /// The host name or address to connect to; an IPv6 address without brackets.
+    pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port; 80 or 443 where the URL has none.
-    #[must_use]
-    pub fn port(&self) -> u16 {
+    /// The port; 80 or 443 if the URL has none.
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// The same place, encrypted where this one is not, and the other way round.
-    #[must_use]
-    pub fn in_the_other_scheme(&self) -> Self {
+    /// The same address with TLS instead of plain TCP, or the other way round.
+    pub(crate) fn in_the_other_scheme(&self) -> Self {
         Self { tls: !self.tls, ..self.clone() }
     }
 
-    /// A path of the server's, below the prefix.
-    #[must_use]
-    pub fn path(&self, path: &str) -> String {
+    /// A path of the server, below the prefix of the proxy.
+    pub(crate) fn path(&self, path: &str) -> String {
         format!("{}{path}", self.prefix)
     }
 }
@@ -91,7 +98,7 @@ impl FromStr for Endpoint {
         let path = uri.path().trim_end_matches('/');
         let prefix = OWN_PATHS.iter().find_map(|own| path.strip_suffix(own)).unwrap_or(path);
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        // `host:` and `host:99999` have a colon and no port.
+        // `host:` and `host:99999` have a colon and no valid port.
         let named = authority.port_u16();
         if host.is_empty() || (named.is_none() && authority.as_str().len() > authority.host().len()) {
             return Err(EndpointError::Form);
@@ -121,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn all_four_schemes_and_a_prefix_are_taken() {
+    fn all_four_schemes_and_a_prefix_are_accepted() {
         for (text, tls, port, path) in [
             ("http://127.0.0.1:8000", false, 8000, "/api/ws"),
             ("ws://localhost", false, 80, "/api/ws"),
@@ -135,19 +142,19 @@ mod tests {
     }
 
     #[test]
-    fn a_url_of_an_endpoint_is_that_of_its_server() {
+    fn path_of_an_api_endpoint_is_cut_off() {
         assert_eq!(read("ws://localhost:8000/api/ws").to_string(), "http://localhost:8000");
         assert_eq!(read("https://x.example/live/api/publish").path("/api/ws"), "/live/api/ws");
     }
 
     #[test]
-    fn an_ipv6_address_is_connected_to_without_brackets() {
+    fn ipv6_host_has_no_brackets() {
         let endpoint = read("http://[::1]:8000");
         assert_eq!((endpoint.host(), endpoint.authority(), endpoint.port()), ("::1", "[::1]:8000", 8000));
     }
 
     #[test]
-    fn what_is_no_url_of_a_server_is_refused_with_what_would_be() {
+    fn invalid_url_is_refused_with_the_expected_form() {
         for text in
             ["", "localhost:8000", "/api/ws", "ftp://localhost", "http://", "http://localhost:99999", "http://h:"]
         {

@@ -1,6 +1,5 @@
-//! The client side of `/healthz`: what a container's health check runs.
+//! The client side of `/healthz`, for the health checks of containers.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,53 +8,48 @@ use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::net::TcpStream;
 
-/// Why a server does not count as alive.
+use crate::dial::{DialError, Dialer, TlsError};
+use crate::endpoint::Endpoint;
+
+/// Why a server counts as unhealthy.
 #[derive(Debug, Error)]
-pub enum HealthError {
-    /// It does not take connections.
-    #[error("cannot connect to {0}: {1}")]
-    Connect(SocketAddr, std::io::Error),
-    /// It speaks no HTTP.
+pub(crate) enum HealthError {
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The server does not accept a connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The answer is not HTTP, or the connection broke.
     #[error("{0} did not answer: {1}")]
-    Http(SocketAddr, hyper::Error),
-    /// It says that it is not well.
+    Http(Endpoint, hyper::Error),
+    /// The server says that it is unhealthy.
     #[error("{0} answered {1}")]
-    Status(SocketAddr, StatusCode),
-    /// It takes too long.
+    Status(Endpoint, StatusCode),
+    /// The server does not answer in time.
     #[error("{0} did not answer within {1:?}")]
-    Timeout(SocketAddr, Duration),
+    Timeout(Endpoint, Duration),
 }
 
-/// Asks the server at `listen` whether it is alive.
-pub async fn check(listen: SocketAddr, timeout: Duration) -> Result<(), HealthError> {
-    let address = reachable(listen);
-    let asked = tokio::time::timeout(timeout, ask(address)).await;
-    match asked.map_err(|_| HealthError::Timeout(address, timeout))?? {
+/// Asks the server at `endpoint` whether it is healthy.
+pub(crate) async fn check(endpoint: Endpoint, timeout: Duration) -> Result<(), HealthError> {
+    let dialer = Dialer::new(endpoint.clone())?;
+    let asked = tokio::time::timeout(timeout, ask(&dialer)).await;
+    match asked.map_err(|_| HealthError::Timeout(endpoint.clone(), timeout))?? {
         StatusCode::OK => Ok(()),
-        status => Err(HealthError::Status(address, status)),
+        status => Err(HealthError::Status(endpoint, status)),
     }
 }
 
-async fn ask(address: SocketAddr) -> Result<StatusCode, HealthError> {
-    let stream = TcpStream::connect(address).await.map_err(|error| HealthError::Connect(address, error))?;
-    let failed = |error| HealthError::Http(address, error);
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    let request = Request::get("/healthz").header("host", address.to_string()).body(Empty::<Bytes>::new());
-    let answer = sender.send_request(request.expect("a path and an address make a valid request"));
+async fn ask(dialer: &Dialer) -> Result<StatusCode, HealthError> {
+    let endpoint = dialer.endpoint();
+    let failed = |error| HealthError::Http(endpoint.clone(), error);
+    let (mut sender, connection) = http1::handshake(TokioIo::new(dialer.dial().await?)).await.map_err(failed)?;
+    let request = Request::get(endpoint.path("/healthz")).header("host", endpoint.authority());
+    let answer = sender.send_request(request.body(Empty::<Bytes>::new()).expect("an endpoint makes a valid request"));
     tokio::select! {
         answer = answer => Ok(answer.map_err(failed)?.status()),
         Err(error) = connection => Err(failed(error)),
     }
-}
-
-/// A server that listens on all addresses is asked on the loopback interface.
-pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
 }

@@ -10,8 +10,9 @@
 //! - [`manager`]: who is connected and to what.
 //! - [`engine`]: who orders and keeps messages.
 //! - [`session`], [`routes`]: WebSocket connections and the HTTP surface.
-//! - [`server`], [`config`], [`telemetry`], [`health`]: the program.
-//! - [`commands`], [`endpoint`]: its client side, for people at a terminal.
+//! - [`server`], [`config`], [`telemetry`]: the program.
+//!
+//! The commands at a terminal belong to the program (`src/main.rs`), which uses this library through its public API.
 //!
 //! # Without the server
 //!
@@ -51,12 +52,9 @@
 pub mod admission;
 pub mod auth;
 pub mod close;
-pub mod commands;
 pub mod config;
 mod connection;
-pub mod endpoint;
 pub mod engine;
-pub mod health;
 mod index;
 mod listener;
 pub mod log;

@@ -87,7 +87,7 @@ fn measure(directory: &Path, most: usize, publishers: u32, lasts: Duration) -> R
 }
 
 fn open(directory: &Path, most: usize) -> Result<Journal> {
-    let mut config = Config::defaults();
+    let mut config = Config::default();
     (config.engine, config.sync) = (EngineKind::Journal, SyncWhen::Always);
     config.data_dir = Some(directory.to_owned());
     let quiet = || Logger::root(Discard, o!());

@@ -20,7 +20,7 @@ pub struct Served {
 impl Served {
     pub fn start() -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-        let mut config = Config::defaults();
+        let mut config = Config::default();
         (config.listen, config.admin_listen) = (SocketAddr::from(([127, 0, 0, 1], 0)), None);
         let context = runtime.enter();
         let server = Server::bind(config, Logger::root(Discard, o!())).expect("the system finds a free port");

@@ -50,7 +50,7 @@ pub struct Answer {
 fn config() -> Arc<Config> {
     thread_local!(static CONFIG: OnceCell<Arc<Config>> = const { OnceCell::new() });
     let config = || {
-        let mut config = Config::defaults();
+        let mut config = Config::default();
         config.publish_token = Some(PUBLISH_TOKEN.parse().expect("it is visible ASCII"));
         // A fuzzer publishes more often than a publisher may.
         config.publishes_per_second = 0;

@@ -1,29 +1,30 @@
-//! How long to wait before trying again.
+//! How long to wait before a retry.
 
 use std::time::Duration;
 
-/// The first wait is at most this long, and each further one at most twice as long as the one before.
+/// Longest first wait. The bound doubles with each further wait.
 const FIRST: Duration = Duration::from_millis(500);
-/// No wait is longer, unless the server asks for it.
+/// Longest wait, unless the server asks for more.
 const LONGEST: Duration = Duration::from_secs(30);
-/// A server's `Retry-After` counts up to here.
+/// Longest `Retry-After` of a server that is respected.
 const MOST_ASKED: Duration = Duration::from_mins(1);
 
-/// Exponential waits with full jitter: each is drawn from nothing to its bound, so that a crowd spreads out.
+/// Exponential backoff with full jitter: each wait is random between zero and its bound, so that many clients do not retry
+/// at the same moment.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     attempts: u32,
 }
 
 impl Backoff {
-    /// The next wait: not shorter than what the server asks for.
+    /// The next wait: at least as long as the server asks for.
     pub(super) fn next(&mut self, asked: Option<Duration>) -> Duration {
         let bound = FIRST.saturating_mul(1 << self.attempts.min(16)).min(LONGEST);
         self.attempts = self.attempts.saturating_add(1);
         bound.mul_f64(fastrand::f64()) + asked.unwrap_or_default().min(MOST_ASKED)
     }
 
-    /// What was tried has worked: the next wait is a first one again.
+    /// Starts over with a short wait, after a success.
     pub(super) fn reset(&mut self) {
         self.attempts = 0;
     }
@@ -34,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_a_bound_and_begin_again_after_a_reset() {
+    fn waits_grow_to_a_bound_and_start_over_after_a_reset() {
         let mut backoff = Backoff::default();
         for attempt in 0..100 {
             let bound = FIRST.saturating_mul(1 << attempt.min(16)).min(LONGEST);
@@ -45,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_asks_for_is_the_least_up_to_a_minute() {
+    fn retry_after_is_respected_up_to_a_minute() {
         let mut backoff = Backoff::default();
         assert!(backoff.next(Some(Duration::from_secs(7))) >= Duration::from_secs(7));
         assert!(backoff.next(Some(Duration::from_hours(24))) <= MOST_ASKED + LONGEST);

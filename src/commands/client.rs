@@ -1,4 +1,4 @@
-//! Requests to a server, one after the other over one connection.
+//! An HTTP client that sends one request at a time over one connection.
 
 use std::time::Duration;
 
@@ -8,47 +8,47 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use oddswire::auth::Token;
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::task::JoinSet;
 
-use super::dial::{DialError, Dialer};
 use super::printable;
-use crate::auth::Token;
+use crate::dial::{DialError, Dialer};
 
-/// An answer must be whole within this time. The server itself gives a publish 30 s unless it is told otherwise.
+/// Deadline for a complete answer. The server's default deadline for the body of a publish is 30 s.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// Longest answer: the connections of a large server.
+/// Longest answer: the list of connections of a large server.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
-/// How the program names itself.
+/// The `User-Agent` of the program.
 pub(super) const AGENT: &str = concat!("oddswire/", env!("CARGO_PKG_VERSION"));
 
-/// Why there is no answer.
+/// Why a request has no answer.
 #[derive(Debug, Error)]
 pub(super) enum AskError {
-    /// No connection.
+    /// The connection cannot be opened.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// The connection broke, or what came is no HTTP.
+    /// The connection broke, or the answer is not HTTP.
     #[error("the connection broke: {0}")]
     Broken(hyper::Error),
-    /// The answer broke off, or is too long.
-    #[error("the answer is not whole: {0}")]
+    /// The answer ended early, or is too long.
+    #[error("the answer is incomplete: {0}")]
     Body(Box<dyn std::error::Error + Send + Sync>),
-    /// It takes too long.
+    /// No complete answer within [`TIMEOUT`].
     #[error("no answer within {TIMEOUT:?}")]
     Timeout,
 }
 
 impl AskError {
-    /// Whether it would be the same again.
+    /// Whether a retry fails in the same way.
     pub(super) fn is_lasting(&self) -> bool {
         matches!(self, Self::Dial(error) if error.is_lasting())
     }
 }
 
-/// What a server answered.
+/// The answer of a server.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -61,7 +61,7 @@ pub(super) struct Client {
     dialer: Dialer,
     token: Option<Token>,
     open: Option<SendRequest<Full<Bytes>>>,
-    /// What drives the open connection.
+    /// The task that drives the open connection.
     driving: JoinSet<()>,
 }
 
@@ -70,12 +70,12 @@ impl Client {
         Self { dialer, token, open: None, driving: JoinSet::new() }
     }
 
-    /// Asks for a resource.
+    /// Sends a GET request.
     pub(super) async fn get(&mut self, path: &str) -> Result<Answer, AskError> {
         self.send(Method::GET, path, &[], Bytes::new()).await
     }
 
-    /// Publishes lines, once however often it is sent with the same key.
+    /// Publishes lines. The server takes them once, even if the request is repeated with the same `Idempotency-Key`.
     pub(super) async fn post_lines(&mut self, path: &str, key: &str, lines: Bytes) -> Result<Answer, AskError> {
         self.send(
             Method::POST,
@@ -103,7 +103,7 @@ impl Client {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body)).expect("paths and tokens are visible ASCII");
-        // A connection on which something went wrong is not used again.
+        // After an error the connection is not used again.
         let open = self.open.take();
         let asked = tokio::time::timeout(TIMEOUT, self.ask(open, request)).await;
         asked.map_err(|_| AskError::Timeout)?
@@ -115,7 +115,7 @@ impl Client {
         request: Request<Full<Bytes>>,
     ) -> Result<Answer, AskError> {
         let mut sender = match open {
-            // The server may have closed it meanwhile.
+            // The server may have closed the connection since the last request.
             Some(mut open) => match open.ready().await {
                 Ok(()) => open,
                 Err(_) => self.connect().await?,
@@ -140,27 +140,27 @@ impl Client {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(AskError::Broken)?;
         self.driving.abort_all();
         self.driving.spawn(async move {
-            // How it ends is told to whoever waits for an answer.
+            // The request that waits for an answer gets the error.
             let _: Result<(), _> = connection.await;
         });
         Ok(sender)
     }
 }
 
-/// What a server says of a request that it refuses.
+/// The answer to a request that the server refuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
-    /// The server's code; empty where something else answered, such as a proxy.
+    /// The server's error code; empty if something else answered, such as a proxy.
     pub(super) code: String,
     pub(super) detail: String,
-    /// The first bad message.
+    /// Index of the first bad message in the request.
     pub(super) index: Option<usize>,
     pub(super) retry_after: Option<Duration>,
 }
 
 impl Refusal {
-    /// Reads an answer that is no success.
+    /// Reads an answer with an error status.
     pub(super) fn of(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct Body {
@@ -178,7 +178,7 @@ impl Refusal {
         Self { status, code, detail, index, retry_after: seconds.map(Duration::from_secs) }
     }
 
-    /// Whether the same request may be taken later.
+    /// Whether a retry of the same request may succeed.
     pub(super) fn is_temporary(&self) -> bool {
         self.status.is_server_error()
             || matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)

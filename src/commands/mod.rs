@@ -1,14 +1,15 @@
 //! What the program does for people at a terminal: clients of a server, and a server that feeds itself.
 //!
-//! Exit codes: 0 where it did what was asked, 1 where it could not, 2 where what was asked makes no sense.
+//! Each command is a module. [`settings`] has the arguments of all of them.
+//!
+//! Exit codes: 0 if the command did what was asked, 1 if it failed, 2 if the arguments are invalid.
 
 mod backoff;
 mod client;
-pub mod demo;
-mod dial;
-
+pub(crate) mod demo;
 mod publish;
 mod replay;
+pub(crate) mod settings;
 mod shell;
 mod tail;
 mod top;
@@ -19,37 +20,38 @@ use std::process::ExitCode;
 
 use thiserror::Error;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::StreamExt as _;
 
-use crate::config::ConfigError;
-use crate::config::commands::ClientCommand;
+use self::settings::ClientCommand;
+use crate::dial::TlsError;
+use crate::signals;
 
-/// Why a command did not do what was asked. Each is one line.
+/// Why a command failed. Each is one line.
 #[derive(Debug, Error)]
-pub(crate) enum Failure {
-    /// What was asked makes no sense.
+enum Failure {
+    /// The arguments are invalid.
     #[error("{0}")]
     Usage(String),
-    /// It could not be done.
+    /// The command could not do what was asked.
     #[error("{0}")]
     Failed(String),
 }
 
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        Self::Usage(error.to_string())
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Self {
+        Self::Failed(error.to_string())
     }
 }
 
-/// Runs a command to its end.
-pub fn run(command: ClientCommand) -> ExitCode {
+/// Runs a command to its end. `program` is the whole command line, for completions and manual pages.
+pub(crate) fn run(command: ClientCommand, program: clap::Command) -> ExitCode {
     let ended = match command {
         ClientCommand::Tail(settings) => block_on(tail::run(settings)),
         ClientCommand::Publish(settings) => block_on(publish::run(settings)),
         ClientCommand::Replay(settings) => block_on(replay::run(settings)),
         ClientCommand::Top(settings) => block_on(top::run(settings)),
-        ClientCommand::Completions(settings) => shell::completions(settings.shell),
-        ClientCommand::Man(settings) => shell::man(&settings),
+        ClientCommand::Completions(settings) => shell::completions(settings.shell, program),
+        ClientCommand::Man(settings) => shell::man(&settings, program),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -60,8 +62,8 @@ pub fn run(command: ClientCommand) -> ExitCode {
     }
 }
 
-/// Runs a command on a runtime of its own. One thread: what waits for a terminal, a pipe or a file has another one, which
-/// is not waited for at the end.
+/// Runs a command on a new runtime with one thread. Blocking reads and writes have further threads, which the program does
+/// not wait for at its end.
 fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Failed(format!("the runtime cannot start: {error}")))?;
@@ -70,7 +72,7 @@ fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
     ended
 }
 
-/// Writes to standard output. A reader that is gone has seen what it wanted to.
+/// Writes to standard output. A closed pipe is not an error: its reader has seen enough.
 fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
@@ -79,25 +81,21 @@ fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     }
 }
 
-/// Says something on standard error, if somebody listens there: how it ended is also told by the exit code.
+/// Writes a line to standard error. Errors are ignored, because the exit code also tells how the command ended.
 fn say(line: &str) {
     let _: io::Result<()> = writeln!(io::stderr(), "{line}");
 }
 
-/// Waits until somebody wants the command to end.
-async fn interrupted() -> io::Result<()> {
-    let [mut interrupt, mut terminate, mut hangup] =
-        [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
-    }
+/// Waits for a signal that asks the command to end: SIGINT, SIGTERM or SIGHUP.
+async fn interrupted() -> Result<(), Failure> {
+    let signals = signals::stop().and_then(|stop| Ok(stop.merge(signals::hangup()?)));
+    let signals = signals.map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")));
+    signals?.next().await;
     Ok(())
 }
 
-/// A text of somebody else's, fit for a terminal: what would steer it, or turn the direction of writing, is shown as an
-/// escape.
+/// Makes a text from others safe to show in a terminal: escapes control characters, and characters that change the
+/// direction of writing.
 fn printable(text: &str) -> String {
     let steers = |char: char| char.is_control() || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if !text.chars().any(steers) {
@@ -119,9 +117,9 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// `1 message`, `2 messages`.
-fn messages(count: u64) -> String {
-    format!("{} {}", grouped(count), if count == 1 { "message" } else { "messages" })
+/// A count with its noun: `1 message`, `2 messages`.
+fn counted(count: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -133,11 +131,16 @@ mod tests {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (18_605, "18,605"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
         }
-        assert_eq!([0, 1, 2_000].map(messages), ["0 messages", "1 message", "2,000 messages"]);
     }
 
     #[test]
-    fn what_would_steer_a_terminal_is_escaped_and_nothing_else() {
+    fn one_is_singular() {
+        let counts = [0, 1, 2_000].map(|count| counted(count, "message"));
+        assert_eq!(counts, ["0 messages", "1 message", "2,000 messages"]);
+    }
+
+    #[test]
+    fn only_characters_that_steer_a_terminal_are_escaped() {
         assert_eq!(printable("Borussia Mönchengladbach 2½"), "Borussia Mönchengladbach 2½");
         assert_eq!(printable("ö\u{1b}[2J\u{9b}K\r\u{202e}x"), "ö\\u{1b}[2J\\u{9b}K\\r\\u{202e}x");
     }

@@ -1,11 +1,11 @@
-//! `oddswire replay`: recorded messages at the pace at which they were recorded, or faster.
+//! `oddswire replay`: publishes recorded messages at the pace of the recording, or faster.
 //!
-//! Each line has its moment, counted from the first one, so that nothing adds up: what was late does not make later what
-//! follows.
+//! The due time of each line is counted from the first line, so that delays do not add up.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
+use oddswire::topic::Topic;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -17,28 +17,29 @@ use super::publish::lines::{Line, Lines};
 use super::publish::publisher::Publisher;
 use super::publish::{Bar, Batch, Tally};
 use super::{Failure, interrupted};
-use crate::config::commands::{By, Replay, Speed};
-use crate::topic::Topic;
+use crate::commands::settings::{By, Replay, Speed};
 
 /// Lines that are read ahead.
 const READ_AHEAD: usize = 1024;
-/// One request has this much at most.
+/// Most messages in one request.
 const BATCH_MESSAGES: usize = 500;
+/// Most bytes in one request.
 const BATCH_BYTES: usize = 1 << 20;
-/// A recording that is sorted has this much at most.
+/// Longest recording that can be sorted, because sorting holds it in memory.
 const MAX_SORTED_BYTES: usize = 1 << 30;
 
-/// A line of a recording, as it is published.
+/// A line of a recording, ready to publish.
 #[derive(Debug)]
 struct Recorded {
     line: u64,
     /// In Unix milliseconds.
     at: i64,
     message: String,
+    /// How many bytes of the file are done after this line, for the progress bar.
     read_to: u64,
 }
 
-/// Replays a recording to its end.
+/// Replays a recording.
 pub(super) async fn run(settings: Replay) -> Result<(), Failure> {
     let token = settings.target.token()?;
     let lines = Lines::open(&settings.file)?;
@@ -51,7 +52,7 @@ pub(super) async fn run(settings: Replay) -> Result<(), Failure> {
         ended = player.play(settings.speed) => ended,
         asked = interrupted() => Err(match asked {
             Ok(()) => Failure::Failed(format!("interrupted after {}", player.tally.summary(began.elapsed()))),
-            Err(error) => Failure::Failed(format!("signals cannot be received: {error}")),
+            Err(failure) => failure,
         }),
     };
     player.bar.finish();
@@ -64,7 +65,7 @@ pub(super) async fn run(settings: Replay) -> Result<(), Failure> {
     player.tally.conclude(began.elapsed(), &punctual)
 }
 
-/// Reads in a thread of its own; where the lines have to be sorted, to the end before the first one is handed on.
+/// Reads in a separate thread. If the lines have to be sorted, the thread reads all of them before it returns the first.
 fn read(lines: Lines, settings: &Replay) -> Receiver<Result<Recorded, Failure>> {
     let (read, recording) = mpsc::channel(READ_AHEAD);
     let Replay { by, topic, kind, .. } = settings.clone();
@@ -86,8 +87,8 @@ fn read(lines: Lines, settings: &Replay) -> Receiver<Result<Recorded, Failure>> 
     recording
 }
 
-/// All lines by their time; those of the same time as they stand. How far the file is read says nothing then, so a line
-/// counts by its place.
+/// All lines sorted by time; lines with the same time keep their order. The progress of a line is its share of all lines,
+/// because the whole file is read already.
 fn sorted(source: Source) -> Result<Vec<Recorded>, Failure> {
     let length = source.lines.length().unwrap_or(0);
     let mut bytes = 0;
@@ -96,7 +97,9 @@ fn sorted(source: Source) -> Result<Vec<Recorded>, Failure> {
         bytes += recorded.message.len();
         if bytes > MAX_SORTED_BYTES {
             let most = bytesize::ByteSize(MAX_SORTED_BYTES as u64);
-            return Err(Failure::Failed(format!("the recording has more than {most}, which is too much to sort it")));
+            return Err(Failure::Failed(format!(
+                "the recording has more than {most}, which is too long to sort: use --by at"
+            )));
         }
         Ok(recorded)
     });
@@ -128,7 +131,7 @@ impl Iterator for Source {
             };
             match self.recorded(&line) {
                 Ok(Some(recorded)) => return Some(Ok(Recorded { read_to: self.lines.read_to(), ..recorded })),
-                // What a server said to whoever recorded it.
+                // The line is a message about the connection, not a published message.
                 Ok(None) => {}
                 Err(reason) => return Some(Err(Failure::Failed(format!("line {}: {reason}", line.number)))),
             }
@@ -136,7 +139,7 @@ impl Iterator for Source {
     }
 }
 
-/// A line: of a recording, or as `tail --json` prints it, where the time is the message's `timestamp`.
+/// A line of a recording, or of the output of `tail --json`, in which the time is the message's `timestamp`.
 #[derive(Deserialize)]
 #[serde(expecting = r#"{"at": time, "key": text, "data": value}"#)]
 struct Entry<'a> {
@@ -155,14 +158,14 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Whether it is of no topic: what `tail --json` prints of the connection, and broadcasts.
-    fn is_of_no_topic(&self) -> bool {
+    /// Whether the line has no topic. `tail --json` prints such lines for broadcasts and messages about the connection.
+    fn has_no_topic(&self) -> bool {
         self.at.is_none() && self.timestamp.is_some() && self.kind.is_some() && self.topic.is_none()
     }
 }
 
 impl Source {
-    /// What a line says; `None` for one that is of no topic.
+    /// Parses a line; `None` if it has no topic.
     fn recorded(&self, line: &Line) -> Result<Option<Recorded>, String> {
         #[derive(Deserialize)]
         struct Seen<'a> {
@@ -170,24 +173,24 @@ impl Source {
             seen_at: &'a RawValue,
         }
         let entry: Entry<'_> =
-            serde_json::from_str(&line.text).map_err(|error| format!("no recorded message: {error}"))?;
-        if entry.is_of_no_topic() {
+            serde_json::from_str(&line.text).map_err(|error| format!("invalid recorded message: {error}"))?;
+        if entry.has_no_topic() {
             return Ok(None);
         }
         let at = match self.by {
             By::At => {
                 let (name, at) = entry.at.map_or(("timestamp", entry.timestamp), |at| ("at", Some(at)));
-                let at = at.ok_or_else(|| "no recorded message: missing field `at`".to_owned())?;
-                let no_time = || format!("'{name}' is no time: expected RFC 3339 or Unix milliseconds");
+                let at = at.ok_or_else(|| "invalid recorded message: missing field `at`".to_owned())?;
+                let no_time = || format!("invalid time in '{name}': expected RFC 3339 or Unix milliseconds");
                 moment(at.get()).ok_or_else(no_time)?
             }
             By::SeenAt => {
                 let seen: Option<Seen<'_>> = serde_json::from_str(entry.data.get()).ok();
                 let seen = seen.and_then(|seen| moment(seen.seen_at.get()));
-                seen.ok_or_else(|| "data.seen_at is no time: expected RFC 3339 or Unix milliseconds".to_owned())?
+                seen.ok_or_else(|| "invalid time in data.seen_at: expected RFC 3339 or Unix milliseconds".to_owned())?
             }
         };
-        // What a line says of itself counts more than what is set for all.
+        // The topic and type of a line override those of the command.
         let topic = quoted(entry.topic.as_deref().unwrap_or(self.topic.as_str()));
         let kind = entry.kind.as_deref().or(self.kind.as_deref());
         let kind = kind.map(|kind| format!(r#","type":{}"#, quoted(kind))).unwrap_or_default();
@@ -201,7 +204,7 @@ fn quoted(text: &str) -> String {
     serde_json::to_string(text).expect("a string always serialises")
 }
 
-/// RFC 3339 or Unix milliseconds, as milliseconds.
+/// Parses RFC 3339 or Unix milliseconds into milliseconds.
 fn moment(json: &str) -> Option<i64> {
     match serde_json::from_str(json).ok()? {
         serde_json::Value::Number(millis) => millis.as_i64(),
@@ -213,16 +216,18 @@ fn moment(json: &str) -> Option<i64> {
     }
 }
 
-/// When the first line was published, and when that was in the recording.
+/// Relates the times of the recording to the present.
 struct Clock {
+    /// When the first line was published.
     began: Instant,
+    /// The recorded time of the first line.
     first: i64,
-    /// By how much a line was published after its moment.
+    /// The longest delay of a line so far.
     latest: Duration,
 }
 
 impl Clock {
-    /// The moment of a line. One that stands behind a later one is published with what is due.
+    /// When a line is due. A line after one with a later time is due at once.
     fn due(&self, recorded: &Recorded, speed: Speed) -> Instant {
         let Speed::Times(times) = speed else { return self.began };
         let since = u64::try_from(recorded.at.saturating_sub(self.first)).unwrap_or(0);
@@ -234,7 +239,7 @@ impl Clock {
 struct Player {
     publisher: Publisher,
     recording: Receiver<Result<Recorded, Failure>>,
-    /// What was read and is not due yet, or is a bad line behind good ones.
+    /// A line that was read and is not due yet, or the error of a bad line after good ones.
     waiting: Option<Result<Recorded, Failure>>,
     clock: Option<Clock>,
     tally: Tally,
@@ -258,7 +263,7 @@ impl Player {
         Ok(())
     }
 
-    /// The next line, which may still have to be read.
+    /// The next line. Waits for it if it has not been read yet.
     async fn next(&mut self) -> Result<Option<Recorded>, Failure> {
         match self.waiting.take() {
             Some(read) => read.map(Some),
@@ -266,7 +271,7 @@ impl Player {
         }
     }
 
-    /// This line with all behind it that are due by now, as far as they are read and fit into a request.
+    /// A batch of this line and the next ones that are due, have been read, and fit into a request.
     fn due(&mut self, first: Recorded, speed: Speed) -> (Batch, u64) {
         let now = Instant::now();
         let is_due = |recorded: &Recorded, clock: &Clock| speed == Speed::Max || clock.due(recorded, speed) <= now;
@@ -296,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_rfc_3339_or_unix_milliseconds() {
+    fn time_is_rfc_3339_or_unix_milliseconds() {
         assert_eq!(moment("1743511672980"), Some(1_743_511_672_980));
         assert_eq!(moment(r#""2026-08-04T17:54:32Z""#), Some(1_785_866_072_000));
         assert_eq!(moment(r#""2026-08-04T19:54:32.5+02:00""#), Some(1_785_866_072_500));

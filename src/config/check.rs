@@ -11,7 +11,7 @@ const MIN_SECRET_BYTES: usize = 32;
 /// An invalid setting: one line with its name, its value, and what is allowed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct ConfigError(pub(super) String);
+pub struct ConfigError(String);
 
 impl Config {
     /// Checks the settings against each other, and reads the files that they name.
@@ -112,7 +112,7 @@ pub(super) fn read_secret(setting: &str, path: &Path) -> Result<String, ConfigEr
 }
 
 /// Reads a file that contains one token.
-pub(super) fn read_token(setting: &str, path: &Path) -> Result<Token, ConfigError> {
+fn read_token(setting: &str, path: &Path) -> Result<Token, ConfigError> {
     let token = read_secret(setting, path)?.trim().parse();
     token.map_err(|error| ConfigError(format!("{setting} '{}': {error}", path.display())))
 }

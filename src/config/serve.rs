@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, FromArgMatches as _, ValueEnum};
+use clap::{Args as _, FromArgMatches as _, Parser, ValueEnum};
 
 use super::values::{AdminListen, Between, MONTH, Size, address, admin_address, count, ms, namespace, secs};
 use crate::admission::TrustedProxies;
@@ -72,7 +72,7 @@ impl FromStr for SyncWhen {
 }
 
 /// The settings of `serve`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Parser)]
 pub struct Config {
     /// Address and port for clients and publishers
     #[arg(long, env = "ODDSWIRE_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8000",
@@ -282,10 +282,9 @@ pub struct Config {
     pub drain_timeout: Duration,
 }
 
-impl Config {
+impl Default for Config {
     /// The defaults of all settings. Ignores the environment.
-    #[must_use]
-    pub fn defaults() -> Self {
+    fn default() -> Self {
         let without_environment =
             Self::augment_args(clap::Command::new("oddswire")).mut_args(|arg| arg.env(None::<&str>));
         let matches = without_environment.get_matches_from(["oddswire"]);

@@ -15,7 +15,8 @@ pub(super) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+/// Parses an address with a port.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected an address and a port, such as 127.0.0.1:8000 or [::]:8000".to_owned())
 }
 
@@ -37,10 +38,8 @@ pub(super) fn namespace(text: &str) -> Result<String, String> {
     if valid { Ok(text.to_owned()) } else { Err(wrong()) }
 }
 
-pub(super) fn count(
-    least: usize,
-    most: usize,
-) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+/// Parses a number between two bounds, both included.
+pub fn count(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
     move |text| {
         let count = text.parse().ok().filter(|count| (least..=most).contains(count));
         count.ok_or_else(|| format!("expected a number from {least} to {most}"))
@@ -49,7 +48,7 @@ pub(super) fn count(
 
 /// Parses a duration from the first to the second bound, inclusive.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Between(pub(super) Duration, pub(super) Duration);
+pub struct Between(pub Duration, pub Duration);
 
 impl clap::builder::TypedValueParser for Between {
     type Value = Duration;
@@ -74,7 +73,7 @@ impl clap::builder::TypedValueParser for Between {
 
 /// Parses a size in bytes from the first to the second bound, inclusive.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Size(pub(super) usize, pub(super) usize);
+pub struct Size(pub usize, pub usize);
 
 impl clap::builder::TypedValueParser for Size {
     type Value = usize;

@@ -497,7 +497,7 @@ async fn filled_directory() -> Directory {
 
 /// Tries to start a server on the directory, and returns its state or the error.
 fn try_start_on(directory: &Path) -> Result<Value, String> {
-    let mut config = Config::defaults();
+    let mut config = Config::default();
     config.listen = "127.0.0.1:0".parse().unwrap();
     config.admin_listen = None;
     config.engine = EngineKind::Journal;

@@ -121,7 +121,7 @@ impl App {
     }
 
     async fn on(engine: EngineKind, logger: slog::Logger, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::defaults();
+        let mut config = Config::default();
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.publish_token = Some(TOKEN.parse().unwrap());
         // The defaults would delay the end of each test and limit its messages. Tests of these two settings set them.

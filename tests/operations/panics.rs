@@ -157,7 +157,7 @@ async fn panic_in_the_engine_ends_the_server_as_failed() {
     let Some(redis) = Redis::start().await else { return };
     let panicked = Arc::new(AtomicBool::new(false));
     let faulty = Faulty { event: "redis.joined", panicked: Arc::clone(&panicked) };
-    let mut config = Config::defaults();
+    let mut config = Config::default();
     (config.listen, config.admin_listen) = ("127.0.0.1:0".parse().unwrap(), None);
     (config.engine, config.redis_url) = (EngineKind::Redis, Some(redis.url().parse().unwrap()));
     let server = Server::bind(config, Logger::root(faulty.fuse(), slog::o!())).unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 use oddswire::close::Close;
-use oddswire::config::Cli;
+use oddswire::config::Config;
 use serde_json::Value;
 
 use crate::harness::contract::{self, asyncapi, openapi};
@@ -116,7 +116,7 @@ fn settings() -> String {
         [glossary.md](glossary.md) explains the terms.\n\nThis page is generated from `oddswire --help`, and a test compares \
         the two.\n"
         .to_owned();
-    let command = Cli::command();
+    let command = Config::command();
     let mut headings: Vec<Option<&str>> = Vec::new();
     let settings: Vec<_> = command.get_arguments().filter(|setting| setting.get_long().is_some()).collect();
     for setting in &settings {

@@ -1,7 +1,7 @@
 //! The settings: valid and invalid values, and the texts of `--help` and `--version`.
 
 use clap::CommandFactory as _;
-use oddswire::config::Cli;
+use oddswire::config::Config;
 
 use crate::harness::process::{Process, TOKEN, refused, run, temporary};
 
@@ -140,7 +140,7 @@ async fn help_lists_every_setting_and_variable_and_no_secret() {
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
         assert!(!ended.stdout.contains(TOKEN));
         let text = ended.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
-        let command = Cli::command();
+        let command = Config::command();
         let settings: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
         assert!(settings.contains(&"listen") && settings.len() > 15);
         // `--reset-data` has no variable, because a variable would reset the data at every start.

@@ -181,7 +181,7 @@ async fn client_leaving_an_event_stream_causes_one_disconnect() {
 #[tokio::test]
 async fn silent_client_is_pinged_and_closed_after_idle_timeout() {
     let app = App::in_memory(|_| {}).await;
-    let Config { ping_interval, idle_timeout, .. } = Config::defaults();
+    let Config { ping_interval, idle_timeout, .. } = Config::default();
     let started = Instant::now();
     let mut raw = Raw::websocket(app.address).await;
     tokio::time::pause();
@@ -208,7 +208,7 @@ async fn messages_to_a_silent_client_do_not_keep_it_alive() {
             break;
         }
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(started.elapsed() < Config::defaults().idle_timeout * 10, "the connection is still open");
+        assert!(started.elapsed() < Config::default().idle_timeout * 10, "the connection is still open");
     }
 }
 
@@ -219,7 +219,7 @@ async fn client_that_sends_pongs_or_anything_else_stays_connected() {
     let mut talks = Raw::websocket(app.address).await;
     tokio::time::pause();
     let started = Instant::now();
-    while started.elapsed() < Config::defaults().idle_timeout * 3 {
+    while started.elapsed() < Config::default().idle_timeout * 3 {
         // The library answers pings when the test reads.
         assert!(matches!(answers.frame().await, Some(Ok(Message::Ping(_)))));
         talks.send(&frame(0x82, b"ignored")).await;
@@ -300,7 +300,7 @@ async fn client_that_reads_slowly_stays_connected() {
         for raw in &mut slow {
             take(raw, 64 << 10).await;
         }
-        tokio::time::advance(Config::defaults().write_timeout / 2).await;
+        tokio::time::advance(Config::default().write_timeout / 2).await;
     }
     assert_eq!(stage.app.manager.active_count(), 3);
 }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use clap::CommandFactory as _;
-use oddswire::config::{Cli, Config};
+use oddswire::config::Config;
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 use tokio_tungstenite::tungstenite::protocol::Message;
@@ -56,7 +56,7 @@ fn numbers(file: &str, before: &str) -> Vec<u64> {
 
 #[test]
 fn times_and_sizes_in_the_files_match_the_servers_defaults() {
-    let config = Config::defaults();
+    let config = Config::default();
     let idle = config.idle_timeout.as_secs();
     assert!(config.ping_interval < config.idle_timeout && config.sse_comment_interval < config.idle_timeout);
     for (file, timeouts) in [
@@ -87,7 +87,7 @@ fn times_and_sizes_in_the_files_match_the_servers_defaults() {
 
 #[test]
 fn every_variable_in_the_files_is_a_setting() {
-    let command = Cli::command();
+    let command = Config::command();
     let settings: Vec<&str> = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str()).collect();
     for (file, before) in [("compose.yaml", ""), ("kubernetes.yaml", "- name: ")] {
         let text = std::fs::read_to_string(deploy(file)).unwrap();

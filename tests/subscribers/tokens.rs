@@ -191,7 +191,7 @@ async fn keys_of_a_set_for_other_purposes_are_ignored() {
 #[test]
 fn invalid_secret_or_key_set_is_refused_with_its_setting() {
     let refused = |change: &dyn Fn(&mut Config)| {
-        let mut config = Config::defaults();
+        let mut config = Config::default();
         change(&mut config);
         config.check().expect_err("the setting is invalid").to_string()
     };
@@ -199,7 +199,7 @@ fn invalid_secret_or_key_set_is_refused_with_its_setting() {
     let short = refused(&|config| config.subscriber_jwt_secret = Some(secret(31).parse().unwrap()));
     assert!(short.contains("subscriber-jwt-secret has 31 bytes") && short.contains("32 or more"), "{short}");
     let file = File::new(&format!("{}\n", secret(32)));
-    let mut edge = Config::defaults();
+    let mut edge = Config::default();
     edge.subscriber_jwt_secret_file = Some(file.0.clone());
     assert_eq!(edge.check().unwrap().subscriber_jwt_secret.unwrap().expose(), secret(32));
 

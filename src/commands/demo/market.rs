@@ -1,23 +1,23 @@
-//! 200 events whose odds drift, are suspended, end, and make room for others.
+//! 200 events: their odds drift and are suspended; events end, and new ones replace them.
 
 use std::time::Duration;
 
 use fastrand::Rng;
+use oddswire::message::Timestamp;
 use serde::Serialize;
 
 use super::prices::{BOOKMAKERS, Course, Kind, TOTAL};
-use crate::message::Timestamp;
 
-/// Events that are on at any time.
+/// Number of events at any time.
 pub(super) const EVENTS: usize = 200;
-/// Looks for a price that changes, for each that is wanted.
+/// Most attempts per wanted change to find a price that changes.
 const TRIES: usize = 40;
 /// How long a market stays suspended.
 const SUSPENDED: Duration = Duration::from_secs(6);
-/// A price of an event that says when it ends goes this long after it.
+/// The prices of an event that expires go this long after its end.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Towns that do not exist.
+/// Invented towns.
 const TOWNS: [&str; 24] = [
     "Alderwick",
     "Barrowmere",
@@ -48,7 +48,7 @@ const CLUBS: [&str; 5] = ["Rovers", "United", "Athletic", "City", "Town"];
 const LEAGUES: [&str; 4] =
     ["soccer_premier_division", "soccer_northern_league", "soccer_coastal_cup", "soccer_second_division"];
 
-/// Everything that is offered.
+/// All events with their offers.
 #[derive(Debug)]
 pub(super) struct Market {
     events: Vec<Event>,
@@ -66,7 +66,7 @@ struct Event {
     course: Course,
     score: [u32; 2],
     suspended_until: Option<Timestamp>,
-    /// Each bookmaker's prices in each market, in hundredths; empty before its first.
+    /// Each bookmaker's prices in each market, in hundredths; empty before the first offer.
     offers: [[Vec<u32>; BOOKMAKERS.len()]; Kind::ALL.len()],
 }
 
@@ -106,12 +106,12 @@ struct Outcome<'a> {
 }
 
 impl Market {
-    /// A market in full swing: some events are about to end, some have just been announced.
+    /// A market that seems to have run for a while: some events end soon, some have just been announced.
     pub(super) fn new(rng: &mut Rng, now: Timestamp) -> Self {
         let mut market = Self { events: Vec::with_capacity(EVENTS), last_id: 8300 };
         for _ in 0..EVENTS {
             let mut event = market.announce(rng, now);
-            // Its life began some time ago.
+            // Pretend that the event was announced up to 30 minutes ago, and ends in 20 s or later.
             let past = i64::from(rng.u32(0..30 * 60_000)).min(event.ends.as_millis() - now.as_millis() - 20_000);
             event.starts = Timestamp::from_millis(event.starts.as_millis() - past);
             event.ends = Timestamp::from_millis(event.ends.as_millis() - past);
@@ -141,7 +141,7 @@ impl Market {
         }
     }
 
-    /// Prices that changed: about `wanted`, and what comes with an event that ends or is suspended.
+    /// Messages for about `wanted` price changes, and for events that end or are suspended.
     pub(super) fn changes(&mut self, rng: &mut Rng, now: Timestamp, wanted: usize) -> Vec<String> {
         let mut messages = self.turn_over(rng, now);
         let mut tries = wanted * TRIES;
@@ -149,7 +149,7 @@ impl Market {
         while found < wanted && tries > 0 {
             tries -= 1;
             let event = &mut self.events[rng.usize(..EVENTS)];
-            // What is in play moves more often.
+            // Prices of events in play change more often.
             if !event.in_play(now) && rng.u8(..4) > 0 {
                 continue;
             }
@@ -161,7 +161,7 @@ impl Market {
         messages
     }
 
-    /// Everything that these events offer: what a scraper finds. Offers that it knows are seen again.
+    /// Messages with all offers of these events by these bookmakers, as a scraper finds them.
     pub(super) fn image(
         &mut self,
         events: std::ops::Range<usize>,
@@ -180,7 +180,7 @@ impl Market {
         messages
     }
 
-    /// Ends events and suspensions that are over, announces new ones, and lets things happen.
+    /// Ends events and suspensions that are over, announces new events, and lets goals fall.
     fn turn_over(&mut self, rng: &mut Rng, now: Timestamp) -> Vec<String> {
         let mut messages = Vec::new();
         for at in 0..self.events.len() {
@@ -192,7 +192,7 @@ impl Market {
             } else if event.suspended_until.is_some_and(|until| until <= now) {
                 event.suspended_until = None;
                 messages.extend(event.reprice(now));
-            // A goal about every five minutes: ten times a second there is a look whether one falls.
+            // Called ten times a second, so an event has about one goal every five minutes.
             } else if event.in_play(now) && event.suspended_until.is_none() && rng.u32(..3_000) == 0 {
                 event.goal(rng, now);
                 messages.extend(event.reprice(now));
@@ -207,7 +207,7 @@ impl Event {
         self.starts <= now
     }
 
-    /// One bookmaker's offer in one market, if it is another one now.
+    /// Lets the odds drift, and reprices one bookmaker in one market. The message, if the price changed.
     fn drift(&mut self, rng: &mut Rng, now: Timestamp) -> Option<String> {
         if self.suspended_until.is_some() {
             return None;
@@ -218,12 +218,12 @@ impl Event {
         let kind = Kind::ALL[rng.usize(..Kind::ALL.len())];
         let bookmaker = rng.usize(..BOOKMAKERS.len());
         let guess = between(rng, -0.02, 0.02);
-        // What was never offered is for a scrape to find.
+        // The first offer of a bookmaker comes from a scrape run.
         let offered = !self.offers[kind as usize][bookmaker].is_empty();
         (offered && self.price(kind, bookmaker, guess)).then(|| self.message(kind, bookmaker, now))
     }
 
-    /// A goal: all markets are suspended, and open again at other prices.
+    /// A goal: suspends all markets, which reopen at other prices.
     fn goal(&mut self, rng: &mut Rng, now: Timestamp) {
         let home = rng.f64() < 0.5 + self.course.balance / 8.0;
         self.score[usize::from(!home)] += 1;
@@ -232,7 +232,7 @@ impl Event {
         self.suspended_until = Some(now.plus(SUSPENDED));
     }
 
-    /// All offers anew; while it is suspended, at the old prices.
+    /// Messages with all offers, repriced unless the event is suspended.
     fn reprice(&mut self, now: Timestamp) -> Vec<String> {
         let mut messages = Vec::new();
         for kind in Kind::ALL {
@@ -249,7 +249,7 @@ impl Event {
         messages
     }
 
-    /// The deletions of its keys; none where they expire by themselves.
+    /// The deletions of the event's keys; none if they expire.
     fn end(&self) -> Vec<String> {
         if self.expires() {
             return Vec::new();
@@ -270,7 +270,7 @@ impl Event {
         messages
     }
 
-    /// Half of the events say beforehand when they end; the others are deleted then.
+    /// Half of the events have keys that expire. The keys of the others are deleted at the end.
     fn expires(&self) -> bool {
         self.id.is_multiple_of(2)
     }
@@ -279,7 +279,7 @@ impl Event {
         format!("{}/{}/{}", self.id, kind.segment(), BOOKMAKERS[bookmaker].name)
     }
 
-    /// Sets a bookmaker's prices; whether they are others than before.
+    /// Sets a bookmaker's prices. Returns whether they changed.
     fn price(&mut self, kind: Kind, bookmaker: usize, guess: f64) -> bool {
         let course = Course { balance: self.course.balance + guess, goals: self.course.goals + guess };
         let prices = course.probabilities(kind).into_iter().map(|p| BOOKMAKERS[bookmaker].price(p)).collect();
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn the_image_has_every_market_of_every_bookmaker() {
+    fn image_has_every_market_of_every_bookmaker() {
         let now = Timestamp::from_millis(1_790_000_000_000);
         let mut market = Market::new(&mut Rng::with_seed(1), now);
         let image = read(&market.image(0..EVENTS, 0..BOOKMAKERS.len(), now));
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn over_half_an_hour_prices_drift_markets_are_suspended_and_events_come_and_go() {
+    fn half_an_hour_has_drift_suspensions_and_new_events() {
         let (mut rng, start) = (Rng::with_seed(2), 1_790_000_000_000);
         let now = |tick: i64| Timestamp::from_millis(start + tick * 100);
         let mut market = Market::new(&mut rng, now(0));

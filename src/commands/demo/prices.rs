@@ -1,20 +1,20 @@
-//! How likely outcomes are, and what a bookmaker offers for them.
+//! How likely outcomes are, and the prices that bookmakers offer for them.
 
 /// A market of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Who wins, or nobody.
+    /// Home, draw or away.
     HeadToHead,
-    /// More or fewer than so many goals.
+    /// More or fewer goals than [`TOTAL`].
     Totals,
-    /// Whether both score.
+    /// Whether both teams score.
     BothScore,
 }
 
 impl Kind {
     pub(super) const ALL: [Self; 3] = [Self::HeadToHead, Self::Totals, Self::BothScore];
 
-    /// Its segment in keys.
+    /// The segment of the market in keys.
     pub(super) fn segment(self) -> &'static str {
         match self {
             Self::HeadToHead => "h2h",
@@ -24,16 +24,16 @@ impl Kind {
     }
 }
 
-/// How an event is going, which nobody sees and every bookmaker guesses.
+/// The true state of an event, which bookmakers only guess.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Course {
-    /// By how much the home team is stronger; 0 is even.
+    /// How much stronger the home team is; 0 is even.
     pub(super) balance: f64,
-    /// Goals that are to be expected.
+    /// The expected number of goals.
     pub(super) goals: f64,
 }
 
-/// The goals that `totals` asks about.
+/// The number of goals that `totals` is about.
 pub(super) const TOTAL: f64 = 2.5;
 
 impl Course {
@@ -57,11 +57,11 @@ impl Course {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bookmaker {
     pub(super) name: &'static str,
-    /// What it keeps.
+    /// The bookmaker's share.
     pub(super) margin: f64,
 }
 
-/// Ten that do not exist.
+/// Ten invented bookmakers.
 pub(super) const BOOKMAKERS: [Bookmaker; 10] = [
     Bookmaker { name: "foxglovebets", margin: 0.062 },
     Bookmaker { name: "granitebet", margin: 0.048 },
@@ -76,10 +76,10 @@ pub(super) const BOOKMAKERS: [Bookmaker; 10] = [
 ];
 
 impl Bookmaker {
-    /// The decimal price, in hundredths, that it offers for an outcome which it holds for this likely.
+    /// The decimal price, in hundredths, for an outcome of this probability.
     pub(super) fn price(self, probability: f64) -> u32 {
         let fair = 1.0 / (probability.clamp(0.001, 0.999) * (1.0 + self.margin));
-        // Prices go in steps, which are larger where prices are.
+        // Prices move in steps, which are larger for higher prices.
         let step = match fair {
             ..2.0 => 1.0,
             ..3.0 => 2.0,
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_outcomes_of_a_market_are_all_there_is() {
+    fn probabilities_of_a_market_add_up_to_one() {
         for kind in Kind::ALL {
             for balance in [-3.0, -0.5, 0.0, 0.5, 3.0] {
                 let probabilities = Course { balance, goals: 2.9 }.probabilities(kind);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bookmaker_keeps_its_margin() {
+    fn bookmaker_keeps_its_margin() {
         let course = Course { balance: 0.3, goals: 2.7 };
         for bookmaker in BOOKMAKERS {
             let prices = course.probabilities(Kind::HeadToHead).into_iter().map(|p| bookmaker.price(p));

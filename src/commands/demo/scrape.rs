@@ -1,22 +1,22 @@
-//! Scrape runs: each goes through the bookmakers, reports how far it is, and publishes what it finds.
+//! Scrape runs: each visits the bookmakers in turn, reports its progress, and publishes the offers it finds.
 
 use std::time::Duration;
 
 use fastrand::Rng;
+use oddswire::message::Timestamp;
 use serde::Serialize;
 
 use super::market::{EVENTS, Market};
 use super::prices::BOOKMAKERS;
-use crate::message::Timestamp;
 
-/// From one report of a run to the next.
+/// Time between two reports of a run.
 const STEP: Duration = Duration::from_millis(1_500);
-/// From the end of a run to the next.
+/// Time between two runs.
 const PAUSE: Duration = Duration::from_secs(20);
-/// One run in so many fails.
+/// One of this many runs fails.
 const FAILS: u32 = 8;
 
-/// One run after the other.
+/// The runs, one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
     run: u32,
@@ -26,7 +26,7 @@ pub(super) struct Runs {
     fails: bool,
 }
 
-/// A report, in the shape that its readers know.
+/// A report of progress, with the fields of a real scraper.
 #[derive(Serialize)]
 struct Report<'a> {
     platform: Option<&'a str>,
@@ -36,7 +36,7 @@ struct Report<'a> {
     events_count: usize,
     duration_ms: Option<u64>,
     message: Option<String>,
-    /// UTC, and without saying so.
+    /// In UTC, without a `Z`.
     timestamp: String,
     scrape_run_id: u32,
     elapsed_ms: u64,
@@ -44,8 +44,8 @@ struct Report<'a> {
 }
 
 impl Runs {
-    /// What the run reports and finds, if something is due by now. The first run finds everything; what changes later the
-    /// market publishes by itself.
+    /// The messages of the run that are due by now. Only the first run publishes offers, because the market itself publishes
+    /// later changes.
     pub(super) fn step(&mut self, rng: &mut Rng, market: &mut Market, now: Timestamp) -> Vec<String> {
         if self.due.is_some_and(|due| now < due) {
             return Vec::new();
@@ -100,7 +100,7 @@ impl Runs {
             events_count: if self.step == 0 { 0 } else { EVENTS * scraped },
             duration_ms: is_over.then_some(elapsed),
             message: platform.map(|name| format!("{EVENTS} events at {name}")),
-            // The shape has microseconds, and no `Z`.
+            // A real scraper writes microseconds, and no `Z`.
             timestamp: now.to_string().trim_end_matches('Z').to_owned() + "000",
             scrape_run_id: self.run,
             elapsed_ms: elapsed,
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_goes_through_its_phases_and_the_first_one_finds_everything() {
+    fn first_run_publishes_all_offers_in_its_phases() {
         let mut rng = Rng::with_seed(1);
         let now = |tick: i64| Timestamp::from_millis(1_790_000_000_000 + tick * 100);
         let mut market = Market::new(&mut rng, now(0));

@@ -1,4 +1,4 @@
-//! How far it is, on a terminal; elsewhere only what holds it up.
+//! A progress bar on terminals. Elsewhere only delays are reported.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,29 +6,29 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::commands::{grouped, messages, say};
+use crate::commands::{counted, grouped, say};
 
-/// A bar on standard error, if that is a terminal. Copies are the same bar.
+/// A bar on standard error, if that is a terminal. Clones share one bar.
 #[derive(Clone)]
 pub(in crate::commands) struct Bar {
     drawn: ProgressBar,
     began: Instant,
     held_up: Arc<AtomicBool>,
-    /// Whether there is somebody to say something to.
+    /// Reports nothing at all.
     silent: bool,
 }
 
-/// Drawn anew this often, so that the clock goes on while nothing comes.
+/// Interval of redraws, so that the elapsed time moves even without progress.
 const TICK: Duration = Duration::from_millis(250);
 
 impl Bar {
-    /// A bar up to `length`; without one it turns.
+    /// A bar up to `length`; without a length, a spinner.
     pub(in crate::commands) fn new(length: Option<u64>) -> Self {
         let (bar, template) = match length {
             Some(length) => (ProgressBar::new(length), "{bar:24} {percent:>3}%  {msg}"),
             None => (ProgressBar::no_length(), "{spinner} {msg}  {elapsed}"),
         };
-        // Hidden where standard error is no terminal.
+        // The bar is hidden if standard error is not a terminal.
         bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
         let style = ProgressStyle::with_template(template).expect("the template is valid");
         bar.set_style(style.progress_chars("=> "));
@@ -36,12 +36,12 @@ impl Bar {
         Self { drawn: bar, began: Instant::now(), held_up: Arc::default(), silent: false }
     }
 
-    /// No bar at all, and nothing is said.
+    /// A bar that is never shown and reports nothing.
     pub(in crate::commands) fn none() -> Self {
         Self { drawn: ProgressBar::hidden(), began: Instant::now(), held_up: Arc::default(), silent: true }
     }
 
-    /// This much of the input is done, with so many messages.
+    /// Shows that the input is done up to `position`, with `published` messages so far.
     pub(in crate::commands) fn reached(&self, position: u64, published: u64) {
         self.drawn.set_position(position);
         if !self.held_up.load(Ordering::Relaxed) {
@@ -51,34 +51,35 @@ impl Bar {
         }
     }
 
-    /// How many messages, and how fast.
+    /// The number of messages, and their rate.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         clippy::cast_precision_loss,
-        reason = "for people"
+        reason = "a rate for people needs no precision"
     )]
     fn rate(&self, published: u64) -> String {
         let rate = published as f64 / self.began.elapsed().as_secs_f64().max(0.001);
-        format!("{}, {}/s", messages(published), grouped(rate as u64))
+        format!("{}, {}/s", counted(published, "message"), grouped(rate as u64))
     }
 
-    /// Something is in the way: said once, until it is out of the way.
-    pub(in crate::commands) fn held_up(&self, reason: &str) {
+    /// Reports the reason of a delay at once, and once until [`Bar::went_on`].
+    pub(in crate::commands) fn held_up(&self, reason: &str, retry_for: Duration) {
         if !self.held_up.swap(true, Ordering::Relaxed) {
-            self.tell(&format!("oddswire: {reason}; trying again"));
+            let retry_for = humantime::format_duration(retry_for);
+            self.tell(&format!("oddswire: {reason}; retrying for up to {retry_for}"));
             self.drawn.set_message("waiting for the server");
         }
     }
 
-    /// It is out of the way.
+    /// Reports that the delay is over.
     pub(in crate::commands) fn went_on(&self) {
         if self.held_up.swap(false, Ordering::Relaxed) {
-            self.tell("oddswire: it goes on");
+            self.tell("oddswire: the server takes messages again");
         }
     }
 
-    /// Says something that stays, above the bar.
+    /// Prints a line above the bar.
     pub(super) fn tell(&self, line: &str) {
         match (self.silent, self.drawn.is_hidden()) {
             (true, _) => {}
@@ -87,7 +88,7 @@ impl Bar {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(in crate::commands) fn finish(&self) {
         self.drawn.finish_and_clear();
     }

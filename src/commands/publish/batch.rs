@@ -1,17 +1,17 @@
-//! Makes requests of lines.
+//! Combines lines into requests.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use oddswire::topic::Topic;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::lines::{Line, Lines};
-use crate::commands::Failure;
-use crate::config::commands::Publish;
-use crate::topic::Topic;
+use crate::commands::settings::Publish;
+use crate::commands::{Failure, counted};
 
-/// Messages for one request.
+/// The messages of one request.
 #[derive(Debug, Default, Clone)]
 pub(in crate::commands) struct Batch {
     lines: Vec<(u64, String)>,
@@ -20,7 +20,7 @@ pub(in crate::commands) struct Batch {
 }
 
 impl Batch {
-    /// Adds a message that stands in this line; 0 for one that stands in no file.
+    /// Adds the message of this line; the line is 0 if the message is not from a file.
     pub(in crate::commands) fn push(&mut self, line: u64, message: String) {
         self.bytes += message.len() + 1;
         self.lines.push((line, message));
@@ -34,12 +34,12 @@ impl Batch {
         self.lines.is_empty()
     }
 
-    /// Whether this message does not fit beside those that are there.
+    /// Whether this message would make the batch exceed `messages` or `bytes`.
     pub(in crate::commands) fn is_full_for(&self, message: &str, messages: usize, bytes: usize) -> bool {
         self.len() >= messages || (!self.is_empty() && self.bytes + message.len() + 1 > bytes)
     }
 
-    /// As a request has it: one message a line.
+    /// The body of the request: one message per line.
     pub(super) fn body(&self) -> Bytes {
         let mut body = String::with_capacity(self.bytes);
         for (_, message) in &self.lines {
@@ -49,7 +49,7 @@ impl Batch {
         body.into()
     }
 
-    /// The line that the message with this index stands in.
+    /// The line of the message with this index.
     pub(super) fn line(&self, index: usize) -> Option<u64> {
         self.lines.get(index).map(|(line, _)| *line).filter(|line| *line > 0)
     }
@@ -62,12 +62,12 @@ impl Batch {
         self.lines.last().map_or(0, |(line, _)| *line)
     }
 
-    /// How far the file was read when this was made.
+    /// How many bytes of the file were read when the batch was complete.
     pub(super) fn read_to(&self) -> u64 {
         self.read_to
     }
 
-    /// The same in two.
+    /// Splits the batch in two.
     pub(super) fn halves(mut self) -> (Self, Self) {
         let second = self.lines.split_off(self.lines.len().div_ceil(2));
         let mut halves = [Self::default(), Self::default()];
@@ -81,20 +81,20 @@ impl Batch {
     }
 }
 
-/// The batches of a file. Of a file that was read before they are the same again, so that what was under way when
-/// publishing was interrupted can be told from what was not; of a pipe, a batch is what there is.
+/// The batches of a file or pipe. A second run over the same file gives the same batches, so the server recognises the
+/// batch that was being sent at an interruption. From a pipe, a batch is whatever can be read without waiting.
 pub(super) struct Batches {
     lines: Lines,
     topic: Option<Topic>,
     messages: usize,
     bytes: usize,
     passed: u64,
-    /// What did not fit into the batch before, or why there is no further one.
+    /// The line that did not fit into the last batch, or the error that ends the batches.
     next: Option<Result<Line, Failure>>,
 }
 
 impl Batches {
-    /// Those behind the first `passed` lines.
+    /// The batches after the first `passed` lines.
     pub(super) fn new(lines: Lines, settings: &Publish, passed: u64) -> Self {
         let (topic, messages, bytes) = (settings.topic.clone(), settings.batch_messages, settings.batch_bytes);
         Self { lines, topic, messages, bytes, passed, next: None }
@@ -122,7 +122,7 @@ impl Iterator for Batches {
                 Some(Ok(line)) if !batch.is_full_for(&line.text, self.messages, self.bytes) => {
                     batch.push(line.number, line.text);
                 }
-                // What stands before a bad line is published; then the line is told.
+                // The lines before a bad line are published first; then the bad line is reported.
                 Some(Err(failure)) if batch.is_empty() => return Some(Err(failure)),
                 next => {
                     self.next = next;
@@ -132,10 +132,11 @@ impl Iterator for Batches {
         }
         let lines = self.lines.number();
         if batch.is_empty() && self.next.is_none() && lines < self.passed {
-            // Once: behind it is the end.
+            // Report this once; the next call returns the end.
             let line = std::mem::take(&mut self.passed) + 1;
             return Some(Err(Failure::Usage(format!(
-                "there is no line {line} to go on from: there are {lines} lines"
+                "there is no line {line} to continue from: the file has {}",
+                counted(lines, "line")
             ))));
         }
         batch.read_to = self.lines.read_to();
@@ -143,7 +144,7 @@ impl Iterator for Batches {
     }
 }
 
-/// A line as a message: with the topic where it names none. What else may be wrong with it the server says.
+/// The message of a line, with the topic added if the line names none. The server checks everything else.
 fn message(text: &str, topic: Option<&Topic>) -> Result<String, String> {
     #[derive(Deserialize)]
     #[serde(expecting = "a message object")]
@@ -158,7 +159,7 @@ fn message(text: &str, topic: Option<&Topic>) -> Result<String, String> {
     let named: Named<'_> = serde_json::from_str(text).map_err(|_| "'topic' must be a string, once".to_owned())?;
     match (named.topic, topic) {
         (Some(_), _) => Ok(text.to_owned()),
-        (None, None) => Err("it names no 'topic': set --topic for lines without one".to_owned()),
+        (None, None) => Err("the line names no 'topic': set --topic".to_owned()),
         (None, Some(topic)) => {
             let rest = text[1..].trim_start();
             let comma = if rest == "}" { "" } else { "," };
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_is_added_where_a_line_names_none() {
+    fn topic_is_added_if_a_line_names_none() {
         let topic: Topic = "odds".parse().unwrap();
         let with = |text: &str| message(text, Some(&topic)).unwrap();
         assert_eq!(with(r#"{ "data":1}"#), r#"{"topic":"odds","data":1}"#);
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_told() {
+    fn invalid_message_is_refused_with_the_reason() {
         for (text, says) in [
             ("[]", "expected a JSON object"),
             ("{", "not JSON"),
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_no_file_has_no_line() {
+    fn message_from_no_file_has_no_line() {
         let mut batch = Batch::default();
         batch.push(0, "made".to_owned());
         batch.push(7, "read".to_owned());
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_have_all_lines_in_order() {
+    fn halves_keep_all_lines_in_order() {
         let mut batch = Batch::default();
         (1..=5).for_each(|line| batch.push(line, format!("m{line}")));
         let (first, second) = batch.halves();

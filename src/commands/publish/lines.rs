@@ -1,4 +1,4 @@
-//! Reads a file or a pipe line by line, also compressed with gzip.
+//! Reads a file or a pipe line by line, also if compressed with gzip.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -19,23 +19,25 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 pub(in crate::commands) struct Lines {
     source: Source,
     name: String,
-    /// Bytes read from the file itself, and its length, where it has one.
+    /// Bytes read from the file, before decompression.
     read: Arc<AtomicU64>,
+    /// Length of a regular file.
     length: Option<u64>,
+    /// Number of the last line that was read.
     number: u64,
 }
 
 enum Source {
-    /// Not looked at yet: a pipe may keep whoever reads it waiting.
+    /// Not read yet, because reading a pipe can block.
     Unknown(Option<Counted>),
     Plain(BufReader<Counted>),
     Gzip(BufReader<MultiGzDecoder<BufReader<Counted>>>),
 }
 
-/// A line that is not blank.
+/// A line with text.
 #[derive(Debug)]
 pub(in crate::commands) struct Line {
-    /// From 1.
+    /// The first line is 1.
     pub(in crate::commands) number: u64,
     pub(in crate::commands) text: String,
 }
@@ -60,17 +62,17 @@ impl Lines {
         Ok(Self { source, name, read, length, number: 0 })
     }
 
-    /// How long the file is, if that is known.
+    /// The length of the file, if it has one.
     pub(in crate::commands) fn length(&self) -> Option<u64> {
         self.length
     }
 
-    /// How many lines were read.
+    /// The number of lines read so far.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// How much of it was handed on; of a compressed one, how much was read.
+    /// How many bytes of the file have been returned as lines. For a compressed file, how many have been read.
     pub(in crate::commands) fn read_to(&self) -> u64 {
         let ahead = match &self.source {
             Source::Plain(reader) => reader.buffer().len() as u64,
@@ -79,7 +81,7 @@ impl Lines {
         self.read.load(Ordering::Relaxed).saturating_sub(ahead)
     }
 
-    /// Whether the next line is here already, so that reading it waits for nobody.
+    /// Whether the next line can be read without waiting.
     pub(in crate::commands) fn has_another(&self) -> bool {
         self.length.is_some() || self.source.buffered().contains(&b'\n')
     }
@@ -90,7 +92,7 @@ impl Lines {
             let reader = self.source.reader();
             let read = reader.and_then(|reader| reader.take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut bytes));
             read.map_err(|error| {
-                Failure::Failed(format!("cannot read {} behind line {}: {error}", self.name, self.number))
+                Failure::Failed(format!("cannot read {} after line {}: {error}", self.name, self.number))
             })?;
             if bytes.is_empty() {
                 return Ok(None);
@@ -98,13 +100,13 @@ impl Lines {
             self.number += 1;
             let number = self.number;
             if bytes.len() as u64 > MAX_LINE_BYTES {
-                return Err(Failure::Failed(format!("line {number}: it is longer than {MAX_LINE_BYTES} bytes")));
+                return Err(Failure::Failed(format!("line {number}: longer than {MAX_LINE_BYTES} bytes")));
             }
             let text = String::from_utf8(bytes).map_err(|error| {
                 let at = error.utf8_error().valid_up_to();
-                Failure::Failed(format!("line {number}: it is not UTF-8: byte {at} is part of no character"))
+                Failure::Failed(format!("line {number}: invalid UTF-8 at byte {at}"))
             })?;
-            // Some editors put a byte order mark before the first line.
+            // Some editors write a byte order mark before the first line.
             let text = if number == 1 { text.trim_start_matches('\u{feff}') } else { &text }.trim();
             if !text.is_empty() {
                 return Ok(Some(Line { number, text: text.to_owned() }));
@@ -124,7 +126,7 @@ impl Iterator for Lines {
 impl Source {
     fn of(input: Counted) -> io::Result<Self> {
         let mut input = BufReader::with_capacity(64 << 10, input);
-        // A pipe may give its first byte alone: then it is taken as text, as it is where it comes in whole lines.
+        // A pipe may deliver its first byte alone. Then compressed data is not recognised and is read as text.
         if input.fill_buf()?.starts_with(&GZIP) {
             return Ok(Self::Gzip(BufReader::with_capacity(64 << 10, MultiGzDecoder::new(input))));
         }
@@ -138,7 +140,7 @@ impl Source {
             *self = Self::of(input)?;
         }
         match self {
-            Self::Unknown(_) => Err(io::Error::other("it could not be read before")),
+            Self::Unknown(_) => Err(io::Error::other("an earlier read failed")),
             Self::Plain(reader) => Ok(reader),
             Self::Gzip(reader) => Ok(reader),
         }
@@ -153,7 +155,7 @@ impl Source {
     }
 }
 
-/// Counts what is read.
+/// Counts the bytes that are read.
 struct Counted {
     input: Box<dyn Read + Send>,
     read: Arc<AtomicU64>,

@@ -1,7 +1,7 @@
-//! `oddswire publish`: a file of messages, taken whole and once, through everything that a server and a network do.
+//! `oddswire publish`: publishes all messages of a file once, despite server restarts and broken connections.
 //!
-//! [`lines`] reads and checks, [`batch`] makes requests of what was read, [`publisher`] gets each taken, [`bar`] shows how
-//! far that is, and [`progress`] remembers it for the next run.
+//! [`lines`] reads and checks lines, [`batch`] combines them into requests, [`publisher`] sends and retries requests,
+//! [`bar`] shows the progress, and [`progress`] remembers it for the next run.
 
 mod bar;
 mod batch;
@@ -12,72 +12,72 @@ pub(super) mod publisher;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
 pub(super) use self::bar::Bar;
 pub(super) use self::batch::Batch;
+use oddswire::message::Position;
+use tokio::sync::mpsc;
+
 use self::batch::Batches;
 use self::lines::Lines;
 use self::progress::Progress;
 use self::publisher::{NotTaken, Publisher};
-use super::{Failure, grouped, interrupted, messages, print};
-use crate::config::commands::Publish;
-use crate::message::Position;
+use super::{Failure, counted, grouped, interrupted, print};
+use crate::commands::settings::Publish;
 
-/// Batches that are read ahead while one is under way.
+/// Batches that are read ahead while one is being sent.
 const READ_AHEAD: usize = 2;
 
-/// What was taken so far.
+/// What the server has taken so far.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) messages: u64,
     pub(super) unchanged: u64,
     position: Option<Position>,
-    /// The last line that was taken; before the first, the last that is passed over.
+    /// The last line that the server took; before the first one, the last line that is skipped.
     line: u64,
-    /// The server began anew with this line, and what it had taken before is gone.
-    anew_from: Option<u64>,
+    /// The server restarted without its messages before this line.
+    lost_before: Option<u64>,
 }
 
 impl Tally {
-    /// Counts a batch that was taken. A sequence that is another one than before is that of a server that forgot what it
-    /// had taken: that is said, and everything else goes on.
+    /// Counts a batch that the server took. A new epoch means that the server lost its earlier messages. That is reported,
+    /// and publishing continues.
     pub(super) fn add(&mut self, batch: &Batch, taken: &publisher::Taken, bar: &Bar) {
         let before = self.position.replace(taken.position);
         if before.is_some_and(|before| before.epoch != taken.position.epoch) {
             let line = batch.first_line();
-            self.anew_from = Some(line);
-            bar.tell(&format!("oddswire: {}", began_anew(line)));
+            self.lost_before = Some(line);
+            bar.tell(&format!("oddswire: {}", lost(line)));
         }
         self.messages += taken.accepted;
         self.unchanged += taken.unchanged;
         self.line = batch.last_line();
     }
 
-    /// Says that all is taken; where not all of that is there any more, that is a failure.
+    /// Prints the summary. Fails if the server lost earlier messages.
     pub(super) fn conclude(&self, took: Duration, more: &str) -> Result<(), Failure> {
-        let none = if self.messages == 0 && self.line == 0 { "; there was no message in it" } else { "" };
+        let none = if self.messages == 0 && self.line == 0 { "; the file has no messages" } else { "" };
         print(format!("{}{none}{more}\n", self.summary(took)))?;
-        self.anew_from.map_or(Ok(()), |line| Err(Failure::Failed(began_anew(line))))
+        self.lost_before.map_or(Ok(()), |line| Err(Failure::Failed(lost(line))))
     }
 
-    /// What is said when all is taken.
+    /// The summary after the last message.
     pub(super) fn summary(&self, took: Duration) -> String {
-        let (messages, seconds) = (messages(self.messages), took.as_secs_f64());
+        let (messages, seconds) = (counted(self.messages, "message"), took.as_secs_f64());
         let unchanged = match self.unchanged {
             0 => String::new(),
             count => format!(", {} of them unchanged", grouped(count)),
         };
-        let position = self.position.map_or_else(String::new, |position| format!("; the log stands at {position}"));
-        format!("{messages} taken in {seconds:.1} s{unchanged}{position}")
+        let position = self.position.map_or_else(String::new, |position| format!("; the last position is {position}"));
+        format!("{messages} published in {seconds:.1} s{unchanged}{position}")
     }
 }
 
-fn began_anew(line: u64) -> String {
-    format!("the server began anew: what was taken before line {line} is gone")
+fn lost(line: u64) -> String {
+    format!("the server restarted without its messages: those before line {line} are lost")
 }
 
-/// Publishes a file to its end.
+/// Publishes a file.
 pub(super) async fn run(settings: Publish) -> Result<(), Failure> {
     let token = settings.target.token()?;
     let began = Instant::now();
@@ -92,30 +92,30 @@ pub(super) async fn run(settings: Publish) -> Result<(), Failure> {
         ended = run.publish(lines, &settings) => ended,
         asked = interrupted() => Err(match asked {
             Ok(()) => Failure::Failed("interrupted".to_owned()),
-            Err(error) => Failure::Failed(format!("signals cannot be received: {error}")),
+            Err(failure) => failure,
         }),
     };
     bar.finish();
     match ended {
         Ok(()) => tally.conclude(began.elapsed(), ""),
-        Err(failure) => Err(how_to_go_on(failure, &tally, &settings)),
+        Err(failure) => Err(how_to_continue(failure, &tally, &settings)),
     }
 }
 
-/// Adds to a failure how far it came and how to go on.
-fn how_to_go_on(failure: Failure, tally: &Tally, settings: &Publish) -> Failure {
-    let reached = match (tally.line, tally.anew_from) {
-        (0, _) => "nothing was taken".to_owned(),
-        (line, None) => format!("lines up to {line} are taken"),
-        (line, Some(first)) => format!("{}; lines {first} to {line} are taken", began_anew(first)),
+/// Adds to a failure which lines are published, and how to continue.
+fn how_to_continue(failure: Failure, tally: &Tally, settings: &Publish) -> Failure {
+    let reached = match (tally.line, tally.lost_before) {
+        (0, _) => "nothing was published".to_owned(),
+        (line, None) => format!("lines up to {line} are published"),
+        (line, Some(first)) => format!("{}; lines {first} to {line} are published", lost(first)),
     };
     let next = match &settings.progress {
-        Some(path) => format!("go on with --progress {}", path.display()),
-        None => format!("go on with --from-line {}", tally.line + 1),
+        Some(path) => format!("continue with --progress {}", path.display()),
+        None => format!("continue with --from-line {}", tally.line + 1),
     };
     match failure {
         Failure::Usage(text) => Failure::Usage(text),
-        Failure::Failed(text) => Failure::Failed(format!("{text}; {reached}, {next}")),
+        Failure::Failed(text) => Failure::Failed(format!("{text}; {reached}; {next}")),
     }
 }
 
@@ -130,7 +130,7 @@ impl Run<'_> {
     async fn publish(&mut self, lines: Lines, settings: &Publish) -> Result<(), Failure> {
         let (read, mut batches) = mpsc::channel(READ_AHEAD);
         let source = Batches::new(lines, settings, self.tally.line);
-        // A pipe may be quiet for as long as it likes, so it is read where nobody has to wait for it.
+        // Reading a pipe can block for any time, so it has its own thread.
         tokio::task::spawn_blocking(move || {
             for batch in source {
                 if read.blocking_send(batch).is_err() {
@@ -144,7 +144,7 @@ impl Run<'_> {
         self.progress.take().map_or(Ok(()), Progress::remove)
     }
 
-    /// Gets a batch taken; in halves where the server says that it is too large for one request.
+    /// Publishes a batch. If the server finds the request too large, sends it in halves.
     async fn deliver(&mut self, batch: Batch) -> Result<(), Failure> {
         let mut parts = VecDeque::from([batch]);
         while let Some(part) = parts.pop_front() {

@@ -1,54 +1,56 @@
-//! Remembers in a file how far publishing came.
+//! Remembers the last published line in a file.
 //!
-//! The file is replaced whole after each batch. It names the run, and so do the `Idempotency-Key`s: a run that goes on
-//! sends the batch that was under way under the same key again, and the server takes it once. It remembers keys for five
-//! minutes: after a longer interruption that one batch may come twice.
+//! The file is replaced after each batch. It holds the name of the run, which is also part of each `Idempotency-Key`. A
+//! run that continues repeats the batch that was being sent with the same key, and the server takes it once. The server
+//! remembers keys for five minutes. After a longer interruption it may take this one batch twice.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use oddswire::message::Timestamp;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{Batch, publisher};
-use crate::commands::Failure;
-use crate::config::commands::Publish;
-use crate::message::Timestamp;
+use crate::commands::settings::Publish;
+use crate::commands::{Failure, counted};
 
-/// How far a run came.
+/// The progress of a run, and its file.
 pub(super) struct Progress {
     path: PathBuf,
     kept: Kept,
 }
 
+/// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
     /// The name of the run.
     run: String,
-    /// Where it is published.
+    /// The server.
     url: String,
-    /// What is published.
+    /// The published file.
     file: PathBuf,
-    /// How long the file is and when it was changed, where it is a regular one: in another file, the lines up to `line`
-    /// may be others.
+    /// Length and modification time of a regular file. If the file has changed, the lines up to `line` may differ from
+    /// those that were published.
     stamp: Option<Stamp>,
-    /// How lines become requests: with other settings, what was under way could not be told from what was not.
+    /// The settings that decide which lines are in a request. With other settings, the repeated batch would have another
+    /// key, and the server would take its messages twice.
     requests: String,
-    /// The last line that was taken.
+    /// The last line that the server took.
     line: u64,
 }
 
-/// What hinders a run from going on.
+/// Why a run cannot continue.
 enum Differs {
-    /// What is asked for.
-    Asked(String),
-    /// What there is.
-    Found(String),
+    /// The arguments differ: a usage error.
+    Arguments(String),
+    /// The server or the file differs: a failure.
+    Source(String),
 }
 
-/// What tells a file from another one of the same name.
+/// Recognises whether a file has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stamp {
@@ -70,12 +72,12 @@ impl Stamp {
 
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes of {}", self.bytes, Timestamp::from_millis(self.modified))
+        write!(f, "{} of {}", counted(self.bytes, "byte"), Timestamp::from_millis(self.modified))
     }
 }
 
 impl Kept {
-    /// A run that begins.
+    /// A new run.
     fn begin(settings: &Publish) -> Result<Self, Failure> {
         let file = &settings.file;
         let unreadable = |error| Failure::Usage(format!("cannot read {}: {error}", file.display()));
@@ -92,23 +94,23 @@ impl Kept {
         })
     }
 
-    /// Why `begun`, which would begin now, cannot go on where this one is.
+    /// Why `begun`, a new run with the present arguments, cannot continue this run.
     fn differs_from(&self, begun: &Self) -> Option<Differs> {
         if self.file != begun.file {
-            return Some(Differs::Asked(format!("it is about {}", self.file.display())));
+            return Some(Differs::Arguments(format!("it belongs to {}", self.file.display())));
         }
         if self.requests != begun.requests {
-            return Some(Differs::Asked(format!("it was begun with {}: go on with the same", self.requests)));
+            return Some(Differs::Arguments(format!("it was started with {}: use the same settings", self.requests)));
         }
         if self.url != begun.url {
             let (there, here) = (&self.url, &begun.url);
-            return Some(Differs::Found(format!("it is about {there}, not {here}: go on with --url {there}")));
+            return Some(Differs::Source(format!("it belongs to {there}, not {here}: continue with --url {there}")));
         }
         if self.stamp != begun.stamp {
-            let told = |stamp: Option<Stamp>| stamp.map_or("no regular file".to_owned(), |stamp| stamp.to_string());
+            let told = |stamp: Option<Stamp>| stamp.map_or("not a regular file".to_owned(), |stamp| stamp.to_string());
             let (was, is) = (told(self.stamp), told(begun.stamp));
-            return Some(Differs::Found(format!(
-                "{} has changed: it was {was}, and is {is}: restore it",
+            return Some(Differs::Source(format!(
+                "{} has changed: it was {was}, now it is {is}: restore it",
                 self.file.display()
             )));
         }
@@ -117,62 +119,62 @@ impl Kept {
 }
 
 impl Progress {
-    /// Goes on where the file says, or begins where there is none.
+    /// Continues the run in the file, or begins a new one if there is no file.
     pub(super) fn open(path: &Path, settings: &Publish) -> Result<Self, Failure> {
         let named = |reason: String| format!("progress file '{}': {reason}", path.display());
         let refused = |reason: String| Failure::Usage(named(reason));
         if settings.file.as_os_str() == "-" {
-            return Err(refused("standard input cannot be read a second time: name a file".to_owned()));
+            return Err(refused("standard input cannot be read a second time: give a file to publish".to_owned()));
         }
         let begun = Kept::begin(settings)?;
         let kept = match std::fs::read(path) {
             Ok(text) => {
-                let kept: Kept =
-                    serde_json::from_slice(&text).map_err(|error| refused(format!("not one of ours: {error}")))?;
+                let kept: Kept = serde_json::from_slice(&text)
+                    .map_err(|error| refused(format!("not a progress file of oddswire: {error}")))?;
                 match kept.differs_from(&begun) {
                     None => kept,
-                    Some(Differs::Asked(reason)) => return Err(refused(reason)),
-                    Some(Differs::Found(reason)) => {
-                        return Err(Failure::Failed(named(reason + ", or remove the progress file to begin anew")));
+                    Some(Differs::Arguments(reason)) => return Err(refused(reason)),
+                    Some(Differs::Source(reason)) => {
+                        return Err(Failure::Failed(named(reason + ", or remove the progress file to start over")));
                     }
                 }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => begun,
             Err(error) => return Err(refused(error.to_string())),
         };
-        // What cannot be written is told before anything is published.
+        // Write the file now, so that an error is reported before anything is published.
         let progress = Self { path: path.to_owned(), kept };
         progress.write()?;
         Ok(progress)
     }
 
-    /// The last line that was taken.
+    /// The last line that the server took.
     pub(super) fn line(&self) -> u64 {
         self.kept.line
     }
 
-    /// The `Idempotency-Key` of a batch: the same whenever it is sent.
+    /// The `Idempotency-Key` of a batch, the same each time it is sent.
     pub(super) fn key(&self, batch: &Batch) -> String {
         format!("{}-{}-{}", self.kept.run, batch.first_line(), batch.last_line())
     }
 
-    /// Remembers that all up to this line is taken.
+    /// Remembers that the server took all lines up to this one.
     pub(super) fn reached(&mut self, line: u64) -> Result<(), Failure> {
         self.kept.line = line;
         self.write()
     }
 
-    /// Forgets the run: all is taken.
+    /// Removes the file, because the server took all lines.
     pub(super) fn remove(self) -> Result<(), Failure> {
         std::fs::remove_file(&self.path).map_err(|error| self.failed(&error))
     }
 
     fn write(&self) -> Result<(), Failure> {
         let text = serde_json::to_vec(&self.kept).expect("names and numbers always serialise");
-        // Beside it, since a file can only be replaced by one of the same file system.
-        let mut beside = self.path.clone().into_os_string();
-        beside.push(".new");
-        let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, &self.path));
+        // A rename replaces a file only within one file system, so the new file is in the same folder.
+        let mut new = self.path.clone().into_os_string();
+        new.push(".new");
+        let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &self.path));
         written.map_err(|error| self.failed(&error))
     }
 

@@ -1,22 +1,21 @@
-//! Gets a batch taken, once: through a server that is away or busy, and connections that break.
+//! Publishes batches, each once: retries if the server is unreachable or busy, or the connection breaks.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+use oddswire::auth::Token;
+use oddswire::message::Position;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::{Bar, Batch};
-use crate::auth::Token;
-use crate::commands::Failure;
 use crate::commands::backoff::Backoff;
 use crate::commands::client::{Client, Refusal};
-use crate::commands::dial::Dialer;
-use crate::config::commands::Target;
-use crate::message::Position;
-use http::StatusCode;
+use crate::commands::settings::Target;
+use crate::dial::{Dialer, TlsError};
 
-/// What the server says of a batch that it took.
+/// The server's answer to a batch that it took.
 #[derive(Debug, Deserialize)]
 pub(in crate::commands) struct Taken {
     pub(super) accepted: u64,
@@ -29,14 +28,14 @@ fn position<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Position, D::E
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
-/// Why a batch is not taken.
+/// Why the server did not take a batch.
 #[derive(Debug)]
 pub(in crate::commands) enum NotTaken {
-    /// The request is longer than the server takes.
+    /// The request is longer than the server allows.
     TooLarge(String),
-    /// The server refuses it, and would again.
+    /// The server refuses the batch. A retry would be refused too.
     Refused(String),
-    /// It was tried for as long as it should be. Whether the last attempt was taken is not known.
+    /// Retries took longer than `retry_for`. The server may have taken the last attempt.
     GaveUp { after: Duration, retry_for: Duration, reason: String },
 }
 
@@ -46,30 +45,30 @@ impl fmt::Display for NotTaken {
             Self::TooLarge(reason) | Self::Refused(reason) => f.write_str(reason),
             Self::GaveUp { after, retry_for, reason } => {
                 let (after, retry_for) = (after.as_secs_f64(), humantime::format_duration(*retry_for));
-                write!(f, "given up after {after:.1} s, since --retry-for is {retry_for}: {reason}")
+                write!(f, "gave up after {after:.1} s, because --retry-for is {retry_for}: {reason}")
             }
         }
     }
 }
 
-/// A publisher of one server.
+/// Publishes to one server.
 pub(in crate::commands) struct Publisher {
     client: Client,
     retry_for: Duration,
     bar: Bar,
-    /// What the keys of this run's requests begin with.
+    /// Prefix of the `Idempotency-Key`s of this run.
     run: String,
     requests: u64,
 }
 
 impl Publisher {
-    pub(in crate::commands) fn new(target: &Target, token: Token, bar: Bar) -> Result<Self, Failure> {
-        let dialer = Dialer::new(target.url.clone()).map_err(|error| Failure::Failed(error.to_string()))?;
-        let run = run_name();
-        Ok(Self { client: Client::new(dialer, Some(token)), retry_for: target.retry_for, bar, run, requests: 0 })
+    pub(in crate::commands) fn new(target: &Target, token: Token, bar: Bar) -> Result<Self, TlsError> {
+        let client = Client::new(Dialer::new(target.url.clone())?, Some(token));
+        Ok(Self { client, retry_for: target.retry_for, bar, run: run_name(), requests: 0 })
     }
 
-    /// Publishes a batch and waits until it is taken. `key` is its `Idempotency-Key`, where somebody else may try again.
+    /// Publishes a batch, and retries until the server takes it. `key` is the `Idempotency-Key`, if a later run may repeat
+    /// the batch.
     pub(in crate::commands) async fn deliver(&mut self, batch: &Batch, key: Option<String>) -> Result<Taken, NotTaken> {
         self.requests += 1;
         let key = key.unwrap_or_else(|| format!("{}-{}", self.run, self.requests));
@@ -80,8 +79,9 @@ impl Publisher {
             let (reason, asked) = match self.client.post_lines("/api/publish", &key, body.clone()).await {
                 Ok(answer) if answer.status == StatusCode::OK => {
                     self.bar.went_on();
-                    return serde_json::from_slice(&answer.body)
-                        .map_err(|error| NotTaken::Refused(format!("the answer is not oddswire's: {error}")));
+                    return serde_json::from_slice(&answer.body).map_err(|error| {
+                        NotTaken::Refused(format!("the answer is not from an oddswire server: {error}"))
+                    });
                 }
                 Ok(answer) => {
                     let refusal = Refusal::of(answer.status, &answer.headers, &answer.body);
@@ -97,13 +97,13 @@ impl Publisher {
             if began.elapsed() + wait > self.retry_for {
                 return Err(NotTaken::GaveUp { after: began.elapsed(), retry_for: self.retry_for, reason });
             }
-            self.bar.held_up(&reason);
+            self.bar.held_up(&reason, self.retry_for);
             tokio::time::sleep_until((Instant::now() + wait).into()).await;
         }
     }
 }
 
-/// A name that no other run has.
+/// A random name for this run.
 pub(super) fn run_name() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
@@ -114,7 +114,7 @@ fn refused(refusal: &Refusal, batch: &Batch) -> NotTaken {
         Some(line) => format!("line {line}: the server answered {refusal}"),
         None => format!("the server answered {refusal}"),
     };
-    // One message that is too large is named; a request that is too large has no such message.
+    // If one message is too large, the server names it. If the whole request is too large, it names none.
     if refusal.status == StatusCode::PAYLOAD_TOO_LARGE && line.is_none() {
         return NotTaken::TooLarge(reason);
     }

@@ -1,43 +1,43 @@
-//! One connection to the server: how it is opened, and what its end means.
+//! Opens a connection to the server, and decides from its end whether to reconnect.
 
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderValue, Request};
+use oddswire::close::Close;
+use oddswire::log::Since;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
-use crate::close::Close;
 use crate::commands::client::{AGENT, Refusal};
-use crate::commands::dial::{DialError, Dialer, Stream};
 use crate::commands::printable;
-use crate::config::commands::Tail;
+use crate::commands::settings::Tail;
+use crate::dial::{DialError, Dialer, Stream};
 use crate::endpoint::Endpoint;
-use crate::log::Since;
 
-/// The handshake must be over within this time.
+/// Deadline for the WebSocket handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// A connection that is open.
+/// An open connection.
 pub(super) type Socket = WebSocketStream<Stream>;
 
-/// Why a connection is over, and whether another one may help.
+/// Why a connection ended, and whether to reconnect.
 pub(super) enum End {
-    /// Nobody reads what is written.
+    /// The reader of the output is gone.
     Unread,
-    /// It is of no use to try again.
+    /// A reconnect fails in the same way.
     Final(String),
-    /// The connection is lost, or there was none; the server may say how long to stay away.
+    /// The connection broke or could not be opened. The server may say how long to wait before a retry.
     Lost(String, Option<Duration>),
-    /// Another connection goes on in its place.
+    /// A new connection replaces this one.
     Replaced(Box<Socket>),
 }
 
-/// What asks for the topics of these settings from a position on.
+/// The handshake request for the topics of these settings, from a position.
 pub(super) fn request(endpoint: &Endpoint, settings: &Tail, since: Since) -> Request<()> {
     let mut query = form_urlencoded::Serializer::new(String::new());
     if !settings.topics.is_empty() {
@@ -60,7 +60,7 @@ pub(super) fn request(endpoint: &Endpoint, settings: &Tail, since: Since) -> Req
     request
 }
 
-/// Connects, and sends a request.
+/// Connects, and sends the handshake request.
 pub(super) async fn open(dialer: Dialer, request: Request<()>) -> Result<Socket, End> {
     let stream = dialer.dial().await.map_err(|error| not_dialled(&error))?;
     let handshake = tokio_tungstenite::client_async_with_config(request, stream, Some(limits()));
@@ -77,8 +77,8 @@ pub(super) async fn open(dialer: Dialer, request: Request<()>) -> Result<Socket,
         Ok(Err(Error::Protocol(ProtocolError::HttparseError(_)))) if !url.is_tls() => {
             Err(not_dialled(&DialError::NotHttp(url.clone())))
         }
-        Ok(Err(error)) => Err(End::Lost(format!("no handshake with {url}: {error}"), None)),
-        Err(_) => Err(End::Lost(format!("no handshake with {url} within {HANDSHAKE:?}"), None)),
+        Ok(Err(error)) => Err(End::Lost(format!("the handshake with {url} failed: {error}"), None)),
+        Err(_) => Err(End::Lost(format!("the handshake with {url} took longer than {HANDSHAKE:?}"), None)),
     }
 }
 
@@ -86,18 +86,19 @@ fn not_dialled(error: &DialError) -> End {
     if error.is_lasting() { End::Final(error.to_string()) } else { End::Lost(error.to_string(), None) }
 }
 
-/// A message may be as long as a server can be told to take (`publish-message-bytes`), and its envelope around it.
+/// The longest message that a server can be configured to take (`publish-message-bytes`), with room for its envelope.
 fn limits() -> WebSocketConfig {
     const LONGEST: usize = (1 << 30) + (1 << 20);
     WebSocketConfig::default().max_message_size(Some(LONGEST)).max_frame_size(Some(LONGEST))
 }
 
-/// Says goodbye on a connection that another one goes on for, if that can be said at once: nobody waits for it.
+/// Closes a connection that has been replaced. Sends the close frame only if that is possible without waiting.
 pub(super) fn leave(mut socket: Socket) {
     let _: Option<Result<(), Error>> = socket.close(None).now_or_never();
 }
 
-/// What a close frame means: of the server's own codes the table says whether to come back, and a 1000 says not to.
+/// Interprets a close frame. The table of close codes says whether to reconnect; after 1000, tail does not reconnect, and
+/// after any other code it does.
 pub(super) fn closed(frame: Option<CloseFrame>) -> End {
     let Some(frame) = frame else { return End::Lost("the server closed the connection".to_owned(), None) };
     let code = u16::from(frame.code);
@@ -113,16 +114,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_of_close_codes_says_whether_to_come_back() {
-        let comes_back = |code: u16| {
+    fn table_of_close_codes_decides_whether_to_reconnect() {
+        let reconnects = |code: u16| {
             let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
             matches!(closed(Some(frame)), End::Lost(..))
         };
         for close in Close::ALL {
-            assert_eq!(comes_back(close.row().code), close.row().reconnect, "{close:?}");
+            assert_eq!(reconnects(close.row().code), close.row().reconnect, "{close:?}");
         }
-        assert!(!comes_back(1000), "a normal end");
-        assert!(comes_back(1006) && comes_back(1012), "what a proxy says");
+        assert!(!reconnects(1000), "a normal end");
+        assert!(reconnects(1006) && reconnects(1012), "codes of a proxy");
         assert!(matches!(closed(None), End::Lost(..)));
     }
 }

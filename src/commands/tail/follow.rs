@@ -1,8 +1,8 @@
 //! Keeps a connection to the server, and resumes where the last one ended.
 //!
-//! Of a server that shuts down the next connection is opened before it closes this one, which goes on until then: what
-//! comes over both is told once. A broadcast has no position to go on from: one that was sent before the next connection
-//! was there, and that this one has yet to bring when it is left, is lost.
+//! When the server announces a shutdown, the next connection is opened while this one still delivers. Messages that come
+//! over both are shown once. A broadcast has no position to resume from. It is lost if it was sent before the next
+//! connection was open, and this connection was closed before it arrived.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{SinkExt as _, StreamExt as _};
+use oddswire::log::Since;
+use oddswire::message::Position;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc::Sender;
@@ -22,16 +24,14 @@ use super::notice::{Notice, Tone};
 use super::overlap::Overlap;
 use super::print::Line;
 use crate::commands::backoff::Backoff;
-use crate::commands::dial::Dialer;
-use crate::commands::{Failure, grouped, messages, printable};
-use crate::config::commands::Tail;
-use crate::log::Since;
-use crate::message::Position;
+use crate::commands::settings::Tail;
+use crate::commands::{Failure, counted, printable};
+use crate::dial::Dialer;
 
-/// A connection that lasted this long was a good one: the next wait is a first one again.
+/// After a connection that lasted this long, the backoff starts over.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// A connection on its way; it has a deadline of its own.
+/// A connection that is being opened. Its parts have their own deadlines.
 type Opening = BoxFuture<'static, Result<Socket, End>>;
 
 /// Follows one server's messages.
@@ -39,14 +39,15 @@ pub(super) struct Follower {
     dialer: Dialer,
     settings: Tail,
     lines: Sender<Line>,
-    /// Where the next connection begins.
+    /// Where the next connection resumes.
     since: Since,
-    /// Topics were asked for, and the connection has none of them.
+    /// Topics were requested, and the server has none of them.
     deaf: bool,
-    /// What was missed, or is the state to begin with, is still to come.
+    /// The catch-up is not complete yet.
     behind: bool,
-    /// When to open the connection that goes on for this one, whose server shuts down.
+    /// When to open the next connection, because the server shuts down.
     leave_at: Option<Instant>,
+    /// The next connection, while it is being opened.
     next: Option<Opening>,
     overlap: Overlap,
     backoff: Backoff,
@@ -74,7 +75,7 @@ impl Follower {
         }
     }
 
-    /// Follows until nobody reads, or trying again is of no use.
+    /// Follows until the reader of the output is gone, or until a reconnect is useless.
     pub(super) async fn run(&mut self) -> Result<(), Failure> {
         loop {
             let began = Instant::now();
@@ -96,17 +97,17 @@ impl Follower {
                 }
                 End::Unread => return Ok(()),
                 End::Final(reason) => return Err(Failure::Failed(reason)),
-                // The server has closed it before the next one was open, which is as good as one that begins now.
+                // The server closed this connection before the next one was open. Continue with the one being opened.
                 End::Lost(reason, _) if self.next.is_some() => {
                     self.hand_over();
-                    let text = format!("{reason}; the next connection is being opened");
+                    let text = format!("{reason}; already reconnecting");
                     if self.note(Tone::Aside, text).await.is_err() {
                         return Ok(());
                     }
                 }
                 End::Lost(reason, asked) => {
                     let wait = self.backoff.next(asked);
-                    let text = format!("{reason}; trying again in {:.1} s", wait.as_secs_f64());
+                    let text = format!("{reason}; retrying in {:.1} s", wait.as_secs_f64());
                     if self.note(Tone::Warning, text).await.is_err() {
                         return Ok(());
                     }
@@ -116,30 +117,30 @@ impl Follower {
         }
     }
 
-    /// Says what was seen and how to go on, where there is room for it.
-    pub(super) fn say_goodbye(&self) {
-        let messages = messages(self.messages);
+    /// Writes how many messages came and how to continue, if the queue has room.
+    pub(super) fn summarise(&self) {
+        let messages = counted(self.messages, "message");
         let connections = match self.connections {
             ..=1 => String::new(),
-            count => format!(" over {} connections", grouped(count)),
+            count => format!(" over {}", counted(count, "connection")),
         };
         let next = match self.since {
-            Since::Position(position) => format!("; go on with --since {position}"),
+            Since::Position(position) => format!("; continue with --since {position}"),
             Since::Now | Since::Snapshot => String::new(),
         };
         let text = format!("{messages}{connections}{next}");
-        // A full queue is a reader that takes nothing, and has no use for this.
+        // If the queue is full, the reader has stopped reading, so the summary is useless.
         let _ = self.lines.try_send(Line::Notice(Notice { tone: Tone::Aside, text }));
     }
 
-    /// A connection that begins where this one stands now.
+    /// Begins to open a connection that resumes at the present position.
     fn opening(&mut self) -> Opening {
         self.overlap.begin();
         let request = connection::request(self.dialer.endpoint(), &self.settings, self.since);
         Box::pin(connection::open(self.dialer.clone(), request))
     }
 
-    /// The connection that is `next` goes on for this one.
+    /// The connection in `next` replaces this one.
     fn hand_over(&mut self) {
         self.overlap.hand_over(match self.since {
             Since::Position(position) => Some(position),
@@ -147,7 +148,7 @@ impl Follower {
         });
     }
 
-    /// Reads to the end of the connection. One on which nothing comes is asked for a sign of life, and given up without.
+    /// Reads until the connection ends. Sends pings, and gives up if nothing arrives for the idle timeout.
     async fn read(&mut self, mut socket: Socket) -> End {
         (self.connections, self.leave_at, self.next) = (self.connections + 1, None, None);
         let idle = self.settings.idle_timeout;
@@ -158,7 +159,7 @@ impl Follower {
                 frame = tokio::time::timeout_at(heard + idle, socket.next()) => frame,
                 _ = pings.tick() => {
                     let ping = tokio::time::timeout_at(heard + idle, socket.send(Frame::Ping(Vec::new().into())));
-                    // An error comes out of reading too, with what the server said before.
+                    // Reading returns the same error, after the messages that came before it.
                     let _: Result<_, _> = ping.await;
                     continue;
                 }
@@ -168,7 +169,7 @@ impl Follower {
                 }
             };
             let Ok(frame) = frame else {
-                return End::Lost(format!("nothing came for {}", humantime::format_duration(idle)), None);
+                return End::Lost(format!("no data from the server for {}", humantime::format_duration(idle)), None);
             };
             heard = Instant::now();
             match frame {
@@ -185,10 +186,11 @@ impl Follower {
         }
     }
 
-    /// Opens the connection that goes on for this one once the server has said that it shuts down; before that it waits. An
-    /// attempt goes on where this is dropped and called again. One that fails is made again for as long as this connection
-    /// lasts, behind which everything is as after any other end. None begins in a catch-up, since where it would begin is
-    /// not known before the end of it.
+    /// Opens the next connection after the server has announced a shutdown. Waits forever without an announcement.
+    ///
+    /// Cancel-safe: a pending attempt stays in `next`. A failed attempt is repeated until this connection ends; then `run`
+    /// reconnects as after any other end. No attempt begins during a catch-up, because the position to resume from is
+    /// known only at its end.
     async fn replacement(&mut self) -> Socket {
         loop {
             let next = match (&mut self.next, self.leave_at) {
@@ -210,7 +212,7 @@ impl Follower {
         }
     }
 
-    /// Takes a message: hands it on, remembers where it stands, and says what it means for the connection.
+    /// Handles a message: passes it on, remembers its position, and updates the state of the connection.
     async fn take(&mut self, text: Utf8Bytes) -> Result<(), End> {
         #[derive(Deserialize)]
         struct Head<'a> {
@@ -225,7 +227,7 @@ impl Follower {
             data: &'a RawValue,
         }
         let Ok(head) = serde_json::from_str::<Head<'_>>(&text) else {
-            let text = "a message that is no JSON object with 'type' and 'data'".to_owned();
+            let text = "invalid message: expected a JSON object with 'type' and 'data'".to_owned();
             return Ok(self.note(Tone::Warning, text).await?);
         };
         let note = match head.kind.as_ref() {
@@ -236,11 +238,11 @@ impl Follower {
             }
             "caught_up" => {
                 self.behind = false;
-                // The next server may have got less far than the last had when it was left.
+                // The next server may be behind the last one. Keep the later position.
                 self.move_to(position(head.data.get()).filter(|at| !self.overlap.has_reached(*at)));
                 None
             }
-            // The server says next why there is nothing to listen to.
+            // The server has none of the requested topics. This error says why.
             "error" if self.deaf => return Err(End::Final(detail(head.data.get()))),
             "reconnect" => Some((Tone::Aside, self.leave(head.data.get()))),
             _ => {
@@ -258,7 +260,7 @@ impl Follower {
                 None
             }
         };
-        // The connection is announced before its first message, and a farewell after what led to it.
+        // The notice about a new connection comes before its first message.
         if let Some((tone, text)) = note {
             self.note(tone, text).await?;
         }
@@ -272,7 +274,7 @@ impl Follower {
         }
         let at = position(data);
         self.behind = self.since != Since::Now;
-        // Who begins with what comes next misses nothing from here on; who catches up still has that before them.
+        // Without a catch-up, the position of the acknowledgement is reached already.
         if self.since == Since::Now {
             self.move_to(at);
         }
@@ -286,7 +288,7 @@ impl Follower {
         Some((Tone::Good, format!("{again} to {}{at}: {}", self.dialer.endpoint(), printable(&topics.join(", ")))))
     }
 
-    /// A catch-up that does not go on from where it was asked to brings again what was there before, as it is now.
+    /// A catch-up that does not resume at the position delivers the current state again, so its messages are not repeats.
     fn catches_up(&mut self, data: &str) {
         #[derive(Deserialize)]
         struct CatchUp {
@@ -297,18 +299,18 @@ impl Follower {
             mode: String,
         }
         self.behind = true;
-        let goes_on = |topic: &Topic| matches!(topic.mode.as_str(), "replayed" | "conflated");
+        let resumes = |topic: &Topic| matches!(topic.mode.as_str(), "replayed" | "conflated");
         match serde_json::from_str::<CatchUp>(data) {
             Ok(told) => {
-                let anew = told.topics.into_iter().filter(|(_, topic)| !goes_on(topic));
-                anew.for_each(|(subscription, _)| self.overlap.bring_anew(subscription));
+                let restated = told.topics.into_iter().filter(|(_, topic)| !resumes(topic));
+                restated.for_each(|(subscription, _)| self.overlap.restate(subscription));
             }
             Err(_) => self.overlap.forget(),
         }
     }
 
-    /// The server shuts down, and closes this connection when it is its turn; until then all is delivered. The next one is
-    /// opened early enough to be caught up by then, and not at the same moment as everybody else's.
+    /// The server shuts down and closes this connection after `after_ms`. The next connection is opened at a random moment
+    /// in the first half of that time: early enough to catch up, and spread over the clients.
     fn leave(&mut self, data: &str) -> String {
         #[derive(Deserialize)]
         struct Data {
@@ -318,7 +320,7 @@ impl Follower {
         let after = Duration::from_millis(after);
         self.leave_at = Instant::now().checked_add(after.mul_f64(fastrand::f64() / 2.0));
         let seconds = after.as_secs_f64();
-        format!("the server is shutting down, and ends this connection in {seconds:.1} s")
+        format!("the server is shutting down, and closes this connection in {seconds:.1} s")
     }
 
     fn move_to(&mut self, position: Option<Position>) {
@@ -340,7 +342,7 @@ fn position(data: &str) -> Option<Position> {
     serde_json::from_str::<Data<'_>>(data).ok()?.position.parse().ok()
 }
 
-/// What an `error` says.
+/// The detail of an `error` message.
 fn detail(data: &str) -> String {
     #[derive(Deserialize)]
     struct Data {
@@ -349,7 +351,7 @@ fn detail(data: &str) -> String {
     serde_json::from_str(data).map_or_else(|_| printable(data), |data: Data| printable(&data.detail))
 }
 
-/// Nobody reads what is written.
+/// The reader of the output is gone.
 struct Unread;
 
 impl From<Unread> for End {

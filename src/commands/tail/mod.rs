@@ -1,8 +1,8 @@
-//! `oddswire tail`: shows what is published, as it comes, through restarts and cuts of the connection.
+//! `oddswire tail`: shows messages as they are published, despite server restarts and broken connections.
 //!
-//! [`connection`] opens a connection and knows what its end means, [`follow`] keeps one and knows where it stands,
-//! [`overlap`] knows what two of them bring both, [`print`] writes in a thread of its own, so that a pipe that nobody reads keeps nobody from ending the program, and
-//! [`show`] makes lines for people.
+//! [`connection`] opens a connection and interprets its end, [`follow`] reconnects and keeps the position, [`overlap`] drops
+//! messages that two connections deliver, [`show`] formats messages for people, and [`print`] writes in a separate thread.
+//! A pipe without a reader blocks only that thread, so the program can still end.
 
 mod connection;
 mod follow;
@@ -14,25 +14,25 @@ mod value;
 
 use self::follow::Follower;
 use self::print::Printer;
-use super::dial::Dialer;
 use super::{Failure, interrupted};
-use crate::config::commands::Tail;
+use crate::commands::settings::Tail;
+use crate::dial::Dialer;
 
-/// Follows until somebody wants it to end, nobody reads any more, or the server says that trying again is of no use.
+/// Follows until a signal, until the reader of standard output is gone, or until a retry is useless.
 pub(super) async fn run(settings: Tail) -> Result<(), Failure> {
-    let dialer = Dialer::new(settings.url.clone()).map_err(|error| Failure::Failed(error.to_string()))?;
+    let dialer = Dialer::new(settings.url().clone())?;
     let printer = Printer::start(&settings);
     let lines = printer.lines();
     let mut follower = Follower::new(dialer, settings, lines.clone());
     let ended = tokio::select! {
         refused = follower.run() => refused,
-        asked = interrupted() => asked.map_err(|error| Failure::Failed(format!("signals cannot be received: {error}"))),
+        asked = interrupted() => asked,
         () = print::reader_gone() => Ok(()),
-        // Writing failed. Nothing else may come that would have to be written.
+        // Writing failed. Without this branch, the program would notice only at the next message.
         () = lines.closed() => Ok(()),
     };
     if ended.is_ok() {
-        follower.say_goodbye();
+        follower.summarise();
     }
     drop((follower, lines));
     printer.finish().await?;

@@ -1,28 +1,26 @@
-//! What is said of the connection, and how what is written may look.
+//! Notices about the connection, and where colour is allowed.
 
 use std::io::IsTerminal;
 
-use crate::config::commands::may_colour;
-
-/// What is said of the connection, and how urgently.
+/// A line about the connection, written to standard error.
 #[derive(Debug)]
 pub(super) struct Notice {
     pub(super) tone: Tone,
     pub(super) text: String,
 }
 
-/// How something is said.
+/// How urgent a notice is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
-    /// All is well.
+    /// The connection works.
     Good,
-    /// By the way.
+    /// Information that needs no action.
     Aside,
-    /// Something is missing, or not as it should be.
+    /// Something is missing or broken.
     Warning,
 }
 
-/// How what is written may look.
+/// What an output stream can show.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Look {
     pub(super) terminal: bool,
@@ -34,4 +32,11 @@ impl Look {
         let terminal = stream.is_terminal();
         Self { terminal, colour: terminal && may_colour() }
     }
+}
+
+/// Whether terminals may be written to in colour: not if `NO_COLOR` is set (<https://no-color.org>), and not on a terminal
+/// without colours.
+fn may_colour() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }

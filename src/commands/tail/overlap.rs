@@ -1,73 +1,73 @@
-//! What comes over two connections, one of which goes on for the other: it is told once.
+//! Drops messages that come over two connections, if the second replaces the first.
 //!
-//! Messages are known by their positions. Broadcasts have none, and are known by their texts, which have a timestamp and
-//! are the same on every node.
+//! Messages are recognised by position. Broadcasts have no position and are recognised by text, which includes a timestamp
+//! and is the same on every node.
 
 use std::collections::{HashSet, VecDeque};
 
+use oddswire::message::Position;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::message::Position;
-
-/// Broadcasts that are remembered: if more come while a connection is being opened, it tells the first of them again.
+/// Number of broadcasts that are remembered. If more come while the next connection is being opened, the first of them may
+/// be shown twice.
 const MOST_BROADCASTS: usize = 64;
 
-/// What the last connection has told already.
+/// Remembers what the last connection delivered.
 #[derive(Debug, Default)]
 pub(super) struct Overlap {
-    /// Where the last connection stood: up to there this one repeats.
+    /// The position of the last connection. This connection repeats the messages up to there.
     to: Option<Position>,
-    /// The subscriptions that this one brings again as they are now, each as `topic` or `topic/key`.
-    anew: HashSet<String>,
-    /// Broadcasts of the last connection that this one may have yet to bring.
+    /// The subscriptions whose current state this connection delivers again, each as `topic` or `topic/key`.
+    restated: HashSet<String>,
+    /// Broadcasts of the last connection that this one may still repeat.
     before: VecDeque<Utf8Bytes>,
-    /// Broadcasts of this one since the next is being opened.
-    brought: VecDeque<Utf8Bytes>,
+    /// Broadcasts of this connection since the opening of the next one began.
+    delivered: VecDeque<Utf8Bytes>,
 }
 
 impl Overlap {
-    /// The next connection is being opened: from now on it may bring what this one does.
+    /// The opening of the next connection begins: from now on both may deliver the same broadcasts.
     pub(super) fn begin(&mut self) {
-        self.brought.clear();
+        self.delivered.clear();
     }
 
-    /// The next connection goes on for this one, which stands there.
-    pub(super) fn hand_over(&mut self, stands: Option<Position>) {
-        self.to = stands;
-        self.anew.clear();
-        self.before = std::mem::take(&mut self.brought);
+    /// The next connection replaces this one, which has delivered everything up to `position`.
+    pub(super) fn hand_over(&mut self, position: Option<Position>) {
+        self.to = position;
+        self.restated.clear();
+        self.before = std::mem::take(&mut self.delivered);
     }
 
-    /// The connection brings a subscription as it is now.
-    pub(super) fn bring_anew(&mut self, subscription: String) {
-        self.anew.insert(subscription);
+    /// The connection delivers the current state of a subscription again.
+    pub(super) fn restate(&mut self, subscription: String) {
+        self.restated.insert(subscription);
     }
 
-    /// It is not known what the connection brings: nothing of it counts as repeated.
+    /// Treats no message of this connection as repeated, because its catch-up is unknown.
     pub(super) fn forget(&mut self) {
         self.to = None;
     }
 
-    /// Whether the last connection stood there, or further on, in all topics.
+    /// Whether the last connection had reached this position in all topics.
     pub(super) fn has_reached(&self, at: Position) -> bool {
-        self.anew.is_empty() && self.is_within(at)
+        self.restated.is_empty() && self.is_within(at)
     }
 
-    /// Whether the last connection has brought this message.
+    /// Whether the last connection delivered this message.
     pub(super) fn has_message(&self, at: Position, topic: &str, key: Option<&str>) -> bool {
-        self.is_within(at) && !self.anew.iter().any(|subscription| covers(subscription, topic, key))
+        self.is_within(at) && !self.restated.iter().any(|subscription| covers(subscription, topic, key))
     }
 
-    /// Whether the last connection has brought this broadcast; where `is_opening` the next may have to know that this one has.
+    /// Whether the last connection delivered this broadcast. If `is_opening`, remembers it for the next connection.
     pub(super) fn has_broadcast(&mut self, text: &Utf8Bytes, is_opening: bool) -> bool {
         if let Some(at) = self.before.iter().position(|before| before == text) {
-            // One with the same text is another one.
+            // A further broadcast with the same text is a new one.
             self.before.remove(at);
             return true;
         }
         if is_opening {
-            self.brought.truncate(MOST_BROADCASTS - 1);
-            self.brought.push_front(text.clone());
+            self.delivered.truncate(MOST_BROADCASTS - 1);
+            self.delivered.push_front(text.clone());
         }
         false
     }
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_repeated_up_to_where_the_last_connection_stood() {
+    fn messages_up_to_the_last_position_are_repeated() {
         let overlap = handed_over("7-10");
         for (position, repeated) in [("7-9", true), ("7-10", true), ("7-11", false), ("8-1", false)] {
             assert_eq!(overlap.has_message(at(position), "odds", Some("1")), repeated, "{position}");
@@ -113,10 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn of_a_mixed_catch_up_only_what_is_brought_anew_is_told_again() {
+    fn mixed_catch_up_shows_only_restated_topics_again() {
         let mut overlap = handed_over("7-10");
-        overlap.bring_anew("odds/8301/1x2".to_owned());
-        overlap.bring_anew("runs".to_owned());
+        overlap.restate("odds/8301/1x2".to_owned());
+        overlap.restate("runs".to_owned());
         for (topic, key, repeated) in [
             ("odds", Some("8301/1x2"), false),
             ("odds", Some("8301/1x2/maker"), false),
@@ -130,19 +130,19 @@ mod tests {
         ] {
             assert_eq!(overlap.has_message(at("7-10"), topic, key), repeated, "{topic}, {key:?}");
         }
-        assert!(!overlap.has_reached(at("7-9")), "one of them is not there yet");
+        assert!(!overlap.has_reached(at("7-9")), "one topic has not reached it yet");
         overlap.hand_over(Some(at("7-12")));
-        assert!(overlap.has_message(at("7-12"), "runs", None), "it was brought anew to the last one");
+        assert!(overlap.has_message(at("7-12"), "runs", None), "the last connection delivered it");
     }
 
     #[test]
-    fn a_broadcast_is_repeated_once_if_it_came_while_the_connection_was_being_opened() {
+    fn broadcast_during_the_opening_is_repeated_once() {
         let [early, both, twice, late] = ["early", "both", "twice", "late"].map(Utf8Bytes::from_static);
         let mut overlap = Overlap::default();
         assert!(!overlap.has_broadcast(&early, false));
         overlap.begin();
         for text in [&both, &twice, &twice] {
-            assert!(!overlap.has_broadcast(text, true), "the last connection tells them all");
+            assert!(!overlap.has_broadcast(text, true), "the last connection shows all of them");
         }
         overlap.hand_over(None);
         for (text, repeated) in [
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn of_more_broadcasts_than_are_remembered_the_first_are_told_again() {
+    fn broadcasts_beyond_the_limit_are_shown_again() {
         let texts: Vec<Utf8Bytes> = (0..=MOST_BROADCASTS).map(|number| number.to_string().into()).collect();
         let mut overlap = Overlap::default();
         overlap.begin();

@@ -1,4 +1,4 @@
-//! Writes messages to standard output and notices to standard error, in one order, in a thread of its own.
+//! Writes messages to standard output and notices to standard error, in order, in a separate thread.
 
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::fd::AsFd as _;
@@ -13,19 +13,20 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::notice::{Look, Notice};
 use super::show::{self, Show};
 use crate::commands::Failure;
-use crate::config::commands::Tail;
+use crate::commands::settings::Tail;
 
-/// What may wait to be written. When it is full the connection is not read from, and the server keeps what comes next.
+/// Most lines that wait to be written. When the queue is full, the connection is not read, and the server keeps the next
+/// messages.
 const QUEUE: usize = 256;
-/// At the end, what waits is written within this time or not at all: somebody may have stopped reading.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Deadline for writing the queue at the end. A reader that has stopped reading must not keep the program alive.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is to be written.
+/// A line to write.
 #[derive(Debug)]
 pub(super) enum Line {
-    /// What the server sent.
+    /// A message from the server.
     Message(Utf8Bytes),
-    /// What is to be said of the connection.
+    /// A notice about the connection.
     Notice(Notice),
 }
 
@@ -43,15 +44,15 @@ impl Printer {
         Self { lines, writing }
     }
 
-    /// Where lines are handed in; closed once nobody reads what is written.
+    /// The queue of lines. It closes when the reader of the output is gone.
     pub(super) fn lines(&self) -> Sender<Line> {
         self.lines.clone()
     }
 
-    /// Writes what waits. A reader that is gone is a normal end.
+    /// Writes the rest of the queue. A reader that is gone is not an error.
     pub(super) async fn finish(self) -> Result<(), Failure> {
         drop(self.lines);
-        match tokio::time::timeout(LAST_WORDS, self.writing).await {
+        match tokio::time::timeout(FLUSH_TIMEOUT, self.writing).await {
             Ok(Ok(Err(error))) if error.kind() != ErrorKind::BrokenPipe => {
                 Err(Failure::Failed(format!("cannot write: {error}")))
             }
@@ -70,7 +71,7 @@ fn write(mut queue: Receiver<Line>, mut show: Option<Show>) -> io::Result<()> {
                 None => write_raw(&mut out, text.as_bytes())?,
             },
             Line::Notice(notice) => {
-                // What came before stands before it, where both go to the same terminal.
+                // If both streams are the same terminal, earlier messages must appear before the notice.
                 out.flush()?;
                 let line = show::notice(&notice, notices.colour);
                 io::stderr().write_all(line.as_bytes())?;
@@ -83,7 +84,7 @@ fn write(mut queue: Receiver<Line>, mut show: Option<Show>) -> io::Result<()> {
     out.flush()
 }
 
-/// One message, one line: JSON can only have line breaks between its tokens, where a space says the same.
+/// Writes a message as one line. JSON has raw line breaks only between tokens, where a space means the same.
 fn write_raw(out: &mut impl Write, text: &[u8]) -> io::Result<()> {
     for part in text.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
         match part.split_last() {
@@ -97,11 +98,11 @@ fn write_raw(out: &mut impl Write, text: &[u8]) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Waits until nobody can read standard output any more, also where nothing comes that could be written to it.
+/// Waits until the reader of standard output is gone, even if there is nothing to write.
 pub(super) async fn reader_gone() {
     let watched = io::stdout().as_fd().try_clone_to_owned();
-    // What the system cannot watch, such as a file, has no reader that could go. Nothing is written here, so it does not
-    // matter that a write would wait.
+    // The system cannot watch a file, but a file has no reader that could go. This descriptor is only watched, never
+    // written to, so it may be in blocking mode.
     let watched = watched.and_then(|fd| pipe::Sender::from_file_unchecked(fd.into()));
     if let Ok(watched) = watched
         && watched.ready(Interest::ERROR).await.is_ok()
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_raw_message_is_one_line() {
+    fn raw_message_is_one_line() {
         let mut out = Vec::new();
         write_raw(&mut out, b"{\"data\":{\r\n\"a\":1}\n}").unwrap();
         assert_eq!(out, b"{\"data\":{  \"a\":1} }\n");

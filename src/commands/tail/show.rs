@@ -1,4 +1,4 @@
-//! Lines for people: time, topic, key, and the data with what has changed marked.
+//! Formats messages for people: time, topic, key, and data with changes marked.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -9,9 +9,9 @@ use unicode_width::UnicodeWidthChar as _;
 
 use super::notice::{Look, Notice, Tone};
 use super::value::Value;
-use crate::commands::printable;
+use crate::commands::{counted, printable};
 
-/// Keys whose last data is remembered, to mark what changes. With more, all are forgotten, and marks begin anew.
+/// Most keys whose last data is remembered to mark changes. Beyond that, all are forgotten.
 const REMEMBERED: usize = 20_000;
 /// Keys longer than this do not widen the column of keys.
 const WIDEST_KEY: usize = 28;
@@ -24,7 +24,7 @@ const GREEN: &str = "\x1b[32m";
 const YELLOW: &str = "\x1b[33m";
 const CYAN: &str = "\x1b[36m";
 
-/// What is said of the connection, as a line.
+/// Formats a notice about the connection.
 pub(super) fn notice(notice: &Notice, colour: bool) -> String {
     let (mark, style) = match notice.tone {
         Tone::Good => ("--", GREEN),
@@ -45,8 +45,8 @@ pub(super) struct Show {
     last: HashMap<String, Value>,
 }
 
-/// An envelope. Its data is read by itself: what is no value here, such as a number that is too large, is valid JSON
-/// all the same, and is shown as it was sent.
+/// An envelope. Its data is parsed separately. Data that [`Value`] cannot hold, such as a number that is too large, is
+/// still valid JSON and is shown unchanged.
 #[derive(Deserialize)]
 struct Message<'a> {
     #[serde(rename = "type")]
@@ -63,9 +63,9 @@ impl Show {
         Self { look, full, topic_width: 0, key_width: 0, last: HashMap::new() }
     }
 
-    /// The line of a message; nothing for one that is told elsewhere.
+    /// Formats a message; returns an empty text if it is reported as a notice.
     pub(super) fn message(&mut self, text: &str) -> String {
-        // What is no message is said by whoever reads the connection.
+        // `Follower` reports an invalid message.
         let Ok(message) = serde_json::from_str::<Message<'_>>(text) else { return String::new() };
         let data = Value::of(message.data);
         let mut line = Text::new(self.look.colour, self.width());
@@ -114,7 +114,7 @@ impl Show {
         self.last.insert(name, data);
     }
 
-    /// What a catch-up brings, and what is missing for good.
+    /// Formats a `catch_up`: what it delivers, and what is lost.
     fn catch_up(&self, data: &Value) -> String {
         let mut lines = String::new();
         let mut say = |style: &'static str, text: &str| {
@@ -132,25 +132,29 @@ impl Show {
             let topic = printable(topic);
             match mode {
                 "replayed" => say(DIM, &format!("-- catching up with {topic}: every message{count}")),
-                "conflated" => say(YELLOW, &format!("-- catching up with {topic}: the latest of each key{count}")),
+                "conflated" => {
+                    say(YELLOW, &format!("-- catching up with {topic}: the latest value of each key{count}"))
+                }
                 "snapshot" => say(YELLOW, &format!("-- catching up with {topic}: the whole state{count}")),
                 _ => say(RED, &format!("!! GAP in {topic}: messages are lost{count}")),
             }
         }
         if let Some(count) = data.field("broadcasts_skipped").and_then(Value::number) {
-            say(RED, &format!("!! {count} broadcasts are lost"));
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the server sends a count")]
+            let lost = counted(count as u64, "broadcast");
+            say(RED, &format!("!! {lost} lost"));
         }
         lines
     }
 
-    /// Where lines are cut: a terminal may change its width at any time.
+    /// The width at which lines are cut. Read each time, because a terminal can change its width.
     fn width(&self) -> Option<usize> {
         let cut = self.look.terminal && !self.full;
         cut.then(columns)
     }
 }
 
-/// The columns of the terminal; 80 where it does not say.
+/// The columns of the terminal; 80 if they are unknown.
 fn columns() -> usize {
     crossterm::terminal::size()
         .ok()
@@ -165,13 +169,13 @@ fn clock(timestamp: Option<&str>) -> &str {
     time.filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic())).unwrap_or("            ")
 }
 
-/// The columns that a text takes.
+/// The number of columns of a text.
 fn width(text: &str) -> usize {
     text.chars().filter_map(unicode_width::UnicodeWidthChar::width).sum()
 }
 
-/// A value on one line: names dimmed, nulls left out, and behind a number that moved an arrow. Lists, such as prices,
-/// stand first and times last, since the line may be cut.
+/// Writes a value on one line: dims names, leaves out nulls, and marks numbers that changed with an arrow. Lists, such as
+/// prices, come first and times last, because the line may be cut.
 fn value(line: &mut Text, now: &Value, before: Option<&Value>) {
     let Value::Object(fields) = now else { return nested(line, now, before) };
     let mut fields: Vec<_> = fields.iter().filter(|(_, field)| *field != Value::Null).collect();
@@ -182,7 +186,8 @@ fn value(line: &mut Text, now: &Value, before: Option<&Value>) {
     }
 }
 
-/// A value inside another one, in brackets; of the objects in a list only the values, since their names are the same.
+/// Writes a value inside another value, in brackets. Objects in a list are written without names, which are the same in
+/// each.
 fn nested(line: &mut Text, now: &Value, before: Option<&Value>) {
     let changed = if before.is_some_and(|before| before != now) { YELLOW } else { "" };
     match now {
@@ -231,11 +236,11 @@ fn moved(line: &mut Text, now: &serde_json::Number, before: Option<&Value>) {
     }
 }
 
-/// A line that is put together piece by piece, and cut where the terminal ends.
+/// A line made of pieces, which is cut at the width of the terminal.
 struct Text {
     pieces: Vec<(&'static str, String)>,
     colour: bool,
-    /// Columns that there are; `None` is no limit.
+    /// Available columns; `None` means no limit.
     width: Option<usize>,
 }
 
@@ -248,7 +253,7 @@ impl Text {
         self.pieces.push((style, piece.to_owned()));
     }
 
-    /// The line. One that is too long ends with a sign that there is more.
+    /// The complete line. A line that is cut ends with `…`.
     fn end(self) -> String {
         let needed: usize = self.pieces.iter().map(|(_, piece)| width(piece)).sum();
         let is_cut = self.width.is_some_and(|width| needed > width);
@@ -266,7 +271,7 @@ impl Text {
     }
 }
 
-/// As much of a text as there are columns left. With the first character that does not fit, none are.
+/// The part of a text that fits into the columns left. After a character that does not fit, no columns are left.
 fn fitting<'a>(text: &'a str, left: &mut usize) -> &'a str {
     for (at, char) in text.char_indices() {
         let wide = char.width().unwrap_or(0);
@@ -294,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_price_that_moves_has_an_arrow_and_times_stand_last() {
+    fn changed_price_has_an_arrow_and_times_come_last() {
         let mut show = Show::new(PLAIN, false);
         let rest = "at 2026-02-06T12:00:00Z\n";
         for (price, shown) in [("1.85", "1.85"), ("1.9", "1.9▲"), ("1.9", "1.9"), ("1.8", "1.8▼")] {
@@ -304,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_cut_at_the_last_column_and_says_so() {
+    fn long_line_is_cut_at_the_last_column() {
         for (text, columns, cut) in
             [("abcdef", 6, "abcdef"), ("abcdef", 5, "abcd…"), ("日本語", 5, "日本…"), ("日本語", 4, "日…")]
         {
@@ -316,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn every_style_that_begins_ends_however_the_line_is_cut() {
+    fn every_style_is_reset_in_a_cut_line() {
         for columns in 0..60 {
             let mut line = Text::new(true, Some(columns));
             for piece in 0..10 {
@@ -328,14 +333,14 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_others_cannot_steer_the_terminal() {
+    fn message_cannot_steer_the_terminal() {
         let evil = r#"{"type":"o","topic":"odds","key":"8301\u009b2J","timestamp":"\u001b[2J\u001b[2J\u001b[2J\u001b[2J\u001b[2J","data":{"\u001b]0;x\u0007":"\u001b[2J"}}"#;
         let line = Show::new(PLAIN, false).message(evil);
         assert!(!line.trim_end().contains(char::is_control), "{line:?}");
     }
 
     #[test]
-    fn data_that_is_no_value_here_is_shown_as_it_was_sent_in_its_place() {
+    fn data_beyond_value_is_shown_unchanged() {
         let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
         for data in [r#"{"a":1e999}"#, r#"{"a":"\ud800"}"#, deep.as_str(), "{\"a\":\n1e999}"] {
             let text = |key: &str| {
@@ -350,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_catch_up_says_what_is_missing() {
+    fn catch_up_says_what_is_missing() {
         let said = |mode: &str, skipped: &str| {
             let text = format!(
                 r#"{{"type":"catch_up","data":{{"topics":{{"odds":{{"mode":"{mode}","skipped":{skipped}}}}}}}}}"#
@@ -358,7 +363,7 @@ mod tests {
             Show::new(PLAIN, false).message(&text)
         };
         assert_eq!(said("replayed", "0"), "-- catching up with odds: every message\n");
-        assert_eq!(said("conflated", "12"), "-- catching up with odds: the latest of each key, 12 skipped\n");
+        assert_eq!(said("conflated", "12"), "-- catching up with odds: the latest value of each key, 12 skipped\n");
         assert_eq!(said("gap", "null"), "!! GAP in odds: messages are lost, an unknown number skipped\n");
     }
 }

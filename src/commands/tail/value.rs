@@ -1,4 +1,4 @@
-//! JSON in the order in which it was written, since a publisher may have had its reasons.
+//! JSON values that keep the order of their fields, because a publisher may have chosen it.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Number;
 use serde_json::value::RawValue;
 
-/// Any JSON.
+/// Any JSON value.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Null,
@@ -16,27 +16,27 @@ pub(super) enum Value {
     Text(String),
     List(Vec<Self>),
     Object(Vec<(String, Self)>),
-    /// JSON that cannot be told otherwise: a number beyond all bounds, half a surrogate pair, or deep nesting.
+    /// Valid JSON that the other variants cannot hold: a huge number, half a surrogate pair, or deep nesting.
     Raw(String),
 }
 
 impl Value {
-    /// What was sent as data.
+    /// Parses the data of a message.
     pub(super) fn of(data: &RawValue) -> Self {
         serde_json::from_str(data.get()).unwrap_or_else(|_| Self::Raw(data.get().to_owned()))
     }
 
-    /// The fields of an object; none of anything else.
+    /// The fields of an object; empty for other values.
     pub(super) fn fields(&self) -> &[(String, Self)] {
         if let Self::Object(fields) = self { fields } else { &[] }
     }
 
-    /// A field of an object.
+    /// A field of an object, by name.
     pub(super) fn field(&self, name: &str) -> Option<&Self> {
         self.fields().iter().find(|(field, _)| field == name).map(|(_, value)| value)
     }
 
-    /// An item of a list.
+    /// An item of a list, by index.
     pub(super) fn item(&self, at: usize) -> Option<&Self> {
         if let Self::List(items) = self { items.get(at) } else { None }
     }
@@ -51,7 +51,7 @@ impl Value {
         if let Self::Number(number) = self { number.as_f64() } else { None }
     }
 
-    /// How soon somebody wants to see it: lists and objects, then single values, then times.
+    /// Order of display: lists and objects, then single values, then times.
     pub(super) fn rank(&self) -> u8 {
         match self {
             Self::List(_) | Self::Object(_) => 0,
@@ -61,7 +61,7 @@ impl Value {
     }
 }
 
-/// Whether a text begins as RFC 3339 has it: `2026-02-06T12`.
+/// Whether a text begins like an RFC 3339 time: `2026-02-06T12`.
 fn is_time(text: &str) -> bool {
     let digits = |range| text.get(range).is_some_and(|digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()));
     digits(0..4) && digits(5..7) && digits(8..10) && text.get(10..11) == Some("T") && digits(11..13)
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_stay_in_their_order() {
+    fn fields_keep_their_order() {
         let value: Value = serde_json::from_str(r#"{"home":1.85,"draw":3,"away":-4,"x":[null,true,"t"]}"#).unwrap();
         let names: Vec<_> = value.fields().iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["home", "draw", "away", "x"]);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_from_other_texts() {
+    fn times_differ_from_other_texts() {
         for (text, is) in
             [("2026-02-06T12:00:00Z", true), ("2026-02-06", false), ("öööööööööööööö", false), ("", false)]
         {

@@ -1,8 +1,8 @@
-//! The `OpenMetrics` text of `/metrics`, as far as the screen needs it.
+//! Parses the `OpenMetrics` text of `/metrics`, as far as the screen needs it.
 
 use std::collections::HashMap;
 
-/// What a server exposes: the series of each name.
+/// The metrics of a server: the series of each name.
 #[derive(Debug, Default)]
 pub(super) struct Exposition(HashMap<String, Vec<Series>>);
 
@@ -20,7 +20,7 @@ impl Series {
 }
 
 impl Exposition {
-    /// Reads a text; lines that are no series do not count.
+    /// Parses a text; ignores lines that are not series.
     pub(super) fn read(text: &str) -> Self {
         let mut all: HashMap<String, Vec<Series>> = HashMap::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -45,12 +45,12 @@ impl Exposition {
         self.series(name).filter(|series| series.label(label.0) == Some(label.1)).map(|series| series.value).sum()
     }
 
-    /// A label's values.
+    /// The values of a label, in all series of a name.
     pub(super) fn values(&self, name: &str, label: &str) -> Vec<&str> {
         self.series(name).filter_map(|series| series.label(label)).collect()
     }
 
-    /// A histogram's upper bounds, in order, each with the count of all up to it.
+    /// The upper bounds of a histogram, in order, each with its cumulative count.
     pub(super) fn buckets(&self, name: &str) -> Vec<(f64, f64)> {
         let bound = |series: &Series| Some((series.label("le")?.replace("+Inf", "inf").parse().ok()?, series.value));
         let mut buckets: Vec<(f64, f64)> = self.series(&format!("{name}_bucket")).filter_map(bound).collect();
@@ -77,7 +77,8 @@ fn series(line: &str) -> Option<(&str, Series)> {
     Some((name, Series { labels, value }))
 }
 
-/// A label's value up to its closing quote, and what is behind it. A backslash escapes a quote, itself and a line feed.
+/// A label's value up to its closing quote, and the rest of the text. A backslash escapes a quote, a backslash and a line
+/// feed.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -109,13 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn buckets_come_in_the_order_of_their_bounds() {
+    fn buckets_are_sorted_by_bound() {
         let exposition = Exposition::read("h_bucket{le=\"+Inf\"} 5\nh_bucket{le=\"0.5\"} 2\nh_bucket{le=\"1.0\"} 4\n");
         assert_eq!(exposition.buckets("h"), [(0.5, 2.0), (1.0, 4.0), (f64::INFINITY, 5.0)]);
     }
 
     #[test]
-    fn what_is_no_series_does_not_count() {
+    fn invalid_lines_are_ignored() {
         for text in ["", "x", "x{", "x{a=\"b", "x{a=\"b\"}", "x y", "{\"a\":1}"] {
             assert!(Exposition::read(text).0.is_empty(), "{text}");
         }

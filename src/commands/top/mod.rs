@@ -1,7 +1,7 @@
-//! `oddswire top`: what a server does, live in a terminal.
+//! `oddswire top`: the figures of a server, live in a terminal.
 //!
-//! [`exposition`] reads `/metrics`, [`sample`] is a server at one moment, [`view`] what two moments say together, and
-//! [`screen`] draws it. Without a terminal the same screen is printed once.
+//! [`exposition`] parses `/metrics`, [`sample`] asks the server, [`view`] computes rates from two samples, and [`screen`]
+//! draws them. Without a terminal the same figures are printed once.
 
 mod exposition;
 mod sample;
@@ -12,39 +12,35 @@ use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use futures_util::StreamExt as _;
+use futures_util::stream;
 use ratatui::DefaultTerminal;
-use tokio::sync::mpsc::{self, Receiver};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_stream::{Stream, StreamExt as _};
 
 use self::sample::Sample;
 use self::view::View;
 use super::client::Client;
-use super::dial::Dialer;
+use super::settings::Top;
 use super::{Failure, interrupted, print};
-use crate::config::commands::Top;
+use crate::dial::Dialer;
 
-/// Watches a server until somebody wants it to end; prints one look where there is no terminal.
+/// Watches a server until a key or a signal ends it. Prints the figures once if there is no terminal.
 pub(super) async fn run(settings: Top) -> Result<(), Failure> {
-    let dialer = Dialer::new(settings.url.clone()).map_err(|error| Failure::Failed(error.to_string()))?;
-    let mut client = Client::new(dialer, None);
-    let mut view = View::new(settings.url.to_string());
+    let mut client = Client::new(Dialer::new(settings.url().clone())?, None);
+    let mut view = View::new(settings.url().to_string());
     if settings.once || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return tokio::select! {
             printed = print_once(&mut client, &mut view, &settings) => printed,
-            asked = interrupted() => asked.map_err(|error| Failure::Failed(error.to_string())),
+            asked = interrupted() => asked,
         };
     }
-    let terminal = Terminal::take()?;
-    let watched = watch(terminal, client, view, &settings).await;
-    watched.map_err(|error| Failure::Failed(format!("the terminal cannot be used: {error}")))
+    watch(Terminal::take()?, client, view, &settings).await
 }
 
-/// Two looks, since one says nothing of rates.
+/// Takes two samples, because one has no rates, and prints them.
 async fn print_once(client: &mut Client, view: &mut View, settings: &Top) -> Result<(), Failure> {
-    for look in 0..2 {
-        if look > 0 {
+    for sample in 0..2 {
+        if sample > 0 {
             tokio::time::sleep_until(Instant::now() + settings.interval).await;
         }
         view.take(Ok(Sample::take(client).await.map_err(Failure::Failed)?));
@@ -52,13 +48,12 @@ async fn print_once(client: &mut Client, view: &mut View, settings: &Top) -> Res
     print(screen::print(view))
 }
 
-/// The terminal, which is given back as it was, after a panic too.
+/// The terminal, which is restored on drop, also after a panic.
 struct Terminal(DefaultTerminal);
 
 impl Terminal {
     fn take() -> Result<Self, Failure> {
-        let terminal = ratatui::try_init();
-        terminal.map(Self).map_err(|error| Failure::Failed(format!("the terminal cannot be used: {error}")))
+        ratatui::try_init().map(Self).map_err(unusable)
     }
 }
 
@@ -68,49 +63,54 @@ impl Drop for Terminal {
     }
 }
 
-async fn watch(mut terminal: Terminal, client: Client, mut view: View, settings: &Top) -> io::Result<()> {
-    let mut keys = EventStream::new();
-    let mut ended = std::pin::pin!(interrupted());
-    let (mut samples, _until_the_end) = samples(client, settings.interval);
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn unusable(error: io::Error) -> Failure {
+    Failure::Failed(format!("the terminal cannot be used: {error}"))
+}
+
+/// What changes the screen or ends the program.
+enum Happened {
+    Sampled(Result<Sample, String>),
+    Typed(io::Result<Event>),
+    Ended(Result<(), Failure>),
+}
+
+async fn watch(mut terminal: Terminal, client: Client, mut view: View, settings: &Top) -> Result<(), Failure> {
+    let sampled = samples(client, settings.interval).map(Happened::Sampled);
+    let typed = EventStream::new().map(Happened::Typed).chain(tokio_stream::once(Happened::Ended(Ok(()))));
+    let ended = stream::once(interrupted()).map(Happened::Ended);
+    // Merged streams run side by side: keys are handled while a sample is being taken.
+    let mut happenings = std::pin::pin!(sampled.merge(typed).merge(ended));
     loop {
-        terminal.0.draw(|frame| screen::draw(frame.area(), frame.buffer_mut(), &view))?;
-        tokio::select! {
-            asked = &mut ended => return asked,
-            Some(sample) = samples.recv() => view.take(sample),
-            key = keys.next() => match key {
-                Some(Ok(Event::Key(key))) if key.kind != KeyEventKind::Release => {
-                    if !press(&mut view, key) {
-                        return Ok(());
-                    }
+        terminal.0.draw(|frame| screen::draw(frame.area(), frame.buffer_mut(), &view)).map_err(unusable)?;
+        match happenings.next().await {
+            Some(Happened::Sampled(sample)) => view.take(sample),
+            Some(Happened::Typed(Ok(Event::Key(key)))) if key.kind != KeyEventKind::Release => {
+                if !press(&mut view, key) {
+                    return Ok(());
                 }
-                // Whatever else happens, such as another size: it is drawn anew.
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(error),
-                None => return Ok(()),
-            },
+            }
+            // Other events, such as a new size of the terminal, only redraw the screen.
+            Some(Happened::Typed(Ok(_))) => {}
+            Some(Happened::Typed(Err(error))) => return Err(unusable(error)),
+            Some(Happened::Ended(ended)) => return ended,
+            None => return Ok(()),
         }
     }
 }
 
-/// Looks at the server again and again, beside the keys, which are answered while it takes its time.
-fn samples(mut client: Client, interval: Duration) -> (Receiver<Result<Sample, String>>, JoinSet<()>) {
-    let (taken, samples) = mpsc::channel(1);
-    let mut sampling = JoinSet::new();
-    sampling.spawn(async move {
-        let mut looks = tokio::time::interval(interval);
-        // A server that answers late is not asked more often afterwards.
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            looks.tick().await;
-            if taken.send(Sample::take(&mut client).await).await.is_err() {
-                return;
-            }
-        }
-    });
-    (samples, sampling)
+/// Samples the server at this interval, without end. After a late answer the next sample waits a whole interval.
+fn samples(client: Client, interval: Duration) -> impl Stream<Item = Result<Sample, String>> {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    stream::unfold((client, ticks), |(mut client, mut ticks)| async {
+        ticks.tick().await;
+        let sample = Sample::take(&mut client).await;
+        Some((sample, (client, ticks)))
+    })
 }
 
-/// What a key does; `false` where it ends the program.
+/// Handles a key; returns `false` if it ends the program.
 fn press(view: &mut View, key: KeyEvent) -> bool {
     match key.code {
         KeyCode::Char('q') | KeyCode::Esc => return false,

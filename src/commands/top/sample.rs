@@ -1,4 +1,4 @@
-//! A server at one moment.
+//! One sample of a server's metrics and connections.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use super::exposition::Exposition;
 use crate::commands::client::{Answer, Client, Refusal};
 use crate::commands::printable;
 
-/// What the admin listener says.
+/// The answers of the admin listener at one moment.
 #[derive(Debug)]
 pub(super) struct Sample {
     pub(super) at: Instant,
@@ -30,7 +30,7 @@ pub(super) struct Connection {
 }
 
 impl Sample {
-    /// Asks the server; what it does not answer as an admin listener would is the reason why there is no sample.
+    /// Takes a sample. The error is one line, for the screen.
     pub(super) async fn take(client: &mut Client) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Body {
@@ -47,7 +47,7 @@ impl Sample {
         Ok(Self { at: Instant::now(), metrics, connections: listed.connections.into_iter().map(shown).collect() })
     }
 
-    /// What runs there.
+    /// The version of the server.
     pub(super) fn version(&self) -> String {
         self.metrics.values("oddswire_build_info", "version").first().map_or_else(String::new, |text| printable(text))
     }
@@ -68,10 +68,10 @@ fn taken(path: &str, answer: Answer) -> Result<bytes::Bytes, String> {
 }
 
 fn not_admin(path: &str) -> String {
-    format!("{path} is not that of an admin listener: give the address of the server's --admin-listen")
+    format!("the server has no {path}: set --url to the address of its --admin-listen")
 }
 
-/// What clients choose themselves must not steer the terminal.
+/// Escapes the texts that clients choose, so that they cannot steer the terminal.
 fn shown(mut connection: Connection) -> Connection {
     connection.subscriptions.iter_mut().for_each(|text| *text = printable(text));
     connection.peer = connection.peer.map(|text| printable(&text));

@@ -1,20 +1,20 @@
-//! What two moments of a server say together, and how somebody wants to see it.
+//! What the screen shows: rates from two samples, and the user's choice of order and position.
 
 use std::collections::{HashMap, VecDeque};
 
 use super::sample::{Connection, Sample};
 
-/// Looks whose rate is drawn.
+/// Number of samples whose rate is drawn.
 const HISTORY: usize = 120;
 
-/// In which order clients are listed.
+/// The order of the list of clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sort {
-    /// Who is furthest behind first, then who has most on the way: the slowest.
+    /// By messages behind, then by queued bytes, largest first.
     Slowest,
-    /// Who gets most first.
+    /// By rate, largest first.
     Rate,
-    /// Who came last first.
+    /// By age, newest first.
     Newest,
 }
 
@@ -28,35 +28,35 @@ impl Sort {
     }
 }
 
-/// A client as it is listed.
+/// A row of the list of clients.
 #[derive(Debug)]
 pub(super) struct Client<'a> {
     pub(super) facts: &'a Connection,
-    /// Bytes a second, where it was there before.
+    /// Bytes per second; `None` if the client is not in the last sample.
     pub(super) rate: Option<f64>,
 }
 
-/// A topic as it is listed.
+/// A row of the list of topics.
 #[derive(Debug)]
 pub(super) struct Topic {
     pub(super) name: String,
     pub(super) subscribers: f64,
     pub(super) keys: f64,
     pub(super) history: f64,
-    /// Messages a second.
+    /// Messages per second.
     pub(super) rate: Option<f64>,
 }
 
-/// The last two looks, and what was made of those before.
+/// The last two samples, and the state of the screen.
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) url: String,
-    /// Why there is no newer look.
+    /// Why the last sample failed.
     pub(super) trouble: Option<String>,
     pub(super) sort: Sort,
     pub(super) paused: bool,
     pub(super) scroll: usize,
-    /// Messages a second, the newest last.
+    /// Messages per second at each sample, newest last.
     pub(super) rates: VecDeque<u64>,
     before: Option<Sample>,
     now: Option<Sample>,
@@ -76,12 +76,12 @@ impl View {
         }
     }
 
-    /// The last look.
+    /// The last sample.
     pub(super) fn now(&self) -> Option<&Sample> {
         self.now.as_ref()
     }
 
-    /// Takes another look; while it is paused, what is shown stays.
+    /// Takes a new sample; ignores it while the screen is paused.
     pub(super) fn take(&mut self, sample: Result<Sample, String>) {
         if self.paused {
             return;
@@ -91,7 +91,11 @@ impl View {
                 self.trouble = None;
                 self.before = self.now.replace(sample);
                 if let Some(rate) = self.rate("oddswire_messages_published_total") {
-                    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is drawn")]
+                    #[expect(
+                        clippy::cast_possible_truncation,
+                        clippy::cast_sign_loss,
+                        reason = "a drawn rate needs no precision"
+                    )]
                     self.rates.push_back(rate.round() as u64);
                     self.rates.drain(..self.rates.len().saturating_sub(HISTORY));
                 }
@@ -112,18 +116,18 @@ impl View {
         self.paused = !self.paused;
     }
 
-    /// Moves the list of clients, within its bounds.
+    /// Scrolls the list of clients within its bounds.
     pub(super) fn scroll(&mut self, by: isize) {
         let last = self.now.as_ref().map_or(0, |now| now.connections.len().saturating_sub(1));
         self.scroll = self.scroll.saturating_add_signed(by).min(last);
     }
 
-    /// How fast a counter rises, in all its series.
+    /// The rise per second of a counter, summed over its series.
     pub(super) fn rate(&self, name: &str) -> Option<f64> {
         self.rise(|sample| sample.metrics.sum(name))
     }
 
-    /// A rise a second between the two looks; nothing with one look, or where it fell, as after a restart.
+    /// The rise per second between the two samples; `None` with one sample, or if the value fell, as after a restart.
     fn rise(&self, value: impl Fn(&Sample) -> f64) -> Option<f64> {
         let (before, now) = self.before.as_ref().zip(self.now.as_ref())?;
         let rise = value(now) - value(before);
@@ -131,7 +135,7 @@ impl View {
         (rise >= 0.0 && seconds > 0.0).then_some(rise / seconds)
     }
 
-    /// A quantile of what a histogram got between the two looks; nothing where it got nothing.
+    /// A quantile of the observations between the two samples; `None` if there are none.
     pub(super) fn quantile(&self, histogram: &str, share: f64) -> Option<f64> {
         let (before, now) = self.before.as_ref().zip(self.now.as_ref())?;
         let earlier: HashMap<u64, f64> =
@@ -143,7 +147,7 @@ impl View {
         quantile(&since.collect::<Vec<_>>(), share)
     }
 
-    /// The topics, by name.
+    /// The topics, sorted by name.
     pub(super) fn topics(&self) -> Vec<Topic> {
         let Some(now) = &self.now else { return Vec::new() };
         let mut names = now.metrics.values("oddswire_subscribers", "topic");
@@ -161,7 +165,7 @@ impl View {
         names.into_iter().map(topic).collect()
     }
 
-    /// The clients, in the order that is wanted.
+    /// The clients, in the chosen order.
     pub(super) fn clients(&self) -> Vec<Client<'_>> {
         let Some(now) = &self.now else { return Vec::new() };
         let earlier = self.before.iter().flat_map(|before| &before.connections);
@@ -169,12 +173,12 @@ impl View {
         let seconds = self.before.as_ref().map_or(0.0, |before| (now.at - before.at).as_secs_f64());
         let client = |facts: &'_ Connection| {
             let sent = earlier.get(facts.id.as_str()).map(|sent| facts.bytes_sent.saturating_sub(*sent));
-            #[expect(clippy::cast_precision_loss, reason = "for people")]
+            #[expect(clippy::cast_precision_loss, reason = "a rate for people needs no precision")]
             let rate = sent.filter(|_| seconds > 0.0).map(|sent| sent as f64 / seconds);
             rate
         };
         let mut clients: Vec<_> = now.connections.iter().map(|facts| Client { facts, rate: client(facts) }).collect();
-        // Those that are equal stay where they are from look to look.
+        // Sort by id first, so that equal clients keep their order from sample to sample.
         clients.sort_by(|one, other| one.facts.id.cmp(&other.facts.id));
         match self.sort {
             Sort::Slowest => {
@@ -190,14 +194,14 @@ impl View {
     }
 }
 
-/// The value below which this share lies; inside a bucket they are taken to lie evenly.
+/// The value below which this share of the observations lies, assuming that they are spread evenly inside a bucket.
 fn quantile(buckets: &[(f64, f64)], share: f64) -> Option<f64> {
     let total = buckets.last().map(|(_, count)| *count).filter(|total| *total > 0.0)?;
     let wanted = total * share;
     let mut below = (0.0, 0.0);
     for (bound, count) in buckets {
         if *count >= wanted {
-            // Beyond the last bound nothing is known but that it is beyond.
+            // The last bucket has no upper bound, so the result is its lower bound.
             let inside =
                 if bound.is_finite() { (wanted - below.1) / (count - below.1).max(f64::MIN_POSITIVE) } else { 0.0 };
             let width = if bound.is_finite() { bound - below.0 } else { 0.0 };
@@ -213,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quantile_lies_inside_its_bucket() {
+    fn quantile_lies_inside_its_bucket() {
         let buckets = [(1.0, 50.0), (2.0, 100.0), (f64::INFINITY, 100.0)];
         assert_eq!(quantile(&buckets, 0.5), Some(1.0));
         assert_eq!(quantile(&buckets, 0.75), Some(1.5));

@@ -334,7 +334,7 @@ impl Scratch {
     }
 
     pub(super) fn config(&self) -> Config {
-        let mut config = Config::defaults();
+        let mut config = Config::default();
         config.engine = EngineKind::Journal;
         config.data_dir = Some(self.0.clone());
         config.history_messages = 1_000_000;
