@@ -11,7 +11,7 @@ const MIN_SECRET_BYTES: usize = 32;
 /// An invalid setting: one line with its name, its value, and what is allowed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct ConfigError(String);
+pub struct ConfigError(pub(super) String);
 
 impl Config {
     /// Checks the settings against each other, and reads the files that they name.
