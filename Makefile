@@ -16,16 +16,20 @@ OF_THE_SERVER := not (test(/^(engines|commands|console|program)::/))
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The token is a default of this target only: exported for all of them, it would switch publishing on in the tests too.
-# It stays out of the way of somebody who keeps their token in a file.
+# `make run` and `make demo` build only what they need, so that the first build is short. They add the engine that ARGS or
+# the environment names.
+ENGINES := $(foreach engine,journal redis,$(if $(findstring $(engine),$(ARGS) $(ODDSWIRE_ENGINE)),$(engine)))
+
+# Only this target has a default token: exported for all targets, it would enable publishing in the tests. The default is
+# off if the token is in a file.
 ifndef ODDSWIRE_PUBLISH_TOKEN_FILE
 run: export ODDSWIRE_PUBLISH_TOKEN ?= dev-token
 endif
 run: ## Build and start the server; publishing takes the token dev-token unless ODDSWIRE_PUBLISH_TOKEN is set
-	cargo run --release -- $(ARGS)
+	cargo run --release --no-default-features --features "$(ENGINES)" -- $(ARGS)
 
 demo: ## Build and start the server with a synthetic market that publishes to it; the console is at localhost:8000
-	cargo run --release -- demo $(ARGS)
+	cargo run --release --no-default-features --features "cli $(ENGINES)" -- demo $(ARGS)
 
 # Needs Chromium, and TEST_NODE_MODULES with playwright-core, as the browser tests do.
 screenshots: ## Take the screenshots in README.md from the demo, with Chromium

@@ -2,6 +2,7 @@
 
 mod corpora;
 mod descriptors;
+mod embedding;
 mod examples;
 mod logs;
 mod manual;

@@ -1,0 +1,32 @@
+//! A server inside another program, with a route of its own.
+//!
+//! Run it with `cargo run --example embedded`, then open the printed address. It ends with Ctrl-C or at the end of its
+//! standard input.
+
+use std::error::Error;
+
+use oddswire::config::Config;
+use oddswire::server::Server;
+use slog::{Discard, Logger, o};
+use tokio::io::AsyncReadExt as _;
+use warp::{Filter as _, Reply as _};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let listen = "127.0.0.1:0".parse()?;
+    let config = Config { listen, admin_listen: None, publish_token: Some("dev-token".parse()?), ..Config::default() };
+    let server = Server::bind(config.check()?, Logger::root(Discard, o!()))?;
+    println!("http://{}/clients", server.local_addr());
+
+    let manager = server.manager().clone();
+    let clients = warp::path!("clients").map(move || format!("{} clients\n", manager.active_count()).into_response());
+    let shutdown = async {
+        let mut input = tokio::io::stdin();
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = input.read_to_end(&mut Vec::new()) => {}
+        }
+    };
+    server.run_with(clients, shutdown).await;
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! The programs in `examples/`: each runs as it is built, and does what it says.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+
+use crate::harness::within;
+
+/// Cargo builds the examples next to the tests.
+fn example(name: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let profile: PathBuf = test.parent().and_then(|deps| deps.parent()).unwrap().to_owned();
+    let mut command = Command::new(profile.join("examples").join(name));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+#[tokio::test]
+async fn manager_example_prints_the_prices_of_one_event() {
+    let output = within(example("manager").output()).await.unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let messages: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(messages[0]["type"], "connection_ack");
+    let prices: Vec<_> = messages[1..].iter().map(|message| (&message["key"], &message["data"]["home"])).collect();
+    assert_eq!(prices, [(&"8301/1x2/betpawa".into(), &1.85.into()), (&"8301/1x2/betpawa".into(), &1.90.into())]);
+}
+
+#[tokio::test]
+async fn embedded_example_serves_its_own_route_and_ours() {
+    let mut child = example("embedded").spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let url = within(lines.next_line()).await.unwrap().expect("the example prints its address");
+    let answer = within(reqwest::get(&url)).await.unwrap();
+    assert_eq!(within(answer.text()).await.unwrap(), "0 clients\n");
+    let health = url.replace("/clients", "/healthz");
+    assert_eq!(within(reqwest::get(health)).await.unwrap().status(), 200);
+    let unknown = within(reqwest::get(url.replace("/clients", "/unknown"))).await.unwrap();
+    assert_eq!(unknown.status(), 404);
+    // The end of its input stops it.
+    drop(child.stdin.take());
+    assert!(within(child.wait()).await.unwrap().success());
+}
