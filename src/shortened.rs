@@ -1,11 +1,11 @@
-//! Text from a peer, made fit for an error message or a log line.
+//! Shortens text from a peer for an error message or a log line.
 
-/// Characters that [`shortened`] shows at most.
+/// The maximum number of characters that [`shortened`] keeps.
 const SHOWN: usize = 80;
 
-/// Escapes control characters and quotes, and cuts the text after 80 characters, with `…` for the rest. A reply is then
-/// never as large as the request that caused it, and never breaks a log line.
-pub(crate) fn shortened(text: &str) -> String {
+/// Escapes control characters and quotes, and replaces everything after 80 characters with `…`. So a reply stays
+/// small however large the request is, and text from a peer never breaks a log line.
+pub fn shortened(text: &str) -> String {
     let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
     if text.chars().nth(SHOWN).is_some() {
         shown.push('…');
@@ -18,7 +18,7 @@ mod tests {
     use super::shortened;
 
     #[test]
-    fn a_text_of_80_characters_is_shown_whole() {
+    fn text_of_80_characters_is_shown_whole() {
         let text = "ö".repeat(80);
         assert_eq!(shortened(&text), text);
         assert_eq!(shortened(&format!("{text}x")), format!("{text}…"));

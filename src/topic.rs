@@ -1,4 +1,4 @@
-//! Topics, keys and subscriptions: parsed once at the edge, valid by type everywhere else.
+//! Topics, keys and subscriptions. Text is parsed once at the edge, so these types always hold valid values.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -9,32 +9,32 @@ use thiserror::Error;
 
 use crate::shortened::shortened;
 
-/// Longest topic name, in bytes.
+/// The maximum length of a topic name in bytes.
 pub const MAX_TOPIC_BYTES: usize = 64;
-/// Longest key, in bytes.
+/// The maximum length of a key in bytes.
 pub const MAX_KEY_BYTES: usize = 256;
 
-/// Why a text is no topic, key or subscription. The message names the text and the rule.
+/// Why a text is not a valid topic, key or subscription. The error shows the text and the rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ParseError {
     /// The topic is empty, too long, or has a character outside `[a-z0-9_]`.
-    #[error("topic '{}' is not valid: a topic is 1 to {MAX_TOPIC_BYTES} bytes of a-z, 0-9 and _", shortened(.0))]
+    #[error("invalid topic '{}': expected 1 to {MAX_TOPIC_BYTES} bytes of a-z, 0-9 and _", shortened(.0))]
     Topic(String),
     /// The key is empty, too long, has an empty segment or a control character.
     #[error(
-        "key '{}' is not valid: {rule}; a key is 1 to {MAX_KEY_BYTES} bytes, segments joined by '/', \
-         without empty segments and control characters",
+        "invalid key '{}': {rule}; expected 1 to {MAX_KEY_BYTES} bytes: segments joined by '/', \
+         without empty segments or control characters",
         shortened(.key)
     )]
     Key {
         /// The refused text.
         key: String,
-        /// The part of the rule that it breaks.
+        /// The rule that the text breaks.
         rule: &'static str,
     },
 }
 
-/// A topic's name. Cheap to clone: all copies share one allocation.
+/// The name of a topic. Clones are cheap because they share one allocation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(Arc<str>);
 
@@ -68,7 +68,7 @@ impl Borrow<str> for Topic {
     }
 }
 
-/// The path of a message inside its topic, such as `8301/1x2/betpawa`. Cheap to clone.
+/// The path of a message inside its topic, such as `8301/1x2/betpawa`. Clones are cheap.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
 
@@ -79,14 +79,13 @@ impl Key {
         &self.0
     }
 
-    /// Every leading path of this key, the shortest first and the key itself last:
-    /// `8301`, `8301/1x2`, `8301/1x2/betpawa`.
+    /// All leading paths of this key, from the shortest to the key itself: `8301`, `8301/1x2`, `8301/1x2/betpawa`.
     pub fn prefixes(&self) -> impl Iterator<Item = &str> {
         let ends = self.0.match_indices('/').map(|(at, _)| at).chain([self.0.len()]);
         ends.map(|end| &self.0[..end])
     }
 
-    /// Whether this key is `other` or begins with all of its segments.
+    /// Whether this key equals `other` or begins with all segments of `other`.
     #[must_use]
     pub fn is_within(&self, other: &Key) -> bool {
         self.0.strip_prefix(other.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -126,7 +125,7 @@ impl Borrow<str> for Key {
     }
 }
 
-/// What a connection listens to: a topic, or a topic narrowed by leading key segments.
+/// What a connection listens to: a topic, or the messages of a topic whose keys begin with certain segments.
 ///
 /// ```
 /// use oddswire::topic::Subscription;
@@ -143,7 +142,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// A subscription to `topic`, narrowed to `key` and all below it where there is one.
+    /// A subscription to `topic`. With a `key`, it covers only that key and the keys below it.
     #[must_use]
     pub fn new(topic: Topic, key: Option<Key>) -> Self {
         Self { topic, key }
@@ -155,13 +154,13 @@ impl Subscription {
         &self.topic
     }
 
-    /// The leading key segments that narrow it.
+    /// The leading segments of the keys that it covers. `None` if it covers the whole topic.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
         self.key.as_ref()
     }
 
-    /// Whether a message can belong to both.
+    /// Whether some message could belong to both subscriptions.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let keys = match (&self.key, &other.key) {
@@ -171,7 +170,7 @@ impl Subscription {
         keys && self.topic == other.topic
     }
 
-    /// Whether a message with this key, in the subscription's topic, belongs to it.
+    /// Whether the subscription covers a message of its topic with this key.
     #[must_use]
     pub fn covers(&self, key: Option<&Key>) -> bool {
         match (&self.key, key) {
@@ -214,12 +213,12 @@ impl serde::Serialize for Subscription {
     }
 }
 
-/// The configured topics, in the order of the configuration.
+/// The configured topics, in the order of the setting `topics`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topics(Arc<[Topic]>);
 
 impl Topics {
-    /// The topics in `names`; a name that stands twice counts once.
+    /// The topics in `names`, each of them once.
     #[must_use]
     pub fn new(names: impl IntoIterator<Item = Topic>) -> Self {
         let mut topics: Vec<Topic> = Vec::new();
@@ -231,18 +230,18 @@ impl Topics {
         Self(topics.into())
     }
 
-    /// The configured topic of this name.
+    /// The configured topic with this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Topic> {
         self.0.iter().find(|topic| topic.as_str() == name)
     }
 
-    /// All of them.
+    /// All configured topics.
     pub fn iter(&self) -> impl Iterator<Item = &Topic> {
         self.0.iter()
     }
 
-    /// Parts subscriptions into those to configured topics and the others.
+    /// Splits subscriptions into those to configured topics and those to unknown topics.
     #[must_use]
     pub fn partition(&self, asked: impl IntoIterator<Item = Subscription>) -> (Vec<Subscription>, Vec<Subscription>) {
         asked.into_iter().partition(|subscription| self.get(subscription.topic().as_str()).is_some())
@@ -262,7 +261,7 @@ impl fmt::Display for Topics {
 impl FromStr for Topics {
     type Err = ParseError;
 
-    /// Reads a comma-separated list; spaces around a name don't count.
+    /// Parses a comma-separated list. It ignores spaces around the names.
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let names: Result<Vec<Topic>, _> = text.split(',').map(|name| name.trim().parse()).collect();
         names.map(Self::new)
@@ -275,7 +274,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_topic_is_1_to_64_bytes_of_lower_case_digits_and_underscore() {
+    fn topic_is_1_to_64_bytes_of_a_to_z_digits_and_underscore() {
         assert!("a".repeat(64).parse::<Topic>().is_ok());
         assert!("odds_updates_2".parse::<Topic>().is_ok());
         for bad in ["", "Odds", "odds-updates", "ödds", "a b", &"a".repeat(65)] {
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_1_to_256_bytes_without_empty_segments_and_control_characters() {
+    fn key_is_1_to_256_bytes_without_empty_segments_or_controls() {
         for good in ["8301", "8301/1x2/betpawa", "NCAA Football", &"k".repeat(256), "ü/é"] {
             assert!(good.parse::<Key>().is_ok(), "{good}");
         }
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_text_is_cut_in_the_message() {
+    fn error_shows_only_the_beginning_of_a_long_text() {
         let error = "k".repeat(10_000).parse::<Key>().unwrap_err().to_string();
         assert!(error.len() < 400, "{} bytes", error.len());
     }
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrowed_subscription_matches_whole_segments_only() {
+    fn narrowed_subscription_covers_only_whole_segments() {
         let narrowed: Subscription = "odds/83".parse().unwrap();
         let key = |text: &str| text.parse::<Key>().unwrap();
         assert!(narrowed.covers(Some(&key("83"))));
@@ -329,13 +328,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_subscription_reads_back_as_it_was_written(text in "[a-z0-9_]{1,8}(/[^/\\p{Cc}]{1,5}){0,4}") {
+        fn subscription_parses_back_from_its_text(text in "[a-z0-9_]{1,8}(/[^/\\p{Cc}]{1,5}){0,4}") {
             let subscription: Subscription = text.parse().unwrap();
             prop_assert_eq!(subscription.to_string(), text);
         }
 
         #[test]
-        fn a_key_is_within_exactly_its_prefixes(a in "[ab]{1,2}(/[ab]{1,2}){0,3}", b in "[ab]{1,2}(/[ab]{1,2}){0,3}") {
+        fn key_is_within_exactly_its_prefixes(a in "[ab]{1,2}(/[ab]{1,2}){0,3}", b in "[ab]{1,2}(/[ab]{1,2}){0,3}") {
             let (a, b): (Key, Key) = (a.parse().unwrap(), b.parse().unwrap());
             prop_assert_eq!(a.is_within(&b), a.prefixes().any(|prefix| prefix == b.as_str()));
         }

@@ -1,4 +1,4 @@
-//! The bytes that carry a message, framed for both transports.
+//! The bytes of a message, framed for WebSocket and SSE.
 
 use std::io::Write as _;
 use std::ops::Range;
@@ -6,25 +6,26 @@ use std::ops::Range;
 use super::position::Position;
 use crate::close::Close;
 
-/// What goes to a client, in the forms of both transports: `[SSE head][WebSocket header][JSON][blank line]` in one
-/// allocation. The WebSocket frame is the middle, the SSE event is the head and all that follows the header.
+/// The bytes that a client receives, for both transports in one allocation:
+/// `[SSE head][WebSocket header][JSON][blank line]`. The WebSocket frame is the header and the JSON text. The SSE event
+/// is everything except the WebSocket header.
 #[derive(Debug)]
 pub struct Frames {
     bytes: Box<[u8]>,
     websocket: Range<u32>,
     json_start: u32,
-    /// The SSE event of a JSON text that holds raw line breaks: each of its lines needs a field name of its own.
+    /// The SSE event of a JSON text with raw line breaks, because SSE needs a field name on each line.
     multiline_event: Option<Box<[u8]>>,
 }
 
 impl Frames {
-    /// Frames a JSON text; the SSE event gets an `id:` line where there is one.
+    /// Frames a JSON text. With an `id`, the SSE event gets an `id:` line.
     #[must_use]
     pub fn json(json: &[u8], id: Option<Position>) -> Self {
         Self::framed(json, id, None)
     }
 
-    /// Frames a JSON text; the SSE event sets for how many milliseconds an `EventSource` waits before it reconnects.
+    /// Frames a JSON text. The SSE event sets how many milliseconds an `EventSource` waits before it reconnects.
     #[must_use]
     pub fn json_with_retry(json: &[u8], retry_ms: u64) -> Self {
         Self::framed(json, None, Some(retry_ms))
@@ -47,7 +48,7 @@ impl Frames {
         }
     }
 
-    /// Frames a WebSocket control frame (RFC 6455, section 5.5). Over SSE it is nothing.
+    /// Frames a WebSocket control frame (RFC 6455, section 5.5). Over SSE it is empty.
     #[must_use]
     pub fn control(opcode: Opcode, payload: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(payload.len() + 2);
@@ -65,20 +66,20 @@ impl Frames {
         Self::control(Opcode::Close, &payload)
     }
 
-    /// WebSocket frames that are complete already. Over SSE they are nothing.
+    /// Takes complete WebSocket frames. Over SSE they are empty.
     #[must_use]
     pub fn raw(bytes: Vec<u8>) -> Self {
         let end = index(bytes.len());
         Self { bytes: bytes.into(), websocket: 0..end, json_start: end, multiline_event: None }
     }
 
-    /// The WebSocket frame, header included. Server frames are not masked, so the same bytes serve everybody.
+    /// The WebSocket frame with its header. Servers do not mask frames, so all clients get the same bytes.
     #[must_use]
     pub fn websocket(&self) -> &[u8] {
         &self.bytes[self.websocket.start as usize..self.websocket.end as usize]
     }
 
-    /// Appends the SSE event, blank line included.
+    /// Appends the SSE event with its blank line.
     pub fn write_event(&self, out: &mut Vec<u8>) {
         if let Some(event) = &self.multiline_event {
             out.extend_from_slice(event);
@@ -94,19 +95,19 @@ impl Frames {
         &self.bytes[self.json_start as usize..self.websocket.end as usize]
     }
 
-    /// What it costs an outbox and the log, in bytes.
+    /// The bytes that this adds to an outbox and to the log.
     #[must_use]
     pub fn size(&self) -> usize {
         self.bytes.len() + self.multiline_event.as_ref().map_or(0, |event| event.len())
     }
 }
 
-/// Positions inside a frame fit 32 bits: `publish-body-bytes` is far below 4 GiB.
+/// Converts an index within a frame to 32 bits, which suffice because `publish-body-bytes` is far below 4 GiB.
 pub(super) fn index(at: usize) -> u32 {
     u32::try_from(at).expect("a message is smaller than a publish body, which is bounded far below 4 GiB")
 }
 
-/// Writes `retry: …`, `id: …` and the name of the data field; returns how long that is.
+/// Writes `retry: …`, `id: …` and the name of the data field, and returns the length of the head.
 fn sse_head(out: &mut Vec<u8>, id: Option<Position>, retry_ms: Option<u64>) -> usize {
     if let Some(retry_ms) = retry_ms {
         writeln!(out, "retry: {retry_ms}").expect("writing to memory does not fail");
@@ -118,14 +119,16 @@ fn sse_head(out: &mut Vec<u8>, id: Option<Position>, retry_ms: Option<u64>) -> u
     out.len()
 }
 
-/// An event whose data has line breaks. The receiver joins the lines with a line feed each, so the JSON text keeps its
-/// meaning, but a carriage return in it (white space between tokens) arrives as a line feed: SSE has no other way.
+/// Writes an event whose JSON text has line breaks, with one `data:` line for each line of the text.
+///
+/// The receiver joins the lines with line feeds, so the JSON text keeps its meaning. SSE cannot carry carriage returns.
+/// JSON allows raw ones only between tokens, and they arrive as line feeds.
 fn multiline_event(head: &[u8], json: &[u8]) -> Box<[u8]> {
     let mut event = head.to_vec();
     let mut previous = 0;
     for &byte in json {
         match byte {
-            // The line feed of a CR LF pair belongs to the line break that the CR has made already.
+            // The CR before this LF has already ended the line.
             b'\n' if previous == b'\r' => {}
             b'\n' | b'\r' => event.extend_from_slice(b"\ndata: "),
             _ => event.push(byte),
@@ -141,9 +144,9 @@ fn multiline_event(head: &[u8], json: &[u8]) -> Box<[u8]> {
 pub enum Opcode {
     /// A text message.
     Text = 0x1,
-    /// The close handshake.
+    /// A close frame.
     Close = 0x8,
-    /// Asks the peer for a pong.
+    /// A ping, which the peer answers with a pong.
     Ping = 0x9,
 }
 
@@ -169,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_frame_header_grows_with_the_payload_at_125_and_65535_bytes() {
+    fn header_grows_at_payloads_of_126_and_65536_bytes() {
         for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
             let frame = Frames::json(&vec![b'1'; length], None);
             assert_eq!(frame.websocket().len() - length, header, "{length}");
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_frame_begins_with_its_code() {
+    fn close_frame_begins_with_its_code() {
         for close in Close::ALL {
             assert_eq!(Frames::close(close).websocket()[2..4], close.row().code.to_be_bytes());
         }

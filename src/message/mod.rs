@@ -1,10 +1,11 @@
-//! Messages, their positions, and the bytes that carry them.
+//! Messages, their positions, and their encoded bytes.
 //!
-//! Invariant: a message is encoded once. Its WebSocket frame and its SSE event share one allocation, which every
-//! subscriber and the log point to; nothing is changed after construction.
+//! Invariant: each message is encoded once. Its WebSocket frame and its SSE event share one allocation, which all
+//! outboxes and the log point to. A message never changes after its construction.
 //!
-//! - `frames`: the bytes.
-//! - `position`, `timestamp`: where and when.
+//! - `frames`: the bytes for both transports.
+//! - `position`: the place of a message in the sequence.
+//! - `timestamp`: moments in milliseconds.
 
 mod frames;
 mod position;
@@ -21,16 +22,16 @@ pub use self::position::{Position, PositionError};
 pub use self::timestamp::Timestamp;
 use crate::topic::{Key, Topic};
 
-/// What a publisher says: everything of a message but its topic, position and timestamp.
+/// The part of a message that the publisher sets: everything except topic, position and timestamp.
 #[derive(Debug, Clone)]
 pub struct Payload {
-    /// The path inside the topic. A keyed message carries the full state of its key.
+    /// The path inside the topic. The data of a keyed message is the complete state of its key.
     pub key: Option<Key>,
-    /// The envelope's `type`; the topic's name where there is none.
+    /// The envelope's `type`. Without one, the envelope gets the topic's name.
     pub kind: Option<String>,
-    /// Reaches subscribers byte for byte. `null` with a key deletes the key.
+    /// Clients receive it byte for byte. `null` with a key deletes the key.
     pub data: Box<RawValue>,
-    /// From this moment the key no longer belongs to the state.
+    /// When the server deletes the key.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -41,35 +42,35 @@ impl Payload {
         Self { key: None, kind: None, data, expires_at: None }
     }
 
-    /// A payload that carries the full state of `key`.
+    /// A payload with the complete state of `key`.
     #[must_use]
     pub fn keyed(key: Key, data: Box<RawValue>) -> Self {
         Self { key: Some(key), ..Self::new(data) }
     }
 
-    /// The payload that deletes `key`.
+    /// A payload that deletes `key`.
     #[must_use]
     pub fn deletion(key: Key) -> Self {
         Self::keyed(key, RawValue::NULL.to_owned())
     }
 
-    /// Whether it deletes its key.
+    /// Whether this payload deletes its key.
     #[must_use]
     pub fn is_deletion(&self) -> bool {
         self.key.is_some() && self.data.get() == "null"
     }
 }
 
-/// A payload and the topic that it goes to: one message to publish.
+/// One message to publish: a payload and its topic.
 #[derive(Debug, Clone)]
 pub struct Draft {
-    /// Where it goes.
+    /// The topic of the message.
     pub topic: Topic,
-    /// What it says.
+    /// Everything else that the publisher sets.
     pub payload: Payload,
 }
 
-/// A published message with its place in the log: immutable and shared.
+/// A published message with its position: immutable and shared.
 #[derive(Debug)]
 pub struct Message {
     topic: Topic,
@@ -77,12 +78,12 @@ pub struct Message {
     position: Position,
     timestamp: Timestamp,
     frames: Frames,
-    /// Length of `data` in the JSON text; it ends before the closing brace.
+    /// The length of `data` in bytes. `data` ends right before the closing brace of the JSON text.
     data_length: u32,
 }
 
 impl Message {
-    /// Encodes what was published at the place that the log gave it.
+    /// Encodes a draft, with the position and timestamp that the log gave it.
     #[must_use]
     pub fn new(draft: &Draft, position: Position, timestamp: Timestamp) -> Arc<Self> {
         let Draft { topic, payload } = draft;
@@ -120,31 +121,31 @@ impl Message {
         self.key.as_ref()
     }
 
-    /// Its place in the sequence.
+    /// The place of the message in the sequence.
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// Its number in the epoch.
+    /// The offset of that position.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.position.offset
     }
 
-    /// When the log took it.
+    /// When the server accepted the message.
     #[must_use]
     pub fn timestamp(&self) -> Timestamp {
         self.timestamp
     }
 
-    /// The bytes that carry it.
+    /// The encoded bytes.
     #[must_use]
     pub fn frames(&self) -> &Frames {
         &self.frames
     }
 
-    /// What was published, byte for byte.
+    /// The data that the publisher sent, byte for byte.
     #[must_use]
     pub fn data(&self) -> &[u8] {
         let text = self.frames.text();
@@ -152,7 +153,7 @@ impl Message {
         &text[end - self.data_length as usize..end]
     }
 
-    /// Whether it deletes its key.
+    /// Whether this message deletes its key.
     #[must_use]
     pub fn is_deletion(&self) -> bool {
         self.key.is_some() && self.data() == b"null"
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_the_envelope_of_the_contract() {
+    fn text_is_the_envelope_of_the_protocol() {
         let message = message(Some("8301/\"x\""), r#"{"price" : 1.50}"#);
         let text = r#"{"type":"odds_update","topic":"odds_updates","id":"1763849000000-43","key":"8301/\"x\"","timestamp":"2025-11-22T22:03:20.123Z","data":{"price" : 1.50}}"#;
         assert_eq!(message.frames().text(), text.as_bytes());
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn line_breaks_in_the_data_become_lines_of_the_event() {
+    fn each_line_of_the_data_becomes_a_data_line_of_the_event() {
         for data in ["[1,\n2]", "[1,\r2]", "[1,\r\n2]"] {
             let message = message(None, data);
             assert_eq!(message.data(), data.as_bytes());
@@ -208,7 +209,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_envelope_is_json_whatever_the_key(key in "[^/\\p{Cc}]{1,20}") {
+        fn envelope_is_valid_json_for_any_key(key in "[^/\\p{Cc}]{1,20}") {
             let message = message(Some(&key), "1");
             let value: serde_json::Value = serde_json::from_slice(message.frames().text()).unwrap();
             prop_assert_eq!(&value["key"], &key);

@@ -1,4 +1,4 @@
-//! Positions: where messages stand.
+//! Positions: the places of messages in the sequence.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,28 +7,28 @@ use thiserror::Error;
 
 use crate::shortened::shortened;
 
-/// Where a message stands in the deployment's one sequence: `<epoch>-<offset>`.
+/// The place of a message in the deployment's one sequence, written as `<epoch>-<offset>`.
 ///
-/// Positions of one epoch are ordered by their offsets. The epoch (Unix milliseconds) changes when the sequence could
-/// not be continued, so positions of different epochs say nothing about each other and are not ordered.
+/// Positions of one epoch are ordered by their offsets. When the sequence cannot be continued, the server begins a new
+/// epoch. Positions of different epochs cannot be compared, so this type has no order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     /// When the sequence began, in Unix milliseconds.
     pub epoch: u64,
-    /// The message's number in it, from 1; 0 is the position before the first.
+    /// The number of the message in the sequence, from 1. Offset 0 is the position before the first message.
     pub offset: u64,
 }
 
-/// The text is no position.
+/// The text is not a valid position.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("'{0}' is not a position: expected <epoch>-<offset>, such as 1763849000000-42")]
+#[error("invalid position '{0}': expected <epoch>-<offset>, such as 1763849000000-42")]
 pub struct PositionError(String);
 
 impl FromStr for Position {
     type Err = PositionError;
 
     fn from_str(text: &str) -> Result<Self, PositionError> {
-        // u64's own parser also takes a leading '+', which no position has.
+        // The parser of u64 also accepts a leading '+', which a position must not have.
         let number = |part: &str| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u64>().ok()).flatten();
         text.split_once('-')
             .and_then(|(epoch, offset)| Some(Self { epoch: number(epoch)?, offset: number(offset)? }))
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_that_is_none_is_refused_by_name() {
+    fn invalid_positions_are_refused_with_the_expected_form() {
         for text in ["", "1", "1-", "-1", "+1-2", "1-+2", "1-2-3", "a-b", " 1-2", "1-99999999999999999999"] {
             let error = text.parse::<Position>().unwrap_err().to_string();
             assert!(error.contains("expected <epoch>-<offset>"), "{error}");
@@ -64,7 +64,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn positions_read_back_as_written(epoch: u64, offset: u64) {
+        fn positions_parse_back_from_their_text(epoch: u64, offset: u64) {
             let position = Position { epoch, offset };
             prop_assert_eq!(position.to_string().parse::<Position>(), Ok(position));
         }

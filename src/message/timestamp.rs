@@ -1,4 +1,4 @@
-//! Moments.
+//! Moments in milliseconds.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,19 +7,19 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-/// A moment, in milliseconds since the Unix epoch: the resolution that the protocol shows.
+/// A moment in milliseconds since the Unix epoch, which is also the resolution in the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The present moment by the system's clock.
+    /// The present time of the system's clock.
     #[must_use]
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 
-    /// The moment this many milliseconds after the Unix epoch.
+    /// The moment that is this many milliseconds after the Unix epoch.
     #[must_use]
     pub fn from_millis(millis: i64) -> Self {
         Self(millis)
@@ -31,14 +31,14 @@ impl Timestamp {
         self.0
     }
 
-    /// How long ago that is; nothing for a moment that is yet to come.
+    /// The time from this moment until now. Zero for a moment in the future.
     #[must_use]
     pub fn elapsed(self) -> Duration {
         let millis = Self::now().0.saturating_sub(self.0);
         Duration::from_millis(u64::try_from(millis).unwrap_or(0))
     }
 
-    /// The moment this much later (or the last one that can be told).
+    /// The moment that is later by `duration`, or the latest representable moment.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
@@ -51,12 +51,14 @@ impl From<OffsetDateTime> for Timestamp {
     }
 }
 
-/// The first and the last millisecond that RFC 3339 can tell: of the years 0000 and 9999.
+/// The first and the last millisecond that RFC 3339 can express, in the years 0000 and 9999.
 const RFC_3339_MILLIS: (i64, i64) = (-62_167_219_200_000, 253_402_300_799_999);
 
 impl fmt::Display for Timestamp {
-    /// RFC 3339 in UTC with milliseconds and `Z`, such as `2026-02-06T12:00:00.123Z`. A moment out of its range, such as
-    /// the end of a token that is meant to be good for ever, is shown as the nearest one within.
+    /// Writes RFC 3339 in UTC with milliseconds and `Z`, such as `2026-02-06T12:00:00.123Z`.
+    ///
+    /// A moment outside the range of RFC 3339 is shown as the nearest moment inside it. An example is the expiry of a
+    /// token that is meant to be valid for ever.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const FORMAT: &[BorrowedFormatItem<'_>] =
             format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
@@ -72,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_moment_can_be_told() {
+    fn moments_outside_rfc_3339_show_the_nearest_moment_inside() {
         assert_eq!(Timestamp::from_millis(i64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
         assert_eq!(Timestamp::from_millis(i64::MIN).to_string(), "0000-01-01T00:00:00.000Z");
     }

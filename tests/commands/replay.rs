@@ -128,7 +128,7 @@ async fn error_names_the_line_that_is_not_a_recording() {
         ("at", r#"{"key":"1","data":1}"#, "line 2: no recorded message: missing field `at`"),
         ("at", r#"{"at":"yesterday","key":"1","data":1}"#, "line 2: 'at' is no time"),
         ("seen_at", r#"{"at":2,"key":"1","data":{"seen_at":"soon"}}"#, "line 2: data.seen_at is no time"),
-        ("at", r#"{"at":2,"key":"1//2","data":1}"#, "line 2: the server answered 400: key '1//2'"),
+        ("at", r#"{"at":2,"key":"1//2","data":1}"#, "line 2: the server answered 400: invalid key '1//2'"),
     ] {
         let first = r#"{"at":1,"key":"0","data":{"seen_at":1}}"#;
         std::fs::write(&path, format!("{first}\n{line}\n")).unwrap();

@@ -235,8 +235,8 @@ async fn unknown_topic_is_not_found_and_invalid_key_is_refused() {
     }
     let too_long = "k".repeat(257);
     let cases = [
-        ("", "key: key '' is not valid: it is empty"),
-        ("8301/", "'8301/' is not valid: it has an empty segment"),
+        ("", "key: invalid key '': it is empty"),
+        ("8301/", "'8301/': it has an empty segment"),
         ("%2F", "empty segment"),
         ("a%0Ab", "control character"),
         (&too_long, "too long"),

@@ -191,8 +191,8 @@ async fn unknown_topics_are_an_error_after_the_acknowledgement() {
 async fn invalid_query_is_refused_with_the_broken_rule() {
     let app = App::start().await;
     let cases: [(&str, &[&str]); 9] = [
-        ("topics=Odds", &["topics: topic 'Odds'", "1 to 64 bytes of a-z, 0-9 and _"]),
-        ("topics=odds_updates//1", &["topics: key '/1'", "empty segment"]),
+        ("topics=Odds", &["topics: invalid topic 'Odds'", "1 to 64 bytes of a-z, 0-9 and _"]),
+        ("topics=odds_updates//1", &["topics: invalid key '/1'", "empty segment"]),
         ("since=yesterday", &["since: 'yesterday'", "<epoch>-<offset>", "'now' or 'snapshot'"]),
         ("since=", &["since: ''", "<epoch>-<offset>"]),
         ("since=1-2-3", &["since: '1-2-3'", "<epoch>-<offset>"]),
@@ -355,7 +355,7 @@ async fn invalid_last_event_id_is_a_bad_request() {
     let app = App::start().await;
     let past_u64 = format!("1-{}0", u64::MAX);
     for bad in ["x", "1", "-", "1-", "-1", "1-2-3", "1.5-2", "+1-2", "1-+2", "0x1-2", "now", "snapshot", &past_u64] {
-        let named = format!("Last-Event-ID: '{bad}' is not a position");
+        let named = format!("Last-Event-ID: invalid position '{bad}'");
         refused(&get(&app, "", bad).await, (400, "bad_request", None, &[&named, "<epoch>-<offset>"]));
     }
     assert!(app.manager.is_empty());

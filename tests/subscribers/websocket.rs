@@ -145,7 +145,7 @@ async fn invalid_topics_in_a_request_are_a_bad_request() {
         (r#"{"type":"unsubscribe","topics":[1]}"#, "list of strings"),
         (r#"{"type":"subscribe","topics":["scrape_progress","Odds!"]}"#, "a-z, 0-9 and _"),
         (r#"{"type":"subscribe","topics":["odds_updates//1"]}"#, "empty segment"),
-        (r#"{"type":"subscribe","topics":["scrape_progress"],"since":"yesterday"}"#, "not a position"),
+        (r#"{"type":"subscribe","topics":["scrape_progress"],"since":"yesterday"}"#, "invalid position 'yesterday'"),
     ];
     for (request, rule) in cases {
         client.send(request).await;
