@@ -1,6 +1,6 @@
-//! What was answered to requests with an `Idempotency-Key`, so that a retry gets the same and delivers nothing twice.
+//! The answers to requests with an `Idempotency-Key`. A retry gets the first answer, and delivers nothing twice.
 //!
-//! Bounded in time and number: an answer is kept for five minutes, and at most [`MAX_KEYS`] of them.
+//! Answers are kept for five minutes. At most [`MAX_KEYS`] of them are kept.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -11,14 +11,14 @@ use super::PublishError;
 use crate::manager::Published;
 use crate::message::Timestamp;
 
-/// Longest `Idempotency-Key`, in bytes.
+/// The maximum length of an `Idempotency-Key` in bytes.
 pub const MAX_KEY_BYTES: usize = 255;
-/// How long an answer is kept.
+/// How long each answer is kept.
 pub(super) const KEPT_FOR: Duration = Duration::from_mins(5);
-/// How many answers are kept; the oldest makes room.
+/// The maximum number of answers. A new one displaces the oldest.
 const MAX_KEYS: usize = 100_000;
 
-/// The key of a request, and a fingerprint of what it says.
+/// The `Idempotency-Key` of a request, and a fingerprint of the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
     key: String,
@@ -26,7 +26,7 @@ pub struct IdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// The key with a SHA-256 of the body.
+    /// A key with the SHA-256 of the body as its fingerprint.
     #[must_use]
     pub fn new(key: String, body: &[u8]) -> Self {
         let mut fingerprint = [0; SHA256_OUTPUT_LEN];
@@ -34,7 +34,7 @@ impl IdempotencyKey {
         Self { key, fingerprint }
     }
 
-    /// The key as the publisher gave it, with the publisher's name.
+    /// The publisher's name, a space, and the key that it sent.
     pub(super) fn name(&self) -> &str {
         &self.key
     }
@@ -44,29 +44,29 @@ impl IdempotencyKey {
         self.fingerprint.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 
-    /// This key with what was answered to it.
-    pub(super) fn with(&self, published: Published, at: Timestamp) -> (String, Answer) {
-        (self.key.clone(), Answer { fingerprint: self.fingerprint, published, at })
+    /// Pairs the key with the first answer to its request.
+    pub(super) fn with(&self, published: Published, at: Timestamp) -> (String, FirstAnswer) {
+        (self.key.clone(), FirstAnswer { fingerprint: self.fingerprint, published, at })
     }
 }
 
-/// What was answered, to which body, and when.
+/// The first answer to a request, with the fingerprint of the body and the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct FirstAnswer {
     pub(super) fingerprint: [u8; SHA256_OUTPUT_LEN],
     pub(super) published: Published,
     pub(super) at: Timestamp,
 }
 
-/// The answers of the last minutes.
+/// The answers of the last five minutes.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    by_key: HashMap<String, Answer>,
+    by_key: HashMap<String, FirstAnswer>,
     oldest_first: VecDeque<String>,
 }
 
 impl Answers {
-    /// The first answer to this request, if it is a retry.
+    /// The first answer if this request is a retry.
     pub(super) fn find(&self, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Published>, PublishError> {
         match self.by_key.get(&key.key) {
             Some(answer) if answer.at.plus(KEPT_FOR) < now => Ok(None),
@@ -76,29 +76,29 @@ impl Answers {
         }
     }
 
-    /// Keeps the answer to a request; returns the keys whose answers are not kept any longer.
+    /// Keeps the answer to a request. Returns the keys of the answers that are dropped now.
     pub(super) fn keep(&mut self, key: IdempotencyKey, published: Published, now: Timestamp) -> Vec<String> {
         let dropped = self.drop_old(now);
         self.oldest_first.push_back(key.key.clone());
-        self.by_key.insert(key.key, Answer { fingerprint: key.fingerprint, published, at: now });
+        self.by_key.insert(key.key, FirstAnswer { fingerprint: key.fingerprint, published, at: now });
         dropped
     }
 
-    /// The answers that were kept before, as far as they are good still.
-    pub(super) fn restore(kept: BTreeMap<String, Answer>, now: Timestamp) -> Self {
+    /// Restores answers from storage, except those that have become too old.
+    pub(super) fn restore(kept: BTreeMap<String, FirstAnswer>, now: Timestamp) -> Self {
         let good = kept.into_iter().filter(|(_, answer)| answer.at.plus(KEPT_FOR) >= now);
-        let by_key: HashMap<String, Answer> = good.collect();
+        let by_key: HashMap<String, FirstAnswer> = good.collect();
         let mut oldest_first: Vec<String> = by_key.keys().cloned().collect();
         oldest_first.sort_by_key(|key| by_key[key].at);
         Self { by_key, oldest_first: oldest_first.into() }
     }
 
     /// All answers by key.
-    pub(super) fn all(&self) -> BTreeMap<String, Answer> {
+    pub(super) fn all(&self) -> BTreeMap<String, FirstAnswer> {
         self.by_key.iter().map(|(key, answer)| (key.clone(), *answer)).collect()
     }
 
-    /// Whether there is an answer under this key.
+    /// Whether an answer is kept under this key.
     pub(super) fn has(&self, key: &str) -> bool {
         self.by_key.contains_key(key)
     }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_gets_the_first_answer_for_five_minutes() {
+    fn retry_gets_the_first_answer_for_five_minutes() {
         let mut answers = Answers::default();
         let key = IdempotencyKey::new("a".to_owned(), b"body");
         answers.keep(key.clone(), published(1), at(0));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_answer_makes_room() {
+    fn new_answer_displaces_the_oldest_at_the_limit() {
         let mut answers = Answers::default();
         let key = |number: usize| IdempotencyKey::new(number.to_string(), b"body");
         for number in 0..=MAX_KEYS {

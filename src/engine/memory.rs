@@ -1,4 +1,4 @@
-//! The engine of one process: the manager's log is the only copy, and a restart begins a new epoch.
+//! The engine `memory` of a single process. The manager's log is the only copy, and a restart begins a new epoch.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,16 +11,16 @@ use super::{Broadcast, EXPIRED_AT_ONCE, EXPIRY_RESOLUTION, Engine, IdempotencyKe
 use crate::manager::{ConnectionManager, Published};
 use crate::message::{Draft, Timestamp};
 
-/// Keeps everything in the manager's log.
+/// Keeps all messages in the manager's log only.
 #[derive(Debug)]
 pub struct Memory {
     manager: ConnectionManager,
-    /// Held while a batch with a key is taken, so that its retry cannot overtake it.
+    /// Locked while a batch with a key is published, so that a concurrent retry waits for the first answer.
     answers: Mutex<Answers>,
 }
 
 impl Memory {
-    /// An engine over the manager's log.
+    /// An engine that publishes to the manager's log.
     #[must_use]
     pub fn new(manager: ConnectionManager) -> Self {
         Self { manager, answers: Mutex::default() }
@@ -54,7 +54,7 @@ impl Engine for Memory {
             Some(key) => self.publish_once(&batch, key),
         };
         async {
-            // Whoever publishes as fast as it is answered leaves the writers their turn.
+            // Give the writers a turn even if a publisher sends the next request right after each answer.
             tokio::task::yield_now().await;
             published
         }
@@ -72,7 +72,7 @@ impl Engine for Memory {
             loop {
                 ticks.tick().await;
                 while self.manager.expire(Timestamp::now(), EXPIRED_AT_ONCE) {
-                    // Whoever has something to do meanwhile.
+                    // Give other tasks a turn between two groups of deletions.
                     tokio::task::yield_now().await;
                 }
             }

@@ -1,11 +1,11 @@
-//! The engine: who orders and keeps messages. Everything above it only knows this trait.
+//! Storage engines: they order messages and keep them. The rest of the server uses them only through [`Engine`].
 //!
-//! An engine is a file, and a line in [`open`].
+//! To add an engine, write a module and add an arm to [`open`].
 //!
-//! - `memory`: one process; a restart forgets.
-//! - `journal`: one process, and a file that outlives it.
-//! - `redis`: many nodes on one broker.
-//! - `idempotency`: what was answered to requests with an `Idempotency-Key`.
+//! - `memory`: one process. A restart loses everything.
+//! - `journal`: one process with a file. A restart loses nothing.
+//! - `redis`: many nodes with one broker.
+//! - `idempotency`: the answers to requests with an `Idempotency-Key`.
 
 mod idempotency;
 #[cfg(feature = "journal")]
@@ -35,54 +35,57 @@ use crate::manager::{self, ConnectionManager, Published};
 use crate::message::{Draft, Frames, Position, Timestamp};
 use crate::protocol;
 
-/// How late the deletion of an expired key may be told.
+/// How often expired keys are deleted, and so the longest delay of a deletion.
 const EXPIRY_RESOLUTION: Duration = Duration::from_millis(250);
-/// Keys that expire in one go: others have their turn in between.
+/// The maximum number of expired keys to delete at once, so that other work gets its turn in between.
 const EXPIRED_AT_ONCE: usize = 256;
 
-/// Why a batch was not taken.
+/// Why a batch was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PublishError {
-    /// A topic would hold too many keys. Nothing of the batch was taken.
+    /// A topic would exceed its maximum number of keys. No message of the batch was accepted.
     #[error(transparent)]
     StateFull(#[from] StateFull),
-    /// The `Idempotency-Key` was used for another body. Nothing of the batch was taken.
+    /// The `Idempotency-Key` was used for another body. No message of the batch was accepted.
     #[error(
         "this Idempotency-Key was used for another body within the last 5 minutes: use a new key for a new request"
     )]
     KeyReused,
-    /// What keeps the messages cannot be reached or written. Nothing of the batch was taken.
-    #[error("nothing was taken: {0}; try again")]
+    /// The storage cannot be reached or written. No message of the batch was accepted.
+    #[error("no message was accepted: {0}; try again")]
     Unavailable(String),
-    /// The connection to what keeps the messages broke before it answered.
-    #[error("it is not known whether this was taken: {0}; try again with an Idempotency-Key, and it is taken once")]
+    /// The storage failed before it confirmed the batch, so the batch may or may not be stored.
+    #[error(
+        "it is unknown whether the messages were accepted: {0}; \
+         only a retry with the same Idempotency-Key cannot deliver them twice"
+    )]
     Unknown(String),
 }
 
-/// How an engine is.
+/// Whether an engine can serve clients and accept batches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// It takes batches, and clients get what is new.
+    /// The engine accepts batches, and clients get new messages.
     Ready,
-    /// Clients have what there was; nothing new can be taken or arrive. Says why.
+    /// Clients get the state and history that the node has, but no new messages. Holds the reason.
     Degraded(String),
-    /// It has nothing to serve yet. Says what it waits for.
+    /// The node has no log to serve yet. Holds the reason.
     Starting(String),
 }
 
-/// A message to every connection, that is kept nowhere.
+/// A message to every connection. The server does not store it.
 #[derive(Debug, Clone)]
 pub struct Broadcast {
     /// The envelope's `type`.
     pub kind: String,
     /// The envelope's `data`.
     pub data: Box<RawValue>,
-    /// The envelope's `timestamp`: when it was taken, so that it is the same text on every node.
+    /// The envelope's `timestamp`. It is set once, so that all nodes send the same text.
     pub at: Timestamp,
 }
 
 impl Broadcast {
-    /// What goes to a client.
+    /// The encoded envelope.
     #[must_use]
     pub fn frames(&self) -> Frames {
         protocol::broadcast(&self.kind, &self.data, self.at)
@@ -91,32 +94,33 @@ impl Broadcast {
 
 /// Orders batches, keeps them, and delivers them through the manager in that order.
 pub trait Engine: Send + Sync {
-    /// The answer that a request with this key got already: a retry gets it, whatever has become of its contents since.
+    /// The stored answer to an earlier request with this key. The caller uses it to answer a retry without checking the
+    /// messages again.
     fn answered(&self, key: &IdempotencyKey) -> BoxFuture<'_, Result<Option<Published>, PublishError>>;
 
-    /// Takes a batch whole or refuses it whole. With a key, a repeated batch gets the first answer and is not taken again.
-    /// Once it is answered, this node's readers see it.
+    /// Accepts the whole batch or refuses the whole batch. When this returns, reads on this node see the batch. A retry
+    /// with the same key gets the first answer, and is not stored again.
     fn publish(&self, batch: Vec<Draft>, key: Option<IdempotencyKey>)
     -> BoxFuture<'_, Result<Published, PublishError>>;
 
-    /// Sends a message to every connection of every node; it is kept nowhere. Returns for how many of this node's there was
-    /// room.
+    /// Sends a message to every connection of every node, without storing it. Returns the number of this node's
+    /// connections whose outbox had room for it.
     fn broadcast(&self, broadcast: Broadcast) -> BoxFuture<'_, Result<usize, PublishError>>;
 
-    /// What must go on beside publishing, such as expiring keys. Runs until it is dropped: from before the first request is
-    /// taken until after the last one is answered.
+    /// Does the work besides publishing, such as deleting expired keys. The caller starts it before the first request and
+    /// drops it after the last answer.
     fn run(&self) -> BoxFuture<'_, ()>;
 
-    /// Whether it has something to serve and takes batches.
+    /// Whether the engine has a log to serve and accepts batches.
     fn readiness(&self) -> Readiness;
 
-    /// Waits, for a moment, until this node has come to a position that a client has from another one.
+    /// Waits until this node has reached a position that a client got from another node, but only for a moment.
     fn reach(&self, _: Position) -> BoxFuture<'_, ()> {
         std::future::ready(()).boxed()
     }
 }
 
-/// Why an engine cannot be started.
+/// Why an engine cannot start.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct EngineError(pub(crate) String);
@@ -183,7 +187,7 @@ pub fn open(config: &Config, logger: &Logger) -> Result<(ConnectionManager, Arc<
     })
 }
 
-/// A sequence that continues no other.
+/// The epoch of a new sequence: the present time in Unix milliseconds.
 fn new_epoch() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -417,7 +417,7 @@ async fn full_disk_refuses_publishes_until_space_is_free() {
         assert!(taken < 1000, "the limit has no effect");
     };
     assert_eq!((refused.status, refused.header("retry-after").is_empty()), (503, false), "{}", refused.body);
-    assert!(refused.detail().contains("nothing was taken"), "{}", refused.detail());
+    assert!(refused.detail().contains("no message was accepted"), "{}", refused.detail());
     process.event("journal.failed").await;
     let ready = reqwest::get(format!("http://{}/readyz", process.admin)).await.unwrap();
     assert_eq!(ready.status(), 200, "the server still serves clients");

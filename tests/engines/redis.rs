@@ -287,7 +287,7 @@ async fn clients_stay_connected_while_redis_is_down() {
         assert_eq!(degraded["ready"], true, "{degraded}");
         let refused = app.post("/api/publish", "application/json", odds("8301", 2).to_string()).await;
         assert_eq!((refused.status, refused.code(), refused.header("retry-after")), (503, "engine_unavailable", "1"));
-        assert!(refused.detail().starts_with("nothing was taken"), "{}", refused.detail());
+        assert!(refused.detail().starts_with("no message was accepted"), "{}", refused.detail());
         assert_eq!(app.get(STATE).await.body["items"][0]["data"], 1, "the node serves the state");
         let metrics = reqwest::get(format!("http://{}/metrics", app.admin)).await.unwrap().text().await.unwrap();
         assert!(metrics.contains("oddswire_engine_available 0"));

@@ -22,8 +22,8 @@ def answered(status: int, code: str | None = None, detail: str = "", index: int 
     ("answer", "verdict", "may_be_taken"),
     [
         (answered(429, "too_many_publishes"), Again, False),
-        (answered(503, "engine_unavailable", "nothing was taken: the disk is full; try again"), Again, False),
-        (answered(503, "outcome_unknown", "it is not known whether this was taken: …"), Again, True),
+        (answered(503, "engine_unavailable", "no message was accepted: the disk is full; try again"), Again, False),
+        (answered(503, "outcome_unknown", "it is unknown whether the messages were accepted: …"), Again, True),
         (answered(503), Again, True),
         (answered(500), Again, True),
         (answered(502), Again, True),

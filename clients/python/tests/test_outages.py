@@ -181,7 +181,7 @@ def test_full_disk_is_retried_without_end(durable: Hub, publishers: Publishers, 
     publisher = publishers(durable.url, retry_for=0.0, retry_after_max=0.02)
     for number in range(40):
         publisher.publish(TOPIC, [number, "x" * 50_000])
-    log.until("503 engine_unavailable: nothing was taken", 2)
+    log.until("503 engine_unavailable: no message was accepted", 2)
     resource.prlimit(durable.process.pid, resource.RLIMIT_FSIZE, (most, most))
     publisher.flush(WITHIN)
     assert [message["data"][0] for message in durable.history()] == list(range(40))

@@ -18,7 +18,7 @@ use super::disk::{Disk, Failure};
 use super::store::Changes;
 use super::{QUEUE, Shared, image_of};
 use crate::config::SyncWhen;
-use crate::engine::idempotency::Answer;
+use crate::engine::idempotency::FirstAnswer;
 use crate::engine::{EXPIRED_AT_ONCE, EXPIRY_RESOLUTION, IdempotencyKey, PublishError, Readiness};
 use crate::log::{Entry, Staging};
 use crate::manager::{ConnectionManager, Counts, Published};
@@ -60,7 +60,7 @@ struct Staged {
 struct Group {
     staging: Staging,
     staged: Vec<Staged>,
-    answers: BTreeMap<String, Answer>,
+    answers: BTreeMap<String, FirstAnswer>,
     /// Retries of requests in the group: the place of the first in `staged`.
     repeated: Vec<(Request, usize)>,
     /// Requests that cannot be taken because of others in the group: if those are not taken either, nobody knows.

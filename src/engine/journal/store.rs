@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::engine::idempotency::Answer;
+use crate::engine::idempotency::FirstAnswer;
 use crate::log::{Change, Entry, Run, TopicFacts};
 use crate::manager::{Counts, Published};
 use crate::message::{Draft, Message, Payload, Position, Timestamp};
@@ -60,7 +60,7 @@ pub(super) struct Changes {
     /// What is known of each topic.
     pub(super) facts: BTreeMap<Topic, TopicFacts>,
     /// What was answered.
-    pub(super) answers: BTreeMap<String, Answer>,
+    pub(super) answers: BTreeMap<String, FirstAnswer>,
     /// Keys whose answers are not kept any longer.
     pub(super) forgotten: Vec<String>,
 }
@@ -71,7 +71,7 @@ pub(super) struct Image {
     pub(super) position: Position,
     pub(super) messages: BTreeMap<u64, Change>,
     pub(super) facts: BTreeMap<Topic, TopicFacts>,
-    pub(super) answers: BTreeMap<String, Answer>,
+    pub(super) answers: BTreeMap<String, FirstAnswer>,
     /// Whether what is answered from here on may not be in the file yet.
     pub(super) loose: bool,
     /// So many bytes are tried beside.
@@ -84,7 +84,7 @@ pub(super) struct Kept {
     pub(super) position: Position,
     pub(super) messages: Vec<Change>,
     pub(super) facts: BTreeMap<Topic, TopicFacts>,
-    pub(super) answers: BTreeMap<String, Answer>,
+    pub(super) answers: BTreeMap<String, FirstAnswer>,
     /// The sequence goes on, but for what a crash took that was answered already.
     pub(super) loose: bool,
     pub(super) transactions: u64,
@@ -261,17 +261,17 @@ fn facts_of([evicted, lost_keyless, forgotten, counted_from, counted_before, cou
     TopicFacts { evicted, lost_keyless, forgotten, counted_from, counted_before, counted_to, runs: Vec::new() }
 }
 
-fn row_of(answer: &Answer) -> ([u8; 32], u64, u64, u64, i64) {
-    let Answer { fingerprint, published: Published { counts, position }, at } = *answer;
+fn row_of(answer: &FirstAnswer) -> ([u8; 32], u64, u64, u64, i64) {
+    let FirstAnswer { fingerprint, published: Published { counts, position }, at } = *answer;
     (fingerprint, counts.accepted as u64, counts.unchanged as u64, position.offset, at.as_millis())
 }
 
-fn answer_of(row: ([u8; 32], u64, u64, u64, i64), epoch: u64) -> Answer {
+fn answer_of(row: ([u8; 32], u64, u64, u64, i64), epoch: u64) -> FirstAnswer {
     let (fingerprint, accepted, unchanged, offset, at) = row;
     let count = |number| usize::try_from(number).unwrap_or(usize::MAX);
     let counts = Counts { accepted: count(accepted), unchanged: count(unchanged) };
     let published = Published { counts, position: Position { epoch, offset } };
-    Answer { fingerprint, published, at: Timestamp::from_millis(at) }
+    FirstAnswer { fingerprint, published, at: Timestamp::from_millis(at) }
 }
 
 /// The number of transactions that the file has.
