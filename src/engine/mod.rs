@@ -107,8 +107,8 @@ pub trait Engine: Send + Sync {
     /// connections whose outbox had room for it.
     fn broadcast(&self, broadcast: Broadcast) -> BoxFuture<'_, Result<usize, PublishError>>;
 
-    /// Does the work besides publishing, such as deleting expired keys. The caller starts it before the first request and
-    /// drops it after the last answer.
+    /// Does the work besides publishing, such as deleting expired keys. The caller starts it before the first request,
+    /// and drops it after the last answer.
     fn run(&self) -> BoxFuture<'_, ()>;
 
     /// Whether the engine has a log to serve and accepts batches.

@@ -535,7 +535,7 @@ async fn truncated_or_foreign_file_is_refused_and_not_changed() {
     transaction.open_table(TableDefinition::<u64, u64>::new("theirs")).unwrap().insert(1, 1).unwrap();
     transaction.commit().unwrap();
     drop(other);
-    assert!(check_refused(&directory, "a redb file of another program").contains("not one of oddswire's"));
+    assert!(check_refused(&directory, "a redb file of another program").contains("not written by oddswire"));
     std::fs::write(file(&directory), "").unwrap();
     assert_eq!(try_start_on(&directory.0), Ok(json!([])), "an empty file counts as new");
 }

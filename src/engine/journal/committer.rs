@@ -1,8 +1,8 @@
-//! The committer: takes the publishes that wait, gives them their places, writes them down together, then delivers and
-//! answers each.
+//! The committer: it gives waiting publishes their positions, writes them in one transaction, then delivers and answers
+//! each of them.
 //!
-//! Invariant: while a group is on its way to the disk, nothing else gets into the log; the publishes that come meanwhile are
-//! the next group, so that many share one sync.
+//! Invariant: while a group is being written, nothing else enters the log. Publishes that arrive meanwhile form the
+//! next group, so that many publishes share one sync.
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,9 +14,9 @@ use slog::{Logger, error, info};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use super::disk::{Disk, Failure};
+use super::disk::{Disk, WriteFailure};
 use super::store::Changes;
-use super::{QUEUE, Shared, image_of};
+use super::{JournalState, QUEUE, image_of};
 use crate::config::SyncWhen;
 use crate::engine::idempotency::FirstAnswer;
 use crate::engine::{EXPIRED_AT_ONCE, EXPIRY_RESOLUTION, IdempotencyKey, PublishError, Readiness};
@@ -25,79 +25,78 @@ use crate::manager::{ConnectionManager, Counts, Published};
 use crate::message::{Draft, Timestamp};
 use crate::topic::Topic;
 
-/// Bytes of data after which a group takes no further publish. At 100 MB/s of disk that is 80 ms.
+/// The bytes of data after which a group accepts no further publish. A disk of 100 MB/s writes them in 80 ms.
 const GROUP_BYTES: usize = 8 << 20;
-/// How long after a failure the disk is tried again.
+/// The time after a failure until the disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long messages that are kept nowhere any more stay in the file at most, when nothing is published meanwhile.
+/// How often outdated messages are deleted from the file when no publishes arrive.
 const TIDY: Duration = Duration::from_secs(10);
-/// With `sync=interval`, entries that wait for the disk at most: beyond, and beyond [`GROUP_BYTES`], it is not waited for
-/// the time.
+/// With `sync=interval`, the maximum number of entries that wait for the disk. When more entries, or more bytes than
+/// [`GROUP_BYTES`], are waiting, they are written before the interval ends.
 const UNSYNCED: usize = 65_536;
 
-type Taken = Result<Published, PublishError>;
+type PublishOutcome = Result<Published, PublishError>;
 
-/// A batch to be taken.
+/// A batch to publish.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) batch: Vec<Draft>,
     pub(super) key: Option<IdempotencyKey>,
-    /// `None` where nobody asks: keys that expire.
-    pub(super) answer: Option<oneshot::Sender<Taken>>,
+    /// `None` for the deletion of expired keys, because no publisher waits for it.
+    pub(super) answer: Option<oneshot::Sender<PublishOutcome>>,
 }
 
-/// A request that has its places.
+/// A request whose messages have their positions.
 #[derive(Debug)]
 struct Staged {
     request: Request,
     published: Published,
     by_topic: BTreeMap<Topic, Counts>,
-    /// Where its entries end among those of the group.
+    /// The index after its last entry among the entries of the group.
     end: usize,
 }
 
-/// Requests that go to the disk together.
+/// Requests that are written in one transaction.
 struct Group {
     staging: Staging,
     staged: Vec<Staged>,
     answers: BTreeMap<String, FirstAnswer>,
-    /// Retries of requests in the group: the place of the first in `staged`.
+    /// Retries of requests in this group, with the index of the first request in `staged`.
     repeated: Vec<(Request, usize)>,
-    /// Requests that cannot be taken because of others in the group: if those are not taken either, nobody knows.
+    /// Refused requests. If the group's write fails, they get its error, because their conflict may be gone then.
     refused: Vec<(Request, PublishError)>,
     by_key: HashMap<String, usize>,
     now: Timestamp,
 }
 
-/// Takes all requests, one group after the other.
+/// Processes all requests, one group after the other.
 #[derive(Debug)]
 pub(super) struct Committer {
     manager: ConnectionManager,
-    shared: Arc<Shared>,
+    shared: Arc<JournalState>,
     queue: mpsc::Receiver<Request>,
     disk: Disk,
     sync: SyncWhen,
-    /// Publishes after which a group takes no further one.
+    /// The maximum number of publishes in a group.
     group: usize,
     logger: Logger,
-    /// What the next transaction brings beside its group: what is to be deleted and, with `sync=interval`, all that was
-    /// answered since the last one.
+    /// Changes for the next transaction in addition to its group: deletions and, with `sync=interval`, everything
+    /// confirmed since the last transaction.
     waiting: Changes,
-    /// Runs up to this offset are in the file.
+    /// The file holds the runs up to this offset.
     runs_written: u64,
-    /// The newest offset that the disk was told of. While a group is on its way, and until it is delivered, that is more
-    /// than the log has.
+    /// The newest offset that the disk got. It is ahead of the log from the write of a group until its delivery.
     told: u64,
-    /// With `sync=interval`, bytes of data that wait for the disk.
+    /// With `sync=interval`, the bytes of data that wait for the disk.
     unsynced: usize,
-    /// When the disk is tried again, and how much there has to be room for, while it is broken.
+    /// While the file cannot be written: when to try again, and how many bytes the disk must have room for.
     broken: Option<(Instant, usize)>,
 }
 
 impl Committer {
     pub(super) fn new(
         manager: ConnectionManager,
-        shared: Arc<Shared>,
+        shared: Arc<JournalState>,
         queue: mpsc::Receiver<Request>,
         disk: Disk,
         sync: SyncWhen,
@@ -124,16 +123,16 @@ impl Committer {
         self.group = most.min(QUEUE);
     }
 
-    /// For a file that could be read and not be written: clients get what it holds, and it is tried again like any other
-    /// failure.
-    pub(super) fn begin_broken(&mut self, failure: &Failure, file: &Path) {
+    /// Begins with a file that can be read but not written. Clients get its contents, and the committer retries as
+    /// after any other failure.
+    pub(super) fn begin_broken(&mut self, failure: &WriteFailure, file: &Path) {
         error!(self.logger, "journal.failed"; "error" => failure.cause(), "file" => %file.display(),
-            "what" => "clients get what the file holds, and publishes 503 until it can be written; is the disk full?");
+            "what" => "clients get what is in the file, publishers get 503 until it can be written; is the disk full?");
         self.manager.metrics().engine_lost();
         self.breaks(failure.cause(), 0);
     }
 
-    /// Goes on until it is dropped.
+    /// Runs until it is dropped or the engine is gone.
     pub(super) async fn run(mut self) {
         let mut expiries = ticks(EXPIRY_RESOLUTION);
         let mut tidying = ticks(TIDY);
@@ -145,7 +144,7 @@ impl Committer {
             tokio::select! {
                 request = self.queue.recv() => match request {
                     Some(request) => self.commit(request).await,
-                    // The engine is gone, and with it whoever could ask.
+                    // The engine is gone, so nobody can publish any more.
                     None => return,
                 },
                 _ = expiries.tick() => self.expire().await,
@@ -155,7 +154,7 @@ impl Committer {
         }
     }
 
-    /// Takes a request, and what waits behind it.
+    /// Writes and delivers a request together with the requests that wait behind it.
     async fn commit(&mut self, first: Request) {
         let mut group = self.manager.read_log(|log| Group::behind(log.staging()));
         let mut bytes = 0;
@@ -168,10 +167,10 @@ impl Committer {
             next = if bytes < GROUP_BYTES && taken < self.group { self.queue.try_recv().ok() } else { None };
         }
         if group.staging.entries().is_empty() && group.answers.is_empty() {
-            // Nothing in it is new: there is nothing to write.
+            // All messages repeat the present data of their keys, so there is nothing to write.
             return self.deliver(group).await;
         }
-        if let Err(error) = self.mended().await {
+        if let Err(error) = self.ensure_writable().await {
             return group.refuse(&error);
         }
         match self.sync {
@@ -180,7 +179,7 @@ impl Committer {
         }
     }
 
-    /// Writes the group down, then delivers it.
+    /// Writes the group, then delivers it.
     async fn commit_now(&mut self, group: Group, bytes: usize) {
         let mut changes = self.changes();
         changes.last = group.staging.position().offset;
@@ -192,7 +191,7 @@ impl Committer {
         }
     }
 
-    /// Delivers the group, and has it written down when its time comes.
+    /// Delivers the group, and leaves the write to the next flush.
     async fn commit_later(&mut self, group: Group, bytes: usize) {
         self.waiting.entries.extend_from_slice(group.staging.entries());
         self.waiting.answers.extend(group.answers.clone());
@@ -227,7 +226,7 @@ impl Committer {
         }
     }
 
-    /// Brings a group that is written down to the log, to the clients and to those who asked.
+    /// Adds a group to the log, delivers its messages to the clients, and answers its requests.
     async fn deliver(&mut self, group: Group) {
         let Group { staging, staged, repeated, refused, now, .. } = group;
         let mut outcomes = Vec::with_capacity(staged.len());
@@ -245,7 +244,7 @@ impl Committer {
             }
             outcomes.push(published);
             request.done(Ok(published));
-            // The writers have their turn, however much is published.
+            // Give the writers a turn after each request, even if many requests wait.
             tokio::task::yield_now().await;
         }
         for (request, at) in repeated {
@@ -256,8 +255,8 @@ impl Committer {
         }
     }
 
-    /// Puts entries into the log and delivers them. One in whose delivery something panics is in the log, and the manager has
-    /// its clients come back for it; the others still have their turn.
+    /// Adds entries to the log and delivers them. If a delivery panics, the log has its entry already. The manager then
+    /// closes all connections, so that clients reconnect and get it, and the remaining entries are delivered.
     fn apply(&self, mut entries: Vec<Entry>) {
         while !entries.is_empty() {
             if catch_unwind(AssertUnwindSafe(|| self.manager.apply(entries.iter().cloned()))).is_ok() {
@@ -277,12 +276,12 @@ impl Committer {
         }
     }
 
-    /// Deletes the keys whose time has come.
+    /// Deletes expired keys.
     async fn expire(&mut self) {
         loop {
-            // It also drops what is too old.
+            // This also drops messages that have become too old.
             let expired = self.manager.expired(Timestamp::now(), EXPIRED_AT_ONCE);
-            if self.mended().await.is_err() || expired.is_empty() {
+            if self.ensure_writable().await.is_err() || expired.is_empty() {
                 return;
             }
             let more = expired.len() == EXPIRED_AT_ONCE;
@@ -293,13 +292,13 @@ impl Committer {
         }
     }
 
-    /// Writes down what waits: what was answered and, where it is time to tidy, what is only to be deleted.
+    /// Writes confirmed messages that wait for the disk. With `tidy`, also writes waiting deletions.
     async fn flush(&mut self, tidy: bool) {
         if !tidy && self.waiting.entries.is_empty() && self.waiting.answers.is_empty() {
             return;
         }
-        // Mending leaves nothing that waits.
-        if self.mended().await.is_err() {
+        // A repair writes everything that waits, so nothing may be left afterwards.
+        if self.ensure_writable().await.is_err() {
             return;
         }
         let mut changes = self.changes();
@@ -308,11 +307,11 @@ impl Committer {
         }
         changes.last = self.manager.position().offset;
         let bytes = changes.entries.iter().map(size_of).sum();
-        // The next one tries again what this one could not.
+        // After a failure the changes stay in `waiting`, and the next flush or repair writes them.
         let _refused: Result<(), PublishError> = self.write(changes, bytes).await;
     }
 
-    /// What the next transaction brings beside its group.
+    /// The changes for the next transaction, without its group.
     fn changes(&mut self) -> Changes {
         let (dropped, facts) = self.manager.tend_log(|log| (log.take_dropped(), log.facts(self.runs_written)));
         self.waiting.dropped.extend(dropped);
@@ -328,7 +327,7 @@ impl Committer {
         }
     }
 
-    /// One transaction; where it fails, nothing of it is left in the file, or it is said that this is not known.
+    /// Writes one transaction. On `Unavailable` nothing of it is in the file, on `Unknown` a part of it may be.
     async fn write(&mut self, changes: Changes, bytes: usize) -> Result<(), PublishError> {
         let counted_to = self.manager.position().offset;
         self.told = self.told.max(changes.last);
@@ -347,31 +346,31 @@ impl Committer {
         self.breaks(&cause, bytes);
         let refused = PublishError::Unavailable(format!("the journal cannot be written ({cause})"));
         match failure {
-            Failure::Absent(_) => Err(refused),
-            Failure::Uncertain(_) => match self.mend(bytes).await {
-                Ok(()) | Err(Failure::Absent(_)) => Err(refused),
-                Err(Failure::Uncertain(cause)) => {
-                    Err(PublishError::Unknown(format!("the journal can neither be written nor mended ({cause})")))
+            WriteFailure::Absent(_) => Err(refused),
+            WriteFailure::Uncertain(_) => match self.repair(bytes).await {
+                Ok(()) | Err(WriteFailure::Absent(_)) => Err(refused),
+                Err(WriteFailure::Uncertain(cause)) => {
+                    Err(PublishError::Unknown(format!("the journal can be neither written nor repaired ({cause})")))
                 }
             },
         }
     }
 
-    /// Whether the file takes something: where it did not, it is tried again once its time has come.
-    async fn mended(&mut self) -> Result<(), PublishError> {
+    /// Makes sure that the file can be written. After a failure it refuses until the retry time, then repairs the file.
+    async fn ensure_writable(&mut self) -> Result<(), PublishError> {
         let Some((again, room)) = self.broken else { return Ok(()) };
-        if Instant::now() >= again && self.mend(room).await.is_ok() {
+        if Instant::now() >= again && self.repair(room).await.is_ok() {
             return Ok(());
         }
         Err(PublishError::Unavailable("the journal cannot be written".to_owned()))
     }
 
-    /// Opens the file anew, and makes it hold what the log holds.
-    async fn mend(&mut self, room: usize) -> Result<(), Failure> {
+    /// Reopens the file, and makes it hold what the log holds.
+    async fn repair(&mut self, room: usize) -> Result<(), WriteFailure> {
         let answers = &self.shared.answers;
         let loose = self.sync != SyncWhen::Always;
         let mut image = self.manager.tend_log(|log| {
-            // The image lacks them, so they need no deletion of their own.
+            // The image lacks the dropped messages, so the repair deletes them from the file.
             drop(log.take_dropped());
             image_of(log, &answers.lock().unwrap_or_else(PoisonError::into_inner), loose)
         });
@@ -379,9 +378,9 @@ impl Committer {
         let counted_to = image.position.offset;
         let shared = Arc::clone(&self.shared);
         let waiting = shared.wait();
-        let mended = self.disk.mend(image).await;
+        let repaired = self.disk.repair(image).await;
         drop(waiting);
-        if let Err(failure) = mended {
+        if let Err(failure) = repaired {
             self.breaks(failure.cause(), room);
             return Err(failure);
         }
@@ -404,10 +403,11 @@ impl Drop for Committer {
     fn drop(&mut self) {
         let mut changes = self.changes();
         if self.broken.is_none() && !changes.is_empty() {
-            // It may end in the middle of a group, which the file has, or will have, before the log does.
+            // The committer may be dropped while the disk writes a group that the log lacks. `last` must include that
+            // group.
             let waiting = changes.entries.iter().map(offset_of).max().unwrap_or(0);
             changes.last = self.manager.position().offset.max(self.told).max(waiting);
-            // The disk's handle waits for it.
+            // Dropping the disk's handle waits for this write.
             self.disk.write_last(changes);
         }
     }
@@ -465,9 +465,9 @@ impl Group {
 }
 
 impl Request {
-    fn done(self, outcome: Taken) {
+    fn done(self, outcome: PublishOutcome) {
         if let Some(answer) = self.answer {
-            // Who asked may have gone.
+            // The requester may be gone.
             let _gone = answer.send(outcome);
         }
     }
@@ -480,7 +480,7 @@ fn size_of(entry: &Entry) -> usize {
     }
 }
 
-/// The place of a message; 0 for what has none.
+/// The offset of an entry, or 0 for a renewal, which has none.
 fn offset_of(entry: &Entry) -> u64 {
     match entry {
         Entry::Message(change) => change.message.offset(),

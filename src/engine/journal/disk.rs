@@ -1,9 +1,9 @@
-//! The thread that waits for the disk, so that no task has to.
+//! The thread that waits for the disk, so that no async task blocks.
 //!
-//! After a sync that failed nothing is added to the file any more: what the log holds is written into a new one.
+//! After a failed sync, the thread adds nothing to the file any more. It writes the contents of the log to a new file.
 //!
-//! Invariant: it is the only one that has the file open, it answers every order, also one in which the store panics, and
-//! whoever drops the handle waits until the last order is carried out and the file is closed, or the disk is given up.
+//! Invariants: only this thread has the file open. It answers every order, even if redb panics. Dropping the handle
+//! waits until the last order is done and the file is closed, but not longer than [`LAST_ORDERS`].
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,20 +19,20 @@ use tokio::sync::oneshot;
 use super::file::Place;
 use super::store::{self, Changes, Image, WriteError};
 
-/// How long the end waits for the disk. One that hangs would otherwise keep the process for ever.
+/// The maximum time that a shutdown waits for the disk. Without it, a hanging disk would keep the process running.
 const LAST_ORDERS: Duration = Duration::from_secs(30);
 
-/// What became of a transaction that failed.
+/// How a transaction failed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum WriteFailure {
     /// Nothing of it is in the file.
     Absent(String),
-    /// Some of it may be in the file.
+    /// A part of it may be in the file.
     Uncertain(String),
 }
 
-impl Failure {
-    /// What went wrong.
+impl WriteFailure {
+    /// The error message.
     pub(super) fn cause(&self) -> &str {
         match self {
             Self::Absent(cause) | Self::Uncertain(cause) => cause,
@@ -42,41 +42,42 @@ impl Failure {
 
 #[derive(Debug)]
 enum Order {
-    Write(Arc<Changes>, oneshot::Sender<Result<(), Failure>>),
-    Mend(Box<Image>, oneshot::Sender<Result<(), Failure>>),
+    Write(Arc<Changes>, oneshot::Sender<Result<(), WriteFailure>>),
+    Repair(Box<Image>, oneshot::Sender<Result<(), WriteFailure>>),
 }
 
-/// What is in the file beside the image.
+/// What the file holds in addition to the image.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Found {
-    /// Transactions that succeeded.
+    /// The number of successful transactions.
     pub(super) transactions: u64,
-    /// Whether it holds anything of topics that are not configured.
+    /// Whether the file holds messages or facts of topics that are not configured.
     pub(super) unknown: bool,
 }
 
-/// The handle.
+/// The handle of the thread.
 #[derive(Debug)]
 pub(super) struct Disk {
     orders: Option<Sender<Order>>,
-    /// Says nothing and ends with the thread.
+    /// Receives nothing, and disconnects when the thread ends.
     ended: Mutex<Receiver<()>>,
     thread: Option<JoinHandle<()>>,
     logger: Logger,
 }
 
 impl Disk {
-    /// Makes the file hold exactly this, and starts the thread. A disk that does not take it, as when it is full, may take it
-    /// later: then it is said what became of it.
+    /// Makes the file hold exactly this image, and starts the thread. If the write fails, for example because the disk
+    /// is full, the thread starts anyway, because a later write may succeed. The failure is then returned with the
+    /// handle.
     pub(super) fn start(
         place: Place,
         found: Found,
         image: &Image,
         logger: Logger,
-    ) -> io::Result<(Self, Option<Failure>)> {
+    ) -> io::Result<(Self, Option<WriteFailure>)> {
         let (orders, incoming) = channel();
         let mut file = OpenFile { place, database: None, found, loose: false, logger };
-        let failed = file.try_to(|file| file.mend(image)).err();
+        let failed = file.try_to(|file| file.repair(image)).err();
         let (end, ended) = channel();
         let ours = file.logger.clone();
         let thread = thread::Builder::new().name("journal".to_owned()).spawn(move || {
@@ -87,28 +88,29 @@ impl Disk {
         Ok((disk, failed))
     }
 
-    /// Writes down what is new.
-    pub(super) async fn write(&self, changes: Arc<Changes>) -> Result<(), Failure> {
+    /// Writes the changes.
+    pub(super) async fn write(&self, changes: Arc<Changes>) -> Result<(), WriteFailure> {
         let (done, outcome) = oneshot::channel();
         self.order(Order::Write(changes, done));
-        outcome.await.unwrap_or_else(|_| Err(Failure::Uncertain("the journal has ended".to_owned())))
+        outcome.await.unwrap_or_else(|_| Err(WriteFailure::Uncertain("the journal thread has stopped".to_owned())))
     }
 
-    /// Writes down what is new, and does not wait for it.
+    /// Writes the changes without waiting for the result.
     pub(super) fn write_last(&self, changes: Changes) {
         self.order(Order::Write(Arc::new(changes), oneshot::channel().0));
     }
 
-    /// Opens the file anew, and makes it hold exactly this.
-    pub(super) async fn mend(&self, image: Image) -> Result<(), Failure> {
+    /// Reopens the file, and makes it hold exactly this image.
+    pub(super) async fn repair(&self, image: Image) -> Result<(), WriteFailure> {
         let (done, outcome) = oneshot::channel();
-        self.order(Order::Mend(Box::new(image), done));
-        outcome.await.unwrap_or_else(|_| Err(Failure::Uncertain("the journal has ended".to_owned())))
+        self.order(Order::Repair(Box::new(image), done));
+        outcome.await.unwrap_or_else(|_| Err(WriteFailure::Uncertain("the journal thread has stopped".to_owned())))
     }
 
     fn order(&self, order: Order) {
         if let Some(orders) = &self.orders {
-            // A thread that is gone drops the order, and with it who would have answered: that is the answer.
+            // If the thread has ended, the order and its answer channel are dropped, which the caller sees as a
+            // failure.
             let _gone = orders.send(order);
         }
     }
@@ -123,19 +125,19 @@ impl Drop for Disk {
             return;
         }
         if let Some(thread) = self.thread.take() {
-            // What panics in it is caught there.
+            // The thread catches its own panics.
             let _ended = thread.join();
         }
     }
 }
 
-/// The file as the thread has it.
+/// The file as the thread sees it.
 struct OpenFile {
     place: Place,
-    /// `None` while it is broken.
+    /// `None` after a failure, until a repair succeeds.
     database: Option<Database>,
     found: Found,
-    /// Whether the file says that what was answered may not be in it yet.
+    /// Whether the file is marked as possibly lacking confirmed messages.
     loose: bool,
     logger: Logger,
 }
@@ -143,10 +145,10 @@ struct OpenFile {
 impl OpenFile {
     fn work(mut self, orders: &Receiver<Order>) {
         while let Ok(order) = orders.recv() {
-            // Who asked may have gone.
+            // The requester may be gone.
             let _gone = match order {
                 Order::Write(changes, done) => done.send(self.try_to(|file| file.write(&changes))),
-                Order::Mend(image, done) => done.send(self.try_to(|file| file.mend(&image))),
+                Order::Repair(image, done) => done.send(self.try_to(|file| file.repair(&image))),
             };
         }
         if self.loose
@@ -157,57 +159,60 @@ impl OpenFile {
         }
     }
 
-    /// One change more, or a broken file.
-    fn try_to(&mut self, change: impl FnOnce(&mut Self) -> Result<(), WriteError>) -> Result<(), Failure> {
+    /// Applies a change to the file. After a failure, closes the file and finds out whether it holds a part of the
+    /// change.
+    fn try_to(&mut self, change: impl FnOnce(&mut Self) -> Result<(), WriteError>) -> Result<(), WriteFailure> {
         let changed = catch_unwind(AssertUnwindSafe(|| change(self)));
-        let changed = changed.unwrap_or_else(|_| Err(WriteError("the store panicked".to_owned())));
+        let changed = changed.unwrap_or_else(|_| Err(WriteError("redb panicked".to_owned())));
         let Err(WriteError(cause)) = changed else { return Ok(()) };
-        // The store takes nothing more after an error of the disk: what the file has now shows when it is read anew.
+        // redb accepts nothing more after an I/O error. Only a reopened file shows what it holds now.
         self.database = None;
         if self.found.transactions == 0 {
-            // There is no file yet: one is put into its place whole.
-            return Err(Failure::Absent(cause));
+            // The file does not exist yet: the first one appears by a rename, and only when it is complete.
+            return Err(WriteFailure::Absent(cause));
         }
         let found = catch_unwind(AssertUnwindSafe(|| store::transactions(&self.place.look().map_err(WriteError)?)));
         Err(match found {
-            // What shows after a sync that failed is not what a power loss would leave.
-            Ok(Ok(found)) if found == self.found.transactions && !self.place.is_unsynced() => Failure::Absent(cause),
-            _ => Failure::Uncertain(cause),
+            // After a failed sync, the page cache may show data that a power loss would lose.
+            Ok(Ok(found)) if found == self.found.transactions && !self.place.is_unsynced() => {
+                WriteFailure::Absent(cause)
+            }
+            _ => WriteFailure::Uncertain(cause),
         })
     }
 
     fn write(&mut self, changes: &Changes) -> Result<(), WriteError> {
-        let database = self.database.as_ref().ok_or_else(|| WriteError("it is not open".to_owned()))?;
+        let database = self.database.as_ref().ok_or_else(|| WriteError("the file is not open".to_owned()))?;
         store::write(database, changes, self.found.transactions + 1)?;
         self.found.transactions += 1;
         Ok(())
     }
 
-    /// Writes a file that stands on nothing of the one that is there, and puts it in its place.
-    fn write_anew(&mut self, image: &Image) -> Result<(), WriteError> {
+    /// Writes a new file that depends on no page of the present one, and replaces the present one with it.
+    fn write_new_file(&mut self, image: &Image) -> Result<(), WriteError> {
         let new = self.place.open_new().map_err(WriteError)?;
         if self.found.unknown {
-            // Nothing may be added to it, not even what brings an older version up to date.
+            // Read the present file through an overlay, because not even an upgrade of its format may write to it.
             store::copy_unknown(&self.place.look().map_err(WriteError)?, &new, image)?;
         }
-        store::mend(&new, image, self.found.transactions + 1)?;
+        store::repair(&new, image, self.found.transactions + 1)?;
         drop(new);
         self.place.replace().map_err(|error| WriteError(error.to_string()))?;
         self.found.transactions += 1;
         Ok(())
     }
 
-    fn mend(&mut self, image: &Image) -> Result<(), WriteError> {
+    fn repair(&mut self, image: &Image) -> Result<(), WriteError> {
         self.database = None;
-        // A file that was only begun is none to the store, which makes it longer before it writes down what it is: on a full
-        // disk, or when the process ends in between, it stays so. Hence a first file is put into its place whole, too.
-        let anew = self.place.is_unsynced() || self.found.transactions == 0;
-        if anew {
-            self.write_anew(image)?;
+        // redb extends a file before it writes the header, so a crash or a full disk can leave it unreadable. Hence the
+        // first file, too, is written elsewhere and then renamed.
+        let replace = self.place.is_unsynced() || self.found.transactions == 0;
+        if replace {
+            self.write_new_file(image)?;
         }
         let database = self.place.open().map_err(WriteError)?;
-        if !anew {
-            store::mend(&database, image, self.found.transactions + 1)?;
+        if !replace {
+            store::repair(&database, image, self.found.transactions + 1)?;
             self.found.transactions += 1;
             self.place.settle_name().map_err(|error| WriteError(error.to_string()))?;
         }

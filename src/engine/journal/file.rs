@@ -1,7 +1,7 @@
-//! The journal's place on the disk: opening its file, looking at it before it is touched, and putting it aside.
+//! The journal's directory: its lock, and opening, checking and renaming the file.
 //!
-//! Invariant: a file that cannot be used is left as it is, to the byte. Whoever holds the lock of the directory is the only
-//! one who opens files in it.
+//! Invariants: a file that cannot be used stays unchanged to the byte. Only the process that holds the lock of the
+//! directory opens files in it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -15,25 +15,25 @@ use redb::backends::FileBackend;
 use redb::{Database, StorageBackend};
 
 use super::format::{self, UpgradeError};
-use super::store::{Kept, ReadError};
+use super::store::{FileContents, ReadError};
 use crate::engine::EngineError;
 use crate::topic::Topics;
 
-/// The file in the directory.
+/// The name of the journal's file.
 const NAME: &str = "oddswire.redb";
-/// The file that takes its place, where there was none or a sync of it failed, until it does.
+/// The name of a new file until it is complete. It replaces a missing file, or one whose sync failed.
 const NEW: &str = "oddswire.redb.new";
-/// There while a sync has failed and no new file has taken the place of the one that it was of.
+/// The name of a marker file. It exists after a failed sync, until a new file has replaced the affected one.
 const UNSYNCED: &str = "oddswire.unsynced";
-/// Held by who uses the directory.
+/// The name of the file that the process using the directory keeps locked.
 const LOCK: &str = "oddswire.lock";
-/// What the store keeps of the file in memory. All that is read often is in the log.
+/// The size of redb's cache. A small one suffices, because frequent reads are served from the log.
 const CACHE_BYTES: usize = 16 << 20;
 
-/// What the store reads and writes through. Tests put faults in between.
+/// Creates the backend that redb reads and writes a file through. Tests use it to inject faults.
 pub(super) type Medium = Arc<dyn Fn(File) -> io::Result<Box<dyn StorageBackend>> + Send + Sync>;
 
-/// The file itself.
+/// The backend for production, which uses the file directly.
 pub(super) fn plain() -> Medium {
     Arc::new(|file| {
         let backend = FileBackend::new(file).map_err(io::Error::other)?;
@@ -41,19 +41,19 @@ pub(super) fn plain() -> Medium {
     })
 }
 
-/// The directory, while it is ours.
+/// The directory, locked by this process.
 pub(super) struct Place {
     path: PathBuf,
     medium: Medium,
-    /// Whether a sync has failed: the kernel then takes what it could not write for written, and whatever is added to the
-    /// file stands on pages that the disk does not have.
+    /// Whether a sync has failed. The kernel then treats the pages that it could not write as written. So new data in
+    /// this file would depend on pages that the disk does not have.
     unsynced: Arc<AtomicBool>,
-    /// Locked until it is closed.
+    /// Keeps the directory locked until it is closed.
     _lock: File,
 }
 
 impl Place {
-    /// Takes the directory, which is made where it is missing.
+    /// Locks the directory, and creates it if it is missing.
     pub(super) fn take(directory: &Path, medium: Medium) -> Result<Self, EngineError> {
         let error = |error: &dyn std::fmt::Display| {
             EngineError(format!("data-dir '{}' cannot be used: {error}", directory.display()))
@@ -63,37 +63,39 @@ impl Place {
         let lock = lock.map_err(|cause| error(&cause))?;
         match lock.try_lock() {
             Ok(()) => {
-                // The one before may have ended right after its sync failed.
+                // The previous process may have ended right after a failed sync.
                 let unsynced = Arc::new(AtomicBool::new(directory.join(UNSYNCED).exists()));
                 Ok(Self { path: directory.join(NAME), medium, unsynced, _lock: lock })
             }
-            Err(TryLockError::WouldBlock) => Err(error(&"another oddswire has it; give each a directory of its own")),
+            Err(TryLockError::WouldBlock) => {
+                Err(error(&"another oddswire process uses it; give each process its own directory"))
+            }
             Err(TryLockError::Error(cause)) => Err(error(&cause)),
         }
     }
 
-    /// The file.
+    /// The path of the journal's file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its length in bytes.
+    /// The length of the file in bytes.
     pub(super) fn bytes(&self) -> u64 {
         fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
     }
 
-    /// Puts the file aside under a name with the time; returns the name, where there was a file.
+    /// Renames the file to a name with the time. Returns the new name, or `None` if there was no file.
     pub(super) fn set_aside(&self, millis: i64) -> Result<Option<PathBuf>, EngineError> {
         let aside = self.path.with_file_name(format!("{NAME}.{millis}"));
         match fs::rename(&self.path, &aside) {
             Ok(()) => Ok(Some(aside)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.unusable(&format!("it cannot be put aside: {error}"))),
+            Err(error) => Err(self.unusable(&format!("it cannot be renamed: {error}"))),
         }
     }
 
-    /// Reads all that is kept, and checks every page of it, without a change to the file; `None` where there is nothing yet.
-    pub(super) fn read(&self, topics: &Topics) -> Result<Option<Kept>, EngineError> {
+    /// Reads the whole file and checks every page, without changing the file. `None` if it is missing or empty.
+    pub(super) fn read(&self, topics: &Topics) -> Result<Option<FileContents>, EngineError> {
         let file = match OpenOptions::new().read(true).write(true).open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -104,14 +106,14 @@ impl Place {
         }
         let overlay = Overlay::over(file).map_err(|error| self.unusable(&error))?;
         let database = overlay.open(true);
-        let kept = database.and_then(|database| Ok(Kept::read(&database, topics)?));
+        let kept = database.and_then(|database| Ok(FileContents::read(&database, topics)?));
         kept.map_err(|error: UpgradeError| {
             let way_out = match error {
                 UpgradeError::Unusable(ReadError::Newer { .. }) => "start the version that wrote it, or",
                 UpgradeError::Unusable(_) | UpgradeError::Unwritten(_) => "restore it from a copy, or",
             };
             self.unusable(&format!(
-                "{error}; {way_out} start once with --reset-data, which puts it aside and begins anew"
+                "{error}; {way_out} start once with --reset-data, which renames it and starts with an empty one"
             ))
         })
     }
@@ -120,13 +122,13 @@ impl Place {
         EngineError(format!("the journal '{}' cannot be used: {cause}", self.path.display()))
     }
 
-    /// Opens the file to look at it: what is written then is not written to it.
+    /// Opens the file for reading. redb may write, but only to memory.
     pub(super) fn look(&self) -> Result<Database, String> {
         let overlay = File::open(&self.path).and_then(Overlay::over).map_err(|error| error.to_string())?;
         overlay.open(false).map_err(|error| error.to_string())
     }
 
-    /// Opens the file to write to it.
+    /// Opens the file for writing.
     pub(super) fn open(&self) -> Result<Database, String> {
         self.open_at(&self.path, false)
     }
@@ -143,17 +145,17 @@ impl Place {
         Ok(database)
     }
 
-    /// Whether a sync of the file has failed, so that nothing may be added to it.
+    /// Whether a sync of the file has failed. Nothing may be added to the file then.
     pub(super) fn is_unsynced(&self) -> bool {
         self.unsynced.load(Ordering::Relaxed)
     }
 
-    /// An empty file that may take the place of the present one.
+    /// Creates an empty file that can replace the present one.
     pub(super) fn open_new(&self) -> Result<Database, String> {
         self.open_at(&self.path.with_file_name(NEW), true)
     }
 
-    /// Puts the new file, which is on the disk, in the place of the present one.
+    /// Replaces the present file with the new one, which must be on the disk already.
     pub(super) fn replace(&self) -> io::Result<()> {
         fs::rename(self.path.with_file_name(NEW), &self.path)?;
         self.settle_name()?;
@@ -164,14 +166,14 @@ impl Place {
         }
     }
 
-    /// Makes the file's name last as long as what is in it.
+    /// Syncs the directory, so that the name of the file survives a power loss like its contents.
     pub(super) fn settle_name(&self) -> io::Result<()> {
         let directory = self.path.parent().map(File::open).transpose()?;
         directory.map_or(Ok(()), |directory| directory.sync_all())
     }
 }
 
-/// A backend of any kind whose syncs are watched.
+/// A backend that records failed syncs.
 #[derive(Debug)]
 struct Watched {
     inner: Box<dyn StorageBackend>,
@@ -195,7 +197,7 @@ impl StorageBackend for Watched {
     fn sync_data(&self) -> io::Result<()> {
         self.inner.sync_data().inspect_err(|_| {
             self.unsynced.store(true, Ordering::Relaxed);
-            // It is for the next process on this machine; a disk that does not take it either will be tried again by this one.
+            // The marker is for the next process. If it cannot be created, this process still has the flag.
             let _ = File::create(&self.mark);
         })
     }
@@ -209,33 +211,33 @@ impl StorageBackend for Watched {
     }
 }
 
-/// A file as it would be with what is written to it, which stays in memory.
+/// A file with changes that exist only in memory.
 #[derive(Debug)]
 struct Overlay {
     file: File,
-    written: Mutex<Written>,
+    written: Mutex<OverlayPages>,
 }
 
-/// What was written over a file.
+/// The changes to a file.
 #[derive(Debug)]
-struct Written {
+struct OverlayPages {
     len: u64,
-    /// How much of the file shows: less than it has where it was made shorter.
+    /// The length of the part of the file that is visible. It shrinks when the overlay is truncated.
     shown: u64,
     pages: BTreeMap<u64, Box<[u8]>>,
 }
 
-/// The overlay replaces so much at once.
+/// The number of bytes that the overlay replaces at once.
 const PAGE: u64 = 4096;
 
 impl Overlay {
     fn over(file: File) -> io::Result<Self> {
         let len = file.metadata()?.len();
-        let written = Written { len, shown: len, pages: BTreeMap::new() };
+        let written = OverlayPages { len, shown: len, pages: BTreeMap::new() };
         Ok(Self { file, written: Mutex::new(written) })
     }
 
-    /// Opens it; an older version is brought up to date in memory, too.
+    /// Opens the overlay. A file in an older format is upgraded in memory.
     fn open(self, check: bool) -> Result<Database, UpgradeError> {
         let mut builder = Database::builder();
         let database = builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(check).create_with_backend(self);
@@ -244,7 +246,7 @@ impl Overlay {
         Ok(database)
     }
 
-    /// The page as it is in the file; zeros behind its end.
+    /// A page of the file, with zeros after the visible part.
     fn page(&self, number: u64, shown: u64) -> io::Result<Box<[u8]>> {
         let mut page = vec![0; at(PAGE)].into_boxed_slice();
         let there = shown.saturating_sub(number * PAGE).min(PAGE);
@@ -253,12 +255,12 @@ impl Overlay {
     }
 }
 
-/// A place within a page.
+/// Converts an offset within a page.
 fn at(offset: u64) -> usize {
-    usize::try_from(offset).expect("it is within a page")
+    usize::try_from(offset).expect("an offset within a page fits every integer type")
 }
 
-/// The pages that a stretch touches: the number of each, where in it the stretch is, and where in the stretch that is.
+/// The pages of a range of bytes: the number of each page, the range in the page, and the range in the bytes.
 fn pages_of(offset: u64, len: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>, std::ops::Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {

@@ -1,43 +1,44 @@
-//! The version of what stands in the file, and how a file of an older version is brought up to date.
+//! The version of the file, and upgrades from older versions.
 //!
-//! Whatever changes what the tables of `store` mean adds a step to [`STEPS`], and nothing else knows that there was an older
-//! version. A file of a newer one is refused.
+//! A change to the meaning of the tables in `store` adds a step to [`STEPS`]. No other code knows older versions. A
+//! file with a newer version is refused.
 //!
-//! Invariant: all steps that a file needs are one transaction, so it is of the version that it was or of the present one.
+//! Invariant: one transaction runs all steps that a file needs. So the file always has its old version or the present
+//! one.
 
 use redb::{Database, ReadableDatabase as _, TableError, WriteTransaction};
 
 use super::store::{FORMAT, META, ReadError, WriteError, meta};
 
-/// Makes a file of one version a file of the next.
-type Step = fn(&WriteTransaction) -> Result<(), WriteError>;
+/// Upgrades a file from one version to the next.
+type UpgradeStep = fn(&WriteTransaction) -> Result<(), WriteError>;
 
-/// The first makes version 2 of version 1, and so on. There has been one version.
-const STEPS: &[Step] = &[];
+/// The first step makes version 2 from version 1, and so on. It is empty because there has been only one version.
+const STEPS: &[UpgradeStep] = &[];
 
-const _: () = assert!(version_after(STEPS) == FORMAT, "the last step makes what `store` reads and writes");
+const _: () = assert!(version_after(STEPS) == FORMAT, "the last step must produce the version of `store`");
 
-const fn version_after(steps: &[Step]) -> u64 {
+const fn version_after(steps: &[UpgradeStep]) -> u64 {
     1 + steps.len() as u64
 }
 
-/// Why a file cannot be brought up to date.
+/// Why a file cannot be upgraded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UpgradeError {
-    /// It is none that can be.
+    /// The file was not written by this version or an older one.
     #[error(transparent)]
     Unusable(#[from] ReadError),
-    /// The steps could not be written down.
+    /// The upgrade could not be written.
     #[error("{0}")]
     Unwritten(#[from] WriteError),
 }
 
-/// Brings a file up to date. One that is, or that is new, is not written to.
+/// Upgrades a file to the present version. A file of the present version and a new file stay unchanged.
 pub(super) fn upgrade(database: &Database) -> Result<(), UpgradeError> {
     upgrade_by(STEPS, database)
 }
 
-fn upgrade_by(steps: &[Step], database: &Database) -> Result<(), UpgradeError> {
+fn upgrade_by(steps: &[UpgradeStep], database: &Database) -> Result<(), UpgradeError> {
     let Some(version) = version(database)? else { return Ok(()) };
     let present = version_after(steps);
     if version > present {
@@ -56,7 +57,7 @@ fn upgrade_by(steps: &[Step], database: &Database) -> Result<(), UpgradeError> {
     Ok(())
 }
 
-/// The version of the file; `None` where it is new.
+/// The version of the file. `None` if it is new.
 fn version(database: &Database) -> Result<Option<u64>, ReadError> {
     let read = database.begin_read()?;
     if read.list_tables()?.next().is_none() {
@@ -85,7 +86,7 @@ mod tests {
 
     use super::*;
 
-    /// What the steps below change, as a version of long ago had it and as the present one has it.
+    /// The table that the steps below change, in its old and its new form.
     const OLD: TableDefinition<'_, u64, u64> = TableDefinition::new("old");
     const NEW: TableDefinition<'_, &str, u64> = TableDefinition::new("new");
 
@@ -121,8 +122,8 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_an_older_version_goes_through_each_step_that_it_has_not_been_through() {
-        let steps: [Step; 3] = [double, double, name];
+    fn older_file_goes_through_each_missing_step() {
+        let steps: [UpgradeStep; 3] = [double, double, name];
         for (from, number) in [(1, 4), (2, 2), (3, 1)] {
             let database = of_version(from);
             upgrade_by(&steps, &database).unwrap();
@@ -130,12 +131,12 @@ mod tests {
             let new = database.begin_read().unwrap().open_table(NEW).unwrap();
             assert_eq!((new.get("seven").unwrap().unwrap().value(), old(&database)), (number, None));
             upgrade_by(&steps, &database).unwrap();
-            assert_eq!(version(&database).unwrap(), Some(4), "it is up to date");
+            assert_eq!(version(&database).unwrap(), Some(4), "a second upgrade changes nothing");
         }
     }
 
     #[test]
-    fn a_step_that_fails_leaves_the_file_of_the_version_that_it_was() {
+    fn failed_step_leaves_contents_and_version_unchanged() {
         let database = of_version(1);
         let error = upgrade_by(&[double, fail], &database).unwrap_err();
         assert_eq!(error.to_string(), "the disk is full");
@@ -145,9 +146,9 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_refused_with_both_numbers_and_a_new_file_is_left_alone() {
+    fn newer_version_is_refused_and_new_file_stays_unchanged() {
         let error = upgrade_by(&[double], &of_version(3)).unwrap_err();
-        assert_eq!(error.to_string(), "it has format 3, and this version of oddswire knows formats up to 2");
+        assert_eq!(error.to_string(), "it has format 3, but this version of oddswire reads formats up to 2");
         let new = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
         upgrade_by(&[fail], &new).unwrap();
         assert_eq!(version(&new).unwrap(), None);

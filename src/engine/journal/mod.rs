@@ -1,19 +1,25 @@
-//! The engine of one process that outlives it: what was answered is in a file first, then it is delivered.
+//! The engine `journal` of a single process. It writes messages to a file before it delivers and confirms them.
 //!
-//! Invariants: publishes get their places in the order in which they came; nothing is delivered or answered before it is on
-//! the disk (with `sync=interval`: before it is in line for it); a publish that is refused leaves nothing behind; the file
-//! and the log never differ but by what is in the committer's hands.
+//! Invariants:
+//! - Messages get their positions in the order in which the publishes arrive.
+//! - A message is on the disk before it is delivered or confirmed. With `sync=interval` it is in the queue for the
+//!   disk.
+//! - A refused publish leaves nothing behind.
+//! - The file and the log differ only by the changes that the committer holds.
 //!
-//! - `committer`: takes what waits, writes it down together, then delivers and answers it.
+//! Modules:
+//! - `committer`: collects waiting publishes, writes them together, then delivers and answers them.
 //! - `disk`: the thread that waits for the disk.
-//! - `format`: the version of the file, and what brings an older one up to date.
-//! - `store`: the tables, and what a transaction changes in them.
-//! - `file`: the place on the disk: a look before it is touched, the lock, putting aside.
+//! - `format`: the version of the file, and upgrades from older versions.
+//! - `store`: the tables, and the changes of one transaction.
+//! - `file`: the directory: its lock, and opening, checking and renaming the file.
 
 mod committer;
 mod disk;
 mod file;
 mod format;
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod power_tests;
 mod store;
@@ -32,7 +38,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::committer::{Committer, Request};
 use self::disk::{Disk, Found};
 use self::file::{Medium, Place};
-use self::store::{Image, Kept};
+use self::store::{FileContents, Image};
 use super::idempotency::Answers;
 use super::{Broadcast, Engine, EngineError, IdempotencyKey, PublishError, Readiness, log_limits, new_epoch};
 use crate::config::{Config, SyncWhen};
@@ -40,48 +46,48 @@ use crate::log::Log;
 use crate::manager::{ConnectionManager, Published};
 use crate::message::{Draft, Timestamp};
 
-/// Publishes that wait for the disk; further ones wait for a place in this line.
+/// The maximum number of publishes that wait for the disk. Further publishes wait until the queue has room.
 const QUEUE: usize = 1024;
 
-/// A disk that has not answered for so long is said to hang.
+/// The time without an answer after which readiness reports that the disk hangs.
 const HANGS: Duration = Duration::from_secs(5);
 
-/// What the engine and its committer share.
+/// The state that the engine and its committer share.
 #[derive(Debug)]
-struct Shared {
-    /// Those that are in the file.
+struct JournalState {
+    /// The answers to delivered batches.
     answers: Mutex<Answers>,
     readiness: Mutex<Readiness>,
-    /// Since when the disk is waited for, while it is.
+    /// Since when the committer waits for the disk, or `None` if it does not wait.
     waiting: Mutex<Option<Instant>>,
 }
 
-impl Shared {
-    /// Notes for how long the disk is waited for.
+impl JournalState {
+    /// Marks the committer as waiting for the disk until the returned guard is dropped.
     fn wait(&self) -> impl Drop + '_ {
-        struct Waiting<'a>(&'a Shared);
-        impl Drop for Waiting<'_> {
+        struct DiskWait<'a>(&'a JournalState);
+        impl Drop for DiskWait<'_> {
             fn drop(&mut self) {
                 *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
         }
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        Waiting(self)
+        DiskWait(self)
     }
 }
 
-/// Keeps everything in a file.
+/// Keeps all messages in a file.
 #[derive(Debug)]
 pub struct Journal {
     manager: ConnectionManager,
-    shared: Arc<Shared>,
+    shared: Arc<JournalState>,
     requests: mpsc::Sender<Request>,
-    /// Until [`Engine::run`] takes it.
+    /// Present until the first call of [`Engine::run`].
     committer: Mutex<Option<Committer>>,
 }
 
 impl Journal {
-    /// Opens the file in `data-dir`, and makes the manager of what it holds.
+    /// Opens the file in `data-dir`, and creates the manager with the log from the file.
     pub fn open(
         config: &Config,
         logger: &Logger,
@@ -113,12 +119,12 @@ impl Journal {
         let image = image_of(&log, &answers, loose);
         let (position, messages) = (image.position, image.messages.len());
         let (disk, failed) = Disk::start(place, found, &image, logger.clone())
-            .map_err(|error| EngineError(format!("the journal's thread cannot be started: {error}")))?;
+            .map_err(|error| EngineError(format!("the journal thread cannot be started: {error}")))?;
         info!(logger, "journal.opened"; "file" => %path.display(), "messages" => messages, "bytes" => bytes,
             "position" => %position, "duration_ms" => u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
 
         let manager = manager(log);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(JournalState {
             answers: Mutex::new(answers),
             readiness: Mutex::new(Readiness::Ready),
             waiting: Mutex::default(),
@@ -133,8 +139,8 @@ impl Journal {
         Ok((journal, manager))
     }
 
-    /// The same, with at most so many publishes to a sync. As it comes, all that wait share one; with 1 each has its own,
-    /// which is what sharing is measured against.
+    /// Limits the number of publishes per sync. Without this, all waiting publishes share one sync. The benchmark uses
+    /// a limit of 1 to measure the effect of sharing.
     #[must_use]
     pub fn with_groups_of(self, most: usize) -> Self {
         if let Some(committer) = self.committer.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
@@ -144,24 +150,24 @@ impl Journal {
     }
 }
 
-/// What is there, in a new epoch where a crash may have taken some of it that clients know of.
-fn continued(mut kept: Kept, logger: &Logger) -> Kept {
+/// Returns the contents, in a new epoch if a crash may have lost messages that clients know.
+fn continued(mut kept: FileContents, logger: &Logger) -> FileContents {
     if !kept.foreign.is_empty() {
         warn!(logger, "journal.unknown_topics"; "messages" => kept.foreign.values().sum::<usize>(),
             "topics" => kept.foreign.keys().cloned().collect::<Vec<_>>().join(","),
-            "what" => "they stay in the file until the topics are configured again");
+            "what" => "the messages stay in the file; configure the topics again to serve them");
     }
     if kept.loose {
         let before = kept.position;
         kept.begin_epoch(new_epoch().max(before.epoch + 1));
         warn!(logger, "journal.new_epoch"; "from" => %before, "to" => %kept.position,
-            "what" => "with sync=interval a crash takes what was answered last, so clients are given the state anew");
+            "what" => "with sync=interval a crash can lose confirmed messages, so clients get the whole state again");
     }
     kept
 }
 
-/// The log and the answers as they were, and what else the file has.
-fn restore(kept: Option<Kept>, config: &Config) -> (Log, Answers, Found) {
+/// Restores the log and the answers, and notes what else the file holds.
+fn restore(kept: Option<FileContents>, config: &Config) -> (Log, Answers, Found) {
     let (limits, now) = (log_limits(config), Timestamp::now());
     let Some(kept) = kept else {
         return (Log::new(new_epoch(), &config.topics, limits), Answers::default(), Found::default());
@@ -171,7 +177,7 @@ fn restore(kept: Option<Kept>, config: &Config) -> (Log, Answers, Found) {
     (log, Answers::restore(kept.answers, now), found)
 }
 
-/// What the file has to hold.
+/// The contents that the file must have.
 fn image_of(log: &Log, answers: &Answers, loose: bool) -> Image {
     Image {
         position: log.position(),
@@ -198,9 +204,9 @@ impl Engine for Journal {
         let request = Request { batch, key, answer: Some(answer) };
         async {
             if self.requests.send(request).await.is_err() {
-                return Err(PublishError::Unavailable("the journal has ended".to_owned()));
+                return Err(PublishError::Unavailable("the journal has stopped".to_owned()));
             }
-            answered.await.unwrap_or_else(|_| Err(PublishError::Unknown("the journal has ended".to_owned())))
+            answered.await.unwrap_or_else(|_| Err(PublishError::Unknown("the journal has stopped".to_owned())))
         }
         .boxed()
     }
@@ -214,7 +220,7 @@ impl Engine for Journal {
         async {
             match committer {
                 Some(committer) => committer.run().await,
-                // It runs elsewhere.
+                // Another call has taken the committer and runs it.
                 None => std::future::pending().await,
             }
         }

@@ -1,4 +1,4 @@
-//! What a power loss leaves, and an end in the middle of a group.
+//! The file after a power loss, and after the end of the process in the middle of a group.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,28 +13,28 @@ use tokio::task::JoinSet;
 use super::tests::{Scratch, history, open, publish, quiet, running};
 use super::*;
 
-/// The disk writes so much at once, or nothing of it.
+/// The unit that the disk writes atomically, in bytes.
 const SECTOR: u64 = 512;
 
-/// What a disk has of a file, behind the page cache: a sync that fails leaves its pages marked as written, so no later sync
-/// writes them (Linux).
+/// What the disk has of a file, without the page cache. A failed sync leaves its pages marked as written, so later
+/// syncs do not write them (Linux).
 #[derive(Debug, Default)]
 struct Platter {
     disk: Vec<u8>,
     dirty: BTreeSet<u64>,
 }
 
-/// Whether the next sync fails, whatever file it is of.
+/// Whether the next sync of any file fails.
 type Fails = Arc<Mutex<bool>>;
 
 #[derive(Debug)]
-struct Cached {
+struct CachedDisk {
     file: FileBackend,
     platter: Arc<Mutex<Platter>>,
     fails: Fails,
 }
 
-impl StorageBackend for Cached {
+impl StorageBackend for CachedDisk {
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }
@@ -75,7 +75,7 @@ impl StorageBackend for Cached {
     }
 }
 
-/// What the disk has of the file that was opened last: the one that counts, once it has taken its place.
+/// The disk contents of the file that was opened last. After a repair this is the file that replaced the others.
 #[derive(Clone, Default)]
 struct Machine {
     platter: Arc<Mutex<Arc<Mutex<Platter>>>>,
@@ -83,7 +83,8 @@ struct Machine {
 }
 
 impl Machine {
-    /// An empty file is a new one, on whose pages nothing stands yet.
+    /// A medium whose writes reach the disk only with a sync. An empty file is a new one, so the disk has nothing of
+    /// it.
     fn medium(&self) -> Medium {
         let machine = self.clone();
         Arc::new(move |file: File| {
@@ -92,11 +93,11 @@ impl Machine {
             }
             let file = FileBackend::new(file).map_err(io::Error::other)?;
             let platter = Arc::clone(&machine.platter.lock().unwrap());
-            Ok(Box::new(Cached { file, platter, fails: Arc::clone(&machine.fails) }))
+            Ok(Box::new(CachedDisk { file, platter, fails: Arc::clone(&machine.fails) }))
         })
     }
 
-    /// What a server finds after the power was gone.
+    /// The offsets of the messages that a server finds after a power loss.
     fn after_power_loss(&self, config: &Config) -> Vec<u64> {
         let scratch = Scratch::new();
         let disk = self.platter.lock().unwrap().lock().unwrap().disk.clone();
@@ -114,7 +115,7 @@ fn kept(manager: &ConnectionManager) -> Vec<u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_sync_that_failed_whatever_is_answered_survives_a_power_loss() {
+async fn confirmed_publishes_survive_power_loss_after_failed_sync() {
     let mut refusals = 0;
     for before in 20..40 {
         let (scratch, machine) = (Scratch::new(), Machine::default());
@@ -127,26 +128,26 @@ async fn after_a_sync_that_failed_whatever_is_answered_survives_a_power_loss() {
         }
         *machine.fails.lock().unwrap() = true;
         let refused = publish(&journal, &config, 90_000, 50).await;
-        // What is only to be deleted may have been on its way to the disk before, and felt it instead.
+        // The failed sync may have belonged to an earlier deletion instead of this publish.
         assert!(matches!(refused, Ok(_) | Err(PublishError::Unavailable(_))), "{refused:?}");
         refusals += usize::from(refused.is_err());
-        assert!(!*machine.fails.lock().unwrap(), "it was felt");
+        assert!(!*machine.fails.lock().unwrap(), "a sync failed");
         for number in 0..3 {
             while publish(&journal, &config, 100_000 + number * 100, 2).await.is_err() {
                 tokio::time::advance(Duration::from_millis(300)).await;
             }
             let (found, there) = (machine.after_power_loss(&config), kept(&manager));
-            // What is only to be deleted may be there still.
+            // The disk may also still have messages that are only to be deleted.
             assert!(there.iter().all(|offset| found.contains(offset)), "{before}/{number}");
             assert_eq!(found.last(), there.last(), "{before}/{number}");
         }
         upkeep.shutdown().await;
     }
-    assert!(refusals > 0, "in none of them it was a publish that felt it");
+    assert!(refusals > 0, "no publish met the failed sync");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_starts_after_one_whose_sync_failed_builds_on_nothing_of_its_file() {
+async fn next_process_after_failed_sync_writes_a_new_file() {
     let (scratch, machine) = (Scratch::new(), Machine::default());
     let config = scratch.config();
     let mut taken = 0;
@@ -158,7 +159,7 @@ async fn a_process_that_starts_after_one_whose_sync_failed_builds_on_nothing_of_
         publish(&journal, &config, round * 100, 3).await.unwrap();
         taken += 3;
         assert_eq!(machine.after_power_loss(&config).len(), taken, "round {round}");
-        // It ends before it can mend anything.
+        // This process ends before it can repair the file.
         upkeep.shutdown().await;
         drop(journal);
         let place = Place::take(&scratch.0, machine.medium()).unwrap();
@@ -170,14 +171,14 @@ async fn a_process_that_starts_after_one_whose_sync_failed_builds_on_nothing_of_
 }
 
 #[tokio::test]
-async fn a_file_whose_sync_failed_is_read_for_topics_that_are_not_configured_and_left_as_it_is() {
+async fn failed_sync_keeps_unknown_topics_and_the_old_file() {
     let (scratch, next) = (Scratch::new(), Scratch::new());
     let config = scratch.config();
     let (journal, _) = open(&config, file::plain());
     let journal = Arc::new(journal);
     let mut upkeep = running(&journal);
     publish(&journal, &config, 0, 3).await.unwrap();
-    // The process is killed after its sync failed.
+    // Simulates a process that is killed after a failed sync.
     let (file, kept_file) = (next.0.join("oddswire.redb"), next.0.join("kept"));
     std::fs::copy(scratch.0.join("oddswire.redb"), &file).unwrap();
     upkeep.shutdown().await;
@@ -188,13 +189,13 @@ async fn a_file_whose_sync_failed_is_read_for_topics_that_are_not_configured_and
     let without = Config { topics: "odds_updates".parse().unwrap(), ..next.config() };
     let (journal, _) = open(&without, file::plain());
     assert_eq!(journal.readiness(), Readiness::Ready);
-    assert!(std::fs::read(&kept_file).unwrap() == before, "nothing is added to it");
+    assert!(std::fs::read(&kept_file).unwrap() == before, "the old file is unchanged");
     drop(journal);
     let (_journal, manager) = open(&next.config(), file::plain());
-    assert_eq!(history(&manager), [0, 1, 2], "it is in the new one");
+    assert_eq!(history(&manager), [0, 1, 2], "the new file has the messages of the unknown topic");
 }
 
-/// Where syncs wait while it is closed.
+/// A gate that makes syncs wait while it is closed.
 #[derive(Debug, Default)]
 struct Gate {
     state: Mutex<GateState>,
@@ -220,19 +221,19 @@ impl Gate {
         drop(self.changed.wait_while(state, |state| state.closed).unwrap());
     }
 
-    /// Waits until a sync waits.
+    /// Blocks until a sync waits at the gate.
     fn until_reached(&self) {
         drop(self.changed.wait_while(self.state.lock().unwrap(), |state| !state.waiting).unwrap());
     }
 }
 
 #[derive(Debug)]
-struct Gated {
+struct GatedDisk {
     file: FileBackend,
     gate: Arc<Gate>,
 }
 
-impl StorageBackend for Gated {
+impl StorageBackend for GatedDisk {
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }
@@ -259,17 +260,17 @@ impl StorageBackend for Gated {
     }
 }
 
-/// A medium with a gate.
+/// A medium whose syncs pass the gate.
 fn gated(gate: &Arc<Gate>) -> Medium {
     let gate = Arc::clone(gate);
     Arc::new(move |file: File| {
         let file = FileBackend::new(file).map_err(io::Error::other)?;
-        Ok(Box::new(Gated { file, gate: Arc::clone(&gate) }))
+        Ok(Box::new(GatedDisk { file, gate: Arc::clone(&gate) }))
     })
 }
 
 #[tokio::test]
-async fn a_disk_that_hangs_is_told_and_the_publish_is_taken_once_it_goes_on() {
+async fn hanging_disk_shows_in_readiness_and_publish_succeeds_later() {
     let (scratch, gate) = (Scratch::new(), Arc::new(Gate::default()));
     let config = scratch.config();
     let (journal, _manager) = open(&config, gated(&gate));
@@ -282,7 +283,7 @@ async fn a_disk_that_hangs_is_told_and_the_publish_is_taken_once_it_goes_on() {
     let mut looks = tokio::time::interval(Duration::from_millis(20));
     let begun = Instant::now();
     while journal.readiness() == Readiness::Ready {
-        assert!(begun.elapsed() < HANGS * 6, "it is never told");
+        assert!(begun.elapsed() < HANGS * 6, "readiness never reported the hanging disk");
         looks.tick().await;
     }
     assert!(matches!(journal.readiness(), Readiness::Degraded(why) if why.contains("has not answered for 5 s")));
@@ -293,9 +294,9 @@ async fn a_disk_that_hangs_is_told_and_the_publish_is_taken_once_it_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn an_end_while_a_group_is_on_its_way_to_the_disk_leaves_a_file_that_can_be_used() {
+async fn stop_while_a_group_is_written_leaves_a_usable_file() {
     let (scratch, gate) = (Scratch::new(), Arc::new(Gate::default()));
-    // A full history: each group brings deletions along, and so does the last transaction.
+    // With a full history, each group and the last transaction also delete messages.
     let config = Config { history_messages: 3, ..scratch.config() };
     let (journal, manager) = open(&config, gated(&gate));
     let journal = Arc::new(journal);
@@ -316,5 +317,5 @@ async fn an_end_while_a_group_is_on_its_way_to_the_disk_leaves_a_file_that_can_b
     assert!(matches!(outcome, Err(PublishError::Unknown(_))), "{outcome:?}");
     drop((journal, manager));
     let (_journal, manager) = open(&config, file::plain());
-    assert_eq!(manager.position().offset, 60, "the group was on its way, and came there");
+    assert_eq!(manager.position().offset, 60, "the group reached the file");
 }

@@ -1,7 +1,7 @@
-//! The journal's file: its tables, and what one transaction changes in them.
+//! The tables of the journal's file, and the changes of one transaction.
 //!
-//! Invariant: a transaction leaves the messages that history and state hold, and of each topic what is gone, as of one
-//! moment, and whatever came after that moment behind it. What it leaves therefore makes the same log again.
+//! Invariant: after each transaction the file holds the messages of history and state, and the facts of each topic, as
+//! of one moment. It also holds all messages after that moment. So reading the file restores the same log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,98 +17,98 @@ use crate::manager::{Counts, Published};
 use crate::message::{Draft, Message, Payload, Position, Timestamp};
 use crate::topic::{Topic, Topics};
 
-/// The version of what stands in these tables. A change of it is another version, and a step in `format`.
+/// The version of these tables. A change of their meaning needs a new version and a step in `format`.
 pub(super) const FORMAT: u64 = 1;
 
-/// Numbers by name: those of [`meta`].
+/// The numbers that [`meta`] names.
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// The envelope of each message as clients get it, by offset.
+/// The envelope of each message, as clients get it, by offset.
 const MESSAGES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("messages");
-/// Until when the key of a message is good, in Unix milliseconds, by the message's offset.
+/// The expiry of each message's key in Unix milliseconds, by the offset of the message.
 const EXPIRIES: TableDefinition<'_, u64, i64> = TableDefinition::new("expiries");
-/// The numbers of [`TopicFacts`] in their order, by topic.
+/// The numbers of [`TopicFacts`] in the order of its fields, by topic.
 const FACTS: TableDefinition<'_, &str, [u64; 6]> = TableDefinition::new("facts");
-/// The end of a run and the messages before it, by topic and start.
+/// The end of each run and the number of messages before it, by topic and start.
 const RUNS: TableDefinition<'_, (&str, u64), (u64, u64)> = TableDefinition::new("runs");
-/// What was answered, by `Idempotency-Key`: fingerprint of the body, accepted, unchanged, offset, and when.
+/// The answers by `Idempotency-Key`: fingerprint of the body, accepted, unchanged, offset, and time.
 const ANSWERS: TableDefinition<'_, &str, ([u8; 32], u64, u64, u64, i64)> = TableDefinition::new("answers");
-/// Empty but for the moment in which it is tried whether there is room.
+/// Empty, except while [`try_room`] tests whether the disk has room.
 const ROOM: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("room");
 
 pub(super) mod meta {
     /// The version of the file.
     pub(in super::super) const FORMAT: &str = "format";
-    /// The sequence's epoch.
+    /// The epoch of the sequence.
     pub(super) const EPOCH: &str = "epoch";
     /// The offset of the newest message.
     pub(super) const LAST: &str = "last";
-    /// How many transactions there were.
+    /// The number of transactions.
     pub(super) const TRANSACTIONS: &str = "transactions";
-    /// 1 while what was answered may not be in the file yet: with `sync=interval`, until it is closed.
+    /// 1 while the file may lack confirmed messages: with `sync=interval`, until it is closed.
     pub(super) const LOOSE: &str = "loose";
 }
 
-/// What one transaction brings.
+/// The changes of one transaction.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// The offset of the newest message behind it.
+    /// The offset of the newest message after the transaction.
     pub(super) last: u64,
-    /// Steps of the sequence.
+    /// New steps of the sequence.
     pub(super) entries: Vec<Entry>,
-    /// Offsets of messages that are kept nowhere any more.
+    /// Offsets of messages that are neither in the history nor in the state any more.
     pub(super) dropped: BTreeSet<u64>,
-    /// What is known of each topic.
+    /// The facts of each topic.
     pub(super) facts: BTreeMap<Topic, TopicFacts>,
-    /// What was answered.
+    /// New answers by `Idempotency-Key`.
     pub(super) answers: BTreeMap<String, FirstAnswer>,
     /// Keys whose answers are not kept any longer.
     pub(super) forgotten: Vec<String>,
 }
 
-/// All that the file has to hold.
+/// The contents that the file must have.
 #[derive(Debug)]
 pub(super) struct Image {
     pub(super) position: Position,
     pub(super) messages: BTreeMap<u64, Change>,
     pub(super) facts: BTreeMap<Topic, TopicFacts>,
     pub(super) answers: BTreeMap<String, FirstAnswer>,
-    /// Whether what is answered from here on may not be in the file yet.
+    /// Whether messages may be confirmed before they are in the file.
     pub(super) loose: bool,
-    /// So many bytes are tried beside.
+    /// Bytes that the disk must have room for in addition.
     pub(super) room: usize,
 }
 
-/// All that the file holds.
+/// The contents of the file.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct FileContents {
     pub(super) position: Position,
     pub(super) messages: Vec<Change>,
     pub(super) facts: BTreeMap<Topic, TopicFacts>,
     pub(super) answers: BTreeMap<String, FirstAnswer>,
-    /// The sequence goes on, but for what a crash took that was answered already.
+    /// Whether a crash may have lost confirmed messages from the end of the sequence.
     pub(super) loose: bool,
     pub(super) transactions: u64,
-    /// Messages of topics that are not configured.
+    /// The number of messages of each topic that is not configured.
     pub(super) foreign: BTreeMap<String, usize>,
-    /// Whether it holds anything of such topics, if only that their messages are gone.
+    /// Whether the file has messages or facts of topics that are not configured.
     pub(super) unknown: bool,
 }
 
-/// Why what is in the file cannot be used.
+/// Why the contents of the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
-    /// It is a file of the store's, with something else in it.
-    #[error("it is not one of oddswire's")]
+    /// A redb file that another program wrote.
+    #[error("it was not written by oddswire")]
     Foreign,
-    /// A later version wrote it.
-    #[error("it has format {version}, and this version of oddswire knows formats up to {present}")]
+    /// The file has a newer format.
+    #[error("it has format {version}, but this version of oddswire reads formats up to {present}")]
     Newer {
-        /// The file's.
+        /// The format of the file.
         version: u64,
-        /// The one that this version writes.
+        /// The format that this version writes.
         present: u64,
     },
-    /// It is damaged.
+    /// The file is damaged.
     #[error("it is damaged: {0}")]
     Damaged(String),
 }
@@ -119,7 +119,7 @@ impl<E: Into<redb::Error>> From<E> for ReadError {
     }
 }
 
-/// Why a transaction did not come about.
+/// Why a transaction failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct WriteError(pub(super) String);
@@ -130,9 +130,9 @@ impl<E: Into<redb::Error>> From<E> for WriteError {
     }
 }
 
-/// A message's envelope.
+/// The envelope of a stored message.
 #[derive(Deserialize)]
-struct Envelope<'a> {
+struct EnvelopeRow<'a> {
     #[serde(rename = "type")]
     kind: String,
     topic: String,
@@ -143,13 +143,13 @@ struct Envelope<'a> {
     data: &'a RawValue,
 }
 
-impl Envelope<'_> {
+impl EnvelopeRow<'_> {
     fn topic_of(text: &[u8]) -> Option<String> {
-        Some(serde_json::from_slice::<Envelope<'_>>(text).ok()?.topic)
+        Some(serde_json::from_slice::<EnvelopeRow<'_>>(text).ok()?.topic)
     }
 
-    /// The message that it is of; in another epoch where the sequence got one since. `None` where it is not what the
-    /// log writes.
+    /// The message with this envelope. If a new epoch has begun since, the message gets its position in that. `None` if
+    /// the log would have written another text.
     fn message(&self, topic: &Topic, text: &[u8], position: Position) -> Option<std::sync::Arc<Message>> {
         let written: Position = self.id.parse().ok()?;
         let payload = Payload {
@@ -167,8 +167,8 @@ impl Envelope<'_> {
     }
 }
 
-impl Kept {
-    /// Reads everything from a file of the present version; `None` where it is new.
+impl FileContents {
+    /// Reads the whole file, which must have the present format. `None` if it is new.
     pub(super) fn read(database: &Database, topics: &Topics) -> Result<Option<Self>, ReadError> {
         let read = database.begin_read()?;
         if read.list_tables()?.next().is_none() {
@@ -176,7 +176,7 @@ impl Kept {
         }
         let meta = read.open_table(META)?;
         let number = |name| Ok::<_, ReadError>(meta.get(name)?.map(|number| number.value()));
-        let missing = |name: &str| ReadError::Damaged(format!("it has no '{name}'"));
+        let missing = |name: &str| ReadError::Damaged(format!("the number '{name}' is missing"));
         let required = |name| number(name)?.ok_or_else(|| missing(name));
         let mut kept = Self {
             position: Position { epoch: required(meta::EPOCH)?, offset: required(meta::LAST)? },
@@ -222,8 +222,8 @@ impl Kept {
         expires_at: Option<Timestamp>,
         topics: &Topics,
     ) -> Result<(), ReadError> {
-        let damaged = || ReadError::Damaged(format!("message {offset} is not as it was written"));
-        let envelope: Envelope<'_> = serde_json::from_slice(text).map_err(|_| damaged())?;
+        let damaged = || ReadError::Damaged(format!("message {offset} is not in the form that oddswire writes"));
+        let envelope: EnvelopeRow<'_> = serde_json::from_slice(text).map_err(|_| damaged())?;
         let Some(topic) = topics.get(&envelope.topic) else {
             *self.foreign.entry(envelope.topic).or_default() += 1;
             self.unknown = true;
@@ -235,12 +235,12 @@ impl Kept {
         Ok(())
     }
 
-    /// Gives the sequence another epoch: what is known of the old one is not all that clients know of it.
+    /// Moves the sequence to a new epoch, because clients may know messages of the old one that the file lacks.
     pub(super) fn begin_epoch(&mut self, epoch: u64) {
         self.position.epoch = epoch;
         for Change { message, .. } in &mut self.messages {
             let text = message.frames().text();
-            let envelope: Option<Envelope<'_>> = serde_json::from_slice(text).ok();
+            let envelope: Option<EnvelopeRow<'_>> = serde_json::from_slice(text).ok();
             let position = Position { epoch, offset: message.offset() };
             if let Some(moved) = envelope.and_then(|envelope| envelope.message(message.topic(), text, position)) {
                 *message = moved;
@@ -274,7 +274,7 @@ fn answer_of(row: ([u8; 32], u64, u64, u64, i64), epoch: u64) -> FirstAnswer {
     FirstAnswer { fingerprint, published, at: Timestamp::from_millis(at) }
 }
 
-/// The number of transactions that the file has.
+/// The number of transactions in the file.
 pub(super) fn transactions(database: &Database) -> Result<u64, WriteError> {
     let read = database.begin_read()?;
     let meta = match read.open_table(META) {
@@ -285,7 +285,7 @@ pub(super) fn transactions(database: &Database) -> Result<u64, WriteError> {
     Ok(number)
 }
 
-/// Writes down what is new, as the transaction with this number; it is on the disk when this returns.
+/// Writes the changes as the transaction with this number. They are on the disk when this returns.
 pub(super) fn write(database: &Database, changes: &Changes, number: u64) -> Result<(), WriteError> {
     let transaction = database.begin_write()?;
     write_sequence(&transaction, changes)?;
@@ -348,13 +348,13 @@ fn write_facts(transaction: &WriteTransaction, facts: &BTreeMap<Topic, TopicFact
     Ok(())
 }
 
-/// Makes the file hold exactly this, as the transaction with this number: writes what it lacks, and removes what should not
-/// be there. Messages of topics that are not configured stay.
-pub(super) fn mend(database: &Database, image: &Image, number: u64) -> Result<(), WriteError> {
+/// Makes the file hold exactly this image, as the transaction with this number. Writes what is missing, and deletes the
+/// rest. Messages of topics that are not configured stay.
+pub(super) fn repair(database: &Database, image: &Image, number: u64) -> Result<(), WriteError> {
     let transaction = database.begin_write()?;
-    mend_messages(&transaction, image)?;
-    mend_facts(&transaction, image)?;
-    mend_answers(&transaction, image)?;
+    repair_messages(&transaction, image)?;
+    repair_facts(&transaction, image)?;
+    repair_answers(&transaction, image)?;
     let numbers = [
         (meta::FORMAT, FORMAT),
         (meta::EPOCH, image.position.epoch),
@@ -372,7 +372,7 @@ pub(super) fn mend(database: &Database, image: &Image, number: u64) -> Result<()
     Ok(())
 }
 
-/// Copies what the image does not know: messages of topics that are not configured, and what is known of those topics.
+/// Copies the messages and facts of topics that are not configured, because the image lacks them.
 pub(super) fn copy_unknown(from: &Database, to: &Database, image: &Image) -> Result<(), WriteError> {
     let known = |topic: &str| image.facts.keys().any(|known| known.as_str() == topic);
     let read = from.begin_read()?;
@@ -383,7 +383,7 @@ pub(super) fn copy_unknown(from: &Database, to: &Database, image: &Image) -> Res
     let expiries = read.open_table(EXPIRIES)?;
     for row in read.open_table(MESSAGES)?.iter()? {
         let (offset, text) = row?;
-        if Envelope::topic_of(text.value()).is_some_and(|topic| !known(&topic)) {
+        if EnvelopeRow::topic_of(text.value()).is_some_and(|topic| !known(&topic)) {
             transaction.open_table(MESSAGES)?.insert(offset.value(), text.value())?;
             let at = expiries.get(offset.value())?.map(|at| Timestamp::from_millis(at.value()));
             set_expiry(&mut transaction.open_table(EXPIRIES)?, offset.value(), at)?;
@@ -405,7 +405,7 @@ pub(super) fn copy_unknown(from: &Database, to: &Database, image: &Image) -> Res
     Ok(())
 }
 
-/// Writes so many bytes and takes them back.
+/// Tests whether the disk has room for this many bytes, by writing and deleting them.
 pub(super) fn try_room(database: &Database, bytes: usize) -> Result<(), WriteError> {
     const PART: usize = 64 << 10;
     if bytes == 0 {
@@ -424,7 +424,7 @@ pub(super) fn try_room(database: &Database, bytes: usize) -> Result<(), WriteErr
     Ok(())
 }
 
-fn mend_messages(transaction: &WriteTransaction, image: &Image) -> Result<(), WriteError> {
+fn repair_messages(transaction: &WriteTransaction, image: &Image) -> Result<(), WriteError> {
     let mut messages = transaction.open_table(MESSAGES)?;
     let mut expiries = transaction.open_table(EXPIRIES)?;
     let mut there = BTreeSet::new();
@@ -433,7 +433,7 @@ fn mend_messages(transaction: &WriteTransaction, image: &Image) -> Result<(), Wr
         let (offset, text) = row?;
         let offset = offset.value();
         let ours =
-            || Envelope::topic_of(text.value()).is_none_or(|topic| image.facts.keys().any(|t| t.as_str() == topic));
+            || EnvelopeRow::topic_of(text.value()).is_none_or(|topic| image.facts.keys().any(|t| t.as_str() == topic));
         if image.messages.contains_key(&offset) {
             there.insert(offset);
         } else if offset > image.position.offset || ours() {
@@ -456,7 +456,7 @@ fn mend_messages(transaction: &WriteTransaction, image: &Image) -> Result<(), Wr
     Ok(())
 }
 
-fn mend_facts(transaction: &WriteTransaction, image: &Image) -> Result<(), WriteError> {
+fn repair_facts(transaction: &WriteTransaction, image: &Image) -> Result<(), WriteError> {
     let mut runs = transaction.open_table(RUNS)?;
     for (topic, facts) in &image.facts {
         let topic = topic.as_str();
@@ -468,7 +468,7 @@ fn mend_facts(transaction: &WriteTransaction, image: &Image) -> Result<(), Write
     write_facts(transaction, &image.facts)
 }
 
-fn mend_answers(transaction: &WriteTransaction, image: &Image) -> Result<(), WriteError> {
+fn repair_answers(transaction: &WriteTransaction, image: &Image) -> Result<(), WriteError> {
     let mut answers = transaction.open_table(ANSWERS)?;
     answers.retain(|key, row| image.answers.get(key).is_some_and(|answer| row_of(answer) == row))?;
     for (key, answer) in &image.answers {
@@ -479,7 +479,7 @@ fn mend_answers(transaction: &WriteTransaction, image: &Image) -> Result<(), Wri
     Ok(())
 }
 
-/// Says that all that was answered is in the file.
+/// Records that the file holds all confirmed messages.
 pub(super) fn settle(database: &Database) -> Result<(), WriteError> {
     let transaction = database.begin_write()?;
     transaction.open_table(META)?.insert(meta::LOOSE, 0)?;

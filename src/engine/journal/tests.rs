@@ -1,6 +1,6 @@
-//! The journal against a plain log, and on a disk that fails.
+//! The journal on a failing disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -8,237 +8,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proptest::collection::vec;
-use proptest::prelude::*;
-use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Database, StorageBackend};
+use redb::StorageBackend;
+use redb::backends::FileBackend;
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
-use super::store::{self, Changes, Kept};
 use super::*;
 use crate::config::EngineKind;
-use crate::log::{CatchUp, Limits, Since, StepLimits, Style};
-use crate::message::{Payload, Position};
-use crate::topic::{Subscription, Topics};
+use crate::message::Payload;
 
-// Against a plain log.
-
-const EPOCH: u64 = 1_763_849_000_000;
-
-#[derive(Debug, Clone)]
-enum Event {
-    Publish(Vec<(usize, Option<usize>, u8, Option<u8>)>),
-    Tick(u8),
-    /// What is only to be deleted is written.
-    Tidy,
-    Restart,
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    let message = (0..2usize, prop::option::weighted(0.7, 0..6usize), 0..4u8, prop::option::weighted(0.2, 1..40u8));
-    prop_oneof![
-        8 => vec(message, 1..6).prop_map(Event::Publish),
-        2 => (0..60u8).prop_map(Event::Tick),
-        1 => Just(Event::Tidy),
-        2 => Just(Event::Restart),
-    ]
-}
-
-fn limits() -> impl Strategy<Value = Limits> {
-    (0..12usize, 200..3000usize, 10..200u64, 2..8usize, 10..100u64, any::<bool>()).prop_map(
-        |(history_messages, history_bytes, history_age, state_keys, tombstone_age, suppress_unchanged)| Limits {
-            history_messages,
-            history_bytes,
-            history_age: Duration::from_millis(history_age),
-            state_keys,
-            tombstone_age: Duration::from_millis(tombstone_age),
-            suppress_unchanged,
-        },
-    )
-}
-
-fn topics() -> Topics {
-    "odds,runs".parse().unwrap()
-}
-
-fn draft((topic, key, data, lives): &(usize, Option<usize>, u8, Option<u8>), now: i64) -> Draft {
-    let key = key.map(|at| ["1", "1/a", "1/b", "2/a", "2/b/c", "\u{e4}\"\\"][at].parse().unwrap());
-    let data = if *data == 3 { "null".to_owned() } else { format!("{{ \"price\" : {data} }}") };
-    let payload = Payload {
-        expires_at: lives
-            .filter(|_| key.is_some() && data != "null")
-            .map(|lives| Timestamp::from_millis(now + i64::from(lives))),
-        kind: key.is_none().then(|| "a \"kind\"".to_owned()),
-        key,
-        data: RawValue::from_string(data).unwrap(),
-    };
-    Draft { topic: topics().iter().nth(*topic).unwrap().clone(), payload }
-}
-
-/// A log that is written down, beside one that is not.
-struct Pair {
-    plain: Log,
-    kept: Log,
-    database: Database,
-    limits: Limits,
-    waiting: BTreeSet<u64>,
-    runs_written: u64,
-    transactions: u64,
-    now: i64,
-}
-
-impl Pair {
-    fn new(limits: &Limits) -> Self {
-        let new = || Log::new(EPOCH, &topics(), limits.clone());
-        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
-        let mut pair = Self {
-            plain: new(),
-            kept: new(),
-            database,
-            waiting: BTreeSet::new(),
-            runs_written: 0,
-            transactions: 0,
-            now: 1000,
-            limits: limits.clone(),
-        };
-        pair.kept.note_dropped();
-        pair.mend();
-        pair
-    }
-
-    fn mend(&mut self) {
-        self.transactions += 1;
-        let image = image_of(&self.kept, &Answers::default(), false);
-        store::mend(&self.database, &image, self.transactions).unwrap();
-        self.waiting.clear();
-        self.runs_written = self.kept.position().offset;
-    }
-
-    fn happens(&mut self, event: &Event) {
-        let now = Timestamp::from_millis(self.now);
-        match event {
-            Event::Publish(messages) => {
-                let batch: Vec<Draft> = messages.iter().map(|message| draft(message, self.now)).collect();
-                self.publish(&batch);
-            }
-            Event::Tick(millis) => {
-                self.now += i64::from(*millis);
-                let now = Timestamp::from_millis(self.now);
-                let expired = self.plain.tick(now, usize::MAX);
-                let also = self.kept.tick(now, usize::MAX);
-                assert_eq!(format!("{expired:?}"), format!("{also:?}"));
-                self.publish(&expired);
-            }
-            Event::Tidy => self.write(Vec::new(), self.kept.position().offset),
-            Event::Restart => {
-                let kept = Kept::read(&self.database, &topics()).unwrap().unwrap();
-                assert_eq!(kept.transactions, self.transactions);
-                self.kept = Log::restore(kept.position, &topics(), self.limits.clone(), kept.facts, kept.messages, now);
-                // The other one is pruned by a restart as well: only what is too old by now.
-                self.plain.prune(now);
-                self.kept.note_dropped();
-                self.mend();
-            }
-        }
-    }
-
-    fn publish(&mut self, batch: &[Draft]) {
-        let now = Timestamp::from_millis(self.now);
-        let mut staging = self.kept.staging();
-        let staged = self.kept.stage(&mut staging, batch, now);
-        if self.plain.check(batch).is_err() {
-            assert!(staged.is_err());
-            return;
-        }
-        let unchanged: Vec<bool> = batch.iter().map(|draft| self.plain.append(draft, now).is_none()).collect();
-        assert_eq!(staged.unwrap(), unchanged);
-        let last = staging.position().offset;
-        let entries = staging.into_entries();
-        if !entries.is_empty() {
-            self.write(entries.clone(), last);
-        }
-        for entry in entries {
-            self.kept.apply(entry, now);
-        }
-    }
-
-    fn write(&mut self, entries: Vec<crate::log::Entry>, last: u64) {
-        self.waiting.extend(self.kept.take_dropped());
-        let facts = self.kept.facts(self.runs_written);
-        let changes =
-            Changes { last, entries, dropped: std::mem::take(&mut self.waiting), facts, ..Changes::default() };
-        self.transactions += 1;
-        store::write(&self.database, &changes, self.transactions).unwrap();
-        self.runs_written = self.kept.position().offset;
-    }
-
-    /// Both answer everything alike.
-    fn is_alike(&self) {
-        assert_eq!(self.plain.position(), self.kept.position());
-        for text in ["odds", "runs", "odds/1", "odds/2"] {
-            let subscription: Subscription = text.parse().unwrap();
-            let state =
-                |log: &Log| log.state(&subscription).iter().map(|m| m.frames().text().to_vec()).collect::<Vec<_>>();
-            assert_eq!(state(&self.plain), state(&self.kept));
-            for offset in 0..=self.plain.position().offset {
-                for style in [Style::Resume, Style::Slow] {
-                    let told = |log: &Log| caught_up(log, &subscription, Position { epoch: EPOCH, offset }, style);
-                    assert_eq!(told(&self.plain), told(&self.kept), "{text} from {offset}");
-                }
-            }
-        }
-    }
-}
-
-/// What a catch-up tells and brings.
-fn caught_up(log: &Log, subscription: &Subscription, since: Position, style: Style) -> (String, Vec<String>) {
-    let mut catch_up = CatchUp::new(style);
-    catch_up.add(subscription.clone(), Since::Position(since), log);
-    let step = log.step(&mut catch_up, StepLimits { messages: usize::MAX, bytes: usize::MAX });
-    assert!(step.done);
-    let text = |message: &Arc<crate::message::Message>| String::from_utf8(message.frames().text().to_vec()).unwrap();
-    (format!("{:?}", step.announcements), step.messages.iter().map(text).collect())
-}
-
-proptest! {
-    #[test]
-    fn a_log_that_is_written_down_and_read_back_answers_like_one_that_never_ended(
-        limits in limits(),
-        events in vec(event(), 0..40),
-    ) {
-        let mut pair = Pair::new(&limits);
-        for event in &events {
-            pair.happens(event);
-            if matches!(event, Event::Restart) {
-                pair.is_alike();
-            }
-        }
-        pair.happens(&Event::Restart);
-        pair.is_alike();
-        // The file holds what the log holds, and nothing else.
-        let kept = Kept::read(&pair.database, &topics()).unwrap().unwrap();
-        let offsets: Vec<u64> = kept.messages.iter().map(|change| change.message.offset()).collect();
-        prop_assert_eq!(offsets, pair.kept.kept().into_keys().collect::<Vec<_>>());
-    }
-}
-
-// On a disk that fails.
-
-/// What goes wrong.
+/// A fault of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
-    /// A sync fails; what was written may be there or not.
+    /// A sync fails. The written data may be on the disk or not.
     Sync,
-    /// Half of what is written arrives.
+    /// Only the first half of the data is written.
     ShortWrite,
-    /// No room for anything.
+    /// There is no room, neither for a longer file nor for data.
     NoSpace,
-    /// No room for what is written, though the file may be made longer: its blocks are only taken when they are written to.
+    /// The file can be extended, but there is no room for data. File systems allocate blocks only when they are
+    /// written.
     NoBlocks,
 }
 
-/// The faults of a disk: what comes after so many operations, and how often.
+/// The next fault, after how many operations it strikes, and how many times.
 #[derive(Debug, Default)]
 struct Faults(Mutex<Option<(Fault, usize, usize)>>);
 
@@ -251,8 +44,8 @@ impl Faults {
         *self.0.lock().unwrap() = None;
     }
 
-    /// Whether this operation fails.
-    fn strike(&self, of: &[Fault]) -> Option<Fault> {
+    /// The fault of this operation, or `None` if it succeeds.
+    fn next(&self, of: &[Fault]) -> Option<Fault> {
         let mut set = self.0.lock().unwrap();
         let (fault, after, times) = set.as_mut().filter(|(fault, _, _)| of.contains(fault))?;
         if *after > 0 {
@@ -269,12 +62,12 @@ impl Faults {
 }
 
 #[derive(Debug)]
-struct Faulty {
+struct FaultyDisk {
     file: FileBackend,
     faults: Arc<Faults>,
 }
 
-impl StorageBackend for Faulty {
+impl StorageBackend for FaultyDisk {
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }
@@ -284,21 +77,21 @@ impl StorageBackend for Faulty {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        match self.faults.strike(&[Fault::NoSpace]) {
+        match self.faults.next(&[Fault::NoSpace]) {
             Some(_) => Err(io::ErrorKind::StorageFull.into()),
             None => self.file.set_len(len),
         }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        match self.faults.strike(&[Fault::Sync]) {
+        match self.faults.next(&[Fault::Sync]) {
             Some(_) => Err(io::Error::other("the sync failed")),
             None => self.file.sync_data(),
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        match self.faults.strike(&[Fault::ShortWrite, Fault::NoSpace, Fault::NoBlocks]) {
+        match self.faults.next(&[Fault::ShortWrite, Fault::NoSpace, Fault::NoBlocks]) {
             Some(Fault::ShortWrite) => {
                 self.file.write(offset, &data[..data.len() / 2])?;
                 Err(io::Error::other("the write was short"))
@@ -317,11 +110,11 @@ fn faulty(faults: &Arc<Faults>) -> Medium {
     let faults = Arc::clone(faults);
     Arc::new(move |file: File| {
         let file = FileBackend::new(file).map_err(io::Error::other)?;
-        Ok(Box::new(Faulty { file, faults: Arc::clone(&faults) }))
+        Ok(Box::new(FaultyDisk { file, faults: Arc::clone(&faults) }))
     })
 }
 
-/// A directory that is removed with it.
+/// A directory that is removed when this is dropped.
 pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
@@ -357,11 +150,11 @@ pub(super) fn open(config: &Config, medium: Medium) -> (Journal, ConnectionManag
     Journal::open_through(medium, config, &quiet(), manager).unwrap()
 }
 
-/// The data of all messages of the keyless topic, in order of their offsets, which are dense.
+/// The data of all messages in order of their offsets, which must have no gaps.
 pub(super) fn history(manager: &ConnectionManager) -> Vec<u64> {
     manager.read_log(|log| {
         let kept: BTreeMap<u64, _> = log.kept();
-        assert!(kept.keys().copied().eq(1..=kept.len() as u64), "no hole, nothing beyond");
+        assert!(kept.keys().copied().eq(1..=kept.len() as u64), "the offsets have no gaps");
         kept.values().map(|change| std::str::from_utf8(change.message.data()).unwrap().parse().unwrap()).collect()
     })
 }
@@ -381,7 +174,7 @@ pub(super) async fn publish(
     journal.publish((number..number + count).map(one).collect(), Some(key)).await
 }
 
-/// A copy of the directory's file as it is now: what a process would find that starts after this one was killed.
+/// The messages that a new process would find if this one were killed now.
 fn as_found(scratch: &Scratch) -> Vec<u64> {
     let copy = Scratch::new();
     std::fs::copy(scratch.0.join("oddswire.redb"), copy.0.join("oddswire.redb")).unwrap();
@@ -390,7 +183,7 @@ fn as_found(scratch: &Scratch) -> Vec<u64> {
     history(&manager)
 }
 
-/// Runs the engine for as long as this is kept.
+/// Runs the engine until the returned set is dropped.
 pub(super) fn running(journal: &Arc<Journal>) -> JoinSet<()> {
     let mut upkeep = JoinSet::new();
     let journal = Arc::clone(journal);
@@ -399,7 +192,7 @@ pub(super) fn running(journal: &Arc<Journal>) -> JoinSet<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disk_that_fails_at_the_start_takes_nothing_from_the_file_and_is_tried_again() {
+async fn disk_failing_at_start_loses_nothing_and_is_retried() {
     let mut felt = 0;
     for (round, fault) in [Fault::Sync, Fault::ShortWrite, Fault::NoSpace].into_iter().cycle().take(36).enumerate() {
         let (scratch, faults) = (Scratch::new(), Arc::new(Faults::default()));
@@ -431,11 +224,11 @@ async fn a_disk_that_fails_at_the_start_takes_nothing_from_the_file_and_is_tried
         assert_eq!(journal.readiness(), Readiness::Ready);
         upkeep.shutdown().await;
     }
-    assert!(felt > 18, "the faults were felt: {felt} times");
+    assert!(felt > 18, "only {felt} faults had an effect");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_file_that_the_disk_has_no_room_for_is_made_once_there_is_room_also_by_another_process() {
+async fn full_disk_delays_a_new_file_until_there_is_room() {
     let mut felt = 0;
     for (round, fault) in [Fault::NoBlocks, Fault::ShortWrite, Fault::NoSpace].into_iter().cycle().take(60).enumerate()
     {
@@ -458,7 +251,7 @@ async fn a_new_file_that_the_disk_has_no_room_for_is_made_once_there_is_room_als
             (journal, manager) = (Arc::new(next), of_next);
             upkeep = running(&journal);
         }
-        // The disk is tried again each second.
+        // The journal retries once a second.
         let mut taken = publish(&journal, &config, 100, 3).await;
         for _ in 0..10 {
             if taken.is_ok() {
@@ -474,11 +267,11 @@ async fn a_new_file_that_the_disk_has_no_room_for_is_made_once_there_is_room_als
         let (_journal, manager) = open(&config, file::plain());
         assert_eq!(history(&manager), [100, 101, 102], "{fault:?} in {round}");
     }
-    assert!(felt > 20, "the faults were felt: {felt} times");
+    assert!(felt > 20, "only {felt} faults had an effect");
 }
 
 #[tokio::test]
-async fn publishes_that_wait_together_share_a_sync_unless_each_is_to_have_its_own() {
+async fn waiting_publishes_share_a_sync_up_to_the_group_limit() {
     for (most, expected) in [(usize::MAX, 1), (4, 3), (1, 12)] {
         let scratch = Scratch::new();
         let config = scratch.config();
@@ -489,7 +282,7 @@ async fn publishes_that_wait_together_share_a_sync_unless_each_is_to_have_its_ow
             let (journal, config) = (Arc::clone(&journal), config.clone());
             publishing.spawn(async move { publish(&journal, &config, number, 1).await });
         }
-        // All of them are in line before it begins.
+        // Start the engine only when all publishes are in the queue.
         while journal.requests.capacity() > QUEUE - 12 {
             tokio::task::yield_now().await;
         }
@@ -503,7 +296,7 @@ async fn publishes_that_wait_together_share_a_sync_unless_each_is_to_have_its_ow
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_any_fault_of_the_disk_what_was_answered_is_there_and_what_was_refused_is_not() {
+async fn disk_fault_keeps_confirmed_and_drops_refused_publishes() {
     let mut refusals = 0;
     let mut unknown = 0;
     for (round, fault) in [Fault::Sync, Fault::ShortWrite, Fault::NoSpace].into_iter().cycle().take(63).enumerate() {
@@ -519,9 +312,10 @@ async fn after_any_fault_of_the_disk_what_was_answered_is_there_and_what_was_ref
         }
         faults.set(fault, round / 3 % 7, [1, 2, usize::MAX][round / 21 % 3]);
         let mut number = 1000;
-        // A batch of which it is not known whether it was taken; nothing else is written before that is settled.
+        // The batch with an unknown result, if there is one. The journal writes no other batch until the file is
+        // repaired.
         let mut doubtful: Option<u64> = None;
-        // It strikes within a few publishes, or not at all where there were too few operations.
+        // The fault strikes within a few publishes. It does not next if they need too few operations.
         for _ in 0..6 {
             number += 100;
             match publish(&journal, &config, number, 50).await {
@@ -536,7 +330,7 @@ async fn after_any_fault_of_the_disk_what_was_answered_is_there_and_what_was_ref
                 }
                 Err(other) => panic!("{other}"),
             }
-            assert_eq!(history(&manager), taken, "the log has what was answered");
+            assert_eq!(history(&manager), taken, "the log has the confirmed messages");
             if taken.last() == Some(&(number + 49)) {
                 continue;
             }
@@ -549,7 +343,7 @@ async fn after_any_fault_of_the_disk_what_was_answered_is_there_and_what_was_ref
         }
         faults.clear();
         loop {
-            // The retry of a request that was answered is not taken twice, that of a refused one is taken.
+            // A retry of a confirmed request adds nothing, and a retry of a refused request is accepted.
             match publish(&journal, &config, number, 50).await {
                 Ok(_) => break,
                 Err(_) => tokio::time::advance(Duration::from_millis(300)).await,
@@ -565,5 +359,5 @@ async fn after_any_fault_of_the_disk_what_was_answered_is_there_and_what_was_ref
         let (_journal, manager) = open(&config, file::plain());
         assert_eq!(history(&manager), taken);
     }
-    assert!(refusals > 50 && unknown > 0, "the faults were felt: {refusals} refused, {unknown} unknown");
+    assert!(refusals > 50 && unknown > 0, "too few faults had an effect: {refusals} refused, {unknown} unknown");
 }
