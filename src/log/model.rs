@@ -1,174 +1,27 @@
-//! The log against a naive model: a plain list of everything that was ever published, and the rules applied to it.
+//! The log against a naive model: a list of all published messages, and the rules of a catch-up applied to it.
+
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use serde_json::value::RawValue;
 
-use super::{Announcement, CatchUp, Limits, Log, Mode, Since, Step, StepLimits, Style};
-use crate::message::{Draft, Message, Payload, Position, Timestamp};
-use crate::topic::{Key, Subscription, Topic, Topics};
+use self::world::{EPOCH, LogEvent, World, event, limits, topics};
+use super::{Announcement, CatchUp, Limits, Mode, Since, Step, StepLimits, Style};
+use crate::message::{Message, Position};
+use crate::topic::{Key, Subscription, Topic};
 
-const EPOCH: u64 = 1_763_849_000_000;
-
-/// What can happen to a log.
-#[derive(Debug, Clone)]
-enum Event {
-    Publish { topic: usize, key: Option<usize>, data: u8, lives: Option<u8> },
-    Delete { topic: usize, key: usize },
-    Tick { millis: u8 },
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    let publish = (0..2usize, prop::option::weighted(0.8, 0..6usize), 0..3u8, prop::option::weighted(0.2, 1..40u8));
-    prop_oneof![
-        8 => publish.prop_map(|(topic, key, data, lives)| {
-            // Only a key's value can expire.
-            Event::Publish { topic, key, data, lives: lives.filter(|_| key.is_some()) }
-        }),
-        2 => (0..2usize, 0..6usize).prop_map(|(topic, key)| Event::Delete { topic, key }),
-        1 => (0..60u8).prop_map(|millis| Event::Tick { millis }),
-    ]
-}
-
-fn limits() -> impl Strategy<Value = Limits> {
-    (0..12usize, 200..3000usize, 10..200u64, 2..8usize, 10..100u64, any::<bool>()).prop_map(
-        |(history_messages, history_bytes, history_age, state_keys, tombstone_age, suppress_unchanged)| Limits {
-            history_messages,
-            history_bytes,
-            history_age: Duration::from_millis(history_age),
-            state_keys,
-            tombstone_age: Duration::from_millis(tombstone_age),
-            suppress_unchanged,
-        },
-    )
-}
-
-fn topics() -> Topics {
-    "odds,runs".parse().unwrap()
-}
-
-fn topic(at: usize) -> Topic {
-    topics().iter().nth(at).unwrap().clone()
-}
-
-fn key(at: usize) -> Key {
-    ["1", "1/a", "1/b", "2/a", "2/b/c", "10"][at].parse().unwrap()
-}
-
-/// Everything that was ever published, with the clock that it was published by.
-struct World {
-    log: Log,
-    limits: Limits,
-    now: i64,
-    all: Vec<Arc<Message>>,
-    /// What the publisher said last about the expiry of a key.
-    expiries: BTreeMap<(Topic, Key), i64>,
-}
-
-impl World {
-    fn new(limits: Limits) -> Self {
-        let log = Log::new(EPOCH, &topics(), limits.clone());
-        Self { log, limits, now: 1000, all: Vec::new(), expiries: BTreeMap::new() }
-    }
-
-    fn after(limits: Limits, events: &[Event]) -> Self {
-        let mut world = Self::new(limits);
-        for event in events {
-            world.apply(event);
-        }
-        world
-    }
-
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.now)
-    }
-
-    fn apply(&mut self, event: &Event) {
-        match event {
-            Event::Tick { millis } => {
-                self.now += i64::from(*millis);
-                let expired = self.log.tick(self.now(), usize::MAX);
-                let due = self.expiries.iter().filter(|(_, at)| **at <= self.now).map(|(id, _)| id.clone());
-                let due: BTreeSet<(Topic, Key)> = due.collect();
-                let told = expired.iter().map(|draft| (draft.topic.clone(), draft.payload.key.clone().unwrap()));
-                assert_eq!(told.collect::<BTreeSet<_>>(), due);
-                for draft in &expired {
-                    self.publish(draft);
-                }
-            }
-            Event::Publish { topic: at, key: of, data, lives } => {
-                let payload = Payload {
-                    key: of.map(key),
-                    kind: None,
-                    data: RawValue::from_string(data.to_string()).unwrap(),
-                    expires_at: lives.map(|millis| Timestamp::from_millis(self.now + i64::from(millis))),
-                };
-                self.publish(&Draft { topic: topic(*at), payload });
-            }
-            Event::Delete { topic: at, key: of } => {
-                self.publish(&Draft { topic: topic(*at), payload: Payload::deletion(key(*of)) });
-            }
-        }
-    }
-
-    fn publish(&mut self, draft: &Draft) {
-        let held = self.state(&draft.topic);
-        let adds = draft.payload.key.as_ref().is_some_and(|key| !held.contains_key(key));
-        let full = adds && !draft.payload.is_deletion() && held.len() >= self.limits.state_keys;
-        assert_eq!(self.log.check(std::slice::from_ref(draft)).is_err(), full);
-        if full {
-            return;
-        }
-        let before = draft.payload.key.as_ref().map(|key| held.get(key).map(|message| message.data().to_vec()));
-        // A deletion of what is not there changes nothing, whatever is still remembered of it.
-        let says = (!draft.payload.is_deletion()).then(|| draft.payload.data.get().as_bytes().to_vec());
-        let unchanged = self.limits.suppress_unchanged && before == Some(says);
-        let appended = self.log.append(draft, self.now());
-        assert_eq!(appended.is_none(), unchanged);
-        if let Some(key) = draft.payload.key.clone() {
-            let id = (draft.topic.clone(), key);
-            match draft.payload.expires_at {
-                Some(at) => self.expiries.insert(id, at.as_millis()),
-                None => self.expiries.remove(&id),
-            };
-        }
-        if let Some(message) = appended {
-            assert_eq!(message.offset(), self.all.len() as u64 + 1, "one dense sequence");
-            self.all.push(message);
-        }
-    }
-
-    fn of(&self, topic: &Topic) -> impl DoubleEndedIterator<Item = &Arc<Message>> {
-        self.all.iter().filter(move |message| message.topic() == topic)
-    }
-
-    /// The value of each key, by replaying everything.
-    fn state(&self, topic: &Topic) -> BTreeMap<Key, Arc<Message>> {
-        let mut state = BTreeMap::new();
-        for message in self.of(topic) {
-            match message.key() {
-                Some(key) if message.is_deletion() => drop(state.remove(key)),
-                Some(key) => drop(state.insert(key.clone(), Arc::clone(message))),
-                None => {}
-            }
-        }
-        state
-    }
-}
-
-/// What a client makes of a catch-up, and what it was told.
+/// A client: the state that it holds, and what the server sent in a catch-up.
 #[derive(Default)]
-struct Client {
+struct CatchUpClient {
     state: BTreeMap<Key, Vec<u8>>,
     got: Vec<u64>,
     told: Vec<Announcement>,
 }
 
-impl Client {
+impl CatchUpClient {
     fn take(&mut self, step: &Step) {
         for announcement in &step.announcements {
             if announcement.mode == Mode::Snapshot {
@@ -189,7 +42,7 @@ impl Client {
     }
 
     fn mode(&self) -> Mode {
-        self.told.iter().map(|announcement| announcement.mode).max().expect("a catch-up is told")
+        self.told.iter().map(|announcement| announcement.mode).max().expect("a catch-up announces its mode")
     }
 
     fn skipped(&self) -> Option<u64> {
@@ -197,11 +50,11 @@ impl Client {
     }
 }
 
-/// Runs a catch-up in steps of `size`; `between` happens between them.
+/// Runs a catch-up in steps of `size` messages, and calls `between` after each step except the last.
 fn run(
     world: &mut World,
     catch_up: &mut CatchUp,
-    client: &mut Client,
+    client: &mut CatchUpClient,
     size: usize,
     mut between: impl FnMut(&mut World),
 ) {
@@ -216,11 +69,11 @@ fn run(
     }
 }
 
-/// Checks a client that began after `cursor` and held the state of that moment; `foreign` where the server could not
-/// know that.
+/// Checks a client that held the state at `cursor` before its catch-up. `foreign` means that its position was unknown
+/// to the server.
 fn check(
     world: &World,
-    client: &Client,
+    client: &CatchUpClient,
     subscription: &Subscription,
     cursor: u64,
     foreign: bool,
@@ -234,10 +87,10 @@ fn check(
         prop_assert_eq!(skipped, missed, "got {:?} of {:?}, told {:?}", &client.got, &after, &client.told);
     } else {
         let unknown = client.told.iter().any(|told| told.skipped.is_none() && told.subscription.key().is_none());
-        prop_assert!(!unknown || foreign, "only a narrowed subscription or a foreign position makes it unknowable");
+        prop_assert!(!unknown || foreign, "only a narrowed subscription or a foreign position hides the count");
     }
     if client.mode() == Mode::Replayed {
-        prop_assert_eq!(&client.got, &after, "replayed is every message, once, in order");
+        prop_assert_eq!(&client.got, &after, "mode replayed sends every message once and in order");
     }
     let holds: BTreeMap<Key, Vec<u8>> = world
         .state(subscription.topic())
@@ -249,17 +102,17 @@ fn check(
     if subscription.key().is_none() {
         let newest = world.of(subscription.topic()).rfind(|message| message.key().is_none());
         let newest = newest.map(|message| message.offset()).filter(|at| *at > cursor);
-        prop_assert!(newest.is_none_or(|at| got.contains(&at)), "the newest keyless message belongs to the state");
+        prop_assert!(newest.is_none_or(|at| got.contains(&at)), "the newest keyless message is part of the state");
     }
     if client.mode() < Mode::Snapshot {
         let keyless = |m: &&Arc<Message>| m.key().is_none() && m.offset() > cursor && subscription.key().is_none();
         let all = world.of(subscription.topic()).filter(keyless).all(|message| got.contains(&message.offset()));
-        prop_assert!(all, "keyless messages all come, unless a gap is told");
+        prop_assert!(all, "only a snapshot or a gap may omit keyless messages");
     }
     Ok(())
 }
 
-/// The state of all that a subscription covers.
+/// The state of everything that a subscription covers.
 fn state_of(world: &World, subscription: &Subscription) -> BTreeMap<(Topic, Key), Vec<u8>> {
     let topic = subscription.topic();
     let state = world.state(topic).into_iter().filter(|(key, _)| subscription.covers(Some(key)));
@@ -302,9 +155,9 @@ impl Overlapping {
     }
 }
 
-/// The state that a client would hold who had seen everything up to the cursor.
-fn client_at(world: &World, subscription: &Subscription, cursor: u64) -> Client {
-    let mut client = Client::default();
+/// A client that has received every message up to the cursor.
+fn client_at(world: &World, subscription: &Subscription, cursor: u64) -> CatchUpClient {
+    let mut client = CatchUpClient::default();
     for message in world.of(subscription.topic()).filter(|m| m.offset() <= cursor && subscription.covers(m.key())) {
         let step = Step { messages: vec![Arc::clone(message)], ..Step::default() };
         client.take(&step);
@@ -318,16 +171,20 @@ fn subscription() -> impl Strategy<Value = Subscription> {
         .prop_map(|text| text.parse().unwrap())
 }
 
-/// What becomes of a subscription.
+/// A change to a subscription.
 #[derive(Debug, Clone, Copy)]
-enum Change {
+enum SubscriptionChange {
     Snapshot,
     Now,
     Drop,
 }
 
-fn change() -> impl Strategy<Value = Change> {
-    prop_oneof![1 => Just(Change::Snapshot), 2 => Just(Change::Now), 2 => Just(Change::Drop)]
+fn change() -> impl Strategy<Value = SubscriptionChange> {
+    prop_oneof![
+        1 => Just(SubscriptionChange::Snapshot),
+        2 => Just(SubscriptionChange::Now),
+        2 => Just(SubscriptionChange::Drop),
+    ]
 }
 
 fn is_within(one: &Subscription, other: &Subscription) -> bool {
@@ -340,7 +197,7 @@ fn style() -> impl Strategy<Value = Style> {
 
 proptest! {
     #[test]
-    fn catch_up_from_any_cursor_is_what_the_model_says(
+    fn catch_up_from_any_cursor_agrees_with_the_model(
         limits in limits(),
         events in vec(event(), 0..80),
         during in vec(event(), 0..30),
@@ -364,7 +221,7 @@ proptest! {
     }
 
     #[test]
-    fn who_is_cut_off_anywhere_in_a_catch_up_resumes_from_the_last_message_that_it_got(
+    fn client_cut_off_in_a_catch_up_resumes_at_its_last_message(
         limits in limits(),
         events in vec(event(), 0..80),
         during in vec(event(), 0..30),
@@ -406,7 +263,7 @@ proptest! {
     }
 
     #[test]
-    fn a_snapshot_is_the_state_whatever_happens_while_it_is_sent(
+    fn snapshot_equals_the_state_despite_publishes_meanwhile(
         limits in limits(),
         events in vec(event(), 0..80),
         during in vec(event(), 0..30),
@@ -415,7 +272,7 @@ proptest! {
     ) {
         let mut world = World::after(limits, &events);
         let began = world.all.len() as u64;
-        let mut client = Client::default();
+        let mut client = CatchUpClient::default();
         let mut catch_up = CatchUp::new(Style::Resume);
         catch_up.add(subscription.clone(), Since::Snapshot, &world.log);
         let mut during = during.into_iter();
@@ -425,12 +282,12 @@ proptest! {
             }
         });
         prop_assert_eq!(client.told[0].mode, Mode::Snapshot);
-        prop_assert_eq!(client.told[0].skipped, Some(0), "who held nothing missed nothing");
+        prop_assert_eq!(client.told[0].skipped, Some(0), "a client that held nothing missed nothing");
         check(&world, &client, &subscription, began, false)?;
     }
 
     #[test]
-    fn a_position_of_another_epoch_or_of_the_future_is_a_snapshot_or_a_gap(
+    fn foreign_or_future_position_gets_a_snapshot_or_a_gap(
         limits in limits(),
         events in vec(event(), 0..60),
         subscription in subscription(),
@@ -440,19 +297,19 @@ proptest! {
         let mut world = World::after(limits, &events);
         let last = world.all.len() as u64;
         let since = if future { Position { epoch: EPOCH, offset: last + 1 } } else { Position { epoch: 1, offset: 0 } };
-        let mut client = Client::default();
+        let mut client = CatchUpClient::default();
         let mut catch_up = CatchUp::new(Style::Resume);
         catch_up.add(subscription.clone(), Since::Position(since), &world.log);
         run(&mut world, &mut catch_up, &mut client, size, |_| {});
         let keyed = world.of(subscription.topic()).any(|message| message.key().is_some());
         let keyless = world.of(subscription.topic()).any(|message| message.key().is_none());
         prop_assert_eq!(client.mode(), if keyless && !keyed { Mode::Gap } else { Mode::Snapshot });
-        prop_assert_eq!(client.skipped(), None, "how much was missed is unknowable");
+        prop_assert_eq!(client.skipped(), None, "the number of missed messages is unknown");
         check(&world, &client, &subscription, last, true)?;
     }
 
     #[test]
-    fn spans_of_one_session_are_merged_by_position_without_duplicates(
+    fn overlapping_subscriptions_get_each_message_once_in_order(
         limits in limits(),
         events in vec(event(), 0..80),
         cursor: prop::sample::Index,
@@ -465,13 +322,13 @@ proptest! {
             let since = Since::Position(Position { epoch: EPOCH, offset: cursor });
             catch_up.add(text.parse().unwrap(), since, &world.log);
         }
-        let mut client = Client::default();
+        let mut client = CatchUpClient::default();
         run(&mut world, &mut catch_up, &mut client, size, |_| {});
         prop_assert!(client.got.is_sorted_by(|a, b| a < b), "{:?}", client.got);
     }
 
     #[test]
-    fn subscriptions_may_come_and_go_in_the_middle_of_a_catch_up(
+    fn subscriptions_can_change_in_the_middle_of_a_catch_up(
         limits in limits(),
         events in vec(event(), 0..60),
         during in vec((vec(event(), 0..6), prop::option::of((subscription(), change()))), 1..16),
@@ -500,21 +357,24 @@ proptest! {
                 world.apply(event);
             }
             match change {
-                Some((subscription, Change::Snapshot)) => {
+                Some((subscription, SubscriptionChange::Snapshot)) => {
                     catch_up.add(subscription.clone(), Since::Snapshot, &world.log);
                     subscriptions.insert(subscription);
                 }
-                // What it covers is held already: it stays right, whatever becomes of the wider one.
-                Some((subscription, Change::Now)) if subscriptions.iter().any(|held| is_within(&subscription, held)) => {
+                // The client holds this part of the state already, and it must stay correct even without the wider
+                // subscription.
+                Some((subscription, SubscriptionChange::Now))
+                    if subscriptions.iter().any(|held| is_within(&subscription, held)) =>
+                {
                     if subscriptions.insert(subscription.clone()) {
                         catch_up.add(subscription, Since::Now, &world.log);
                     }
                 }
-                Some((subscription, Change::Drop)) => {
+                Some((subscription, SubscriptionChange::Drop)) => {
                     catch_up.remove(&subscription, &world.log);
                     subscriptions.remove(&subscription);
                 }
-                Some((_, Change::Now)) | None => {}
+                Some((_, SubscriptionChange::Now)) | None => {}
             }
         }
         for subscription in subscriptions {
@@ -524,7 +384,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_kept_is_within_its_bounds(limits in limits(), events in vec(event(), 0..120)) {
+    fn history_state_and_tombstones_stay_within_their_limits(limits in limits(), events in vec(event(), 0..120)) {
         let mut world = World::new(limits.clone());
         for event in &events {
             world.apply(event);
@@ -540,9 +400,9 @@ proptest! {
 }
 
 #[test]
-fn what_a_dropped_subscription_had_not_come_to_goes_to_a_later_one_within_it() {
+fn narrower_subscription_gets_what_a_dropped_one_still_lacked() {
     let limits = Limits::default();
-    let publish = |data| Event::Publish { topic: 0, key: Some(1), data, lives: None };
+    let publish = |data| LogEvent::Publish { topic: 0, key: Some(1), data, lives: None };
     let mut world = World::after(limits, &[publish(0)]);
     let [wide, narrow]: [Subscription; 2] = ["odds", "odds/1"].map(|text| text.parse().unwrap());
     let mut catch_up = CatchUp::new(Style::Slow);

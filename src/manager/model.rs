@@ -1,5 +1,5 @@
-//! The manager against a naive model: clients that read when they like, under a budget that is far too small, with
-//! subscriptions that come and go. Whoever was promised a state has it in the end.
+//! The manager against a naive model: clients read at random times under a budget that is far too small, and change
+//! their subscriptions. In the end, each client must hold every state that the server promised to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,15 +48,16 @@ fn is_within(one: &Subscription, other: &Subscription) -> bool {
     other.key().is_none_or(|other| one.key().is_some_and(|one| one.is_within(other)))
 }
 
-struct Client {
+struct ModelClient {
     connection: Connection,
     receiver: Receiver,
     state: BTreeMap<Key, Vec<u8>>,
-    /// Subscriptions whose state it was promised: from the beginning, by a snapshot, or through a wider one.
+    /// Subscriptions whose state the server promised: from the beginning, by a snapshot, or through a wider
+    /// subscription.
     promised: BTreeSet<Subscription>,
 }
 
-impl Client {
+impl ModelClient {
     fn connect(manager: &ConnectionManager) -> Self {
         let all: Subscription = "odds".parse().unwrap();
         let (connection, receiver) = manager.connect(Connect::to(vec![all.clone()]));
@@ -77,7 +78,7 @@ impl Client {
         self.connection.unsubscribe(std::slice::from_ref(subscription));
     }
 
-    /// Reads one item, as a writer would hand it on; `false` where there is none.
+    /// Reads one item, as a writer would send it. Returns `false` if there is none.
     fn read(&mut self) -> bool {
         let Some(item) = self.receiver.try_recv() else { return false };
         self.receiver.settle(outbox::size(&item));
@@ -89,7 +90,7 @@ impl Client {
                 self.told(&serde_json::from_slice(json).unwrap());
             }
             Outgoing::Refill => self.connection.manager().refill(self.connection.id()),
-            Outgoing::Close(_) => unreachable!("nobody closes"),
+            Outgoing::Close(_) => unreachable!("no connection is closed in this test"),
         }
         true
     }
@@ -116,7 +117,7 @@ impl Client {
     }
 }
 
-/// The state of what the subscription covers, as the server has it.
+/// The server's state of everything that the subscription covers.
 fn state(manager: &ConnectionManager, subscription: &Subscription) -> BTreeMap<Key, Vec<u8>> {
     let (_, messages) = manager.snapshot(subscription);
     messages.iter().map(|message| (message.key().unwrap().clone(), message.data().to_vec())).collect()
@@ -124,7 +125,7 @@ fn state(manager: &ConnectionManager, subscription: &Subscription) -> BTreeMap<K
 
 proptest! {
     #[test]
-    fn whoever_was_promised_a_state_has_it_whatever_was_taken_back(
+    fn client_holds_every_promised_state_in_the_end(
         ops in vec(op(), 1..60),
         outbox_bytes in prop::sample::select(vec![1200usize, 4000]),
         history_messages in 0..20usize,
@@ -135,7 +136,7 @@ proptest! {
         let limits = Limits { outbox_bytes, memory_budget: 4000, ..Limits::default() };
         let logger = Logger::root(Discard, o!());
         let manager = ConnectionManager::new(topic.to_string().parse().unwrap(), log, limits, logger);
-        let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(&manager)).collect();
+        let mut clients: Vec<ModelClient> = (0..CLIENTS).map(|_| ModelClient::connect(&manager)).collect();
         for op in ops {
             match op {
                 Op::Publish { key: of, data, times } => for time in 0..times {
@@ -163,6 +164,6 @@ proptest! {
             }
         }
         drop(clients);
-        prop_assert_eq!(manager.load().outbox_bytes, 0, "every account is settled");
+        prop_assert_eq!(manager.load().outbox_bytes, 0, "all outbox bytes are released");
     }
 }
