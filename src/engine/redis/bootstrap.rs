@@ -1,9 +1,9 @@
-//! How a node gets the log from the broker: a state and a history that belong together, though they are read in pieces
-//! while others publish.
+//! How a node reads the log from the broker. State and history must fit together, although the node reads them in
+//! pieces while other nodes publish.
 //!
-//! First it is noted where the stream ends, then history and states are read. What changed meanwhile shows by its offset
-//! and is left out, and comes with the entries that follow; once those reach the newest offset that was seen, the log is
-//! that of one moment.
+//! The node notes the end of the stream, then reads the history and the states. Values that changed meanwhile have
+//! larger offsets. They are left out, and come again with the following stream entries. When the node has read those up
+//! to the newest offset in the states, its log is consistent.
 
 use std::collections::BTreeMap;
 
@@ -13,25 +13,25 @@ use thiserror::Error;
 
 use super::broker::Link;
 use super::entry::{StreamEntry, of_xrange, stored};
-use super::scripts::{CallError, Names, Seen};
+use super::scripts::{CallError, LastSeen, Names};
 use crate::log::{Change, Entry, Limits, Log, TopicFacts};
 use crate::message::{Position, Timestamp};
 use crate::topic::{Topic, Topics};
 
-/// Entries of the stream, or of a state, that are read at once.
+/// The maximum number of entries that are read at once from the stream or a state.
 const PIECE: usize = 500;
 
-/// A key of a state and its value.
+/// A key of a state and its stored value.
 type Field = (Vec<u8>, Vec<u8>);
 
-/// Why no log came of it.
+/// Why the log could not be read.
 #[derive(Debug, Error)]
 pub(super) enum BootstrapError {
-    /// The broker could not be asked.
+    /// A call to the broker failed.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// The sequence became another one, or what was needed was dropped meanwhile: try again.
-    #[error("the sequence changed while it was read")]
+    /// A new epoch began, or the stream was trimmed during the read. Another attempt can succeed.
+    #[error("the sequence changed while the node read it")]
     Moved,
 }
 
@@ -41,17 +41,17 @@ impl From<redis::RedisError> for BootstrapError {
     }
 }
 
-/// Where a log is read from, and what it is to keep.
-pub(super) struct Source<'a> {
+/// Where to read a log from, and its limits.
+pub(super) struct LogSource<'a> {
     pub(super) names: &'a Names,
     pub(super) topics: &'a Topics,
     pub(super) limits: &'a Limits,
     pub(super) logger: &'a Logger,
 }
 
-impl Source<'_> {
-    /// Reads the log as it stands, and how far that is.
-    pub(super) async fn read(&self, link: &mut Link) -> Result<(Log, Seen), BootstrapError> {
+impl LogSource<'_> {
+    /// Reads the log, and returns it with its last entry.
+    pub(super) async fn read(&self, link: &mut Link) -> Result<(Log, LastSeen), BootstrapError> {
         let end = self.end(link).await?;
         let (mut changes, mut seen, evicted) = self.history(link, end).await?;
         let mut newest = end.offset;
@@ -84,22 +84,22 @@ impl Source<'_> {
         let mut call = redis::cmd("XRANGE");
         call.arg(self.names.log()).arg(from.to_string()).arg(to.to_string()).arg("COUNT").arg(PIECE);
         let answer: Value = call.query_async(link).await?;
-        of_xrange(answer).ok_or_else(|| CallError::Odd("XRANGE of no stream".to_owned()).into())
+        of_xrange(answer).ok_or_else(|| CallError::Unexpected("XRANGE returned no stream entries".to_owned()).into())
     }
 
-    /// The messages of the epoch that are still in the stream, what was seen last of it, and the offset before the first.
+    /// The messages of the epoch that the stream still has, the last entry, and the offset before the first entry.
     async fn history(
         &self,
         link: &mut Link,
         end: Position,
-    ) -> Result<(BTreeMap<u64, Change>, Seen, u64), BootstrapError> {
+    ) -> Result<(BTreeMap<u64, Change>, LastSeen, u64), BootstrapError> {
         let mut changes = BTreeMap::new();
-        let mut seen = Seen { position: end, nonce: String::new() };
+        let mut seen = LastSeen { position: end, nonce: String::new() };
         let mut before = None;
         let mut from = Position { epoch: end.epoch, offset: 0 };
         loop {
             let piece = self.range(link, from, end).await?;
-            // The stream was trimmed beyond what was read: there would be a hole.
+            // The stream was trimmed beyond the last piece, so messages are missing in between.
             if before.is_some() && piece.first().is_none_or(|next| next.position != from) {
                 return Err(BootstrapError::Moved);
             }
@@ -142,7 +142,7 @@ impl Source<'_> {
         }
     }
 
-    /// What is known to be gone. Read last: what was forgotten meanwhile is gone, too.
+    /// The facts of each topic. They are read last, so that they include deletions that were forgotten during the read.
     async fn facts(
         &self,
         link: &mut Link,
@@ -157,7 +157,8 @@ impl Source<'_> {
             if epoch != Some(end.epoch) {
                 return Err(BootstrapError::Moved);
             }
-            // The keyless message before the newest. Where the history has it, those before are not known.
+            // The offset of the last but one keyless message. If the history has it, earlier ones may be lost up to
+            // `evicted`.
             let lost_keyless = keyless.map_or(0, |keyless| keyless.min(evicted));
             let topic_facts = TopicFacts {
                 evicted,
@@ -173,8 +174,8 @@ impl Source<'_> {
         Ok(facts)
     }
 
-    /// Takes the entries after what was seen.
-    async fn follow(&self, link: &mut Link, log: &mut Log, seen: &mut Seen) -> Result<(), BootstrapError> {
+    /// Adds the entries after the last one.
+    async fn follow(&self, link: &mut Link, log: &mut Log, seen: &mut LastSeen) -> Result<(), BootstrapError> {
         let from = Position { offset: seen.position.offset + 1, ..seen.position };
         let to = Position { offset: u64::MAX, ..seen.position };
         let piece = self.range(link, from, to).await?;
@@ -183,8 +184,8 @@ impl Source<'_> {
         }
         let now = Timestamp::now();
         for entry in piece {
-            *seen = Seen { position: entry.position, nonce: entry.nonce().to_owned() };
-            // Nobody is connected to this log yet.
+            *seen = LastSeen { position: entry.position, nonce: entry.nonce().to_owned() };
+            // No client uses this log yet, so nothing has to be delivered.
             drop(log.apply(entry.step(self.topics, self.logger), now));
         }
         Ok(())

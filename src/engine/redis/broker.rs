@@ -1,4 +1,4 @@
-//! Where the broker is, and connections to it: one server, a master that Sentinels know, or a cluster.
+//! The broker's URL, and connections to the broker: one server, a master that Sentinels know, or a cluster.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,11 +14,11 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
-/// What is not answered within this time is given up, and so is the connection.
+/// A request without an answer within this time fails, and its connection is closed.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The URL names no broker.
+/// The URL does not name a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerUrlError(String);
 
@@ -26,15 +26,16 @@ impl fmt::Display for BrokerUrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "redis-url is no URL of a broker ({}): expected redis://[user:password@]host[:port][/db], rediss://… for TLS, \
+            "invalid redis-url: {}; expected redis://[user:password@]host[:port][/db], \
              redis-sentinel://[user:password@]host:port,host:port/master[/db], or \
-             redis-cluster://[user:password@]host:port,host:port; with a trailing s before :// for TLS",
+             redis-cluster://[user:password@]host:port,host:port; \
+             for TLS rediss://, redis-sentinels:// or redis-clusters://",
             self.0
         )
     }
 }
 
-/// Where the broker is.
+/// The broker.
 pub(super) enum Broker {
     Server(Box<Client>),
     Sentinels(Box<Mutex<SentinelClient>>),
@@ -49,7 +50,7 @@ pub(super) enum Link {
 }
 
 impl Broker {
-    /// Reads a URL. The error does not show it: it may hold a password.
+    /// Parses a URL. The error does not show the URL, because it may hold a password.
     pub(super) fn parse(url: &str, root_certificate: Option<Vec<u8>>) -> Result<Self, BrokerUrlError> {
         let certificates = TlsCertificates { client_tls: None, root_cert: root_certificate };
         let (scheme, rest) = url.split_once("://").ok_or_else(|| BrokerUrlError("it has no scheme".to_owned()))?;
@@ -62,16 +63,16 @@ impl Broker {
                 client.map(|client| Self::Server(Box::new(client))).map_err(refused)
             }
             "redis-sentinel" | "redis-sentinels" => {
-                Many::parse(rest)?.sentinels(scheme.ends_with('s'), certificates).map_err(refused)
+                ServerList::parse(rest)?.sentinels(scheme.ends_with('s'), certificates).map_err(refused)
             }
             "redis-cluster" | "redis-clusters" => {
-                Many::parse(rest)?.cluster(scheme.ends_with('s'), certificates).map_err(refused)
+                ServerList::parse(rest)?.cluster(scheme.ends_with('s'), certificates).map_err(refused)
             }
-            // Where a password stands in front of it, it is no scheme, and not shown.
+            // Show the scheme only if it has valid characters. Otherwise it may begin with a password.
             _ if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) => {
-                Err(BrokerUrlError(format!("the scheme '{scheme}' is none of them")))
+                Err(BrokerUrlError(format!("unknown scheme '{scheme}'")))
             }
-            _ => Err(BrokerUrlError("what stands before :// is no scheme".to_owned())),
+            _ => Err(BrokerUrlError("the part before :// is not a scheme".to_owned())),
         }
     }
 
@@ -91,8 +92,8 @@ impl Broker {
     }
 }
 
-/// The part of a URL that names many servers: `[user:password@]host:port,host:port[/name[/db]]`.
-struct Many {
+/// The part of a URL with several servers: `[user:password@]host:port,host:port[/name[/db]]`.
+struct ServerList {
     username: Option<String>,
     password: Option<String>,
     servers: Vec<(String, u16)>,
@@ -100,7 +101,7 @@ struct Many {
     db: i64,
 }
 
-impl Many {
+impl ServerList {
     fn parse(text: &str) -> Result<Self, BrokerUrlError> {
         let wrong = |what: &str| BrokerUrlError(what.to_owned());
         let (text, path) = text.split_once('/').map_or((text, None), |(servers, path)| (servers, Some(path)));
@@ -115,13 +116,13 @@ impl Many {
         };
         let server = |text: &str| {
             let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong("a server has no port"))?;
-            let port = port.parse().map_err(|_| wrong("a port is no number from 1 to 65535"))?;
+            let port = port.parse().map_err(|_| wrong("a port is not a number from 0 to 65535"))?;
             Ok((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port))
         };
         let servers = servers.split(',').map(server).collect::<Result<Vec<_>, BrokerUrlError>>()?;
         let mut path = path.into_iter().flat_map(|path| path.split('/')).filter(|part| !part.is_empty());
         let name = path.next().map(str::to_owned);
-        let db = path.next().map(|db| db.parse().map_err(|_| wrong("the database is no number"))).transpose()?;
+        let db = path.next().map(|db| db.parse().map_err(|_| wrong("the database is not a number"))).transpose()?;
         let some = |text: Option<String>| text.filter(|text| !text.is_empty());
         Ok(Self { username: some(username), password: some(password), servers, name, db: db.unwrap_or(0) })
     }
@@ -162,7 +163,7 @@ impl Many {
         let mut builder = ClusterClient::builder(infos)
             .connection_timeout(CONNECT_TIMEOUT)
             .response_timeout(RESPONSE_TIMEOUT)
-            // What is tried again might be taken twice.
+            // If the library retried a request, the broker could store a batch twice.
             .retries(0);
         if tls {
             builder = builder.tls(TlsMode::Secure).certs(certificates);
@@ -210,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_of_every_kind_are_read() {
+    fn urls_of_every_kind_are_accepted() {
         for url in [
             "redis://localhost",
             "redis://user:secret@localhost:6380/2",
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_of_a_broker_is_refused_without_showing_it() {
+    fn invalid_url_is_refused_and_not_shown() {
         for url in [
             "",
             "localhost:6379",

@@ -1,9 +1,9 @@
--- What both scripts begin with. Numbers are written with %.0f: Lua would turn large ones into 1.7e+12.
+-- The common beginning of both scripts. Numbers are formatted with %.0f, because Lua writes large ones as 1.7e+12.
 --
--- KEYS: the stream, the hash of facts, the answer that this request got; then for each topic its state, its deletions and
--- its expiries. All in one slot.
--- ARGV: what the node has seen: epoch, offset, nonce of the entry there ('' where it has none), and in which of the broker's
--- processes; then its limits.
+-- KEYS: the stream, the hash of facts, the answer to this request; then for each topic its state, its deletions and its
+-- expiries. All are in one slot.
+-- ARGV: the last entry that the node has seen, as epoch, offset and nonce ('' if the entry has none); the broker's
+-- process in which the node saw it; then the limits of the node.
 local log, facts, answer = KEYS[1], KEYS[2], KEYS[3]
 local seen_epoch, seen_last, seen_nonce, seen_process = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local max_keys, suppress = tonumber(ARGV[5]), ARGV[6] == '1'
@@ -19,8 +19,8 @@ local function keys_of(topic)
   return { state = KEYS[1 + 3 * topic], deletions = KEYS[2 + 3 * topic], expiries = KEYS[3 + 3 * topic] }
 end
 
--- A new epoch. Its offsets go on where those of the one before ended, since the state keeps its own. The entry that opens it
--- is no message, so it takes no offset: to a client each one is a message that it has, or that it is told of.
+-- Begins a new epoch. Its offsets continue those of the previous epoch, because the values in the states keep theirs.
+-- The entry that opens the epoch is not a message, so it takes no offset. For clients each offset is a message.
 local function open(epoch, last)
   local opened = math.max(now, epoch + 1, seen_epoch + 1)
   redis.call('XADD', log, text(opened) .. '-' .. text(last), 'o', '1')
@@ -29,15 +29,16 @@ local function open(epoch, last)
   return opened, last
 end
 
--- When something is taken again after the broker's process was another one: once all could have said what they have seen,
--- and one of them has found it, or that was waited for long enough.
+-- The time until which batches are refused after the broker's process was replaced. By then all nodes had time to
+-- report what they have seen ('settled'), and a node has found its last entry, or the wait for that has ended
+-- ('unproven').
 local function settled()
   local times = redis.call('HMGET', facts, 'settled', 'unproven')
   return math.max(tonumber(times[1] or 0), tonumber(times[2] or 0))
 end
 
--- Whether the entry that the node saw last is the one that is there; nil where that cannot be told, because it is not there
--- any more or because the node came to its place without it.
+-- Whether the last entry that the node has seen is still at its place. nil if this is unknown, because the entry is
+-- gone or the node reached its position without it.
 local function is_same(epoch)
   local id = text(epoch) .. '-' .. text(seen_last)
   local entry = redis.call('XRANGE', log, id, id)[1]
@@ -56,16 +57,16 @@ local function is_same(epoch)
   return nonce == seen_nonce
 end
 
--- The present epoch and its last offset. Where the end of the sequence was lost it cannot be continued, and another epoch
--- begins. That shows by a node that has seen more than there is, or something else at its place; more than there was when
--- the process in which it saw it had ended; or by nobody who has seen anything before and found it there, though that was
--- waited for.
+-- Returns the present epoch and its last offset. Begins a new epoch if the end of the sequence was lost. It was lost if
+-- - a node has seen more than the stream has, or another entry at its position;
+-- - a node has seen more than the broker's previous process had at its end;
+-- - no node has found its last entry within the time that the broker waits for that.
 local function present()
   local held = redis.call('HMGET', facts, 'epoch', 'last', 'process', 'ended', 'unproven')
   local epoch, last = tonumber(held[1] or 0), tonumber(held[2] or 0)
   local exists = redis.call('EXISTS', log) == 1
   if epoch == 0 and exists then
-    -- The facts are gone alone, which only an eviction does.
+    -- Only the facts are gone. Only an eviction causes this.
     for at, field in ipairs(redis.call('XINFO', 'STREAM', log)) do
       if field == 'last-generated-id' then
         held = redis.call('XINFO', 'STREAM', log)[at + 1]
@@ -101,11 +102,11 @@ local function present()
   return epoch, last
 end
 
--- A value of the state: '<offset> <time> <expiry or 0> <type>', a line feed, and the data.
+-- Parses a value of a state: '<offset> <time> <expiry or 0> <type>', a line feed, and the data.
 local function parse(value)
   local offset, at, expiry, kind, data = string.match(value, '^(%d+) (%d+) (%d+) ([^\n]*)\n(.*)$')
   if not offset then
-    error('a state holds a value that is not ours')
+    error('a state holds a value in an unknown format')
   end
   return { offset = offset, at = at, expiry = expiry, kind = kind, data = data }
 end
@@ -114,7 +115,7 @@ local function compose(value)
   return value.offset .. ' ' .. value.at .. ' ' .. value.expiry .. ' ' .. value.kind .. '\n' .. value.data
 end
 
--- When a key's value ends: '0' is never.
+-- Sets the expiry of a key. '0' means never.
 local function set_expiry(keys, key, expiry)
   if expiry == '0' then
     redis.call('ZREM', keys.expiries, key)
@@ -123,7 +124,7 @@ local function set_expiry(keys, key, expiry)
   end
 end
 
--- Adds a message to the stream and to the state. The empty field of a state is the newest keyless message.
+-- Adds a message to the stream and to the state. The field '' of a state holds the newest keyless message.
 local function append(epoch, last, nonce, topic, keys, key, kind, expiry, data)
   local fields = { 't', topic, 's', text(now), 'n', nonce, 'd', data }
   if key ~= '' then

@@ -1,4 +1,4 @@
-//! What stands in the stream and in the states, and what it means to the log.
+//! Entries of the stream and values of the states, and their conversion for the log.
 
 use std::str::FromStr;
 
@@ -11,7 +11,7 @@ use crate::log::{Change, Entry};
 use crate::message::{Draft, Message, Payload, Position, Timestamp};
 use crate::topic::{Key, Topic, Topics};
 
-/// An entry of the stream as it was read.
+/// An entry of the stream.
 #[derive(Debug)]
 pub(super) struct StreamEntry {
     pub(super) position: Position,
@@ -27,12 +27,13 @@ impl StreamEntry {
         std::str::from_utf8(self.field(name)?).ok()
     }
 
-    /// Which batch wrote it; empty where it opens an epoch.
+    /// Identifies the batch that wrote the entry. Empty if the entry opens an epoch.
     pub(super) fn nonce(&self) -> &str {
         self.text(b"n").unwrap_or_default()
     }
 
-    /// The offset of the message before it. What opens an epoch is no message, and has the offset of the last one.
+    /// The offset of the previous message. An entry that opens an epoch is not a message: it has the offset of the last
+    /// one.
     pub(super) fn before(&self) -> u64 {
         let offset = self.position.offset;
         if self.opens() { offset } else { offset.saturating_sub(1) }
@@ -42,8 +43,8 @@ impl StreamEntry {
         self.field(b"o").is_some()
     }
 
-    /// What it means to the log. What cannot be understood was written by nobody who knows this format: it only has its
-    /// place.
+    /// Converts the entry for the log. An entry in an unknown format was written by another program, and only advances
+    /// the offset.
     pub(super) fn step(&self, topics: &Topics, logger: &Logger) -> Entry {
         if let Some(entry) = self.message(topics) {
             return entry;
@@ -55,15 +56,15 @@ impl StreamEntry {
         Entry::Passed(self.position.offset)
     }
 
-    /// The broadcast that it is, if it is one.
+    /// The entry of the broadcast stream as a broadcast. `None` if its format is unknown.
     pub(super) fn broadcast(&self) -> Option<Broadcast> {
         let data = RawValue::from_string(self.text(b"d")?.to_owned()).ok()?;
-        // Its place in the stream begins with Redis's clock: the same for every node.
+        // The id begins with the time of the broker's clock, which is the same for all nodes.
         let at = Timestamp::from_millis(i64::try_from(self.position.epoch).ok()?);
         Some(Broadcast { kind: self.text(b"b")?.to_owned(), data, at })
     }
 
-    /// The entry as the log takes it, if it is a message of a known topic.
+    /// The entry for the log, if this is a message of a configured topic.
     pub(super) fn message(&self, topics: &Topics) -> Option<Entry> {
         let value = Stored {
             offset: self.position.offset,
@@ -76,7 +77,7 @@ impl StreamEntry {
     }
 }
 
-/// A message as it is written down.
+/// A message as the broker stores it.
 struct Stored<'a> {
     offset: u64,
     at: i64,
@@ -85,7 +86,7 @@ struct Stored<'a> {
 }
 
 impl Stored<'_> {
-    /// Expiry is the broker's business: no log here knows of it.
+    /// Converts the message without its expiry, because the broker deletes expired keys itself.
     fn change(&self, topic: &Topic, key: Option<Key>, epoch: u64) -> Option<Change> {
         let kind = (!self.kind.is_empty()).then(|| self.kind.to_owned());
         let data = RawValue::from_string(self.data.to_owned()).ok()?;
@@ -96,7 +97,7 @@ impl Stored<'_> {
     }
 }
 
-/// A value of a topic's state, as a message of the present epoch: its offset goes on from one epoch to the next.
+/// Converts a value of a topic's state to a message of the present epoch. Offsets continue across epochs.
 pub(super) fn stored(topic: &Topic, key: &[u8], value: &[u8], epoch: u64) -> Option<Change> {
     let key = std::str::from_utf8(key).ok()?;
     let key = if key.is_empty() { None } else { Some(key.parse().ok()?) };
@@ -111,8 +112,8 @@ fn number(text: &str) -> Option<i64> {
     text.parse().ok()
 }
 
-/// What `XREAD` returned: the names of streams that have something new, each with its entries; `None` where the answer has
-/// another shape.
+/// Reads the answer of `XREAD`: the names of the streams with new entries, each with these entries. `None` if the
+/// answer has another form.
 pub(super) fn of_xread(answer: Value) -> Option<Vec<(String, Vec<StreamEntry>)>> {
     let named = |name: Value, entries: Value| Some((String::from_utf8(bytes(name)?).ok()?, of_xrange(entries)?));
     match answer {
@@ -125,13 +126,13 @@ pub(super) fn of_xread(answer: Value) -> Option<Vec<(String, Vec<StreamEntry>)>>
             };
             streams.into_iter().map(pair).collect()
         }
-        // RESP3
+        // The form in version 3 of the protocol (RESP3).
         Value::Map(streams) => streams.into_iter().map(|(name, entries)| named(name, entries)).collect(),
         _ => None,
     }
 }
 
-/// The entries that `XRANGE` returned.
+/// Reads the answer of `XRANGE`.
 pub(super) fn of_xrange(answer: Value) -> Option<Vec<StreamEntry>> {
     let Value::Array(entries) = answer else { return None };
     entries.into_iter().map(entry).collect()

@@ -1,4 +1,4 @@
-//! How a node keeps up with the broker: it joins, reads the streams, delivers what comes, and looks after the namespace.
+//! How a node follows the broker: it joins, reads the streams, delivers new entries, and maintains the namespace.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -9,30 +9,31 @@ use redis::Value;
 use slog::{debug, info, warn};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::bootstrap::{BootstrapError, Source};
+use super::bootstrap::{BootstrapError, LogSource};
 use super::broker::Link;
 use super::entry::{StreamEntry, of_xrange, of_xread};
-use super::scripts::{CallError, Seen, Tending};
+use super::scripts::{CallError, LastSeen, Tending};
 use super::{LEAST_ENTRIES, Redis, is_before, lock};
 use crate::engine::{EXPIRED_AT_ONCE, EXPIRY_RESOLUTION};
 use crate::message::{Position, Timestamp};
 
-/// How long `XREAD` waits for the next entry, in milliseconds. Shorter than what counts as no answer.
+/// How long `XREAD` waits for new entries, in milliseconds. It must be shorter than the response timeout.
 const BLOCK_MS: usize = 1000;
-/// Entries that are read, and delivered, at once.
+/// The maximum number of entries that are read and delivered at once.
 const READ_ENTRIES: usize = 512;
-/// For how long the stream keeps all entries: for nodes that come a little late.
+/// How long the stream keeps entries that this node no longer needs, for nodes that are behind.
 const LATE: Duration = Duration::from_secs(10);
-/// After the broker's process was another one it takes nothing for this long: whoever has seen more than it has says so
-/// first. Each node tries to come back several times meanwhile where connections are refused ([`BACKOFF`]); where they are
-/// swallowed, an attempt may take longer than this.
+/// How long a replaced broker process accepts no batches, so that nodes that have seen more can report it first.
+///
+/// If connections are refused, a node can try to reconnect several times in this time ([`BACKOFF`]). If packets are
+/// dropped, a single attempt may take longer.
 const SETTLE: Duration = Duration::from_secs(1);
-/// How long it is waited then for a node that finds what it has seen: after that a new epoch begins. Where all nodes have
-/// ended with the broker there is none.
+/// How long a replaced broker process waits for a node that finds its last entry. Then a new epoch begins, because all
+/// nodes may have ended together with the broker.
 const PROOF: Duration = Duration::from_millis(2500);
-/// How long is waited before the first attempt to come back, and at most.
+/// The first and the longest wait before an attempt to reconnect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
-/// How often a log is tried to be read while the sequence changes.
+/// The maximum number of attempts to read the log while the sequence changes.
 const BOOTSTRAP_ATTEMPTS: usize = 20;
 
 /// Why a connection to the broker has ended.
@@ -42,7 +43,7 @@ enum LinkError {
     Call(#[from] CallError),
     #[error("the log cannot be read: {0}")]
     Bootstrap(#[from] BootstrapError),
-    #[error("the broker's process is another one than before")]
+    #[error("the broker's process was replaced")]
     Replaced,
 }
 
@@ -53,7 +54,7 @@ impl From<redis::RedisError> for LinkError {
 }
 
 impl Redis {
-    /// Follows the broker, and comes back to it whenever it was lost.
+    /// Follows the broker, and reconnects whenever the connection is lost.
     pub(super) async fn keep_up(&self) {
         let (first, longest) = BACKOFF;
         let mut backoff = first;
@@ -62,14 +63,14 @@ impl Redis {
             let error = self.follow(&mut joined).await;
             self.link.send_replace(None);
             backoff = if joined { first } else { (backoff * 2).min(longest) };
-            // All nodes have lost it at the same moment.
+            // Wait for a random time, because all nodes lose the broker at the same moment.
             let wait = backoff.mul_f64(fastrand::f64());
             self.note_loss(joined, &error, wait);
             tokio::time::sleep_until(Instant::now() + wait).await;
         }
     }
 
-    /// Connects, and follows the stream until something breaks.
+    /// Connects, and follows the stream until an error occurs.
     async fn follow(&self, joined: &mut bool) -> LinkError {
         match self.try_follow(joined).await {
             Err(error) => error,
@@ -85,7 +86,8 @@ impl Redis {
             self.bootstrap(&mut link).await?;
         }
         *joined = true;
-        // Several calls may have failed at once, and only one of them was needed to come here.
+        // Discard an earlier request to rejoin. Several calls may have failed at once, and this connection serves them
+        // all.
         let _asked_before = self.rejoin.notified().now_or_never();
         info!(self.logger, "redis.joined"; "from" => %seen.position, "to" => %position);
         self.link.send_replace(Some(link.clone()));
@@ -97,7 +99,7 @@ impl Redis {
         }
     }
 
-    /// Says why there is no broker; as long as that is nothing new, only to who wants to know everything.
+    /// Logs why the connection was lost. If the reason is the same as before, it is logged at debug level.
     fn note_loss(&self, joined: bool, error: &LinkError, wait: Duration) {
         let (error, ms) = (error.to_string(), wait.as_millis());
         let before = std::mem::replace(&mut *lock(&self.absent), error.clone());
@@ -111,18 +113,19 @@ impl Redis {
         }
     }
 
-    /// Says to the broker what this node has seen, before it takes anything from it.
+    /// Reports to the broker what this node has seen, before anything is read from the broker.
     async fn join(&self, link: &mut Link) -> Result<Position, LinkError> {
         self.scripts.load(link).await?;
-        let tended = self.scripts.tend(link, &self.standing(), &Self::tending(true, 0)).await?;
+        let tended = self.scripts.tend(link, &self.node_state(), &Self::tending(true, 0)).await?;
         *lock(&self.process) = tended.process;
         self.manager.metrics().engine_position(tended.position.offset, self.seen().position.offset);
         let mut call = redis::cmd("XREVRANGE");
         call.arg(self.names.broadcasts()).arg(&["+", "-", "COUNT", "1"]);
         let last = of_xrange(call.query_async(link).await?);
         let last = last.and_then(|last| last.first().map(|entry| entry.position));
-        let last = last.unwrap_or(Seen::nothing().position);
-        // A node that comes has no clients for older ones; one that comes back has. What is beyond the last one is gone.
+        let last = last.unwrap_or(LastSeen::nothing().position);
+        // A new node begins after the last broadcast, because it has no clients for older ones. A returning node
+        // continues after the broadcast that it sent last, unless the broker has lost it.
         let mut heard = lock(&self.heard);
         *heard = heard.filter(|heard| is_before(*heard, last)).or(Some(last));
         drop(heard);
@@ -134,7 +137,7 @@ impl Redis {
         Tending { joins, settle_ms: ms(SETTLE), proof_ms: ms(PROOF), at_once: EXPIRED_AT_ONCE, needed }
     }
 
-    /// The oldest offset that a node like this one would have in a history.
+    /// The oldest offset that a node with these settings needs.
     fn needed(&self) -> u64 {
         let (history, last) = self.manager.read_log(|log| (log.history_from(), log.position().offset));
         let slack = LEAST_ENTRIES as u64;
@@ -142,7 +145,8 @@ impl Redis {
     }
 
     async fn bootstrap(&self, link: &mut Link) -> Result<(), LinkError> {
-        let source = Source { names: &self.names, topics: self.topics(), limits: &self.limits, logger: &self.logger };
+        let source =
+            LogSource { names: &self.names, topics: self.topics(), limits: &self.limits, logger: &self.logger };
         for _ in 0..BOOTSTRAP_ATTEMPTS {
             match source.read(link).await {
                 Ok((log, seen)) => {
@@ -160,16 +164,17 @@ impl Redis {
         Err(BootstrapError::Moved.into())
     }
 
-    /// Delivers what comes in the streams.
+    /// Delivers the new entries of the streams.
     async fn read(&self, reader: &mut Link, link: &mut Link) -> Result<Infallible, LinkError> {
         let (log, broadcasts) = (self.names.log(), self.names.broadcasts());
         loop {
             let mut call = redis::cmd("XREAD");
             call.arg("COUNT").arg(READ_ENTRIES).arg("BLOCK").arg(BLOCK_MS).arg("STREAMS").arg(&log).arg(&broadcasts);
-            let heard = lock(&self.heard).unwrap_or(Seen::nothing().position);
+            let heard = lock(&self.heard).unwrap_or(LastSeen::nothing().position);
             call.arg(self.seen().position.to_string()).arg(heard.to_string());
             let answer: Value = call.query_async(reader).await?;
-            let streams = of_xread(answer).ok_or_else(|| CallError::Odd("XREAD of no stream".to_owned()))?;
+            let streams =
+                of_xread(answer).ok_or_else(|| CallError::Unexpected("XREAD returned no stream entries".to_owned()))?;
             for (name, entries) in streams {
                 if name == broadcasts {
                     self.tell_all(&entries);
@@ -180,19 +185,19 @@ impl Redis {
         }
     }
 
-    /// Sends broadcasts to all who are connected here.
+    /// Sends broadcasts to all connections of this node.
     fn tell_all(&self, entries: &[StreamEntry]) {
         for entry in entries {
             let sent = entry.broadcast().map(|broadcast| self.manager.broadcast_all(broadcast.frames()));
             *lock(&self.heard) = Some(entry.position);
             if let Some(waiting) = lock(&self.waiting).remove(entry.nonce()) {
-                // Who asked may have given up.
+                // The requester may have stopped waiting.
                 let _ = waiting.send(sent.unwrap_or(0));
             }
         }
     }
 
-    /// Delivers entries that follow on each other and on what there is; `false` where one does not.
+    /// Delivers entries that follow the last one without a gap. Returns `false` if an entry does not.
     fn deliver(&self, entries: &[StreamEntry]) -> bool {
         let mut seen = self.seen();
         let mut steps = Vec::with_capacity(entries.len());
@@ -201,7 +206,7 @@ impl Redis {
             if entry.position != next {
                 break;
             }
-            seen = Seen { position: entry.position, nonce: entry.nonce().to_owned() };
+            seen = LastSeen { position: entry.position, nonce: entry.nonce().to_owned() };
             steps.push(entry.step(self.topics(), &self.logger));
         }
         let all = steps.len() == entries.len();
@@ -212,11 +217,11 @@ impl Redis {
         all
     }
 
-    /// Looks after the namespace, as every node does.
+    /// Maintains the namespace. Every node does this.
     async fn tend(&self, link: &mut Link) -> Result<Infallible, LinkError> {
         let mut ticks = tokio::time::interval(EXPIRY_RESOLUTION);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // What was needed a while ago: others may not have come as far as this node.
+        // Trim the stream by what this node needed some time ago, because other nodes may be behind it.
         let mut needed = VecDeque::from([(Instant::now(), 0)]);
         loop {
             ticks.tick().await;
@@ -227,7 +232,7 @@ impl Redis {
             }
             let needed = needed.front().map_or(0, |(_, needed)| *needed);
             loop {
-                let tended = self.scripts.tend(link, &self.standing(), &Self::tending(false, needed)).await?;
+                let tended = self.scripts.tend(link, &self.node_state(), &Self::tending(false, needed)).await?;
                 self.manager.metrics().engine_position(tended.position.offset, self.seen().position.offset);
                 if tended.expired < EXPIRED_AT_ONCE as u64 {
                     break;

@@ -1,16 +1,17 @@
-//! The engine of many nodes: one stream in Redis (or Valkey) orders and keeps what all of them publish.
+//! The engine `redis` for many nodes: one stream in Redis or Valkey orders and keeps the messages of all nodes.
 //!
-//! An entry's id is the message's position. A node delivers what it reads from the stream, its own publishes included: one
-//! way of delivery, one order on every node. What is published is taken by a script, with the state that it makes, or not
-//! at all.
+//! The id of a stream entry is the position of the message. A node delivers what it reads from the stream, including
+//! its own publishes, so all nodes deliver in one order. A script stores a batch together with the new state, or
+//! nothing.
 //!
-//! Invariants: the log holds what the stream says up to `applied`, without a hole; where the stream does not go on from
-//! there, the log is read anew and every client is told what that means for it.
+//! Invariants: the log holds the stream up to `applied`, without a gap. If the stream does not continue from there, the
+//! node reads the whole log again, and its clients get a new catch-up.
 //!
-//! - `broker`: where it is, and connections to it.
-//! - `scripts`: what runs in it.
-//! - `entry`: what stands in it.
-//! - `bootstrap`: how a node gets the log from it; `follower`: how it keeps up with it.
+//! - `broker`: the broker's URL, and connections to the broker.
+//! - `scripts`: the scripts that run in the broker.
+//! - `entry`: entries of the stream and values of the states.
+//! - `bootstrap`: how a node reads the log.
+//! - `follower`: how a node follows the stream.
 
 mod bootstrap;
 mod broker;
@@ -31,43 +32,43 @@ use tokio::time::{Instant, timeout};
 
 pub use self::broker::BrokerUrlError;
 use self::broker::{Broker, Link};
-use self::scripts::{CallError, Names, Scripts, Seen, Standing, Taken, nonce};
+use self::scripts::{CallError, LastSeen, Names, NodeState, OfferOutcome, Scripts, nonce};
 use super::{Broadcast, Engine, EngineError, IdempotencyKey, PublishError, Readiness};
 use crate::log::{Limits, StateFull};
 use crate::manager::{ConnectionManager, Counts, Published};
 use crate::message::{Draft, Position};
 use crate::topic::{Topic, Topics};
 
-/// Entries that the stream keeps at least: for nodes that come a little late.
+/// The minimum number of entries that the stream keeps, for nodes that are behind.
 const LEAST_ENTRIES: usize = 1000;
-/// How long a publisher is kept waiting for both, and how often it is looked.
+/// The maximum time that a publisher waits for a replaced broker to accept its batch, and the interval of the attempts.
 const LONGEST_SETTLE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_millis(100));
-/// How long is waited until a node has delivered what it has answered, or what a client has from another node.
+/// The maximum wait until this node has delivered a message that it confirms, or that a client got from another node.
 const LONGEST_LAG: Duration = Duration::from_secs(1);
 
-/// Where the broker is, and what is kept there.
+/// The settings of the engine.
 #[derive(Debug)]
 pub struct Settings<'a> {
     /// The broker's URL.
     pub url: &'a str,
-    /// Certificates that its own is checked against, in PEM; the system's where there is none.
+    /// Certificates in PEM that the broker's certificate is verified with. `None` for those of the system.
     pub root_certificates: Option<Vec<u8>>,
-    /// What the names of everything there begin with.
+    /// The common prefix of all names in the broker.
     pub namespace: &'a str,
-    /// What is kept of each topic.
+    /// The limits of each topic.
     pub limits: Limits,
 }
 
-/// Who waits for broadcasts of its own to be delivered here, by their nonces.
+/// Requests that wait until their broadcasts are delivered on this node, by nonce.
 type Waiters = Mutex<HashMap<String, oneshot::Sender<usize>>>;
 
-/// A wait for a broadcast, forgotten when it is dropped.
-struct Waiting<'a> {
+/// A request's wait for its broadcast. Dropping it removes the entry from the waiters.
+struct BroadcastWait<'a> {
     waiters: &'a Waiters,
     nonce: String,
 }
 
-impl<'a> Waiting<'a> {
+impl<'a> BroadcastWait<'a> {
     fn new(waiters: &'a Waiters) -> (Self, oneshot::Receiver<usize>) {
         let (told, sent) = oneshot::channel();
         let nonce = nonce();
@@ -76,7 +77,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for BroadcastWait<'_> {
     fn drop(&mut self) {
         lock(self.waiters).remove(&self.nonce);
     }
@@ -89,26 +90,26 @@ pub struct Redis {
     names: Names,
     scripts: Scripts,
     limits: Limits,
-    /// Entries that the stream is to keep at most.
+    /// The maximum number of entries that the stream should keep.
     entries: u64,
-    /// The connection for everything but reading the stream, while there is one.
+    /// The connection for everything except reading the stream. `None` while there is none.
     link: watch::Sender<Option<Link>>,
-    /// How far the log has come.
-    applied: watch::Sender<Seen>,
-    /// The broker's process that the log comes from; empty before there was one.
+    /// The last entry that is in the log.
+    applied: watch::Sender<LastSeen>,
+    /// The broker process that this node joined last. Empty before the first.
     process: Mutex<String>,
-    /// How far the broadcasts have come.
+    /// The last broadcast that this node has sent to its clients.
     heard: Mutex<Option<Position>>,
     waiting: Waiters,
-    /// Why there is no link.
+    /// Why `link` is `None`.
     absent: Mutex<String>,
-    /// Asked for by whoever finds that the broker is not the one that was joined.
+    /// Notified when a call finds that the broker's process was replaced.
     rejoin: Notify,
     logger: Logger,
 }
 
 impl Redis {
-    /// An engine that delivers through the manager, whose log it replaces. It connects once it runs.
+    /// An engine that delivers through the manager, and replaces the manager's log. [`Engine::run`] makes it connect.
     pub fn new(settings: Settings<'_>, manager: ConnectionManager, logger: Logger) -> Result<Self, EngineError> {
         let Settings { url, root_certificates, namespace, limits } = settings;
         let broker = Broker::parse(url, root_certificates)?;
@@ -124,17 +125,17 @@ impl Redis {
             limits,
             entries: entries as u64,
             link: watch::Sender::new(None),
-            applied: watch::Sender::new(Seen::nothing()),
+            applied: watch::Sender::new(LastSeen::nothing()),
             process: Mutex::default(),
             heard: Mutex::default(),
             waiting: Mutex::default(),
-            absent: Mutex::new("the broker is not reached yet".to_owned()),
+            absent: Mutex::new("no connection to the broker yet".to_owned()),
             rejoin: Notify::new(),
             logger,
         })
     }
 
-    /// Whether the URL names a broker, whatever is there.
+    /// Checks the form of the URL, without connecting.
     pub fn check(url: &str) -> Result<(), BrokerUrlError> {
         Broker::parse(url, None).map(drop)
     }
@@ -143,15 +144,15 @@ impl Redis {
         self.manager.topics()
     }
 
-    fn seen(&self) -> Seen {
+    fn seen(&self) -> LastSeen {
         self.applied.borrow().clone()
     }
 
-    fn standing(&self) -> Standing {
-        Standing { seen: self.seen(), process: lock(&self.process).clone() }
+    fn node_state(&self) -> NodeState {
+        NodeState { seen: self.seen(), process: lock(&self.process).clone() }
     }
 
-    /// Whether there is a log to serve.
+    /// Whether the node has a log to serve.
     fn is_warm(&self) -> bool {
         self.applied.borrow().position.epoch > 0
     }
@@ -160,19 +161,21 @@ impl Redis {
         lock(&self.absent).clone()
     }
 
-    /// Offers a batch until the broker takes or refuses it.
-    async fn offer(&self, batch: &[Draft], key: Option<&IdempotencyKey>) -> Result<Taken, PublishError> {
+    /// Offers a batch until the broker accepts or refuses it.
+    async fn offer(&self, batch: &[Draft], key: Option<&IdempotencyKey>) -> Result<OfferOutcome, PublishError> {
         let (longest, look) = LONGEST_SETTLE;
         let deadline = Instant::now() + longest;
         loop {
             let mut link = self.link()?;
-            let offered = self.scripts.publish(&mut link, &self.standing(), batch, key).await;
+            let offered = self.scripts.publish(&mut link, &self.node_state(), batch, key).await;
             match offered.map_err(|error| self.refused(&error))? {
-                Taken::Settling(_) if Instant::now() >= deadline => {
-                    return Err(PublishError::Unavailable("the broker has only just come back".to_owned()));
+                OfferOutcome::Settling(_) if Instant::now() >= deadline => {
+                    return Err(PublishError::Unavailable(
+                        "the broker was replaced a moment ago and accepts no messages yet".to_owned(),
+                    ));
                 }
-                // It is settled earlier where a node finds what it has seen.
-                Taken::Settling(ms) => {
+                // Try again soon, because the broker accepts batches as soon as a node finds its last entry.
+                OfferOutcome::Settling(ms) => {
                     tokio::time::sleep_until(Instant::now() + Duration::from_millis(ms).min(look)).await;
                 }
                 taken => return Ok(taken),
@@ -185,28 +188,31 @@ impl Redis {
     }
 
     fn unavailable(&self) -> PublishError {
-        PublishError::Unavailable(format!("the broker is away ({})", self.why_absent()))
+        PublishError::Unavailable(format!("the broker is unreachable ({})", self.why_absent()))
     }
 
-    /// What a call that came to nothing means to a publisher.
+    /// The error for the publisher after a failed call.
     fn refused(&self, error: &CallError) -> PublishError {
         warn!(self.logger, "redis.call_failed"; "error" => %error);
         let CallError::Broker(broker) = error else { return PublishError::Unknown(error.to_string()) };
         match broker.kind() {
-            // It does not know the script, so it is a new process; or no master any more.
+            // A broker that lacks the script is a new process. The other two errors come from a server that is not the
+            // master.
             ErrorKind::Server(ServerErrorKind::NoScript | ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => {
                 self.rejoin.notify_one();
-                PublishError::Unavailable(format!("the broker has changed ({broker})"))
+                PublishError::Unavailable(format!("the broker was replaced ({broker})"))
             }
             ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed => {
-                PublishError::Unavailable(format!("the broker refuses it ({broker})"))
+                PublishError::Unavailable(format!("the broker refused the request ({broker})"))
             }
-            _ if broker.is_connection_refusal() => PublishError::Unavailable(format!("the broker is away ({broker})")),
+            _ if broker.is_connection_refusal() => {
+                PublishError::Unavailable(format!("the broker is unreachable ({broker})"))
+            }
             _ => PublishError::Unknown(format!("the broker did not answer ({broker})")),
         }
     }
 
-    /// Waits, but not for long, until a position is delivered here.
+    /// Waits until a position is delivered on this node, but only for a moment.
     async fn delivered(&self, position: Position) {
         let mut applied = self.applied.subscribe();
         let reached = applied.wait_for(|seen| !is_before(seen.position, position));
@@ -230,7 +236,7 @@ impl Redis {
 
     async fn publish_batch(&self, batch: Vec<Draft>, key: Option<IdempotencyKey>) -> Result<Published, PublishError> {
         let published = match self.offer(&batch, key.as_ref()).await? {
-            Taken::Now { position, unchanged } => {
+            OfferOutcome::Accepted { position, unchanged } => {
                 self.count(&batch, &unchanged);
                 Published { counts: Counts { accepted: batch.len(), unchanged: unchanged.len() }, position }
             }
@@ -240,21 +246,23 @@ impl Redis {
         Ok(published)
     }
 
-    /// What becomes of a batch that has not been taken just now.
-    fn repeated(&self, taken: &Taken, batch: &[Draft]) -> Result<Published, PublishError> {
+    /// The result for a batch that was not accepted by this call.
+    fn repeated(&self, taken: &OfferOutcome, batch: &[Draft]) -> Result<Published, PublishError> {
         match taken {
-            Taken::Before(answer) => {
+            OfferOutcome::Repeated(answer) => {
                 let counts = Counts { accepted: answer.accepted, unchanged: answer.unchanged };
                 Ok(Published { counts, position: answer.position })
             }
-            Taken::KeyReused => Err(PublishError::KeyReused),
-            Taken::Full(index) => match batch.get(*index) {
+            OfferOutcome::KeyReused => Err(PublishError::KeyReused),
+            OfferOutcome::Full(index) => match batch.get(*index) {
                 Some(Draft { topic, .. }) => {
                     Err(StateFull { index: *index, topic: topic.clone(), state_keys: self.limits.state_keys }.into())
                 }
-                None => Err(PublishError::Unavailable("the broker refuses a message that was not offered".to_owned())),
+                None => {
+                    Err(PublishError::Unavailable("the broker refused a message that is not in the batch".to_owned()))
+                }
             },
-            Taken::Now { .. } | Taken::Settling(_) => Err(self.unavailable()),
+            OfferOutcome::Accepted { .. } | OfferOutcome::Settling(_) => Err(self.unavailable()),
         }
     }
 }
@@ -284,7 +292,7 @@ impl Engine for Redis {
     fn broadcast(&self, broadcast: Broadcast) -> BoxFuture<'_, Result<usize, PublishError>> {
         async move {
             let mut link = self.link()?;
-            let (waiting, sent) = Waiting::new(&self.waiting);
+            let (waiting, sent) = BroadcastWait::new(&self.waiting);
             let offered = self.scripts.broadcast(&mut link, &waiting.nonce, &broadcast).await;
             offered.map_err(|error| self.refused(&error))?;
             let sent = timeout(LONGEST_LAG, sent).await.ok().and_then(Result::ok);
@@ -319,7 +327,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a node that has come to one position has yet to come to the other.
+/// Whether position `one` comes before position `other`.
 fn is_before(one: Position, other: Position) -> bool {
     (one.epoch, one.offset) < (other.epoch, other.offset)
 }

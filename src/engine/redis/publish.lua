@@ -1,10 +1,10 @@
--- Takes a batch whole or refuses it whole.
+-- Accepts a whole batch or refuses it.
 --
--- ARGV further: nonce, fingerprint of the request ('' without an idempotency key), how long its answer is kept in ms,
--- number of topics, the topics; then for each message: number of its topic from 1, key ('' is none), type ('' is none), expiry
--- in ms or '0', data.
--- Returns {'ok', epoch, offset, {numbers from 0 of the unchanged messages}}, {'first', answer}, {'reused'},
--- {'settling', ms}, or {'full', number from 0 of the message without room}.
+-- More ARGV: nonce; fingerprint of the request ('' without an Idempotency-Key); how long its answer is kept in ms; the
+-- number of topics; the topics. Then for each message: the number of its topic from 1, key ('' for none), type ('' for
+-- none), expiry in ms or '0', data.
+-- Returns {'ok', epoch, offset, {indexes of the unchanged messages}}, {'first', answer}, {'reused'}, {'settling', ms},
+-- or {'full', index of the message without room}. Indexes begin at 0.
 local nonce, fingerprint, kept_for, topics = ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
 local first = 11 + topics
 
@@ -24,7 +24,7 @@ if until_settled > 0 then
 end
 local epoch, last = present()
 
--- First all is looked at: what is said already, and whether the keys have room.
+-- First read everything: the present values, and whether the topics have room for new keys.
 local held, live, fates, unchanged = {}, {}, {}, {}
 local number = 0
 for at = first, #ARGV, 5 do
@@ -33,7 +33,7 @@ for at = first, #ARGV, 5 do
   held[topic] = held[topic] or {}
   local value = held[topic][key]
   if value == nil then
-    -- What is not ours raises here, before anything is written.
+    -- A value in an unknown format raises an error here, before anything is written.
     local stored = redis.call('HGET', keys.state, key)
     value = stored and parse(stored) or false
     held[topic][key] = value
@@ -69,7 +69,7 @@ for at = first, #ARGV, 5 do
   number = number + 1
 end
 
--- Then it is taken.
+-- Then write the changes.
 number = 0
 for at = first, #ARGV, 5 do
   local topic, key, kind, expiry, data = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]

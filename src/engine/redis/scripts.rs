@@ -1,5 +1,5 @@
-//! The scripts that run in the broker, and what they are given and answer. Each is atomic: a batch and the state that it
-//! makes are there together, or neither is.
+//! The scripts that run in the broker, their arguments and their answers. Each script is atomic: it stores a batch
+//! together with the new state, or nothing.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,10 +14,10 @@ use crate::log::Limits;
 use crate::message::{Draft, Position};
 use crate::topic::{Topic, Topics};
 
-/// Broadcasts that are kept, about, for nodes that come a little late.
+/// The approximate number of broadcasts that are kept for nodes that are behind.
 const MAX_BROADCASTS: usize = 1000;
 
-/// The names of everything in a namespace. The braces keep it in one slot of a cluster.
+/// The names of all keys in a namespace. The braces put all of them into one slot of a cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     namespace: String,
@@ -57,51 +57,51 @@ impl Names {
     }
 }
 
-/// How far a node has come, and which batch wrote what it saw last.
+/// The last entry that a node has seen: its position, and the nonce of the batch that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct LastSeen {
     pub(super) position: Position,
     pub(super) nonce: String,
 }
 
-impl Seen {
+impl LastSeen {
     pub(super) fn nothing() -> Self {
         Self { position: Position { epoch: 0, offset: 0 }, nonce: String::new() }
     }
 }
 
-/// What a node says of itself with each call.
+/// What a node reports about itself with each call.
 #[derive(Debug, Clone)]
-pub(super) struct Standing {
-    pub(super) seen: Seen,
-    /// The broker's process in which it saw that; empty before there was one.
+pub(super) struct NodeState {
+    pub(super) seen: LastSeen,
+    /// The broker's process in which the node saw that entry. Empty before the first.
     pub(super) process: String,
 }
 
-/// What became of a batch.
+/// The result of offering a batch.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Taken {
-    /// It has its places; the numbers are those of the messages that said nothing new.
-    Now { position: Position, unchanged: Vec<usize> },
-    /// It was taken before: this is what was answered.
-    Before(Answer),
-    /// Another request had this key.
+pub(super) enum OfferOutcome {
+    /// The broker accepted the batch. Holds the indexes of the unchanged messages.
+    Accepted { position: Position, unchanged: Vec<usize> },
+    /// The broker accepted the batch before. Holds the first answer.
+    Repeated(StoredAnswer),
+    /// Another request has used this key.
     KeyReused,
-    /// The broker's process is a new one: it takes nothing for so many milliseconds.
+    /// The broker's process was replaced, and accepts no batches for this many milliseconds.
     Settling(u64),
-    /// The message with this number has no room in its topic.
+    /// The topic of the message with this index has no room for another key.
     Full(usize),
 }
 
-/// What was answered to a request with a key.
+/// The stored answer to a request with a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct StoredAnswer {
     pub(super) accepted: usize,
     pub(super) unchanged: usize,
     pub(super) position: Position,
 }
 
-impl Answer {
+impl StoredAnswer {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(' ');
         let answer = Self {
@@ -113,42 +113,42 @@ impl Answer {
     }
 }
 
-/// What tending found.
+/// The result of maintaining the namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tended {
     pub(super) position: Position,
-    /// The most keys of one topic that expired.
+    /// The largest number of expired keys of a topic.
     pub(super) expired: u64,
     /// The broker's process.
     pub(super) process: String,
 }
 
-/// What the script is asked for beside the node's limits.
+/// The arguments of the script `tend`, except the limits of the node.
 pub(super) struct Tending {
-    /// The node has just connected.
+    /// Whether the node has just connected.
     pub(super) joins: bool,
-    /// For how long nothing is taken after the broker's process was another one.
+    /// How long a replaced process accepts no batches.
     pub(super) settle_ms: u64,
-    /// For how long it is waited then for a node that finds what it has seen.
+    /// How long a replaced process waits for a node that finds its last entry.
     pub(super) proof_ms: u64,
-    /// Keys of a topic that may expire at once.
+    /// The maximum number of keys of a topic that expire in one call.
     pub(super) at_once: usize,
     /// The oldest offset that nodes need.
     pub(super) needed: u64,
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug, Error)]
 pub(super) enum CallError {
-    /// The broker refused it, or could not be reached.
+    /// The broker refused the call, or could not be reached.
     #[error("{0}")]
     Broker(#[from] RedisError),
-    /// It answered what no script of this version answers.
-    #[error("the broker answered what was not asked for: {0}")]
-    Odd(String),
+    /// The broker gave an answer that no script of this version gives.
+    #[error("unexpected answer of the broker: {0}")]
+    Unexpected(String),
 }
 
-/// A script, and the hash by which the broker knows it.
+/// A script and its SHA-1 hash, by which the broker identifies it.
 struct Script {
     code: String,
     hash: String,
@@ -162,7 +162,7 @@ impl Script {
     }
 }
 
-/// The scripts, and what every call of them has in common.
+/// The scripts and their common arguments.
 pub(super) struct Scripts {
     publish: Script,
     tend: Script,
@@ -177,20 +177,20 @@ impl Scripts {
         Self { publish, tend, names, topics, limits }
     }
 
-    /// Makes the scripts known to the broker's process. A process that does not know them is another one than that which
-    /// the node has joined. In a cluster that is the one which has the namespace: others may be away.
+    /// Loads the scripts into the broker's process. The error `NOSCRIPT` later shows that the process was replaced. In
+    /// a cluster only the node that has the namespace needs them, because other nodes may be down.
     pub(super) async fn load(&self, link: &mut Link) -> Result<(), RedisError> {
         let mut calls = redis::pipe();
         for script in [&self.publish, &self.tend] {
             calls.cmd("SCRIPT").arg("LOAD").arg(&script.code).ignore();
         }
-        // All go where the key is.
+        // This key routes the whole pipeline to the node that has the namespace.
         calls.cmd("EXISTS").arg(self.names.facts()).ignore();
         calls.exec_async(link).await
     }
 
-    /// Calls a script by its hash alone, since not to know it means something.
-    fn call(&self, script: &Script, answer: &str, Standing { seen, process }: &Standing) -> Cmd {
+    /// Calls a script by its hash only, because `NOSCRIPT` shows that the broker's process was replaced.
+    fn call(&self, script: &Script, answer: &str, NodeState { seen, process }: &NodeState) -> Cmd {
         let mut call = redis::cmd("EVALSHA");
         call.arg(&script.hash).arg(3 + 3 * self.topics.iter().count());
         call.arg(self.names.log()).arg(self.names.facts()).arg(self.names.answer(answer));
@@ -209,15 +209,15 @@ impl Scripts {
         }
     }
 
-    /// Offers a batch. With a key, it is taken once.
+    /// Offers a batch to the broker. With a key, the broker accepts it only once.
     pub(super) async fn publish(
         &self,
         link: &mut Link,
-        standing: &Standing,
+        node: &NodeState,
         batch: &[Draft],
         key: Option<&IdempotencyKey>,
-    ) -> Result<Taken, CallError> {
-        let mut call = self.call(&self.publish, key.map_or("-", IdempotencyKey::name), standing);
+    ) -> Result<OfferOutcome, CallError> {
+        let mut call = self.call(&self.publish, key.map_or("-", IdempotencyKey::name), node);
         call.arg(nonce()).arg(key.map(IdempotencyKey::fingerprint).unwrap_or_default());
         call.arg(u64::try_from(KEPT_FOR.as_millis()).unwrap_or(u64::MAX));
         self.add_topics(&mut call);
@@ -228,10 +228,10 @@ impl Scripts {
             call.arg(number).arg(payload.key.as_ref().map_or("", |key| key.as_str()));
             call.arg(payload.kind.as_deref().unwrap_or_default()).arg(expiry).arg(payload.data.get());
         }
-        Taken::read(&call.query_async(link).await?)
+        OfferOutcome::read(&call.query_async(link).await?)
     }
 
-    /// Sends a message to every node, which knows it by its nonce.
+    /// Sends a broadcast to every node. The nonce identifies it.
     pub(super) async fn broadcast(&self, link: &mut Link, nonce: &str, broadcast: &Broadcast) -> Result<(), CallError> {
         let mut call = redis::cmd("XADD");
         call.arg(self.names.broadcasts()).arg(&["MAXLEN", "~"]).arg(MAX_BROADCASTS).arg("*");
@@ -240,14 +240,9 @@ impl Scripts {
         Ok(())
     }
 
-    /// Looks after the namespace, and tells where it stands.
-    pub(super) async fn tend(
-        &self,
-        link: &mut Link,
-        standing: &Standing,
-        tending: &Tending,
-    ) -> Result<Tended, CallError> {
-        let mut call = self.call(&self.tend, "-", standing);
+    /// Maintains the namespace, and returns the end of the sequence.
+    pub(super) async fn tend(&self, link: &mut Link, node: &NodeState, tending: &Tending) -> Result<Tended, CallError> {
+        let mut call = self.call(&self.tend, "-", node);
         let age = u64::try_from(self.limits.tombstone_age.as_millis()).unwrap_or(u64::MAX);
         call.arg(nonce()).arg(age).arg(tending.at_once).arg(u8::from(tending.joins)).arg(tending.settle_ms);
         call.arg(tending.proof_ms).arg(tending.needed);
@@ -256,27 +251,31 @@ impl Scripts {
         Ok(Tended { position: Position { epoch, offset }, expired, process })
     }
 
-    /// What was answered to a request with this key.
-    pub(super) async fn answered(&self, link: &mut Link, key: &IdempotencyKey) -> Result<Option<Taken>, CallError> {
+    /// The stored answer to a request with this key.
+    pub(super) async fn answered(
+        &self,
+        link: &mut Link,
+        key: &IdempotencyKey,
+    ) -> Result<Option<OfferOutcome>, CallError> {
         let given: Option<String> = redis::cmd("GET").arg(self.names.answer(key.name())).query_async(link).await?;
         let Some(given) = given else { return Ok(None) };
         let (fingerprint, answer) = given.split_once(' ').unwrap_or_default();
         if fingerprint != key.fingerprint() {
-            return Ok(Some(Taken::KeyReused));
+            return Ok(Some(OfferOutcome::KeyReused));
         }
-        let answer = Answer::parse(answer).ok_or_else(|| CallError::Odd(shown(&given)))?;
-        Ok(Some(Taken::Before(answer)))
+        let answer = StoredAnswer::parse(answer).ok_or_else(|| CallError::Unexpected(shown(&given)))?;
+        Ok(Some(OfferOutcome::Repeated(answer)))
     }
 }
 
-/// Tells batches apart: two have the same with a chance of one in 2^64.
+/// A random text that identifies a batch. Two batches have the same one with a probability of 2^-64.
 pub(super) fn nonce() -> String {
     format!("{:016x}", fastrand::u64(..))
 }
 
-impl Taken {
+impl OfferOutcome {
     fn read(answer: &Value) -> Result<Self, CallError> {
-        Self::parse(answer).ok_or_else(|| CallError::Odd(shown(answer)))
+        Self::parse(answer).ok_or_else(|| CallError::Unexpected(shown(answer)))
     }
 
     fn parse(answer: &Value) -> Option<Self> {
@@ -293,9 +292,9 @@ impl Taken {
             "ok" => {
                 let position = Position { epoch: text(1)?.parse().ok()?, offset: text(2)?.parse().ok()? };
                 let Value::Array(unchanged) = parts.get(3)? else { return None };
-                Some(Self::Now { position, unchanged: unchanged.iter().map(number).collect::<Option<_>>()? })
+                Some(Self::Accepted { position, unchanged: unchanged.iter().map(number).collect::<Option<_>>()? })
             }
-            "first" => Some(Self::Before(Answer::parse(text(1)?)?)),
+            "first" => Some(Self::Repeated(StoredAnswer::parse(text(1)?)?)),
             "reused" => Some(Self::KeyReused),
             "settling" => Some(Self::Settling(number(parts.get(1)?)? as u64)),
             "full" => Some(Self::Full(number(parts.get(1)?)?)),

@@ -1,18 +1,19 @@
--- What every node does a few times a second: looks whether the sequence is the one that it knows, deletes keys whose time
--- has come, forgets old deletions, and drops what no history needs.
+-- Every node calls this several times a second. It checks whether the sequence is the one that the node knows, deletes
+-- expired keys, forgets old deletions, and drops entries that no history needs.
 --
--- ARGV further: nonce, the age of a deletion in ms, how many keys of a topic at most at once, 1 where the node has just
--- connected, the time in ms for which nothing is taken after the server was another one, and for how long at most it is
--- waited for a node that finds what it has seen; the oldest offset that nodes need, number of topics, the topics.
--- Returns {epoch, last offset, the most keys of a topic that expired, the broker's process}.
+-- More ARGV: nonce; the age in ms at which a deletion is forgotten; the maximum number of keys of a topic per call; '1'
+-- if the node has just connected; the time in ms for which batches are refused after the broker's process was replaced;
+-- the maximum time in ms to wait for a node that finds its last entry; the oldest offset that nodes need; the number of
+-- topics; the topics.
+-- Returns {epoch, last offset, the largest number of expired keys of a topic, the broker's process}.
 local nonce, deletion_age, at_once, joins, settle = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
 local proof, needed, topics = tonumber(ARGV[12]), ARGV[13], tonumber(ARGV[14])
--- Processes of the broker whose end is remembered take so many bytes, the latest first: some 50 of them.
+-- The maximum length in bytes of the list of ended processes, newest first. It suffices for some 50 processes.
 local MOST_ENDED = 3000
 
 if joins == '1' then
-  -- Another process than the last time: it may lack the end of what its predecessor had. Whoever has seen more than it
-  -- has says so before anything new takes the place, or later by where its predecessor's end is here.
+  -- The broker's process was replaced, so the end of the sequence may be lost. A node that has seen more reports it
+  -- before new batches are accepted. Later, its position is compared with the last offset of the ended process.
   local process = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
   local before = redis.call('HGET', facts, 'process')
   if before ~= process then
@@ -34,7 +35,7 @@ if settled() > now then
   topics = 0
 end
 
--- First all is looked at: what is not ours raises here, before anything is written.
+-- First read everything, so that a value in an unknown format raises an error before anything is written.
 local due, ended, old, forgotten = {}, {}, {}, {}
 for number = 1, topics do
   local keys, gone = keys_of(number), {}
@@ -63,7 +64,7 @@ for number = 1, topics do
   end
 end
 
--- Then it is done.
+-- Then write the changes.
 for number = 1, topics do
   local topic, keys = ARGV[14 + number], keys_of(number)
   for _, key in ipairs(due[number]) do
@@ -81,7 +82,7 @@ for number = 1, topics do
   end
 end
 
--- Nothing is written that need not be: a broker whose memory is full refuses it, and what follows gives some back.
+-- Do not write without a change: a broker whose memory is full refuses writes, but the trim below frees memory.
 if last > began then
   redis.call('HSET', facts, 'last', text(last))
 end
