@@ -5,7 +5,7 @@ const SHOWN: usize = 80;
 
 /// Escapes control characters and quotes, and replaces everything after 80 characters with `…`. So a reply stays
 /// small however large the request is, and text from a peer never breaks a log line.
-pub fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
     if text.chars().nth(SHOWN).is_some() {
         shown.push('…');

@@ -175,7 +175,7 @@ pub fn open(config: &Config, logger: &Logger) -> Result<(ConnectionManager, Arc<
         }
         #[cfg(feature = "redis")]
         EngineKind::Redis => {
-            // No client is served from this log: the broker's messages replace it.
+            // No client is served from this log, because the engine replaces it with the broker's log.
             let manager = manager(Log::new(0, &config.topics, log_limits(config)));
             let (url, root_certificates) = config.broker().map_err(|error| EngineError(error.to_string()))?;
             let namespace = &config.redis_namespace;

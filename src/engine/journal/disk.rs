@@ -109,8 +109,7 @@ impl Disk {
 
     fn order(&self, order: Order) {
         if let Some(orders) = &self.orders {
-            // If the thread has ended, the order and its answer channel are dropped, which the caller sees as a
-            // failure.
+            // If the thread has ended, the order and its answer channel are dropped. The caller sees a failure.
             let _gone = orders.send(order);
         }
     }
@@ -159,8 +158,7 @@ impl OpenFile {
         }
     }
 
-    /// Applies a change to the file. After a failure, closes the file and finds out whether it holds a part of the
-    /// change.
+    /// Applies a change to the file. After a failure, closes the file and finds out if a part of the change is in it.
     fn try_to(&mut self, change: impl FnOnce(&mut Self) -> Result<(), WriteError>) -> Result<(), WriteFailure> {
         let changed = catch_unwind(AssertUnwindSafe(|| change(self)));
         let changed = changed.unwrap_or_else(|_| Err(WriteError("redb panicked".to_owned())));

@@ -2,8 +2,7 @@
 //!
 //! Invariants:
 //! - Messages get their positions in the order in which the publishes arrive.
-//! - A message is on the disk before it is delivered or confirmed. With `sync=interval` it is in the queue for the
-//!   disk.
+//! - A message is on the disk before it is delivered or confirmed. With `sync=interval` it only waits for the disk.
 //! - A refused publish leaves nothing behind.
 //! - The file and the log differ only by the changes that the committer holds.
 //!

@@ -157,8 +157,7 @@ impl LogSource<'_> {
             if epoch != Some(end.epoch) {
                 return Err(BootstrapError::Moved);
             }
-            // The offset of the last but one keyless message. If the history has it, earlier ones may be lost up to
-            // `evicted`.
+            // The second newest keyless message. If the history has it, earlier ones may be lost up to `evicted`.
             let lost_keyless = keyless.map_or(0, |keyless| keyless.min(evicted));
             let topic_facts = TopicFacts {
                 evicted,

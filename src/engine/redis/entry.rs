@@ -32,8 +32,7 @@ impl StreamEntry {
         self.text(b"n").unwrap_or_default()
     }
 
-    /// The offset of the previous message. An entry that opens an epoch is not a message: it has the offset of the last
-    /// one.
+    /// The offset of the previous message. An entry that opens an epoch is not a message, and has this offset itself.
     pub(super) fn before(&self) -> u64 {
         let offset = self.position.offset;
         if self.opens() { offset } else { offset.saturating_sub(1) }

@@ -86,8 +86,7 @@ impl Redis {
             self.bootstrap(&mut link).await?;
         }
         *joined = true;
-        // Discard an earlier request to rejoin. Several calls may have failed at once, and this connection serves them
-        // all.
+        // Discard earlier requests to rejoin. Several calls may have failed at once, and this connection serves all.
         let _asked_before = self.rejoin.notified().now_or_never();
         info!(self.logger, "redis.joined"; "from" => %seen.position, "to" => %position);
         self.link.send_replace(Some(link.clone()));
