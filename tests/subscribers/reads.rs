@@ -243,7 +243,7 @@ async fn unknown_topic_is_not_found_and_invalid_key_is_refused() {
     ];
     for (key, rule) in cases {
         let answer = app.get(&format!("{STATE}?key={key}")).await;
-        refused(&answer, (400, "bad_request", None, &[rule, "a key is 1 to 256 bytes"]));
+        refused(&answer, (400, "bad_request", None, &[rule, "expected 1 to 256 bytes"]));
     }
     assert_eq!(app.get(&format!("{STATE}?key={}", "k".repeat(256))).await.status, 200);
 }
