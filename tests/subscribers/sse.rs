@@ -193,9 +193,9 @@ async fn invalid_query_is_refused_with_the_broken_rule() {
     let cases: [(&str, &[&str]); 9] = [
         ("topics=Odds", &["topics: invalid topic 'Odds'", "1 to 64 bytes of a-z, 0-9 and _"]),
         ("topics=odds_updates//1", &["topics: invalid key '/1'", "empty segment"]),
-        ("since=yesterday", &["since: 'yesterday'", "<epoch>-<offset>", "'now' or 'snapshot'"]),
-        ("since=", &["since: ''", "<epoch>-<offset>"]),
-        ("since=1-2-3", &["since: '1-2-3'", "<epoch>-<offset>"]),
+        ("since=yesterday", &["since: invalid position 'yesterday'", "<epoch>-<offset>", "'now' or 'snapshot'"]),
+        ("since=", &["since: invalid position ''", "<epoch>-<offset>"]),
+        ("since=1-2-3", &["since: invalid position '1-2-3'", "<epoch>-<offset>"]),
         ("conflate_ms=60001", &["conflate_ms is '60001'", "from 0 to 60000"]),
         ("conflate_ms=-1", &["conflate_ms is '-1'", "from 0 to 60000"]),
         ("conflate_ms=1.5", &["conflate_ms is '1.5'", "from 0 to 60000"]),
