@@ -1,7 +1,7 @@
 # The commands that people and CI type. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo screenshots test test-engines test-python test-js check check-api check-python check-js fmt docker bench bench-quick fuzz clean
+.PHONY: help run demo screenshots test test-engines test-python test-js check check-api check-python check-js fmt docker bench bench-programs bench-quick fuzz clean
 
 # The name that `make docker` gives the image.
 IMAGE ?= oddswire
@@ -40,11 +40,12 @@ screenshots: ## Take the screenshots in README.md from the demo, with Chromium
 # Nextest runs no documentation tests, so those have a line of their own.
 test: ## Run every test, with cargo-nextest where it is installed
 	@if cargo nextest --version >/dev/null 2>&1; then \
-		set -x; cargo nextest run --workspace; \
+		set -x; cargo nextest run; \
 	else \
-		set -x; cargo test --workspace --all-targets; \
+		set -x; cargo test --all-targets; \
 	fi
 	cargo test --doc
+	cd bench && cargo test
 	@$(MAKE) --no-print-directory test-python
 	@$(MAKE) --no-print-directory test-js
 	@$(MAKE) --no-print-directory test-engines
@@ -107,9 +108,10 @@ check-js: ## Types of the JavaScript client, and whether what is generated and b
 # Some checks need tools that not everybody has, and the advisories a database from the network.
 # Each says so in one line where it could not run; what they do find fails the check.
 check: check-api ## Formatting, lints, documentation, dependency audit, Dockerfile, deployment files
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cd bench && cargo fmt --check && cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 	@if ! cargo deny --version >/dev/null 2>&1; then \
 		echo "check: skipped licences, bans and sources, cargo-deny is not installed"; \
 	else \
@@ -160,54 +162,57 @@ check-api: ## Validate the API's description in docs/api
 	fi
 
 fmt: ## Format the code
-	cargo fmt --all
+	cargo fmt
+	cd bench && cargo fmt
 
 docker: ## Build the container image
 	docker build --tag $(IMAGE) \
 		--build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)" \
 		--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
 
-# Where the measurements are kept, and the interpreter of the FastAPI peer: outside the tree, so that no linter or image
-# picks it up.
 BENCH_RECORD := $(TARGET_DIR)/bench/results.jsonl
+# The Python environment of the peer fastapi, outside the tree so that no linter or image picks it up.
 BENCH_VENV ?= $(or $(TMPDIR),/tmp)/oddswire-bench-venv
 # Arguments for the instrument, as in `make bench BENCH_ARGS="light hot --runs 9"`.
 BENCH_ARGS ?=
+# The instrument. bench/.cargo/config.toml makes it share the target folder, so it is in the server's folder.
+INSTRUMENT := $(TARGET_DIR)/dist/oddswire-bench
 
 $(BENCH_VENV)/bin/uvicorn:
 	python3 -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check 'fastapi==0.*' 'uvicorn[standard]==0.*'
 
-# Everything is built before the first measurement, so that no compiler runs beside one. A peer that could not be
-# installed is skipped with a line.
-bench: ## Measure everything beside the peers; writes bench/RESULTS.md and bench/plots (more than an hour)
-	cargo build --release --workspace --bins
+# The server as it is shipped, and the instrument that measures it.
+bench-programs:
+	cargo build --profile dist
+	cd bench && cargo build --profile dist
+
+# Builds everything before the first measurement, so that no compiler disturbs one. Skips a peer that is not installed.
+bench: bench-programs ## Measure oddswire and its peers; writes bench/RESULTS.md and bench/plots (about an hour)
 	-$(MAKE) $(BENCH_VENV)/bin/uvicorn
 	rm -f $(BENCH_RECORD)
-	$(TARGET_DIR)/release/oddswire-bench run --python $(BENCH_VENV)/bin/python --record $(BENCH_RECORD) $(BENCH_ARGS)
-	-$(TARGET_DIR)/release/oddswire-bench in-process --record $(BENCH_RECORD)
-	$(TARGET_DIR)/release/oddswire-bench report --python $(BENCH_VENV)/bin/python --from $(BENCH_RECORD)
+	$(INSTRUMENT) run --python $(BENCH_VENV)/bin/python --record $(BENCH_RECORD) $(BENCH_ARGS)
+	-$(INSTRUMENT) in-process --record $(BENCH_RECORD)
+	$(INSTRUMENT) report --python $(BENCH_VENV)/bin/python --from $(BENCH_RECORD)
 
 QUICK_RECORD := $(TARGET_DIR)/bench/quick.jsonl
-# `make bench-quick GATE_ARGS=--update` makes what is measured the new baseline.
+# `make bench-quick GATE_ARGS=--update` replaces the baseline with the measured figures.
 GATE_ARGS ?=
 
-# Counts first: where they fail to be taken, for want of valgrind, nothing else is waited for. What is compared with
-# another server is measured three times, because there the rest of the machine has a say.
-bench-quick: ## Fail where the server has become more expensive than bench/baseline.json says; needs valgrind
-	cargo build --release --workspace --bins
+# Counts come first, so that a missing valgrind fails at once. The comparison with stock-warp has three runs, because
+# other load on the machine affects it.
+bench-quick: bench-programs ## Fail if the server costs more than bench/baseline.json allows; needs valgrind
 	rm -f $(QUICK_RECORD)
-	$(TARGET_DIR)/release/oddswire-bench instructions --record $(QUICK_RECORD)
-	$(TARGET_DIR)/release/oddswire-bench run --quick --record $(QUICK_RECORD) \
-		idle retained --only oddswire --runs 2
-	$(TARGET_DIR)/release/oddswire-bench run --quick --record $(QUICK_RECORD) light --runs 3
-	$(TARGET_DIR)/release/oddswire-bench gate --from $(QUICK_RECORD) $(GATE_ARGS)
+	$(INSTRUMENT) instructions --record $(QUICK_RECORD)
+	$(INSTRUMENT) run --quick --record $(QUICK_RECORD) idle retained --only oddswire --runs 2
+	$(INSTRUMENT) run --quick --record $(QUICK_RECORD) light --runs 3
+	$(INSTRUMENT) gate --from $(QUICK_RECORD) $(GATE_ARGS)
 
 # How long `make fuzz` runs each target, in seconds.
 FUZZ_SECONDS ?= 60
 
-# libFuzzer needs compiler flags that are unstable; RUSTC_BOOTSTRAP lets the stable compiler take them. The project has
-# no unsafe code, so it goes without a sanitizer.
+# libFuzzer needs unstable compiler flags, which RUSTC_BOOTSTRAP enables in the stable compiler. The project has no unsafe
+# code, so it needs no sanitizer.
 fuzz: ## Run every fuzz target for FUZZ_SECONDS; needs cargo-fuzz and a C++ compiler
 	@set -e; for target in $$(cd fuzz/fuzz_targets && ls *.rs | sed 's/\.rs$$//'); do \
 		mkdir -p fuzz/corpus/$$target; \

@@ -1,7 +1,7 @@
-"""The peer that most Python backends would start with: FastAPI's own example of a connection manager.
+"""The peer fastapi: the connection manager from FastAPI's documentation, the usual start of a Python backend.
 
-It follows https://fastapi.tiangolo.com/advanced/websockets/#handling-disconnections-and-multiple-clients, with JSON in
-place of text: one list of connections, and one `send_json` for each subscriber and message.
+It follows https://fastapi.tiangolo.com/advanced/websockets/#handling-disconnections-and-multiple-clients, with JSON
+instead of text: one list of connections, and one `send_json` for each subscriber and message.
 """
 
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect

@@ -1,30 +1,30 @@
-//! What the measurements are meant to show, as ratios within one run.
+//! The aims: limits for figures, most of them as ratios within one run.
 
-use crate::record::Record;
-use crate::statistics::Summary;
+use crate::figures::record::Record;
+use crate::figures::statistics::Summary;
 
 /// The server that the aims are about.
 const SUBJECT: &str = "oddswire";
 
-/// The two peers that are fast enough to compare a delivery with.
+/// The peers that deliver fast enough for a comparison.
 const FAST_PEERS: &[&str] = &["nchan", "stock-warp"];
 
-/// Which side of its limit a value should be on.
+/// The limit of a value.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Want {
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// What a figure is compared with.
+/// The comparison of a figure.
 #[derive(Clone, Copy)]
 enum Against {
     Nothing,
-    /// The same case with another server; of several, the best one of each run.
+    /// The ratio to another server in the same case. Of several servers, the best in each run.
     Peers(&'static [&'static str]),
-    /// Another case with the same server.
+    /// The ratio to another case with the same server.
     Case(&'static str),
-    /// Another case, too, but the difference counts, divided by so many.
+    /// The difference to another case with the same server, divided by a number.
     DifferenceTo(&'static str, f64),
 }
 
@@ -44,30 +44,30 @@ use Against::{Case, DifferenceTo, Nothing, Peers};
 use Want::{AtLeast, AtMost};
 
 pub const AIMS: &[Aim] = &[
-    aim("idle-ws", "bytes_per_connection", Nothing, AtMost(4608.0)),
-    aim("idle-ws", "bytes_per_connection", Peers(&["stock-warp"]), AtMost(0.04)),
-    aim("connect-ws", "handshakes_per_s", Peers(&["nchan"]), AtLeast(0.8)),
-    aim("connect-ws", "handshakes_per_s", Nothing, AtLeast(12_000.0)),
-    aim("light-ws", "cpu_us_per_delivery", Peers(FAST_PEERS), AtMost(1.0)),
-    aim("light-ws", "p99_us", Peers(FAST_PEERS), AtMost(1.0)),
-    aim("light-ws", "cpu_user_us_per_delivery", Peers(&["stock-warp"]), AtMost(0.6)),
-    aim("wide-ws", "cpu_us_per_delivery", Peers(FAST_PEERS), AtMost(1.05)),
-    aim("wide-ws", "p99_us", Peers(FAST_PEERS), AtMost(0.8)),
-    aim("gentle-ws", "cpu_us_per_delivery", Peers(&["fastapi"]), AtMost(0.333)),
-    aim("hot-ws", "deliveries_per_s", Peers(&["stock-warp"]), AtLeast(1.1)),
-    aim("hot-ws", "deliveries_per_s", Peers(&["nchan"]), AtLeast(1.5)),
-    aim("hot-ws", "p99_us", Peers(FAST_PEERS), AtMost(1.0)),
-    aim("narrow-one-of-many-ws", "cpu_us_per_publish", Case("narrow-only-one-ws"), AtMost(1.2)),
-    aim("slow-ws", "p99_us", Case("slow-without-ws"), AtMost(1.1)),
-    // The outbox of 64 KiB, and as much again for what the writer has taken out of it.
-    aim("slow-ws", "rss_peak_kib", DifferenceTo("slow-without-ws", 100.0), AtMost(128.0)),
-    aim("ingest-batch-0-ws", "published_per_s", Nothing, AtLeast(50_000.0)),
-    // Publishers that share a sync, against one sync for each publish.
+    aim("idle", "bytes_per_connection", Nothing, AtMost(4608.0)),
+    aim("idle", "bytes_per_connection", Peers(&["stock-warp"]), AtMost(0.04)),
+    aim("connect", "handshakes_per_s", Peers(&["nchan"]), AtLeast(0.8)),
+    aim("connect", "handshakes_per_s", Nothing, AtLeast(12_000.0)),
+    aim("light", "cpu_us_per_delivery", Peers(FAST_PEERS), AtMost(1.0)),
+    aim("light", "p99_us", Peers(FAST_PEERS), AtMost(1.0)),
+    aim("light", "cpu_user_us_per_delivery", Peers(&["stock-warp"]), AtMost(0.6)),
+    aim("wide", "cpu_us_per_delivery", Peers(FAST_PEERS), AtMost(1.05)),
+    aim("wide", "p99_us", Peers(FAST_PEERS), AtMost(0.8)),
+    aim("gentle", "cpu_us_per_delivery", Peers(&["fastapi"]), AtMost(0.333)),
+    aim("hot", "deliveries_per_s", Peers(&["stock-warp"]), AtLeast(1.1)),
+    aim("hot", "deliveries_per_s", Peers(&["nchan"]), AtLeast(1.5)),
+    aim("hot", "p99_us", Peers(FAST_PEERS), AtMost(1.0)),
+    aim("narrow-one-of-many", "cpu_us_per_publish", Case("narrow-only-one"), AtMost(1.2)),
+    aim("slow", "p99_us", Case("slow-without"), AtMost(1.1)),
+    // An outbox of 64 KiB, and as much again for messages that the writer has taken out.
+    aim("slow", "rss_peak_kib", DifferenceTo("slow-without", 100.0), AtMost(128.0)),
+    aim("ingest", "published_per_s", Nothing, AtLeast(50_000.0)),
+    // Publishers that share syncs, compared with one publisher that needs a sync for each publish.
     aim("engines-single-64-journal", "published_per_s", Case("engines-single-1-journal"), AtLeast(3.0)),
 ];
 
 impl Aim {
-    /// What is compared, in words.
+    /// The figure, its comparison and its limit, in words.
     pub fn question(&self) -> (String, String, String) {
         let against = match self.against {
             Nothing => "absolute".to_owned(),
@@ -83,7 +83,7 @@ impl Aim {
         (format!("{}: {}", self.case, self.figure), against, limit)
     }
 
-    /// The ratio of each run, summed up; `None` where something was not measured.
+    /// The values of all runs, summarized; `None` when a figure is missing.
     pub fn outcome(&self, records: &[Record]) -> Option<Summary> {
         let ours = values(records, self.case, SUBJECT, self.figure);
         let other = |case| values(records, case, SUBJECT, self.figure).into_iter();
@@ -115,7 +115,8 @@ impl Aim {
     }
 }
 
-/// The figures of a case and server in the order of the runs: figures at the same place were measured side by side.
+/// The figures of a case and server in the order of the runs. Figures of two servers at the same position belong to the
+/// same run.
 fn values(records: &[Record], case: &str, server: &str, figure: &str) -> Vec<f64> {
     let of_case = records.iter().filter(|record| record.case == case && record.server == server);
     of_case.filter_map(|record| record.figures.get(figure)).collect()
@@ -124,7 +125,7 @@ fn values(records: &[Record], case: &str, server: &str, figure: &str) -> Vec<f64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Figures;
+    use crate::figures::record::Figures;
 
     fn record(case: &str, server: &str, value: f64) -> Record {
         let mut figures = Figures::default();
@@ -133,24 +134,24 @@ mod tests {
     }
 
     #[test]
-    fn each_run_is_compared_with_the_best_peer_of_that_run() {
-        let aim = aim("light-ws", "p99_us", Peers(FAST_PEERS), AtMost(1.0));
-        let mut records = vec![record("light-ws", SUBJECT, 10.0), record("light-ws", SUBJECT, 10.0)];
+    fn each_run_is_compared_with_its_best_peer() {
+        let aim = aim("light", "p99_us", Peers(FAST_PEERS), AtMost(1.0));
+        let mut records = vec![record("light", SUBJECT, 10.0), record("light", SUBJECT, 10.0)];
         assert_eq!(aim.outcome(&records), None);
         for (server, value) in [("nchan", 20.0), ("stock-warp", 40.0), ("nchan", 10.0), ("stock-warp", 5.0)] {
-            records.push(record("light-ws", server, value));
+            records.push(record("light", server, value));
         }
-        let outcome = aim.outcome(&records).expect("everything was measured");
+        let outcome = aim.outcome(&records).expect("every figure was measured");
         assert_eq!((outcome.least, outcome.most), (0.5, 2.0));
         assert!(!aim.is_met(&outcome));
     }
 
     #[test]
-    fn a_case_is_compared_with_another_one_of_the_same_server() {
-        let records = [record("slow-ws", SUBJECT, 300.0), record("slow-without-ws", SUBJECT, 100.0)];
-        let ratio = aim("slow-ws", "p99_us", Case("slow-without-ws"), AtMost(1.1));
+    fn case_is_compared_with_another_case() {
+        let records = [record("slow", SUBJECT, 300.0), record("slow-without", SUBJECT, 100.0)];
+        let ratio = aim("slow", "p99_us", Case("slow-without"), AtMost(1.1));
         assert_eq!(ratio.outcome(&records).map(|outcome| outcome.median), Some(3.0));
-        let difference = aim("slow-ws", "p99_us", DifferenceTo("slow-without-ws", 100.0), AtMost(2.0));
+        let difference = aim("slow", "p99_us", DifferenceTo("slow-without", 100.0), AtMost(2.0));
         assert_eq!(difference.outcome(&records).map(|outcome| outcome.median), Some(2.0));
     }
 }

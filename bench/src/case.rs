@@ -1,72 +1,68 @@
-//! One load: what the servers that take part in it are put under.
+//! A case: one load, and the servers that are measured under it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
-use crate::deployment::Deployment;
-use crate::dialect::{Dialect, Transport};
-use crate::schedule::Source;
+use crate::figures::record::Figures;
+use crate::load::fanout::Fanout;
+use crate::measurement::Measurement;
+use crate::server::deployment::Deployment;
+use crate::server::dialect::Dialect;
 
-/// One load that servers are put under.
+/// Measures one server.
+pub type Measure = Box<dyn Fn(&Measurement) -> Result<Figures>>;
+
+/// The peers that publish to all subscribers. `FastAPI` is too slow for most loads.
+pub const FAST: &[Dialect] = &[Dialect::Oddswire, Dialect::StockWarp, Dialect::Nchan];
+pub const ALL: &[Dialect] = &[Dialect::Oddswire, Dialect::StockWarp, Dialect::Nchan, Dialect::FastApi];
+pub const OURS: &[Dialect] = &[Dialect::Oddswire];
+
+/// The number of keys of published messages, unless a question depends on the number.
+pub const KEYS: u64 = 100;
+
+/// The sizes of the cases.
+#[derive(Clone, Copy, Default)]
+pub struct Scale {
+    /// A tenth of the connections, for the gate.
+    pub quick: bool,
+    pub lasts: Duration,
+    /// The number of connections that publish in `hot`.
+    pub publishers: u32,
+    /// Whether Redis is installed.
+    pub broker: bool,
+}
+
+impl Scale {
+    /// Scales a number of connections or keys.
+    pub fn part_of(&self, number: u32) -> u32 {
+        if self.quick { number / 10 } else { number }
+    }
+}
+
+/// One load that servers are measured under.
 pub struct Case {
+    /// The name in the results. It begins with the name of the question, followed by a hyphen or nothing.
     pub name: String,
-    pub transport: Transport,
-    pub kind: Kind,
     pub servers: &'static [Dialect],
-    /// Further arguments for oddswire.
+    /// Additional arguments for oddswire.
     pub arguments: Vec<String>,
     pub deployment: Deployment,
-}
-
-pub enum Kind {
-    Idle { connections: u32 },
-    Connect { total: u32, concurrent: u32 },
-    Image { clients: u32, state: Arc<Vec<(String, String)>> },
-    Retained { keys: Arc<Vec<(String, String)>> },
-    Fanout(Fanout),
-}
-
-/// Messages that go to many.
-#[derive(Clone)]
-pub struct Fanout {
-    pub readers: u32,
-    /// Subscribers that read nothing.
-    pub deaf: u32,
-    pub interest: Interest,
-    pub source: Source,
-    pub lasts: Duration,
-    /// Connections that publish.
-    pub publishers: u32,
-}
-
-/// What the subscribers want.
-#[derive(Clone, Copy)]
-pub enum Interest {
-    All,
-    /// Each wants one event of so many, in turn.
-    Events(u64),
+    pub measure: Measure,
 }
 
 impl Case {
-    pub fn concerns(&self, dialect: Dialect) -> bool {
-        self.servers.contains(&dialect) && dialect.serves(self.transport)
+    pub fn new(name: &str, servers: &'static [Dialect], measure: Measure) -> Self {
+        Self { name: name.to_owned(), servers, arguments: Vec::new(), deployment: Deployment::Memory, measure }
     }
 
+    /// A case that measures deliveries.
+    pub fn fanout(name: &str, servers: &'static [Dialect], fanout: Fanout) -> Self {
+        Self::new(name, servers, Box::new(move |measurement| fanout.measure(measurement)))
+    }
+
+    /// The additional arguments for a server.
     pub fn arguments(&self, dialect: Dialect) -> &[String] {
         if dialect == Dialect::Oddswire { &self.arguments } else { &[] }
-    }
-}
-
-impl Fanout {
-    /// Refuses what cannot be measured.
-    pub fn check(&self) -> Result<()> {
-        ensure!(self.publishers > 0, "somebody has to publish");
-        if let Interest::Events(events) = self.interest {
-            ensure!(u64::from(self.readers) % events == 0, "each event must have the same number of readers");
-        }
-        self.readers.checked_add(self.deaf).context("there are too many subscribers")?;
-        Ok(())
     }
 }

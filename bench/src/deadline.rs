@@ -1,10 +1,14 @@
-//! An end for everything that waits.
+//! Deadlines, so that no measurement waits forever.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// The moment by which a phase of a run has to be over.
+/// How long a phase may take beyond its planned time: starting a server, opening the connections, waiting for the last
+/// messages or for the memory to settle.
+pub const LIMIT: Duration = Duration::from_mins(2);
+
+/// The moment by which a phase must have ended.
 pub struct Deadline {
     end: Instant,
     limit: Duration,
@@ -12,12 +16,12 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Allows `limit` from now on; `phase` completes "… while" in the error.
+    /// Starts the time limit now. `phase` completes "… while" in the error.
     pub fn after(limit: Duration, phase: &'static str) -> Self {
         Self { end: Instant::now() + limit, limit, phase }
     }
 
-    /// Returns the time left, or an error once there is none.
+    /// Returns the time left, or an error when the deadline has passed.
     pub fn remaining(&self) -> Result<Duration> {
         let remaining = self.end.saturating_duration_since(Instant::now());
         if remaining.is_zero() {
@@ -32,9 +36,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_passed_deadline_is_an_error_that_names_the_phase() {
+    fn passed_deadline_is_an_error_with_the_phase() {
         let deadline = Deadline::after(Duration::ZERO, "testing");
-        let error = deadline.remaining().expect_err("no time was allowed");
+        let error = deadline.remaining().expect_err("the limit is zero");
         assert!(error.to_string().ends_with("while testing"));
         let deadline = Deadline::after(Duration::from_mins(1), "testing");
         assert!(deadline.remaining().is_ok());

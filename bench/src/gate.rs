@@ -1,8 +1,8 @@
-//! The regression gate: what oddswire costs now, compared with what it cost when the baseline was stored.
+//! Has oddswire become more expensive than the baseline?
 //!
-//! Only figures count that say much the same on any machine and on a busy one: counts of instructions and allocations,
-//! sizes in memory, and ratios to another server that was measured in turn with it. Of several runs each side
-//! of a ratio has its best one, because what disturbs a run seldom makes it better.
+//! Compares only figures that hardly depend on the machine and its other load: counts of instructions and allocations,
+//! sizes in memory, and ratios to a peer that was measured in turn. Takes the best of several runs, because other load
+//! seldom improves a figure.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,34 +10,32 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::record::{self, Record};
-use crate::statistics::short;
+use crate::figures::record::{self, Record};
+use crate::figures::statistics::short;
+use crate::instructions;
 
 const SUBJECT: &str = "oddswire";
 
-/// What the names of the operations' cases begin with.
-const OPERATIONS: &str = "operation-";
-
-/// Counts are the same from run to run within a percent, but not from build to build: where the compiler inlined otherwise,
-/// for code that had nothing to do with it, one was 14 % higher.
+/// Counts of one build differ by less than 1 % between runs. Between builds, one count was 14 % higher because the
+/// compiler inlined differently after a change of unrelated code.
 const COUNT_TOLERANCE: f64 = 1.25;
 
-/// The resident size is told in pages, and an allocator keeps some.
+/// The resident size is counted in pages, and an allocator keeps some free ones.
 const MEMORY_TOLERANCE: f64 = 1.2;
 
-/// Beside two compilers on two cores such a ratio was measured 1.4 times as high as without. It shows what counts of
-/// instructions cannot, such as a further system call for each delivery.
+/// With two compilers on two cores, this ratio was up to 1.4 times as high. It shows costs in the kernel that counts of
+/// instructions do not show, such as another system call for each delivery.
 const RATIO_TOLERANCE: f64 = 1.75;
 
-/// What a figure is divided by.
+/// The divisor of a figure.
 #[derive(Clone, Copy)]
 enum Against {
     Nothing,
-    /// The same case with another server.
+    /// The figure of another server in the same case.
     Server(&'static str),
 }
 
-/// A figure that must not get worse; less of it is better.
+/// A figure that must not grow.
 struct Check {
     case: &'static str,
     figure: &'static str,
@@ -52,12 +50,12 @@ const fn check(case: &'static str, figure: &'static str, against: Against, toler
 use Against::{Nothing, Server};
 
 const CHECKS: &[Check] = &[
-    check("idle-ws", "bytes_per_connection", Nothing, MEMORY_TOLERANCE),
+    check("idle", "bytes_per_connection", Nothing, MEMORY_TOLERANCE),
     check("retained", "bytes_per_key", Nothing, MEMORY_TOLERANCE),
-    check("light-ws", "cpu_us_per_delivery", Server("stock-warp"), RATIO_TOLERANCE),
+    check("light", "cpu_us_per_delivery", Server("stock-warp"), RATIO_TOLERANCE),
 ];
 
-/// Something that was measured, of which less is better, and by what factor it may grow.
+/// A measured figure, and the factor by which it may grow.
 #[derive(Debug, PartialEq)]
 struct Measured {
     name: String,
@@ -65,26 +63,27 @@ struct Measured {
     tolerance: f64,
 }
 
-/// Compares what was measured with the baseline, or makes it the baseline.
+/// Compares the measured figures with the baseline, or replaces the baseline with them.
 pub fn compare(from: &Path, baseline: &Path, update: bool) -> Result<()> {
     let measured = measured(&record::read(from)?);
-    ensure!(!measured.is_empty(), "{} has nothing to compare", from.display());
+    ensure!(!measured.is_empty(), "{} has no figure of the gate: expected counts, sizes or ratios", from.display());
     if update {
         let kept: BTreeMap<&str, f64> = measured.iter().map(|one| (one.name.as_str(), one.value)).collect();
-        fs::write(baseline, serde_json::to_string_pretty(&kept)? + "\n")?;
+        let text = serde_json::to_string_pretty(&kept)? + "\n";
+        fs::write(baseline, text).with_context(|| format!("cannot write {}", baseline.display()))?;
         return Ok(());
     }
-    let text = fs::read_to_string(baseline).with_context(|| format!("could not read {}", baseline.display()))?;
+    let text = fs::read_to_string(baseline).with_context(|| format!("cannot read {}", baseline.display()))?;
     let stored: BTreeMap<String, f64> =
         serde_json::from_str(&text).with_context(|| format!("{}", baseline.display()))?;
     let verdicts: Vec<Verdict> = measured.iter().map(|one| Verdict::of(one, &stored)).collect();
     for (one, verdict) in measured.iter().zip(&verdicts) {
-        println!("{}: {}", one.name, verdict.said(one.value));
+        println!("{}: {}", one.name, verdict.text(one.value));
     }
     let worse = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Worse { .. })).count();
-    ensure!(worse == 0, "{worse} figures are worse than the baseline allows; see bench/README.md");
+    ensure!(worse == 0, "{worse} figures exceed the baseline's tolerance; see bench/README.md");
     let absent: Vec<&str> = stored.keys().map(String::as_str).filter(|name| is_absent(name, &measured)).collect();
-    ensure!(absent.is_empty(), "not measured, although the baseline has it: {}", absent.join("; "));
+    ensure!(absent.is_empty(), "figures of the baseline were not measured: {}", absent.join("; "));
     Ok(())
 }
 
@@ -92,7 +91,7 @@ fn is_absent(name: &str, measured: &[Measured]) -> bool {
     !measured.iter().any(|one| one.name == name)
 }
 
-/// What the comparison says.
+/// The result of a comparison.
 enum Verdict {
     New,
     Fine { before: f64 },
@@ -106,7 +105,7 @@ impl Verdict {
         if one.value > before * tolerance { Self::Worse { before, tolerance } } else { Self::Fine { before } }
     }
 
-    fn said(&self, value: f64) -> String {
+    fn text(&self, value: f64) -> String {
         let now = short(value);
         match *self {
             Self::New => format!("{now}, not in the baseline"),
@@ -119,7 +118,7 @@ impl Verdict {
 }
 
 fn measured(records: &[Record]) -> Vec<Measured> {
-    let operations = records.iter().filter(|record| record.case.starts_with(OPERATIONS));
+    let operations = records.iter().filter(|record| record.case.starts_with(instructions::PREFIX));
     let counts = operations.flat_map(|record| {
         ["instructions", "allocations"].into_iter().filter_map(|figure| {
             let value = rounded(record.figures.get(figure)?);
@@ -142,13 +141,13 @@ impl Check {
     }
 }
 
-/// The best of a figure over all runs.
+/// The least value of a figure over all runs.
 fn best(records: &[Record], case: &str, server: &str, figure: &str) -> Option<f64> {
     let of_server = records.iter().filter(|record| record.case == case && record.server == server);
     of_server.filter_map(|record| record.figures.get(figure)).reduce(f64::min)
 }
 
-/// Three digits behind the point tell enough, and keep the file readable.
+/// Keeps three decimals, so that the file stays readable.
 fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
@@ -156,7 +155,7 @@ fn rounded(value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Figures;
+    use crate::figures::record::Figures;
 
     fn record(case: &str, server: &str, figure: &str, value: f64) -> Record {
         let mut figures = Figures::default();
@@ -164,18 +163,18 @@ mod tests {
         Record { case: case.to_owned(), server: server.to_owned(), run: 1, figures }
     }
 
-    /// A count, a size and a ratio, of which oddswire's part is so many times what it should be.
+    /// A count, a size and a ratio. Multiplies oddswire's figures by a factor.
     fn records(factor: f64) -> Vec<Record> {
         vec![
             record("operation-encode-200", SUBJECT, "instructions", 1_000.0 * factor),
-            record("idle-ws", SUBJECT, "bytes_per_connection", 4_000.0 * factor),
-            record("light-ws", SUBJECT, "cpu_us_per_delivery", 5.0 * factor),
-            record("light-ws", SUBJECT, "cpu_us_per_delivery", 50.0),
-            record("light-ws", "stock-warp", "cpu_us_per_delivery", 10.0),
+            record("idle", SUBJECT, "bytes_per_connection", 4_000.0 * factor),
+            record("light", SUBJECT, "cpu_us_per_delivery", 5.0 * factor),
+            record("light", SUBJECT, "cpu_us_per_delivery", 50.0),
+            record("light", "stock-warp", "cpu_us_per_delivery", 10.0),
         ]
     }
 
-    /// Compares with a baseline of the factor 1.
+    /// Compares records with a baseline of factor 1.
     fn outcome(records: &[Record]) -> Result<()> {
         let directory = tempfile::tempdir()?;
         let baseline = directory.path().join("baseline.json");
@@ -188,22 +187,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_a_tenth_worse_passes() {
+    fn figures_that_are_a_tenth_worse_pass() {
         assert!(outcome(&records(1.1)).is_ok());
     }
 
     #[test]
-    fn each_figure_that_is_much_worse_fails() {
+    fn each_much_worse_figure_fails() {
         for (index, factor) in [(0, 1.5), (1, 1.5), (2, 2.0)] {
             let mut changed = records(1.0);
             changed[index] = records(factor).swap_remove(index);
             let error = outcome(&changed).expect_err("one figure is worse").to_string();
-            assert!(error.starts_with("1 figures are worse"), "{index}: {error}");
+            assert!(error.starts_with("1 figures exceed"), "{index}: {error}");
         }
     }
 
     #[test]
-    fn what_the_baseline_has_must_be_measured() {
+    fn every_figure_of_the_baseline_must_be_measured() {
         let error = outcome(&records(1.0)[1..]).expect_err("the count is missing").to_string();
         assert!(error.ends_with("operation-encode-200: instructions"), "{error}");
     }

@@ -1,118 +1,90 @@
-//! Compares oddswire with other push servers, and with itself, under load from this machine.
+//! Compares oddswire with other push servers, and with earlier builds, under load from this machine.
 //!
-//! The subscribers are one thread with one epoll instance, so that on a small machine the servers under test keep as
-//! much of the processor as possible. It works on Linux only, because it connects from further addresses of 127.0.0.0/8
-//! and reads `/proc`.
+//! One thread with one epoll instance drives all subscribers, so that the server under test gets most of a small
+//! machine's processor. Linux only: it connects from many addresses of 127.0.0.0/8 and reads `/proc`.
 //!
-//! In reading order: [`cli`], [`scenario`] and [`case`] say what is measured, [`rounds`] in which order, [`fanout`],
-//! [`idle`], [`connect`], [`image`] and [`retained`] how; [`swarm`] and [`publisher`] are the two ends of a server, [`server`] is its process;
-//! [`table`], [`report`], [`plot`] and [`gate`] show what came of it, [`growth`] and [`curve`] what follows from it.
-//! Without a load: [`instructions`] counts what the [`operations`] take, [`in_process`] has more sessions than sockets,
-//! [`group_commit`] has publishers and a journal.
+//! - [`cli`] is the command line.
+//! - [`questions`] has one file for each question; [`case`](mod@case) is one load of a question.
+//! - [`rounds`] starts the servers and measures the cases in turn, with a [`measurement`] each.
+//! - [`load`] has publishers and subscribers, [`server`] the processes under test.
+//! - [`figures`] keeps and shows figures; [`report`] writes them down, with [`aims`].
+//! - [`instructions`] counts what the operations of the library take; [`gate`] compares with the baseline.
 
 mod aims;
 mod case;
 mod cli;
-mod connect;
-mod connection;
-mod curve;
 mod deadline;
-mod deployment;
-mod dialect;
-mod events;
-mod fanout;
-mod files;
-mod fit;
-mod frames;
+mod figures;
 mod gate;
-mod group_commit;
-mod growth;
-mod head;
-mod idle;
-mod image;
-mod in_process;
 mod instructions;
-mod machine;
+mod load;
 mod measurement;
-mod message;
-mod operations;
-mod overflow;
-mod pipes;
-mod plot;
-mod process;
-mod publisher;
-mod record;
-mod recording;
+mod questions;
 mod report;
-mod resident;
-mod retained;
 mod rounds;
-mod scenario;
-mod schedule;
-mod served;
 mod server;
-mod servers;
-mod statistics;
-mod swarm;
-mod table;
-mod tally;
 
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
 
-use crate::cli::{Cli, Command, InProcessArgs, RunArgs};
-use crate::measurement::Setup;
-use crate::message::Clock;
-use crate::servers::ServerSpec;
+use crate::cli::{Cli, Command, GroupCommitArgs, InProcessArgs, RunArgs};
+use crate::figures::table;
+use crate::questions::{group_commit, sessions};
+use crate::server::spec::{self, ServerSpec};
+use crate::server::{deployment, open_files};
+
+/// The folder of the report, from the root of the repository.
+const FOLDER: &str = "bench";
+
+/// The figures to compare with, from the root of the repository.
+const BASELINE: &str = "bench/baseline.json";
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Run(args) => run(&args),
-        Command::Report(args) => report::write(&args.from, &args.to, &args.peers.places()),
-        Command::Instructions(args) => instructions::measure(args.record.as_deref()).map(|all| table::print(&all)),
-        Command::InProcess(InProcessArgs { only: Some(sessions), .. }) => in_process::measure(sessions),
-        Command::InProcess(args) => in_process::run(&args.sessions, args.runs, args.record.as_deref()),
-        Command::GroupCommit(args) => group_commit::run(&args),
-        Command::Operation(args) => instructions::perform(&args.name, args.times),
-        Command::Gate(args) => gate::compare(&args.from, &args.baseline, args.update),
-    };
-    match result {
+    match done(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The chain of causes in one line is the message; a backtrace, as returning the error could print, would
-            // only hide it.
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Measures the scenarios one after the other and prints each when it is done.
+fn done(command: Command) -> Result<()> {
+    match command {
+        Command::Run(args) => run(&args),
+        Command::Report(args) => report::write(&args.from, Path::new(FOLDER), args.python.program.as_deref()),
+        Command::Instructions(args) => instructions::measure(args.record.as_deref()).map(|all| table::print(&all)),
+        Command::InProcess(InProcessArgs { only: Some(sessions), .. }) => sessions::measure(sessions),
+        Command::InProcess(args) => sessions::run(args.runs, args.record.as_deref()),
+        Command::GroupCommit(GroupCommitArgs { runs, seconds, directory }) => {
+            let parent = directory.unwrap_or_else(std::env::temp_dir);
+            group_commit::run(runs, Duration::from_secs(seconds), &parent)
+        }
+        Command::Operation(args) => instructions::perform(&args.name, args.times),
+        Command::Gate(args) => gate::compare(&args.from, Path::new(BASELINE), args.update),
+    }
+}
+
+/// Measures the questions one after the other and prints the figures of each when it is done.
 fn run(args: &RunArgs) -> Result<()> {
     args.check()?;
-    files::raise_limit(args.most_connections())?;
+    open_files::raise_limit(args.most_connections())?;
     let servers = servers(args)?;
-    let recording = recording::read(&args.recording);
-    if let Err(error) = &recording {
-        eprintln!("skipped the recorded odds, which not every machine has: {error:#}");
-    }
     let broker = deployment::broker_is_installed();
     if !broker {
         eprintln!("skipped the engine redis: redis-server is not installed");
     }
-    let scale = args.scale(recording.ok().map(Arc::new), broker);
-    let setup = Setup { clock: Clock::start(), limit: args.deadline() };
+    let scale = args.scale(broker);
     let mut failed = 0;
-    for scenario in args.scenarios() {
-        for transport in args.transports() {
-            let cases = scenario.cases(transport, &scale)?;
-            let (records, failures) = rounds::measure(&cases, &servers, args.runs(), &setup, args.record.as_deref())?;
-            failed += failures;
-            table::print(&records);
-        }
+    for question in args.questions() {
+        let cases = question.cases(&scale);
+        let (records, failures) = rounds::measure(&cases, &servers, args.runs(), args.record.as_deref())?;
+        failed += failures;
+        table::print(&records);
     }
     ensure!(failed == 0, "{failed} measurements failed");
     Ok(())
@@ -122,11 +94,11 @@ fn servers(args: &RunArgs) -> Result<Vec<ServerSpec>> {
     if !args.servers.is_empty() {
         return Ok(args.servers.clone());
     }
-    let (mut servers, missing) = servers::installed(&args.peers.places())?;
+    let (mut servers, missing) = spec::installed(args.python.program.as_deref())?;
     for (name, reason) in missing.iter().filter(|(name, _)| args.wants(name)) {
         eprintln!("skipped {name}: {reason:#}");
     }
     servers.retain(|spec| args.wants(&spec.name));
-    ensure!(!servers.is_empty(), "there is no server to measure");
+    ensure!(!servers.is_empty(), "no server to measure: expected --only with oddswire, stock-warp, fastapi or nchan");
     Ok(servers)
 }

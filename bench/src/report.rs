@@ -1,4 +1,4 @@
-//! `RESULTS.md` and the plots.
+//! Writes `RESULTS.md` and the plots.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,68 +7,64 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use crate::aims::AIMS;
-use crate::curve;
-use crate::growth;
-use crate::in_process;
-use crate::machine::{self, Machine};
-use crate::plot;
-use crate::record::{self, Record};
-use crate::servers::Places;
-use crate::table;
+use crate::figures::machine::{self, Machine};
+use crate::figures::record::{self, Record};
+use crate::figures::{curve, plot, table};
+use crate::questions::{growth, sessions};
 
 const INTRODUCTION: &str = "\
 # Measurements
 
-Written by `make bench` from the figures that it recorded; do not edit. Servers and load generator share one machine, so
-only comparisons within this page mean anything. Cases and servers took turns, each in a new process. Figures are medians,
-with the least and the most of all runs in parentheses.
+`make bench` writes this page; do not edit it. Servers and load generator share one machine, so compare figures only
+within this page. Cases and servers took turns, each in a new process. Figures are medians, with the least and the greatest
+of all runs in parentheses.
 
-- Latency is from the moment a publish was due to its receipt, by the load generator's clock, over all subscribers. Where
-  messages are published as fast as they are taken (hot, ingest) there is no such moment, and it counts from the send.
-- CPU is the processor time of the server and its worker processes while messages were published and delivered, and
-  memory is their resident memory, without the kernel's socket buffers.
-- Bursts of the recording (replay) go to oddswire in requests of up to 100 messages and to the peers, which know no batches,
-  one by one.
-- `skipped` is what the server told its subscribers that they would not get, `lost` what they missed without being told.
-- Cores is the processor time for each second: of the server, of the load generator, and of everything else. Where the
-  last one is more than a few hundredths, the machine was not left alone and the figures of that line are not to be trusted.
+- Latency is the time from the moment when a publish was due to its receipt, by the load generator's clock, over all
+  subscribers. In `hot` and `engines-hot`, messages are published as fast as the server takes them. There, latency begins
+  when the load generator sends the publish.
+- CPU is the processor time of the server and its worker processes while messages were published and delivered. Memory is
+  their resident memory, without the kernel's socket buffers.
+- `skipped` counts messages that the server reported as skipped to its subscribers. `lost` counts missing messages that it
+  did not report.
+- Cores is the processor time for each second: of the server, of the load generator, and of all other processes. If the
+  last one is more than a few hundredths, other work disturbed the measurement. Do not trust the figures of that line.
 ";
 
-/// Writes everything into a directory.
-pub fn write(from: &Path, to: &Path, places: &Places) -> Result<()> {
+/// Writes the report into a folder. `python` is the interpreter that runs the peer fastapi.
+pub fn write(from: &Path, to: &Path, python: Option<&str>) -> Result<()> {
     let records = record::read(from)?;
-    ensure!(!records.is_empty(), "{} has no measurements", from.display());
+    ensure!(!records.is_empty(), "{} has no records: expected at least one", from.display());
     let plots = to.join("plots");
-    fs::create_dir_all(&plots).context("could not make the directory of the plots")?;
+    fs::create_dir_all(&plots).with_context(|| format!("cannot create {}", plots.display()))?;
     let machine = Machine::this()?;
     let mut text = INTRODUCTION.to_owned();
-    let _ = writeln!(text, "\n## The machine\n\n{}", machine::description(places)?);
+    let _ = writeln!(text, "\n## The machine\n\n{}", machine::description(python)?);
     let _ = writeln!(text, "## Aims\n\n{}", aims(&records));
-    for scenario in scenarios(&records) {
-        let of_scenario: Vec<Record> =
-            records.iter().filter(|record| scenario_of(record) == scenario).cloned().collect();
-        let (drawing, conclusion) = drawn(&scenario, &of_scenario, &machine);
-        fs::write(plots.join(format!("{scenario}.svg")), drawing)?;
-        let _ = writeln!(text, "## {scenario}\n\n![{scenario}](plots/{scenario}.svg)\n\n{}", figures(&of_scenario));
+    for question in questions(&records) {
+        let of_question: Vec<Record> =
+            records.iter().filter(|record| question_of(record) == question).cloned().collect();
+        let (drawing, conclusion) = drawn(&question, &of_question, &machine);
+        fs::write(plots.join(format!("{question}.svg")), drawing)?;
+        let _ = writeln!(text, "## {question}\n\n![{question}](plots/{question}.svg)\n\n{}", figures(&of_question));
         text.extend(conclusion.map(|conclusion| conclusion + "\n"));
     }
-    fs::write(to.join("RESULTS.md"), text.trim_end().to_owned() + "\n").context("could not write RESULTS.md")
+    fs::write(to.join("RESULTS.md"), text.trim_end().to_owned() + "\n").context("cannot write RESULTS.md")
 }
 
-/// The plot of a scenario, and what follows from its figures where that is more than they say themselves.
-fn drawn(scenario: &str, records: &[Record], machine: &Machine) -> (String, Option<String>) {
-    match scenario {
-        growth::NAME => (curve::svg(scenario, &growth::curves(records)), growth::text(records, machine)),
-        in_process::NAME => (curve::svg(scenario, &in_process::curves(records)), in_process::text(records)),
-        _ => (plot::svg(scenario, records), None),
+/// The plot of a question, and the conclusion of those that have one.
+fn drawn(question: &str, records: &[Record], machine: &Machine) -> (String, Option<String>) {
+    match question {
+        growth::NAME => (curve::svg(question, &growth::curves(records)), growth::text(records, machine)),
+        sessions::NAME => (curve::svg(question, &sessions::curves(records)), sessions::text(records)),
+        _ => (plot::svg(question, records), None),
     }
 }
 
-/// The scenarios in the order of their first record.
-fn scenarios(records: &[Record]) -> Vec<String> {
+/// The questions in the order of their first record.
+fn questions(records: &[Record]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for record in records {
-        let name = scenario_of(record);
+        let name = question_of(record);
         if !names.iter().any(|known| known == name) {
             names.push(name.to_owned());
         }
@@ -76,8 +72,8 @@ fn scenarios(records: &[Record]) -> Vec<String> {
     names
 }
 
-/// The names of cases begin with the name of their scenario, which has no hyphen.
-fn scenario_of(record: &Record) -> &str {
+/// The name of a case begins with the name of its question, which has no hyphen.
+fn question_of(record: &Record) -> &str {
     record.case.split('-').next().unwrap_or_default()
 }
 
@@ -94,7 +90,7 @@ fn aims(records: &[Record]) -> String {
     lines.join("\n") + "\n"
 }
 
-/// One line for each case and server.
+/// A table with one line for each case and server.
 fn figures(records: &[Record]) -> String {
     let columns = table::columns(records);
     let mut headings = vec!["case".to_owned(), "server".to_owned(), "runs".to_owned()];
@@ -113,23 +109,22 @@ fn figures(records: &[Record]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Figures;
+    use crate::figures::record::Figures;
 
     #[test]
-    fn a_scenario_gets_a_section_with_a_line_for_each_server() -> Result<()> {
+    fn report_has_a_section_per_question_and_a_line_per_server() -> Result<()> {
         let directory = tempfile::tempdir()?;
         let from = directory.path().join("records");
         for (server, value) in [("oddswire", 1000.0), ("nchan", 2000.0)] {
             let mut figures = Figures::default();
             figures.set("p99_us", value);
-            let record = Record { case: "light-ws".to_owned(), server: server.to_owned(), run: 1, figures };
+            let record = Record { case: "light".to_owned(), server: server.to_owned(), run: 1, figures };
             record::append(&from, &record)?;
         }
-        let places = Places { bench: Path::new("nowhere"), python: None, nginx: "no-such-program" };
-        write(&from, directory.path(), &places)?;
+        write(&from, directory.path(), None)?;
         let text = fs::read_to_string(directory.path().join("RESULTS.md"))?;
-        assert!(text.contains("| light-ws | nchan | 1 | 2.00 |"), "{text}");
-        assert!(text.contains("| light-ws: p99_us | the better of nchan and stock-warp | at most 1 | 0.500 | yes |"));
+        assert!(text.contains("| light | nchan | 1 | 2.00 |"), "{text}");
+        assert!(text.contains("| light: p99_us | the better of nchan and stock-warp | at most 1 | 0.500 | yes |"));
         assert!(directory.path().join("plots/light.svg").exists());
         Ok(())
     }

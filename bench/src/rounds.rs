@@ -4,37 +4,32 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::case::{Case, Kind};
-use crate::measurement::{Round, Setup};
-use crate::record::{self, Figures, Record};
+use crate::case::Case;
+use crate::deadline::LIMIT;
+use crate::figures::record::{self, Figures, Record};
+use crate::load::message::Clock;
+use crate::measurement::Measurement;
 use crate::server::Server;
-use crate::servers::ServerSpec;
-use crate::{connect, fanout, idle, image, retained};
+use crate::server::spec::ServerSpec;
 
-/// Measures the cases of a scenario with all servers that take part, `runs` times, each time in a new process. Taking
-/// turns spreads what else happens on the machine over all of them. A measurement that fails is said and left out.
-/// Returns the records, and how many measurements failed.
-pub fn measure(
-    cases: &[Case],
-    servers: &[ServerSpec],
-    runs: u32,
-    setup: &Setup,
-    file: Option<&Path>,
-) -> Result<(Vec<Record>, u32)> {
+/// Measures every case with each of its servers, `runs` times, each time in a new server process. Cases and servers
+/// take turns, so that other load on the machine affects all of them. Returns the records and the number of failures;
+/// prints each failure.
+pub fn measure(cases: &[Case], servers: &[ServerSpec], runs: u32, file: Option<&Path>) -> Result<(Vec<Record>, u32)> {
     let mut records = Vec::new();
     let mut failed = 0;
     for run in 1..=runs {
         for case in cases {
-            for spec in servers.iter().filter(|spec| case.concerns(spec.dialect)) {
-                let round = Round { case, spec, run, runs };
-                match one(setup, &round) {
+            for spec in servers.iter().filter(|spec| case.servers.contains(&spec.dialect)) {
+                let label = format!("{}, {}, run {run} of {runs}", case.name, spec.name);
+                match one(case, spec, label.clone()) {
                     Ok(figures) => {
                         let record = Record { case: case.name.clone(), server: spec.name.clone(), run, figures };
                         file.map_or(Ok(()), |file| record::append(file, &record))?;
                         records.push(record);
                     }
                     Err(error) => {
-                        eprintln!("{}, {}, run {run}: {error:#}", case.name, spec.name);
+                        eprintln!("{label}: {error:#}");
                         failed += 1;
                     }
                 }
@@ -44,15 +39,8 @@ pub fn measure(
     Ok((records, failed))
 }
 
-fn one(setup: &Setup, round: &Round) -> Result<Figures> {
-    let mut server =
-        Server::start(round.spec, round.case.deployment, round.case.arguments(round.spec.dialect), setup.limit)?;
-    let result = match &round.case.kind {
-        Kind::Idle { connections } => idle::measure(*connections, setup, round, &server),
-        Kind::Connect { total, concurrent } => connect::measure(*total, *concurrent, setup, round, &server),
-        Kind::Image { clients, state } => image::measure(*clients, state, setup, round, &server),
-        Kind::Retained { keys } => retained::measure(keys, setup, round, &server),
-        Kind::Fanout(fanout) => fanout.check().and_then(|()| fanout::measure(fanout, setup, round, &server)),
-    };
+fn one(case: &Case, spec: &ServerSpec, label: String) -> Result<Figures> {
+    let mut server = Server::start(spec, case.deployment, case.arguments(spec.dialect), LIMIT)?;
+    let result = (case.measure)(&Measurement { server: &server, clock: Clock::start(), label });
     result.map_err(|error| server.explain(error))
 }

@@ -1,4 +1,4 @@
-//! The whole server with its clients, on one thread: what happens is the same each time, so it can be counted.
+//! The whole server and its clients on one thread, so that instruction counts hardly vary.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 
-/// The whole server, and what it takes to be its client, on one thread.
+/// A running server, and the runtime that it shares with its clients.
 pub struct Served {
     runtime: Runtime,
     address: SocketAddr,
@@ -30,7 +30,7 @@ impl Served {
         Self { runtime, address, manager }
     }
 
-    /// A WebSocket client that has its `connection_ack`.
+    /// Connects a WebSocket client and reads its `connection_ack`.
     pub fn client(&self) -> TcpStream {
         const REQUEST: &[u8] = b"GET /api/ws?topics=odds_updates HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\n\
             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -42,16 +42,17 @@ impl Served {
             let mut reply = Vec::new();
             while !greeted(&reply) {
                 let count = stream.read_buf(&mut reply).await.expect("the server answers");
-                assert!(count > 0, "the server does not refuse: {}", String::from_utf8_lossy(&reply));
+                assert!(count > 0, "the server closed the connection: {}", String::from_utf8_lossy(&reply));
             }
             stream
         })
     }
-    /// Reads as many bytes from each client as the buffer has.
+
+    /// Reads from each client until the buffer is full.
     pub fn read(&self, clients: &mut [TcpStream], buffer: &mut [u8]) {
         self.runtime.block_on(async {
             for client in clients {
-                client.read_exact(buffer).await.expect("each client gets it");
+                client.read_exact(buffer).await.expect("each client gets every message");
             }
         });
     }

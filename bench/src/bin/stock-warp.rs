@@ -1,5 +1,4 @@
-//! The baseline: a broadcasting WebSocket server written the way the examples
-//! of `warp` suggest, with no tuning of memory or of throughput.
+//! The peer stock-warp: a WebSocket server that broadcasts, written like the examples of `warp`, without tuning.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,7 +12,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use warp::Filter;
 use warp::ws::{Message, WebSocket, Ws};
 
-/// Broadcasts what is posted to /api/publish to every client of /api/ws.
+/// Broadcasts each body that is posted to /api/publish to all clients of /api/ws.
 #[derive(Parser)]
 struct Cli {
     /// The address to accept connections on.
@@ -28,23 +27,19 @@ struct Clients {
 }
 
 impl Clients {
-    /// The map stays usable after a panic elsewhere, because each change to it
-    /// is a single insertion or removal.
+    /// Ignores a poisoned lock: each change is one insertion or removal, so a panic leaves the map valid.
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, UnboundedSender<Message>>> {
         self.senders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn broadcast(&self, text: &str) {
         for sender in self.lock().values() {
-            // A closed channel belongs to a client that is about to be removed.
+            // If the channel is closed, `serve` is about to remove the client.
             let _ = sender.send(Message::text(text));
         }
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the baseline is written as the examples are, with a task of its own"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the examples of warp spawn a task for each connection, too")]
     async fn serve(self, socket: WebSocket) {
         let (mut sink, mut stream) = socket.split();
         let (sender, mut receiver) = mpsc::unbounded_channel();
@@ -55,11 +50,11 @@ impl Clients {
                 }
             }
         });
-        // The receiver cannot have gone yet unless the client has gone too.
+        // Sending fails only if the client has disconnected already.
         let _ = sender.send(Message::text(r#"{"type":"connection_ack"}"#));
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         self.lock().insert(id, sender);
-        // Reading is what answers pings and what notices that the client left.
+        // Reading answers pings, and ends when the client disconnects.
         while let Some(Ok(_)) = stream.next().await {}
         self.lock().remove(&id);
     }

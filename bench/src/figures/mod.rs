@@ -1,0 +1,9 @@
+//! Figures: how they are recorded, summarized and shown.
+
+pub mod curve;
+pub mod fit;
+pub mod machine;
+pub mod plot;
+pub mod record;
+pub mod statistics;
+pub mod table;

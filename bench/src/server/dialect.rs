@@ -1,0 +1,57 @@
+//! How the kinds of servers differ in their requests and responses.
+
+/// The topic of every message.
+pub const TOPIC: &str = "odds_updates";
+
+/// A kind of server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    Oddswire,
+    StockWarp,
+    FastApi,
+    Nchan,
+}
+
+impl Dialect {
+    /// The kind of server with this name. Every unknown name is an oddswire, such as an older build.
+    pub fn of(name: &str) -> Self {
+        match name {
+            "stock-warp" => Self::StockWarp,
+            "fastapi" => Self::FastApi,
+            "nchan" => Self::Nchan,
+            _ => Self::Oddswire,
+        }
+    }
+
+    /// Whether the server sends a message to each new subscriber. If not, a client can only wait for the response.
+    pub fn greets(self) -> bool {
+        self != Self::Nchan
+    }
+
+    /// Whether one request can publish several messages.
+    pub fn takes_batches(self) -> bool {
+        self == Self::Oddswire
+    }
+
+    /// The content type of a publish request with so many messages.
+    pub fn content_type(self, messages: usize) -> &'static str {
+        if messages > 1 && self.takes_batches() { "application/x-ndjson" } else { "application/json" }
+    }
+}
+
+/// The request path of a subscriber to one event's messages, or to all. Only oddswire reads the query.
+pub fn subscribe_path(event: Option<u64>) -> String {
+    let key = event.map(|event| format!("/e{event}")).unwrap_or_default();
+    format!("/api/ws?topics={TOPIC}{key}&since=now")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_names_the_subscription() {
+        assert_eq!(subscribe_path(None), "/api/ws?topics=odds_updates&since=now");
+        assert_eq!(subscribe_path(Some(3)), "/api/ws?topics=odds_updates/e3&since=now");
+    }
+}
