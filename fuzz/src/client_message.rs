@@ -1,4 +1,4 @@
-//! What a client sends over its WebSocket: reading it, and what the manager makes of it.
+//! Messages from a client over its WebSocket: parsing them, and their effect in the manager.
 
 use std::collections::BTreeSet;
 
@@ -10,16 +10,24 @@ use serde_json::json;
 
 use super::service::{drain, manager};
 
-/// Reads the input as a text message.
+/// Parses the input as a text message.
 pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     match ClientMessage::parse(text) {
         Ok(message) => {
-            assert_eq!(ClientMessage::parse(&written(&message)).as_ref(), Ok(&message), "it reads back as written");
-            assert_eq!(ClientMessage::parse(&format!(" \n{text}\t")).as_ref(), Ok(&message), "white space is nothing");
-            obey(message);
+            assert_eq!(
+                ClientMessage::parse(&written(&message)).as_ref(),
+                Ok(&message),
+                "a message reads back as written"
+            );
+            assert_eq!(
+                ClientMessage::parse(&format!(" \n{text}\t")).as_ref(),
+                Ok(&message),
+                "white space around a message has no effect"
+            );
+            apply(message);
         }
-        Err(error) => refused(text, &error),
+        Err(error) => rejected(text, &error),
     }
 }
 
@@ -40,17 +48,17 @@ fn written(message: &ClientMessage) -> String {
     json.to_string()
 }
 
-fn refused(text: &str, error: &ClientMessageError) {
+fn rejected(text: &str, error: &ClientMessageError) {
     super::check_detail(&error.to_string());
     if let ClientMessageError::BadRequest(detail) = error {
         assert!(serde_json::from_str::<serde_json::Value>(text).is_ok_and(|value| value["type"].is_string()));
-        let answer = protocol::error("bad_request", detail, &[]);
-        serde_json::from_slice::<serde_json::Value>(answer.text()).expect("the answer is JSON");
+        let response = protocol::error("bad_request", detail, &[]);
+        serde_json::from_slice::<serde_json::Value>(response.text()).expect("the response is JSON");
     }
 }
 
-/// Subscriptions are a set of those that are known: sorted, bounded, and gone when they are dropped.
-fn obey(message: ClientMessage) {
+/// A connection holds the known subscriptions: sorted, without duplicates, and bounded. Dropping it removes them.
+fn apply(message: ClientMessage) {
     let manager = manager();
     let (connection, mut receiver) = manager.connect(Connect::to(Vec::new()));
     match message {
@@ -58,7 +66,7 @@ fn obey(message: ClientMessage) {
             let (known, _) = manager.topics().partition(topics);
             let wanted: BTreeSet<Subscription> = known.iter().cloned().collect();
             match connection.subscribe(known, since) {
-                Ok(held) => assert!(held.iter().eq(&wanted), "{held:?} are not {wanted:?}"),
+                Ok(held) => assert!(held.iter().eq(&wanted), "{held:?} differ from {wanted:?}"),
                 Err(_) => assert!(wanted.len() > manager.subscriptions_limit()),
             }
             drain(&connection, &mut receiver);

@@ -1,4 +1,4 @@
-//! The address of a client behind a proxy. Whatever the client writes into the headers itself, it passes for nobody.
+//! The address of a client behind a proxy. A client cannot choose its address through its own headers.
 
 use std::net::IpAddr;
 
@@ -8,24 +8,28 @@ use oddswire::admission::TrustedProxies;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROXY: &str = "10.0.0.1";
-/// Where the client really is, which only the proxy knows.
+/// The client's real address, which only the proxy knows.
 const CLIENT: &str = "203.0.113.7";
 
-/// Reads the input as lines of header values, `x` and `f` before each saying which header it is.
+/// Reads the input as lines of header values. Lines with `x` are `X-Forwarded-For`, lines with `f` are `Forwarded`.
 pub fn check(input: &[u8]) {
     let headers = headers(input);
     let [proxy, client]: [IpAddr; 2] = [PROXY, CLIENT].map(|text| text.parse().expect("an address"));
     let trusted: TrustedProxies = "10.0.0.0/8, fd00::/8".parse().expect("networks");
-    assert_eq!(trusted.client(client, &headers), client, "nobody else's word counts");
-    assert_eq!(TrustedProxies::default().client(proxy, &headers), proxy, "nobody is trusted by default");
+    assert_eq!(
+        trusted.client(client, &headers),
+        client,
+        "headers from other addresses than the proxy's have no effect"
+    );
+    assert_eq!(TrustedProxies::default().client(proxy, &headers), proxy, "no proxy is trusted by default");
     let told = trusted.client(proxy, &headers);
     assert_eq!(told, told.to_canonical());
 
     for (name, value) in [(X_FORWARDED_FOR, CLIENT), (FORWARDED, "for=203.0.113.7")] {
         for way in [appended(&headers, &name, value), joined(&headers, &name, value)] {
             let found = trusted.client(proxy, &way);
-            // Where the client contradicts the proxy in the other header, it is nobody: the proxy itself.
-            assert!(found == client || found == proxy, "{found} is the client's own word: {way:?}");
+            // If the client contradicts the proxy in the other header, the address is the proxy's.
+            assert!(found == client || found == proxy, "{found} comes from the client's own header: {way:?}");
         }
     }
 }
@@ -38,7 +42,7 @@ fn headers(input: &[u8]) -> HeaderMap {
             [b'f', value @ ..] => (FORWARDED, value),
             _ => continue,
         };
-        // What is no header value never gets past the HTTP parser.
+        // The HTTP parser rejects invalid values before this code sees them.
         if let Ok(value) = HeaderValue::from_bytes(value.trim_ascii()) {
             headers.append(name, value);
         }
@@ -46,18 +50,18 @@ fn headers(input: &[u8]) -> HeaderMap {
     headers
 }
 
-/// What a proxy makes of it that adds a line of its own.
+/// The headers from a proxy that adds a line.
 fn appended(headers: &HeaderMap, name: &HeaderName, value: &'static str) -> HeaderMap {
     let mut headers = headers.clone();
     headers.append(name, HeaderValue::from_static(value));
     headers
 }
 
-/// What a proxy makes of it that joins all lines to one and adds to that.
+/// The headers from a proxy that joins all lines and adds its value.
 fn joined(headers: &HeaderMap, name: &HeaderName, value: &'static str) -> HeaderMap {
     let mut lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     lines.push(value.as_bytes());
-    let line = HeaderValue::from_bytes(&lines.join(&b", "[..])).expect("values joined are a value");
+    let line = HeaderValue::from_bytes(&lines.join(&b", "[..])).expect("joined values are a valid value");
     let mut headers = headers.clone();
     headers.insert(name, line);
     headers

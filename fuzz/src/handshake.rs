@@ -1,4 +1,4 @@
-//! The opening handshake of a WebSocket.
+//! The opening handshake of a WebSocket (RFC 6455, section 4.2).
 
 use http::header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
@@ -8,7 +8,7 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::service::{Answer, app, block_on, call};
 
-/// Reads the input as lines `name: value`, the headers of `GET /api/ws`.
+/// Reads the input as lines `name: value`: the headers of `GET /api/ws`.
 pub fn check(input: &[u8]) {
     let headers = headers(input);
     let app = app();
@@ -22,7 +22,7 @@ pub fn check(input: &[u8]) {
         StatusCode::FORBIDDEN => assert!(headers.contains_key(ORIGIN)),
         status => assert_eq!(status, StatusCode::BAD_REQUEST),
     }
-    assert_eq!(app.manager.active_count(), 0, "without a connection there is no session");
+    assert_eq!(app.manager.active_count(), 0, "a handshake without a connection leaves no session");
 }
 
 fn headers(input: &[u8]) -> HeaderMap {
@@ -31,7 +31,7 @@ fn headers(input: &[u8]) -> HeaderMap {
         let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
         let name = HeaderName::from_bytes(&line[..colon]);
         let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
-        // What is no header never gets past the HTTP parser.
+        // The HTTP parser rejects invalid headers before this code sees them.
         if let (Ok(name), Ok(value)) = (name, value) {
             headers.append(name, value);
         }
@@ -39,11 +39,11 @@ fn headers(input: &[u8]) -> HeaderMap {
     headers
 }
 
-/// The answer, once the task of the connection is gone too: it gets no connection.
+/// Answers the request, and waits for the end of the connection's task. The task ends because it gets no connection.
 async fn opened(app: &App, headers: &HeaderMap) -> Answer {
-    let mut request = Request::get("/api/ws").body(Full::default()).expect("a path is a request");
+    let mut request = Request::get("/api/ws").body(Full::default()).expect("a path makes a valid request");
     *request.headers_mut() = headers.clone();
-    // What hyper gives each request that it could hand over, here without anything to hand over.
+    // Hyper adds this to each request that may be upgraded. Here it has no connection to hand over.
     let on_upgrade = hyper::upgrade::on(Request::new(()));
     request.extensions_mut().insert(on_upgrade);
     let answer = call(app, request).await;
@@ -52,7 +52,7 @@ async fn opened(app: &App, headers: &HeaderMap) -> Answer {
     answer
 }
 
-/// A server must not switch unless each of these holds (RFC 6455, section 4.2.1).
+/// The conditions for switching protocols (RFC 6455, section 4.2.1).
 fn switched(headers: &HeaderMap, answer: &Answer) {
     let has = |name: &HeaderName, token: &str| {
         let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).to_lowercase());
@@ -66,15 +66,15 @@ fn switched(headers: &HeaderMap, answer: &Answer) {
     assert_eq!(answer.headers[SEC_WEBSOCKET_ACCEPT], derive_accept_key(key.as_bytes()));
     assert_eq!(answer.headers[UPGRADE], "websocket");
     if let Some(origin) = headers.get(ORIGIN) {
-        let origin = origin.to_str().expect("an origin that is allowed is text").to_ascii_lowercase();
-        let (_, authority) = origin.split_once("://").expect("an origin that is allowed has a scheme");
+        let origin = origin.to_str().expect("an allowed origin is text").to_ascii_lowercase();
+        let (_, authority) = origin.split_once("://").expect("an allowed origin has a scheme");
         let host = headers[HOST].to_str().expect("a host is text").to_ascii_lowercase();
         let name = |authority: &str| authority.trim_end_matches(":443").trim_end_matches(":80").to_owned();
-        assert_eq!(name(authority.trim_end_matches('/')), name(&host), "the page is of another host");
+        assert_eq!(name(authority.trim_end_matches('/')), name(&host), "an allowed origin has the server's host");
     }
 }
 
-/// Whether these are 16 bytes in base64, by decoding them.
+/// Whether the text is 16 bytes in base64.
 fn is_16_bytes(text: &str) -> bool {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let Some(digits) = text.strip_suffix("==").filter(|digits| digits.len() == 22) else { return false };

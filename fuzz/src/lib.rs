@@ -1,5 +1,6 @@
-//! What holds for every input, as functions of bytes: the bodies of the fuzz targets, which a plain test replays over
-//! the seeds too. One file a target; a violated property is a panic.
+//! The properties that hold for every input, as functions of bytes. Each panics when a property is violated.
+//!
+//! Each file is the body of one fuzz target. A test of the root package runs the same functions on the seeds.
 
 pub mod client_message;
 pub mod forwarded;
@@ -14,7 +15,7 @@ pub mod topic;
 /// A check of one input.
 pub type Check = fn(&[u8]);
 
-/// Every check, by the name of its target and of the directory with its seeds.
+/// Every check with the name of its target, which is also the name of the folder with its seeds.
 pub const CHECKS: [(&str, Check); 8] = [
     ("client_message", client_message::check),
     ("forwarded", forwarded::check),
@@ -26,9 +27,9 @@ pub const CHECKS: [(&str, Check); 8] = [
     ("topic", topic::check),
 ];
 
-/// A refusal is never as large as what may cause it, and fits a line of a log.
+/// Checks that an error text is short, and fits into one line of a log.
 fn check_detail(detail: &str) {
-    assert!(!detail.is_empty(), "a refusal says what was wrong");
-    assert!(detail.len() <= 2_000, "a refusal of {} bytes", detail.len());
-    assert!(!detail.contains(char::is_control), "a refusal breaks the line: {detail:?}");
+    assert!(!detail.is_empty(), "an error has a text");
+    assert!(detail.len() <= 2_000, "an error text of {} bytes", detail.len());
+    assert!(!detail.contains(char::is_control), "an error text has control characters: {detail:?}");
 }

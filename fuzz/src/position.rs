@@ -1,4 +1,4 @@
-//! Positions and `since`, and the catch-up of a client that comes with one.
+//! Positions, `since`, and the catch-up of a client that resumes at a position.
 
 use oddswire::log::Since;
 use oddswire::manager::{Connect, ConnectionManager};
@@ -9,16 +9,16 @@ use serde_json::value::RawValue;
 
 use super::service::{drain, manager};
 
-/// How many messages the log has seen; its history holds fewer.
+/// How many messages are published. The history holds fewer.
 const PUBLISHED: u64 = 9;
 
-/// Reads the input as a position and as `since`.
+/// Parses the input as a position and as `since`.
 pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let position = text.parse::<Position>();
     match &position {
         Ok(position) => {
-            assert_eq!(position.to_string().parse(), Ok(*position), "it reads back as written");
+            assert_eq!(position.to_string().parse(), Ok(*position), "a position reads back as written");
             assert!(text.bytes().all(|b| b.is_ascii_digit() || b == b'-') && text.matches('-').count() == 1);
         }
         Err(error) => super::check_detail(&error.to_string()),
@@ -34,7 +34,7 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// Whoever comes back is caught up: in order, and told what is missing.
+/// A client that reconnects is caught up in order, and is told about missing messages.
 fn resume(since: Position) {
     let manager = manager();
     publish(&manager);
@@ -50,17 +50,17 @@ fn resume(since: Position) {
             _ => None,
         })
         .collect();
-    assert!(offsets.is_sorted_by(|one, next| one < next), "in order and once: {offsets:?}");
+    assert!(offsets.is_sorted_by(|one, next| one < next), "messages arrive in order and once: {offsets:?}");
     let kinds: Vec<String> = sent.iter().filter_map(kind).collect();
     assert_eq!(kinds.first().map(String::as_str), Some("connection_ack"));
     if since == now {
-        assert!(offsets.is_empty(), "nothing was missed, and {offsets:?} came");
+        assert!(offsets.is_empty(), "no message was missed, but {offsets:?} arrived");
         return;
     }
     assert_eq!(kinds.last().map(String::as_str), Some("caught_up"), "{kinds:?}");
     if since.epoch == now.epoch && since.offset < now.offset {
         assert!(offsets.iter().all(|offset| *offset > since.offset) || kinds.iter().any(|kind| kind == "catch_up"));
-        assert_eq!(offsets.last(), Some(&now.offset), "the newest message is always there");
+        assert_eq!(offsets.last(), Some(&now.offset), "the newest message arrives");
     }
 }
 
@@ -72,8 +72,8 @@ fn publish(manager: &ConnectionManager) {
             0 => Payload::new(data),
             key => Payload::keyed(format!("8301/{key}").parse().expect("a key"), data),
         };
-        let topic = manager.topics().get(topic).expect("it is configured");
-        manager.broadcast(payload, topic).expect("it has room");
+        let topic = manager.topics().get(topic).expect("the topic is configured");
+        manager.broadcast(payload, topic).expect("the log has room");
     }
 }
 

@@ -1,4 +1,5 @@
-//! What publishers post: a body is taken whole or not at all, and what is taken reaches subscribers byte for byte.
+//! Bodies of publish requests. The server accepts a body as a whole or not at all, and subscribers get its data
+//! unchanged.
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -24,11 +25,11 @@ fn post(app: &App, path: &str, content_type: &str, body: &[u8]) -> Answer {
         .header(AUTHORIZATION, format!("Bearer {PUBLISH_TOKEN}"))
         .header(CONTENT_TYPE, content_type)
         .body(Full::new(Bytes::copy_from_slice(body)))
-        .expect("it is a request");
+        .expect("the request is valid");
     block_on(call(app, request))
 }
 
-/// A client of all topics that has read its `connection_ack`.
+/// Connects a client to all topics and reads its `connection_ack`.
 fn client(app: &App) -> (Connection, Receiver) {
     let (connection, mut receiver) = app.manager.connect(Connect::all());
     assert_eq!(drain(&connection, &mut receiver).len(), 1);
@@ -42,23 +43,23 @@ fn published(input: &[u8], format: &str) {
     let sent = drain(&connection, &mut receiver);
     let offset = app.manager.position().offset;
     if answer.status != StatusCode::OK {
-        assert_eq!((offset, sent.len()), (0, 0), "what is refused leaves nothing behind");
-        return refused(&answer, input);
+        assert_eq!((offset, sent.len()), (0, 0), "a rejected body has no effect");
+        return rejected(&answer, input);
     }
     let count = |name: &str| answer.json()[name].as_u64().expect("a number of messages");
     let messages = messages(input, format);
-    let news = count("accepted") - count("unchanged");
-    assert_eq!(count("accepted"), messages.len() as u64, "the body is taken whole");
-    assert_eq!(offset, news, "each message that is news has a position");
+    let changed = count("accepted") - count("unchanged");
+    assert_eq!(count("accepted"), messages.len() as u64, "the server accepts the whole body");
+    assert_eq!(offset, changed, "each message that changes its key has a position");
     assert_eq!(answer.json()["position"], app.manager.position().to_string());
-    delivered(&sent, &messages, news);
+    delivered(&sent, &messages, changed);
     kept(&app);
     again(&app, input, format);
 }
 
-/// The bodies' messages, read another way.
+/// The messages of a body, by another parser.
 fn messages<'a>(input: &'a [u8], format: &str) -> Vec<&'a str> {
-    let text = std::str::from_utf8(input).expect("a body that is taken is UTF-8");
+    let text = std::str::from_utf8(input).expect("an accepted body is UTF-8");
     if format == "application/x-ndjson" {
         return text.lines().filter(|line| !line.trim().is_empty()).collect();
     }
@@ -66,21 +67,21 @@ fn messages<'a>(input: &'a [u8], format: &str) -> Vec<&'a str> {
     list.unwrap_or_else(|_| vec![text])
 }
 
-/// Subscribers get every message that is news once, in order, with the publisher's own bytes.
-fn delivered(sent: &[Outgoing], messages: &[&str], news: u64) {
+/// Subscribers get every changed message once, in order, with the publisher's bytes.
+fn delivered(sent: &[Outgoing], messages: &[&str], changed: u64) {
     let mut rest = messages.iter();
     let mut last = 0;
     for item in sent {
-        let Outgoing::Message(message) = item else { panic!("a client that is live gets messages only: {item:?}") };
-        assert_eq!(message.position().offset, last + 1, "in order, without a hole");
+        let Outgoing::Message(message) = item else { panic!("a caught-up client gets only messages: {item:?}") };
+        assert_eq!(message.position().offset, last + 1, "messages arrive in order, without gaps");
         last += 1;
         let data = std::str::from_utf8(message.data()).expect("data is UTF-8");
-        assert!(rest.any(|given| given.contains(data)), "these are not the publisher's bytes: {data}");
+        assert!(rest.any(|given| given.contains(data)), "the data differs from the publisher's: {data}");
     }
-    assert_eq!(last, news);
+    assert_eq!(last, changed);
 }
 
-/// The state of each topic reads back as JSON.
+/// The state of each topic is JSON.
 fn kept(app: &App) {
     for topic in app.manager.topics().iter() {
         let request = Request::get(format!("/api/topics/{topic}/state")).body(Full::default()).expect("a request");
@@ -90,11 +91,11 @@ fn kept(app: &App) {
     }
 }
 
-/// A body that was taken can be taken again.
+/// An accepted body is accepted again.
 fn again(app: &App, input: &[u8], format: &str) {
     let before = app.manager.position().offset;
     let answer = post(app, "/api/publish", format, input);
-    // Only time makes it bad: a value that has expired in between.
+    // A second publish fails only if a value has expired meanwhile.
     if answer.status == StatusCode::OK {
         let count = |name: &str| answer.json()[name].as_u64().expect("a number of messages");
         assert_eq!(app.manager.position().offset - before, count("accepted") - count("unchanged"));
@@ -106,27 +107,27 @@ fn broadcast(input: &[u8]) {
     let (connection, mut receiver) = client(&app);
     let answer = post(&app, "/api/broadcast", "application/json", input);
     let sent = drain(&connection, &mut receiver);
-    assert_eq!(app.manager.position().offset, 0, "a broadcast is not kept");
+    assert_eq!(app.manager.position().offset, 0, "a broadcast is not stored");
     if answer.status == StatusCode::OK {
         assert_eq!(answer.json()["connections"], 1);
         assert!(matches!(&sent[..], [Outgoing::Control(_)]));
     } else {
         assert_eq!(sent.len(), 0);
-        refused(&answer, input);
+        rejected(&answer, input);
     }
 }
 
-fn refused(answer: &Answer, input: &[u8]) {
+fn rejected(answer: &Answer, input: &[u8]) {
     let error = &answer.json()["error"];
-    let expected = match error["code"].as_str().expect("a refusal has a code") {
+    let expected = match error["code"].as_str().expect("an error has a code") {
         "message_too_large" | "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "invalid_json" | "invalid_message" | "unknown_topic" | "empty" | "state_full" => StatusCode::BAD_REQUEST,
-        code => panic!("'{code}' is no answer to a body"),
+        code => panic!("unexpected code '{code}' for a body"),
     };
     assert_eq!(answer.status, expected);
     if let Some(index) = error.get("index") {
         let index = index.as_u64().expect("an index is a number");
-        // A message needs a byte, and so does what is between two.
-        assert!(index <= input.len() as u64 / 2, "there is no message {index}");
+        // A message and a separator take at least one byte each.
+        assert!(index <= input.len() as u64 / 2, "the body has no message {index}");
     }
 }

@@ -1,4 +1,4 @@
-//! Query strings: of both transports, which read them alike, and of the state of a topic.
+//! Query strings of the transports and of a topic's state. Both transports parse them with the same code.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use warp::reply::Response;
 
 use super::service::{app, block_on, call, open, read};
 
-/// Reads the input as the query string of every endpoint that takes one.
+/// Reads the input as the query string of an event stream and of a topic's state.
 pub fn check(input: &[u8]) {
     let Ok(query) = std::str::from_utf8(input) else { return };
     let Some(request) = get("/api/sse", query) else { return };
@@ -22,15 +22,15 @@ pub fn check(input: &[u8]) {
         events(&app, request, &Asked::of(query)).await;
         state(&app, query).await;
     });
-    assert_eq!(app.manager.active_count(), 0, "who is gone is not registered");
+    assert_eq!(app.manager.active_count(), 0, "a client that has disconnected is not registered");
 }
 
-/// `None` where the query is part of no request: hyper refuses it.
+/// Builds a request; `None` for a query that hyper rejects.
 fn get(path: &str, query: &str) -> Option<Request<Full<Bytes>>> {
     Request::get(format!("{path}?{query}")).body(Full::default()).ok()
 }
 
-/// What a query asks for, by the contract.
+/// The meaning of a query according to docs/protocol.md.
 struct Asked {
     topics: BTreeSet<String>,
     conflate: u64,
@@ -40,7 +40,7 @@ struct Asked {
 impl Asked {
     fn of(query: &str) -> Self {
         let mut asked = Self { topics: BTreeSet::new(), conflate: 0, valid: true };
-        // A fragment ends a query.
+        // A fragment ends the query.
         let query = query.split('#').next().unwrap_or_default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
@@ -66,10 +66,10 @@ async fn events(app: &App, request: Request<Full<Bytes>>, asked: &Asked) {
     if response.status() != StatusCode::OK {
         assert_eq!(response.status(), StatusCode::BAD_REQUEST);
         let code = read(response).await.json()["error"]["code"].clone();
-        assert!(!asked.valid || code == "too_many_subscriptions", "it is valid, and refused as {code}");
+        assert!(!asked.valid || code == "too_many_subscriptions", "a valid query was rejected with {code}");
         return;
     }
-    assert!(asked.valid, "it is not valid, and taken");
+    assert!(asked.valid, "an invalid query was accepted");
     assert_eq!(app.manager.active_count(), 1);
     let ack = first_event(response).await;
     assert_eq!(ack["type"], "connection_ack");
@@ -81,10 +81,10 @@ async fn events(app: &App, request: Request<Full<Bytes>>, asked: &Asked) {
     assert_eq!(ack["topics"], ack["data"]["topics"]);
 }
 
-/// The JSON of the first event; whoever reads no more is gone.
+/// The JSON of the first event. Dropping the body disconnects the client.
 async fn first_event(response: Response) -> Value {
     let mut body = response.into_body();
-    let frame = body.frame().await.expect("a stream begins").expect("a body in memory has no errors");
+    let frame = body.frame().await.expect("a stream begins with an event").expect("a body in memory has no errors");
     let chunk = frame.into_data().expect("an event is data");
     let text = std::str::from_utf8(&chunk).expect("an event is UTF-8");
     let data = text.lines().find_map(|line| line.strip_prefix("data: ")).expect("an event has data");
@@ -92,7 +92,7 @@ async fn first_event(response: Response) -> Value {
 }
 
 async fn state(app: &App, query: &str) {
-    let request = get("/api/topics/odds_updates/state", query).expect("another path takes the same query");
+    let request = get("/api/topics/odds_updates/state", query).expect("the query is valid for another path");
     let query = query.split('#').next().unwrap_or_default();
     let key = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "key").map(|(_, key)| key);
     let valid = key.is_none_or(|key| key.parse::<Key>().is_ok());

@@ -1,4 +1,4 @@
-//! The HTTP surface without a socket: the filters that production serves, called with a request.
+//! The HTTP service without a socket: calls the production filters with a request.
 
 use std::cell::OnceCell;
 use std::sync::{Arc, RwLock};
@@ -25,11 +25,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use warp::reply::Response;
 
-/// What publishers show.
+/// The token of publishers.
 pub const PUBLISH_TOKEN: &str = "a-token-of-the-fuzz-targets";
-/// When the sequence of positions began.
+/// The epoch of positions.
 pub const EPOCH: u64 = 1_763_849_000_000;
-/// The log is small, so that it forgets.
+/// The limits are small, so that the log drops messages.
 const LOG_LIMITS: log::Limits = log::Limits {
     history_messages: 4,
     history_bytes: 1 << 16,
@@ -39,27 +39,27 @@ const LOG_LIMITS: log::Limits = log::Limits {
     suppress_unchanged: true,
 };
 
-/// An answer, read whole.
+/// A response with its whole body.
 pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
 
-/// The settings of every request: the defaults, and a publisher.
+/// The default settings with a publish token.
 fn config() -> Arc<Config> {
     thread_local!(static CONFIG: OnceCell<Arc<Config>> = const { OnceCell::new() });
     let config = || {
         let mut config = Config::default();
-        config.publish_token = Some(PUBLISH_TOKEN.parse().expect("it is visible ASCII"));
-        // A fuzzer publishes more often than a publisher may.
+        config.publish_token = Some(PUBLISH_TOKEN.parse().expect("the token is visible ASCII"));
+        // Without a limit, because a fuzzer publishes more often than a publisher may.
         config.publishes_per_second = 0;
         Arc::new(config)
     };
     CONFIG.with(|cell| Arc::clone(cell.get_or_init(config)))
 }
 
-/// A manager over an empty log.
+/// A manager with an empty log.
 pub fn manager() -> ConnectionManager {
     let config = config();
     let log = Log::new(EPOCH, &config.topics, LOG_LIMITS);
@@ -89,36 +89,36 @@ pub fn app() -> App {
     }
 }
 
-/// Runs what needs a runtime to its end, and lets go of what it leaves behind.
+/// Runs a future to its end, on a runtime that the thread keeps.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     thread_local!(static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime of the thread starts"));
+        .expect("a runtime starts"));
     RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
-/// Answers the request; the body is left to be read.
+/// Answers the request without reading the response body.
 pub async fn open(app: &App, request: Request<Full<Bytes>>) -> Response {
     let service = TowerToHyperService::new(warp::service(oddswire::routes::all(app)));
     service.call(request).await.unwrap_or_else(|never| match never {})
 }
 
-/// Answers the request, which ends. A refusal is checked on the way: its shape is the same everywhere.
+/// Answers the request and reads the response body.
 pub async fn call(app: &App, request: Request<Full<Bytes>>) -> Answer {
     read(open(app, request).await).await
 }
 
-/// Reads an answer to its end.
+/// Reads the response body. Checks the format of errors, which is the same for all endpoints.
 pub async fn read(response: Response) -> Answer {
     let (parts, body) = response.into_parts();
-    let body = body.collect().await.expect("a body in memory ends well").to_bytes();
+    let body = body.collect().await.expect("a body in memory has no errors").to_bytes();
     let answer = Answer { status: parts.status, headers: parts.headers, body };
     if answer.status.is_client_error() || answer.status.is_server_error() {
         assert!(!answer.status.is_server_error(), "{} for an input", answer.status);
         let error = &answer.json()["error"];
-        assert!(error["code"].as_str().is_some_and(|code| !code.is_empty()), "a refusal has a code");
-        super::check_detail(error["detail"].as_str().expect("a refusal has a detail"));
+        assert!(error["code"].as_str().is_some_and(|code| !code.is_empty()), "an error has a code");
+        super::check_detail(error["detail"].as_str().expect("an error has a detail"));
     }
     answer
 }
@@ -129,7 +129,7 @@ impl Answer {
     }
 }
 
-/// Takes what is in an outbox now, as a writer would, and checks each item's framing. Ends at a close.
+/// Empties an outbox as a writer does, and checks the frames of each item.
 pub fn drain(connection: &Connection, receiver: &mut Receiver) -> Vec<Outgoing> {
     const MOST: usize = 10_000;
     let mut taken = Vec::new();
@@ -143,12 +143,12 @@ pub fn drain(connection: &Connection, receiver: &mut Receiver) -> Vec<Outgoing> 
             check_frames(frames);
         }
         taken.push(item);
-        assert!(taken.len() < MOST, "a catch-up comes to its end");
+        assert!(taken.len() < MOST, "a catch-up ends");
     }
     taken
 }
 
-/// Both transports carry the same JSON text: one final, unmasked text frame, and one event.
+/// Both transports carry the same JSON text: as one final, unmasked text frame, and as one event.
 fn check_frames(frames: &Frames) {
     let text = std::str::from_utf8(frames.text()).expect("a message is UTF-8");
     serde_json::from_str::<&RawValue>(text).expect("a message is JSON");
@@ -159,7 +159,7 @@ fn check_frames(frames: &Frames) {
         127 => (usize::try_from(u64::from_be_bytes(frame[2..10].try_into().expect("8 bytes"))).expect("it fits"), 10),
         short => (usize::from(short), 2),
     };
-    assert_eq!(frame[0], 0x81, "a final text frame");
+    assert_eq!(frame[0], 0x81, "the frame is a final text frame");
     assert_eq!((length, &frame[header..]), (text.len(), frames.text()));
 
     let mut event = Vec::new();
@@ -168,14 +168,14 @@ fn check_frames(frames: &Frames) {
     assert_eq!(event_data(&event), text.replace("\r\n", "\n").replace('\r', "\n"));
 }
 
-/// Reads one event as a browser does (HTML, section 9.2.6).
+/// Parses one event as a browser does (HTML, section 9.2.6).
 fn event_data(event: &str) -> String {
     let lines = event.strip_suffix("\n\n").expect("an empty line ends the event");
     let mut data = Vec::new();
     for line in lines.split(['\n', '\r']) {
         match line.split_once(": ").expect("each line is a field") {
             ("data", line) => data.push(line),
-            (name, _) => assert_eq!(name, "id", "no other field"),
+            (name, _) => assert_eq!(name, "id", "an event has only the fields id and data"),
         }
     }
     data.join("\n")

@@ -1,5 +1,5 @@
-//! Subscribers' tokens: what is not signed with the server's key admits to nothing, and what is signed admits to what
-//! it says and not longer.
+//! Subscribers' tokens. A token without the server's signature grants no access. A signed token grants the access in
+//! its claims until it expires.
 
 use std::cell::OnceCell;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,13 +11,13 @@ use ring::hmac;
 use serde_json::Value;
 
 const SECRET: &str = "a-secret-of-thirty-two-bytes-or-more";
-/// The public keys of RFC 7515 (appendix A.3) and RFC 8037 (appendix A.2). Nobody here has their private halves.
+/// The public keys of RFC 7515 (appendix A.3) and RFC 8037 (appendix A.2). This check never uses their private keys.
 const KEY_SET: &str = r#"{"keys":[
     {"kty":"EC","crv":"P-256","alg":"ES256","kid":"ec",
      "x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"},
     {"kty":"OKP","crv":"Ed25519","alg":"EdDSA","kid":"ed","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
 ]}"#;
-/// Seconds between the clock of this check and that of the one it checks, and the skew that the server bears with.
+/// Seconds of tolerance: 30 of the server for clock skew, and 1 between the two readings of the clock.
 const SLACK: f64 = 31.0;
 
 struct Verifiers {
@@ -25,7 +25,7 @@ struct Verifiers {
     key_set: Verifier,
 }
 
-/// Reads the input as a token; and its first line as a header and the rest as claims, which it signs.
+/// Reads the input as a token. Then signs the first line as a header with the other lines as claims.
 pub fn check(input: &[u8]) {
     thread_local!(static VERIFIERS: OnceCell<Verifiers> = const { OnceCell::new() });
     VERIFIERS.with(|cell| {
@@ -42,26 +42,32 @@ pub fn check(input: &[u8]) {
 }
 
 fn as_token(token: &str, verifiers: &Verifiers) {
-    let refused = |access: Result<Access, AccessError>| match access {
+    let rejected = |access: Result<Access, AccessError>| match access {
         Err(error) => super::check_detail(&error.to_string()),
-        Ok(access) => panic!("{token:?} was never signed and admits to {access:?}"),
+        Ok(access) => panic!("{token:?} has no valid signature but grants {access:?}"),
     };
-    refused(verifiers.secret.check(token));
-    refused(verifiers.key_set.check(token));
+    rejected(verifiers.secret.check(token));
+    rejected(verifiers.key_set.check(token));
 }
 
 fn as_parts(header: &[u8], claims: &[u8], verifiers: &Verifiers) {
-    // The public key as a shared secret is the classic confusion of algorithms.
+    // An attacker may use the public key as a shared secret (RFC 8725, section 2.1).
     for wrong in
         ["another-secret-of-thirty-two-bytes-or-more", "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", KEY_SET, ""]
     {
-        assert!(verifiers.secret.check(&signed(header, claims, wrong)).is_err(), "the secret is another");
-        assert!(verifiers.key_set.check(&signed(header, claims, wrong)).is_err(), "a public key is no secret");
+        assert!(
+            verifiers.secret.check(&signed(header, claims, wrong)).is_err(),
+            "a token with another secret is rejected"
+        );
+        assert!(
+            verifiers.key_set.check(&signed(header, claims, wrong)).is_err(),
+            "a public key does not work as a secret"
+        );
     }
     let token = signed(header, claims, SECRET);
     assert!(verifiers.key_set.check(&token).is_err());
     if let Ok(access) = verifiers.secret.check(&token) {
-        // What a claim says that nobody asked for is not looked at, so it need not even be text.
+        // The server ignores unknown claims, so their values need not be UTF-8.
         let said = |part: &[u8]| serde_json::from_str::<Value>(&String::from_utf8_lossy(part));
         if let (Ok(header), Ok(claims)) = (said(header), said(claims)) {
             assert_eq!(header["alg"], "HS256");
@@ -69,10 +75,10 @@ fn as_parts(header: &[u8], claims: &[u8], verifiers: &Verifiers) {
         }
     }
     if let Ok(claims) = serde_json::from_slice::<Value>(claims) {
-        // Written anew no claim stands twice, so what they say is beyond doubt.
+        // Serializing the claims again removes duplicates, so each claim has one value.
         let token = signed(br#"{"alg":"HS256"}"#, claims.to_string().as_bytes(), SECRET);
         let access = verifiers.secret.check(&token);
-        assert!(access.is_ok() || !is_good(&claims), "{claims} admit, but: {access:?}");
+        assert!(access.is_ok() || !is_good(&claims), "{claims} are valid, but: {access:?}");
     }
 }
 
@@ -82,14 +88,14 @@ fn signed(header: &[u8], claims: &[u8], secret: &str) -> String {
     format!("{message}.{}", base64(hmac::sign(&key, message.as_bytes()).as_ref()))
 }
 
-/// What the token admits to stands in its claims.
+/// The granted access matches the claims.
 fn admitted(access: &Access, claims: &Value) {
-    assert!(claims["exp"].as_f64().expect("it expires") >= now() - SLACK, "it has expired: {claims}");
-    assert!(claims["nbf"].as_f64().is_none_or(|from| from <= now() + SLACK), "it is not valid yet: {claims}");
+    assert!(claims["exp"].as_f64().expect("a token expires") >= now() - SLACK, "the token has expired: {claims}");
+    assert!(claims["nbf"].as_f64().is_none_or(|from| from <= now() + SLACK), "the token is not valid yet: {claims}");
     let expires = access.expires.expect("every token expires");
     assert!(expires.as_millis() > 0);
-    // A client that shows a new token is told until when it is good.
-    let told: Value = serde_json::from_slice(protocol::auth_ack(Some(expires)).text()).expect("it is JSON");
+    // The response to a new token has its expiry time.
+    let told: Value = serde_json::from_slice(protocol::auth_ack(Some(expires)).text()).expect("the response is JSON");
     assert!(told["data"]["expires_at"].is_string());
 
     let topics: Vec<&str> = claims["topics"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -104,7 +110,7 @@ fn admitted(access: &Access, claims: &Value) {
     }
 }
 
-/// Whether the claims are those of a token that has to be taken; where in doubt, it need not.
+/// Whether the server must accept a token with these claims. False if that is uncertain.
 fn is_good(claims: &Value) -> bool {
     let valid =
         |topic: &Value| topic.as_str().is_some_and(|topic| topic == "*" || topic.parse::<Subscription>().is_ok());
@@ -121,7 +127,7 @@ fn is_good(claims: &Value) -> bool {
 }
 
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs_f64()
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("the time is after 1970").as_secs_f64()
 }
 
 /// Base64 for URLs without padding (RFC 7515, section 2).

@@ -5,7 +5,7 @@ use oddswire::topic::{Key, Subscription, Topic, Topics};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Reads the input as each of them; its lines are subscriptions that are compared with each other.
+/// Parses the input as a topic, a key and a list of topics. Parses its lines as subscriptions and compares them.
 pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     topic(text);
@@ -56,7 +56,7 @@ fn key(text: &str) {
     carried(&key);
 }
 
-/// A message carries its key through JSON unchanged.
+/// The JSON of a message has its key unchanged.
 fn carried(key: &Key) {
     let payload = Payload::keyed(key.clone(), RawValue::TRUE.to_owned());
     let draft = Draft { topic: "odds_updates".parse().expect("a topic"), payload };
@@ -72,8 +72,8 @@ fn subscription(text: &str) -> Option<Subscription> {
     match text.parse::<Subscription>() {
         Ok(subscription) => {
             assert!(valid);
-            assert_eq!(subscription.to_string(), text, "it reads back as written");
-            assert_eq!(serde_json::to_value(&subscription).expect("it is a string"), text);
+            assert_eq!(subscription.to_string(), text, "a subscription reads back as written");
+            assert_eq!(serde_json::to_value(&subscription).expect("a subscription is a string"), text);
             Some(subscription)
         }
         Err(error) => {
@@ -84,7 +84,7 @@ fn subscription(text: &str) -> Option<Subscription> {
     }
 }
 
-/// Subscriptions overlap where there is a key that both cover, and then in one order and the other.
+/// Two subscriptions overlap if both cover the same key. The order of the two does not matter.
 fn related(one: &Subscription, other: &Subscription) {
     assert_eq!(one.overlaps(other), other.overlaps(one));
     assert!(one.overlaps(one));
@@ -100,7 +100,7 @@ fn topics(text: &str) {
             let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
             assert!(text.split(',').all(|name| names.contains(&name.trim())));
             assert!(names.iter().all(|name| topics.get(name).is_some_and(|topic| topic.as_str() == *name)));
-            assert_eq!(topics.to_string().parse(), Ok(topics), "they read back as written");
+            assert_eq!(topics.to_string().parse(), Ok(topics), "a list reads back as written");
         }
         Err(error) => super::check_detail(&error.to_string()),
     }
