@@ -110,7 +110,7 @@ check-js: ## Types of the JavaScript client, and whether what is generated and b
 check: check-api ## Formatting, lints, documentation, dependency audit, Dockerfile, deployment files
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
-	cd bench && cargo fmt --check && cargo clippy --all-targets -- -D warnings
+	cd bench && cargo fmt --check && cargo clippy --all-targets --no-deps -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 	@if ! cargo deny --version >/dev/null 2>&1; then \
 		echo "check: skipped licences, bans and sources, cargo-deny is not installed"; \

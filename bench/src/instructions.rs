@@ -56,8 +56,7 @@ pub fn perform(name: &str, times: u32) -> Result<()> {
 /// Counts all operations and appends the counts to a file.
 pub fn measure(file: Option<&Path>) -> Result<Vec<Record>> {
     let counted = thread::scope(|scope| {
-        let share =
-            |first: usize| OPERATIONS.iter().skip(first).step_by(SIDE_BY_SIDE).map(|operation| count(operation));
+        let share = |first: usize| OPERATIONS.iter().skip(first).step_by(SIDE_BY_SIDE).map(count);
         let threads: Vec<_> =
             (0..SIDE_BY_SIDE).map(|first| scope.spawn(move || share(first).collect::<Result<Vec<_>>>())).collect();
         let joined = threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
