@@ -47,7 +47,7 @@ async fn file_is_published_completely_and_in_order() {
     let path = numbers(&directory, 1_234);
     let ended = Running::run(&arguments(&url, &path, &[]), &ENVIRONMENT).await;
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
-    assert!(ended.stdout.starts_with("1,234 messages taken in "), "{}", ended.stdout);
+    assert!(ended.stdout.starts_with("1,234 messages published in "), "{}", ended.stdout);
     expect(&mut client, 1..=1_234).await;
 
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
@@ -83,7 +83,7 @@ async fn lines_from_a_pipe_are_published_before_the_pipe_ends() {
     publish.stdin = None;
     let ended = publish.end().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stdout.starts_with("3 messages taken"), "{ended:?}");
+    assert!(ended.stdout.starts_with("3 messages published"), "{ended:?}");
 }
 
 #[tokio::test]
@@ -100,16 +100,16 @@ async fn error_names_the_bad_line_and_earlier_lines_are_published() {
         let lines = format!("{{\"data\":1}}\n\n{{\"data\":2}}\n{bad}\n{{\"data\":3}}\n");
         let path = file(&directory, "lines.ndjson", lines.as_bytes());
         let ended = Running::run(&arguments(&url, &path, &["--batch-messages=2"]), &ENVIRONMENT).await;
-        ended.failed(1, &[says, "lines up to 3 are taken, go on with --from-line 4"]);
+        ended.failed(1, &[says, "lines up to 3 are published; continue with --from-line 4"]);
         assert_eq!((ended.stderr.lines().count(), ended.stdout.as_str()), (1, ""), "{ended:?}");
     }
     let path = file(&directory, "bytes.ndjson", b"{\"data\":1}\n{\"data\":\"\xff\"}\n");
-    Running::run(&arguments(&url, &path, &[]), &ENVIRONMENT).await.failed(1, &["line 2: it is not UTF-8: byte 9"]);
+    Running::run(&arguments(&url, &path, &[]), &ENVIRONMENT).await.failed(1, &["line 2: invalid UTF-8 at byte 9"]);
     let path = file(&directory, "nameless.ndjson", b"{\"data\":1}\n");
     let nameless = ["publish", "--url", &url, path.to_str().unwrap()];
     Running::run(&nameless, &ENVIRONMENT)
         .await
-        .failed(1, &["line 1: it names no 'topic': set --topic", "nothing was taken"]);
+        .failed(1, &["line 1: the line names no 'topic': set --topic", "nothing was published"]);
 }
 
 #[tokio::test]
@@ -150,13 +150,13 @@ async fn publish_retries_after_503_until_all_lines_are_accepted() {
     let url = server.url("");
     let arguments = arguments(&url, &path, &["--batch-messages=5"]);
     let mut publish = Running::start(&arguments, &[("ODDSWIRE_PUBLISH_TOKEN", process::TOKEN)]);
-    let said = publish.says("trying again").await;
+    let said = publish.says("retrying for up to 5m").await;
     assert!(said.starts_with("oddswire: the server answered 503: "), "{said}");
     server.limit_files_to("unlimited");
-    publish.says("it goes on").await;
+    publish.says("the server takes messages again").await;
     let ended = publish.end().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stdout.starts_with("200 messages taken in "), "{ended:?}");
+    assert!(ended.stdout.starts_with("200 messages published in "), "{ended:?}");
     for number in 1..=200 {
         assert_eq!(client.expect("odds_updates").await["data"][0], number, "each message comes once and in order");
     }
@@ -174,7 +174,7 @@ async fn cut_connection_does_not_duplicate_messages() {
     for until in [2_000, 4_000, 6_000] {
         expect(&mut client, until - 1_999..=until).await;
         link.set(Flow::Cut);
-        publish.says("trying again").await;
+        publish.says("retrying for up to 5m").await;
         link.set(Flow::Open);
     }
     expect(&mut client, 6_001..=30_000).await;
@@ -203,11 +203,11 @@ async fn lost_state_of_the_server_is_reported_with_exit_code_1() {
         server.stop().await;
         let server = Process::start(&[], &settings).await;
         input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
-        publish.says("the server began anew: what was taken before line 3 is gone").await;
+        publish.says("the server restarted without its messages: those before line 3 are lost").await;
         drop(input);
         let ended = publish.end().await;
-        assert!(ended.stdout.starts_with("3 messages taken in "), "{command}: {ended:?}");
-        ended.failed(1, &["the server began anew: what was taken before line 3 is gone"]);
+        assert!(ended.stdout.starts_with("3 messages published in "), "{command}: {ended:?}");
+        ended.failed(1, &["the server restarted without its messages: those before line 3 are lost"]);
         server.stop().await;
     }
 }
@@ -237,7 +237,9 @@ async fn killed_run_resumes_and_does_not_duplicate_messages() {
 
     let mut other = arguments.clone();
     other.push("--batch-bytes=2KiB");
-    Running::run(&other, &ENVIRONMENT).await.failed(2, &["it was begun with --topic odds_updates --batch-messages 10"]);
+    Running::run(&other, &ENVIRONMENT)
+        .await
+        .failed(2, &["it was started with --topic odds_updates --batch-messages 10"]);
     let ended = Running::run(&arguments, &ENVIRONMENT).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     expect(&mut client, 1..=200).await;
@@ -255,14 +257,17 @@ async fn progress_of_another_server_or_changed_file_is_refused() {
     let mut publish = Running::start(&arguments(&url, &path, &remember), &ENVIRONMENT);
     publish.says("429: ").await;
     publish.signal("INT");
-    publish.end().await.failed(1, &["go on with --progress"]);
+    publish.end().await.failed(1, &["continue with --progress"]);
     let kept = std::fs::read_to_string(&progress).unwrap();
 
     let ended = Running::run(&arguments(&other, &path, &remember), &ENVIRONMENT).await;
-    ended.failed(1, &["it is about http://", "/other: go on with --url", "or remove the progress file to begin anew"]);
+    ended.failed(
+        1,
+        &["it belongs to http://", "/other: continue with --url", "or remove the progress file to start over"],
+    );
     numbers(&directory, 5);
     let ended = Running::run(&arguments(&url, &path, &remember), &ENVIRONMENT).await;
-    ended.failed(1, &["numbers.ndjson has changed: it was ", "and is 55 bytes of ", "or remove the progress file"]);
+    ended.failed(1, &["numbers.ndjson has changed: it was ", "now it is 55 bytes of ", "or remove the progress file"]);
     assert_eq!(std::fs::read_to_string(&progress).unwrap(), kept, "a refused run does not change the progress file");
 }
 
@@ -271,11 +276,11 @@ async fn from_line_beyond_the_end_of_the_file_is_refused() {
     let (app, directory) = (App::start().await, Directory::new());
     let (url, path) = (app.url(""), numbers(&directory, 3));
     let ended = Running::run(&arguments(&url, &path, &["--from-line=99999"]), &ENVIRONMENT).await;
-    ended.failed(2, &["there is no line 99999 to go on from: there are 3 lines"]);
+    ended.failed(2, &["there is no line 99999 to continue from: the file has 3 lines"]);
     assert_eq!(ended.stdout, "");
     // The line after the last one is valid: a run that was interrupted at the end has nothing left to publish.
     let ended = Running::run(&arguments(&url, &path, &["--from-line=4"]), &ENVIRONMENT).await;
-    assert_eq!((ended.code, ended.stdout.starts_with("0 messages taken")), (Some(0), true), "{ended:?}");
+    assert_eq!((ended.code, ended.stdout.starts_with("0 messages published")), (Some(0), true), "{ended:?}");
 }
 
 #[tokio::test]
@@ -288,7 +293,7 @@ async fn interrupted_run_names_the_line_to_continue_from() {
     publish.says("429: ").await;
     publish.signal("INT");
     let ended = publish.end().await;
-    ended.failed(1, &["interrupted; lines up to ", "are taken, go on with --from-line "]);
+    ended.failed(1, &["interrupted; lines up to ", "are published; continue with --from-line "]);
 }
 
 #[tokio::test]
@@ -298,7 +303,20 @@ async fn publish_gives_up_after_retry_for() {
     let link = Link::to("127.0.0.1:1".parse().unwrap()).await;
     let url = format!("http://{}", link.address);
     let ended = Running::run(&arguments(&url, &path, &["--retry-for=300ms"]), &ENVIRONMENT).await;
-    ended.failed(1, &["given up after 0.", " s, since --retry-for is 300ms: ", "nothing was taken", "--from-line 1"]);
+    ended.failed(
+        1,
+        &["gave up after 0.", " s, because --retry-for is 300ms: ", "nothing was published", "--from-line 1"],
+    );
+}
+
+#[tokio::test]
+async fn publish_to_nothing_says_at_once_that_it_retries() {
+    let directory = Directory::new();
+    let path = numbers(&directory, 10);
+    let says = "nothing listens on http://127.0.0.1:1: start a server with 'oddswire serve', or set --url";
+    let ended = Running::run(&arguments("http://127.0.0.1:1", &path, &["--retry-for=1s"]), &ENVIRONMENT).await;
+    assert_eq!(ended.stderr.lines().next().unwrap(), format!("oddswire: {says}; retrying for up to 1s"));
+    ended.failed(1, &[says, "gave up after"]);
 }
 
 #[tokio::test]
@@ -314,7 +332,7 @@ async fn invalid_arguments_exit_with_2_and_a_wrong_token_with_1() {
         (&["--batch-bytes=1"], "--batch-bytes"),
         (&["--from-line=0"], "--from-line"),
         (&["--from-line=2", "--progress=x"], "--progress"),
-        (&["--progress", progress], "not one of ours"),
+        (&["--progress", progress], "not a progress file of oddswire"),
         (&["--token-file=/nowhere"], "/nowhere"),
     ] {
         Running::run(&arguments(&url, &path, more), &ENVIRONMENT).await.failed(2, &[says]);
@@ -323,7 +341,7 @@ async fn invalid_arguments_exit_with_2_and_a_wrong_token_with_1() {
     let token = file(&directory, "token", b"marmalade\n");
     let token = ["--token-file", token.to_str().unwrap()];
     let ended = Running::run(&arguments(&url, &path, &token), &ENVIRONMENT).await;
-    ended.failed(1, &["401: ", "nothing was taken"]);
+    ended.failed(1, &["401: ", "nothing was published"]);
     assert!(!ended.stderr.contains("marmalade"), "{ended:?}");
     let token = file(&directory, "token", format!("{TOKEN}\n").as_bytes());
     let token = ["--token-file", token.to_str().unwrap()];
@@ -340,7 +358,7 @@ async fn terminal_shows_a_bar_with_rate_and_time_left() {
     let Some(mut publish) = started else { return };
     // The bar overwrites its line, so everything before the summary counts as one line.
     let mut shown = String::new();
-    while !shown.contains("messages taken") {
+    while !shown.contains("messages published") {
         shown += &publish.line().await;
     }
     for part in ["%", "messages, ", "/s", "ETA "] {
@@ -356,8 +374,8 @@ async fn file_without_messages_is_reported_as_empty() {
         let path = file(&directory, "empty.ndjson", contents.as_bytes());
         let ended = Running::run(&arguments(&app.url(""), &path, &[]), &ENVIRONMENT).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
-        assert!(ended.stdout.starts_with("0 messages taken in "), "{ended:?}");
-        assert!(ended.stdout.contains("; there was no message in it"), "{ended:?}");
+        assert!(ended.stdout.starts_with("0 messages published in "), "{ended:?}");
+        assert!(ended.stdout.contains("; the file has no messages"), "{ended:?}");
     }
 }
 

@@ -45,7 +45,7 @@ async fn replay_takes_the_recorded_time_divided_by_the_speed() {
     // A message must not come early. It may come late on a busy machine.
     assert!(arrived[1] >= Duration::from_millis(200) && arrived[3] >= Duration::from_millis(800), "{arrived:?}");
     let summary = replay.line().await;
-    assert!(summary.starts_with("4 messages taken in ") && summary.contains("s late"), "{summary}");
+    assert!(summary.starts_with("4 messages published in ") && summary.contains("s late"), "{summary}");
     assert_eq!(replay.end().await.code, Some(0));
 }
 
@@ -83,7 +83,7 @@ async fn topic_and_type_of_a_line_win_and_tail_output_can_be_replayed() {
     let more = ["--speed=max", "--topic=odds_updates", "--type=other"];
     let ended = Running::run(&arguments(&url, &path, &more), &ENVIRONMENT).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stdout.starts_with("3 messages taken in "), "{ended:?}");
+    assert!(ended.stdout.starts_with("3 messages published in "), "{ended:?}");
     for (kind, topic, data) in
         [("odds_update", "odds_updates", 1), ("PROGRESS", "scrape_progress", 2), ("other", "odds_updates", 3)]
     {
@@ -111,7 +111,7 @@ async fn recorded_odds_arrive_byte_for_byte() {
     let mut client = app.ws("topics=odds_updates").await;
     let url = app.url("");
     let ended = Running::run(&arguments(&url, &some, &["--speed=max"]), &ENVIRONMENT).await;
-    assert!(ended.stdout.starts_with("3,000 messages taken in "), "{ended:?}");
+    assert!(ended.stdout.starts_with("3,000 messages published in "), "{ended:?}");
     for line in lines {
         let (_, data) = line.split_once(r#","data":"#).unwrap();
         let message = client.text().await;
@@ -125,9 +125,9 @@ async fn error_names_the_line_that_is_not_a_recording() {
     let url = app.url("");
     let path = directory.0.join("recording.ndjson");
     for (by, line, says) in [
-        ("at", r#"{"key":"1","data":1}"#, "line 2: no recorded message: missing field `at`"),
-        ("at", r#"{"at":"yesterday","key":"1","data":1}"#, "line 2: 'at' is no time"),
-        ("seen_at", r#"{"at":2,"key":"1","data":{"seen_at":"soon"}}"#, "line 2: data.seen_at is no time"),
+        ("at", r#"{"key":"1","data":1}"#, "line 2: invalid recorded message: missing field `at`"),
+        ("at", r#"{"at":"yesterday","key":"1","data":1}"#, "line 2: invalid time in 'at'"),
+        ("seen_at", r#"{"at":2,"key":"1","data":{"seen_at":"soon"}}"#, "line 2: invalid time in data.seen_at"),
         ("at", r#"{"at":2,"key":"1//2","data":1}"#, "line 2: the server answered 400: invalid key '1//2'"),
     ] {
         let first = r#"{"at":1,"key":"0","data":{"seen_at":1}}"#;
@@ -152,5 +152,5 @@ async fn progress_bar_counts_published_and_not_read_lines() {
     replay.signal_inside("INT");
     let ended = replay.end().await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stdout.contains("interrupted after 1 message taken in "), "{ended:?}");
+    assert!(ended.stdout.contains("interrupted after 1 message published in "), "{ended:?}");
 }

@@ -48,7 +48,7 @@ async fn every_message_comes_once_across_server_restarts() {
         server.odds(&format!("{round}/live"), round).await;
         assert_eq!(published(&mut tail).await["key"], format!("{round}/live"));
         server.stop().await;
-        tail.says("trying again").await;
+        tail.says("retrying in ").await;
         server = Process::start(&[], &settings).await;
         // Tail may reconnect before or after this publish.
         server.odds(&format!("{round}/away"), round).await;
@@ -58,7 +58,7 @@ async fn every_message_comes_once_across_server_restarts() {
     tail.signal("INT");
     let ended = tail.end().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stderr.contains("6 messages over 4 connections; go on with --since "), "{ended:?}");
+    assert!(ended.stderr.contains("6 messages over 4 connections; continue with --since "), "{ended:?}");
 }
 
 #[tokio::test]
@@ -71,13 +71,13 @@ async fn tail_resumes_after_a_cut_and_after_a_silent_connection() {
     assert_eq!(published(&mut tail).await["key"], "1");
 
     link.set(Flow::Cut);
-    tail.says("trying again").await;
+    tail.says("retrying in ").await;
     app.odds("2", 2).await;
     link.set(Flow::Open);
     assert_eq!(published(&mut tail).await["key"], "2");
 
     link.set(Flow::Stalled);
-    tail.says("nothing came for 1s").await;
+    tail.says("no data from the server for 1s").await;
     app.odds("3", 3).await;
     // The stalled bytes belong to the connection that tail has given up, so drop them.
     link.set(Flow::Cut);
@@ -129,7 +129,7 @@ async fn tail_moves_to_the_next_server_before_the_old_one_closes() {
     tail.signal("INT");
     let ended = tail.end().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stderr.contains("302 messages over 2 connections; go on with --since "), "{ended:?}");
+    assert!(ended.stderr.contains("302 messages over 2 connections; continue with --since "), "{ended:?}");
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn old_server_may_close_before_the_next_connection_is_open() {
     next.connections(1).await;
     last.stop().await;
     let said = tail.says("the server closed the connection").await;
-    assert!(said.ends_with("the next connection is being opened"), "{said}");
+    assert!(said.ends_with("already reconnecting"), "{said}");
     held.set(Flow::Open);
     tail.says("connected again").await;
     next.odds("1", 1).await;
@@ -234,7 +234,7 @@ async fn tls_needs_a_certificate_that_the_system_trusts() {
     let trusted =
         [("SSL_CERT_FILE", certificates.path("ca.crt")), ("ODDSWIRE_PUBLISH_TOKEN", harness::TOKEN.to_owned())];
     let trusted: Vec<_> = trusted.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let mut tail = Running::start(&["tail", &url, "--json"], &trusted);
+    let mut tail = Running::start(&["tail", "--url", &url, "--json"], &trusted);
     tail.says(&format!("connected to https://{}", tls.address)).await;
     let mut publish = Running::start(&["publish", "--url", &url.replace("wss", "https"), "-"], &trusted);
     let line = "{\"topic\":\"odds_updates\",\"data\":\"sealed\"}\n";
@@ -243,7 +243,7 @@ async fn tls_needs_a_certificate_that_the_system_trusts() {
     assert_eq!(publish.end().await.code, Some(0));
 
     let mut stranger = Running::start(&["tail", &url], &[("SSL_CERT_FILE", &certificates.path("other.crt"))]);
-    let said = stranger.says("trying again").await;
+    let said = stranger.says("retrying in ").await;
     assert!(said.contains("certificate"), "{said}");
 }
 

@@ -13,7 +13,7 @@ async fn output_lists_topics_rates_and_clients() {
     app.odds("8301/1x2/betpawa", 1).await;
     let url = format!("http://{}", app.admin);
     for more in [&["--once"][..], &[]] {
-        let ended = Running::run(&[&["top", &url, "--interval=100ms"], more].concat(), &[]).await;
+        let ended = Running::run(&[&["top", "--url", &url, "--interval=100ms"], more].concat(), &[]).await;
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
         let line = |begins: &str| {
             let line = ended.stdout.lines().find(|line| line.trim_start().starts_with(begins));
@@ -35,8 +35,10 @@ async fn output_lists_topics_rates_and_clients() {
 async fn url_that_is_not_an_admin_listener_is_an_error() {
     let app = App::start().await;
     let ended = Running::run(&["top", &app.url("")], &[]).await;
-    ended.failed(1, &["/metrics is not that of an admin listener", "--admin-listen"]);
-    Running::run(&["top", "http://127.0.0.1:1"], &[]).await.failed(1, &["cannot connect to http://127.0.0.1:1"]);
+    ended.failed(1, &["the server has no /metrics: set --url", "--admin-listen"]);
+    Running::run(&["top", "http://127.0.0.1:1"], &[])
+        .await
+        .failed(1, &["nothing listens on http://127.0.0.1:1: start a server"]);
     Running::run(&["top", "127.0.0.1:9100"], &[]).await.failed(2, &["127.0.0.1:9100", "http://"]);
 }
 
@@ -73,7 +75,7 @@ async fn lost_server_is_shown_and_a_signal_restores_the_terminal() {
     let Some(mut top) = Running::in_terminal(&["top", &url, "--interval=100ms"], &[]) else { return };
     top.draws("publishing works").await;
     assert!(app.stop().await);
-    top.draws("cannot connect to http://127.0.0.1:").await;
+    top.draws("nothing listens on http://127.0.0.1:").await;
     top.signal_inside("TERM");
     let ended = top.end().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");

@@ -73,11 +73,14 @@ async fn health_exits_with_0_if_the_server_runs() {
     let process = Process::serve(&[]).await;
     let address = process.address.to_string();
     let everywhere = format!("0.0.0.0:{}", process.address.port());
+    let url = process.url("");
     for ended in [
         run(&["health", "--timeout=60s", "--listen", &address], &[]).await,
         run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &address)]).await,
         run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &everywhere)]).await,
         run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &address), ("ODDSWIRE_PUBLISH_TOKEN", TOKEN)]).await,
+        run(&["health", "--timeout=60s", "--url", &url], &[]).await,
+        run(&["health", "--timeout=60s"], &[("ODDSWIRE_URL", &url), ("ODDSWIRE_LISTEN", "127.0.0.1:1")]).await,
     ] {
         assert_eq!((ended.code, ended.stdout, ended.stderr), (Some(0), String::new(), String::new()));
     }
@@ -89,8 +92,12 @@ async fn health_exits_with_1_and_one_line_if_no_server_answers() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = socket.local_addr().unwrap().to_string();
-    let refused = run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &address)]).await;
-    assert!(refused.stderr.contains(&format!("cannot connect to {address}")), "{}", refused.stderr);
+    let nobody = run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &address)]).await;
+    assert!(
+        nobody.stderr.contains(&format!("nothing listens on http://{address}: start a server")),
+        "{}",
+        nobody.stderr
+    );
 
     // This listener accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -6,6 +6,7 @@
 mod exposition;
 mod sample;
 mod screen;
+mod units;
 mod view;
 
 use std::io::{self, IsTerminal as _};
