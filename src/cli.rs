@@ -115,7 +115,7 @@ pub(crate) fn read() -> Command {
     if let Some(name) = first.as_ref().and_then(|first| MISSING.into_iter().find(|name| first == name)) {
         refuse(&format!("this build has no command '{name}': build with --features cli"));
     }
-    // A command has its own settings. Those of `serve` must not read an invalid variable a second time.
+    // With a command, only its own settings count. Otherwise an invalid variable of `serve` would fail every command.
     if first.is_some_and(|first| program.find_subcommand(first).is_some()) {
         program = program.mut_args(|arg| arg.env(None::<&str>));
     }

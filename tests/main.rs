@@ -7,6 +7,7 @@
 
 mod harness;
 
+#[cfg(feature = "cli")]
 mod commands;
 mod console;
 mod engines;

@@ -154,8 +154,8 @@ pub(crate) struct Publish {
     /// First line to publish; earlier lines are skipped
     #[arg(long, value_name = "LINE", default_value = "1", value_parser = count(1, usize::MAX), conflicts_with = "progress")]
     pub(crate) from_line: usize,
-    /// File that remembers the last published line. After an interruption, the same command continues there, and within
-    /// five minutes no message is taken twice. With another server, or if FILE has changed, the command fails. Removed
+    /// File that remembers the last published line. After an interruption, the same command continues there. Within five
+    /// minutes, no message is published twice. The command fails if the server or FILE has changed. It removes the file
     /// at the end
     #[arg(long, value_name = "FILE")]
     pub(crate) progress: Option<PathBuf>,

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "cli")]
 mod tls;
-/// Stands in for TLS in a build without the feature `cli`, which brings the TLS crates.
+/// Replaces TLS in a build without the feature `cli`, which brings the TLS crates.
 #[cfg(not(feature = "cli"))]
 #[path = "no_tls.rs"]
 mod tls;

@@ -1,4 +1,4 @@
-//! Draws the screen. 80 columns and 24 rows show everything; a narrower screen leaves out the least important figures
+//! Draws the screen. 80 columns and 24 rows are usually enough. A narrower screen leaves out the least important figures
 //! and columns, and never cuts a number.
 
 use ratatui::buffer::Buffer;
