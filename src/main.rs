@@ -9,10 +9,12 @@ mod dial;
 mod endpoint;
 mod health;
 mod signals;
+mod systemd;
 
 use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use oddswire::config::Config;
 use oddswire::server::Server;
@@ -23,6 +25,7 @@ use tokio::sync::oneshot;
 use tokio_stream::{Stream, StreamExt as _};
 
 use self::cli::{Command, Health};
+use self::systemd::ServiceManager;
 
 fn main() -> ExitCode {
     match cli::read() {
@@ -65,10 +68,11 @@ fn serve<T>(config: Config, on_hangup: Asked, begin: impl FnOnce(&Server, &Logge
             Ok(signals) => signals,
             Err(error) => return fail(&logger, "signals cannot be received", &error),
         };
+        let drain_timeout = config.drain_timeout;
         match Server::bind(config, logger.clone()) {
             Ok(server) => {
                 let _until_the_end = begin(&server, &logger);
-                run(server, signals, &logger).await
+                run(server, signals, drain_timeout, &logger).await
             }
             Err(error) => fail(&logger, "the server cannot start", &error),
         }
@@ -86,24 +90,39 @@ fn signals(on_hangup: Asked) -> io::Result<impl Stream<Item = Asked> + Unpin> {
 }
 
 /// Serves until the first signal to stop, then drains until the second.
-async fn run(server: Server, signals: impl Stream<Item = Asked> + Unpin, logger: &Logger) -> ExitCode {
-    let reload = server.reloader();
+async fn run(
+    server: Server,
+    signals: impl Stream<Item = Asked> + Unpin,
+    drain_timeout: Duration,
+    logger: &Logger,
+) -> ExitCode {
+    let systemd = ServiceManager::new(logger);
+    let (reload, starting) = (server.reloader(), server.starting());
     let mut stops = signals.filter(|asked| {
         if *asked == Asked::Reload {
-            reload();
+            systemd.reload(&reload);
         }
         *asked == Asked::Stop
     });
     let (stop, stopping) = oneshot::channel::<()>();
-    let serving = server.run(async {
+    let running = server.run(async {
         // An error means that the sender was dropped, which asks the server to stop.
         let _: Result<(), _> = stopping.await;
     });
+    let serving = async {
+        tokio::select! {
+            drained = running => drained,
+            never = systemd.announce(starting) => match never {},
+        }
+    };
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         // The server ended without being asked to.
         _ = serving.as_mut() => return ExitCode::FAILURE,
-        _ = stops.next() => drop(stop),
+        _ = stops.next() => {
+            systemd.stop(drain_timeout);
+            drop(stop);
+        }
     }
     tokio::select! {
         _ = serving => ExitCode::SUCCESS,

@@ -17,7 +17,7 @@ use crate::admission::Admission;
 use crate::close::Close;
 use crate::config::{Config, ConfigError};
 use crate::connection::{self, Options, Routes};
-use crate::engine::{self, EngineError};
+use crate::engine::{self, EngineError, Readiness};
 use crate::listener::{self, Acceptor};
 use crate::manager::ConnectionManager;
 use crate::routes::{self, App, PublishRates};
@@ -122,6 +122,15 @@ impl Server {
         let drained = drain(&app, accepting).await;
         upkeep.shutdown().await;
         drained && !broken
+    }
+
+    /// Returns what the engine still waits for, and `None` once the server can answer requests.
+    pub fn starting(&self) -> impl Fn() -> Option<String> + Send + use<> {
+        let engine = Arc::clone(&self.app.engine);
+        move || match engine.readiness() {
+            Readiness::Starting(reason) => Some(reason),
+            Readiness::Ready | Readiness::Degraded(_) => None,
+        }
     }
 
     /// Reads the publishers' tokens again: what SIGHUP asks for. Where they cannot be read, those that were stay.

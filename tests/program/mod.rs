@@ -8,4 +8,5 @@ mod logs;
 mod manual;
 mod process;
 mod settings;
+mod systemd;
 mod takeover;

@@ -1,0 +1,95 @@
+//! Tells systemd when the server is ready, reloads and stops: the `sd_notify` protocol, for a unit with `Type=notify`.
+//!
+//! Does nothing without `NOTIFY_SOCKET` in the environment, which only a service manager sets.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::io;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use slog::{Logger, warn};
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often `announce` asks whether the engine is ready. An engine has no event for it.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Time to end the process after `drain-timeout` has cut the last connections.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+
+/// What systemd was told last. Each phase follows the one before it, or is skipped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Ready,
+    Stopping,
+}
+
+/// The service manager that started this process, if one did.
+pub(super) struct ServiceManager {
+    logger: Logger,
+    phase: Cell<Phase>,
+}
+
+impl ServiceManager {
+    pub(super) fn new(logger: &Logger) -> Self {
+        Self { logger: logger.clone(), phase: Cell::new(Phase::Starting) }
+    }
+
+    /// Sends `READY=1` once `starting` returns `None`. Until then `systemctl status` shows the reason that it returns.
+    pub(super) async fn announce(&self, starting: impl Fn() -> Option<String>) -> Infallible {
+        let mut ticks = interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last_reason = None;
+        while self.phase.get() == Phase::Starting
+            && let Some(reason) = starting()
+        {
+            if last_reason.as_ref() != Some(&reason) {
+                self.send(&[NotifyState::Status(&one_line(&reason))]);
+                last_reason = Some(reason);
+            }
+            ticks.tick().await;
+        }
+        if self.phase.get() == Phase::Starting {
+            self.phase.set(Phase::Ready);
+            self.send(&[NotifyState::Ready, NotifyState::Status("serving")]);
+        }
+        std::future::pending().await
+    }
+
+    /// Runs `reload` between `RELOADING=1` and `READY=1`. Sends neither during the start or the drain: `READY=1` would
+    /// end the start. systemd 253 and later need the time of `RELOADING=1`.
+    pub(super) fn reload(&self, reload: impl FnOnce()) {
+        if self.phase.get() != Phase::Ready {
+            return reload();
+        }
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.send(&[NotifyState::Reloading, now]),
+            Err(error) => self.report(&error),
+        }
+        reload();
+        self.send(&[NotifyState::Ready]);
+    }
+
+    /// Sends `STOPPING=1` and asks for as much time as the drain may take: `TimeoutStopSec` of the unit may be shorter.
+    pub(super) fn stop(&self, drain_timeout: Duration) {
+        self.phase.set(Phase::Stopping);
+        let time = drain_timeout.saturating_add(STOP_MARGIN).as_micros();
+        let time = NotifyState::ExtendTimeoutUsec(u32::try_from(time).unwrap_or(u32::MAX));
+        self.send(&[NotifyState::Stopping, time, NotifyState::Status("draining")]);
+    }
+
+    fn send(&self, states: &[NotifyState<'_>]) {
+        if let Err(error) = sd_notify::notify(states) {
+            self.report(&error);
+        }
+    }
+
+    fn report(&self, error: &io::Error) {
+        warn!(self.logger, "systemd.notify_failed"; "error" => %error);
+    }
+}
+
+/// A line break would begin another field of the notification.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
