@@ -97,7 +97,7 @@ async fn run(
     logger: &Logger,
 ) -> ExitCode {
     let systemd = ServiceManager::new(logger);
-    let (reload, starting) = (server.reloader(), server.starting());
+    let (reload, starting, address) = (server.reloader(), server.starting(), server.local_addr());
     let mut stops = signals.filter(|asked| {
         if *asked == Asked::Reload {
             systemd.reload(&reload);
@@ -112,7 +112,7 @@ async fn run(
     let serving = async {
         tokio::select! {
             drained = running => drained,
-            never = systemd.announce(starting) => match never {},
+            never = systemd.announce(address, starting) => match never {},
         }
     };
     let mut serving = std::pin::pin!(serving);

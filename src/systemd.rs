@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -36,7 +37,7 @@ impl ServiceManager {
     }
 
     /// Sends `READY=1` once `starting` returns `None`. Until then `systemctl status` shows the reason that it returns.
-    pub(super) async fn announce(&self, starting: impl Fn() -> Option<String>) -> Infallible {
+    pub(super) async fn announce(&self, address: SocketAddr, starting: impl Fn() -> Option<String>) -> Infallible {
         let mut ticks = interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_reason = None;
@@ -51,7 +52,7 @@ impl ServiceManager {
         }
         if self.phase.get() == Phase::Starting {
             self.phase.set(Phase::Ready);
-            self.send(&[NotifyState::Ready, NotifyState::Status("serving")]);
+            self.send(&[NotifyState::Ready, NotifyState::Status(&format!("serving on {address}"))]);
         }
         std::future::pending().await
     }

@@ -51,7 +51,8 @@ fn monotonic_microseconds() -> u64 {
 async fn systemd_hears_of_readiness_and_the_server_answers() {
     let systemd = ServiceManager::new();
     let process = systemd.serve(&[]).await;
-    assert_eq!(systemd.told().await, ["READY=1", "STATUS=serving"]);
+    let status = format!("STATUS=serving on {}", process.address);
+    assert_eq!(systemd.told().await, ["READY=1", &status]);
     assert_eq!(process.publish(TOKEN).await, 200);
 }
 
