@@ -11,16 +11,12 @@ FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 
 # The dependencies are compiled against empty sources first. This layer depends on the manifests alone, so a change of
-# the code does not compile the dependencies again. The workspace names `bench` as a member, and Cargo refuses a
-# workspace with a member that has no target, so its manifest comes along with stubs; it is never built here.
+# the code does not compile the dependencies again.
 COPY Cargo.toml Cargo.lock ./
-COPY bench/Cargo.toml bench/
-RUN mkdir -p src bench/src/bin \
+RUN mkdir src \
     && touch src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
-    && cp src/main.rs bench/src/main.rs \
-    && cp src/main.rs bench/src/bin/stock-warp.rs \
-    && cargo build --release --locked --package oddswire
+    && cargo build --profile dist --locked --bin oddswire
 
 # Cargo rebuilds what is newer than its last build, but COPY keeps the dates of the checkout, which are older than the
 # stubs. Without the touch the stubs would be shipped.
@@ -29,14 +25,14 @@ COPY docs/api docs/api
 COPY console console
 COPY clients/js/dist clients/js/dist
 RUN touch src/lib.rs src/main.rs \
-    && cargo build --release --locked --package oddswire
+    && cargo build --profile dist --locked --bin oddswire
 
 # Debian slim rather than distroless: the binary needs nothing but the C library, this base has the very one it was
 # linked against, scanners know its packages, and `docker exec` finds a shell when something has to be looked into.
 # Nothing is installed into it, so the image is the base and one file.
 FROM debian:bookworm-slim
 
-COPY --from=build /build/target/release/oddswire /usr/local/bin/oddswire
+COPY --from=build /build/target/dist/oddswire /usr/local/bin/oddswire
 
 # Inside a container the default, 127.0.0.1, would be out of reach for everybody else. The setting is an environment
 # variable rather than an argument because the health check reads it too.
