@@ -9,6 +9,8 @@ pub enum Close {
     Protocol,
     /// A text message was no UTF-8 (RFC 6455, section 8.1).
     InvalidUtf8,
+    /// A message came in more than 1,024 fragments.
+    TooManyFragments,
     /// A message was longer than `client-message-bytes`.
     TooBig,
     /// Something on the server's side failed; trying again helps.
@@ -40,10 +42,11 @@ pub struct Row {
 
 impl Close {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Draining,
         Self::Protocol,
         Self::InvalidUtf8,
+        Self::TooManyFragments,
         Self::TooBig,
         Self::TryAgain,
         Self::TokenExpired,
@@ -60,6 +63,7 @@ impl Close {
             Self::Draining => (1001, "server is shutting down, reconnect", "draining", true),
             Self::Protocol => (1002, "protocol error", "protocol_error", false),
             Self::InvalidUtf8 => (1007, "text is not valid UTF-8", "invalid_utf8", false),
+            Self::TooManyFragments => (1008, "message has more than 1,024 fragments", "too_many_fragments", false),
             Self::TooBig => (1009, "message is larger than client-message-bytes", "message_too_big", false),
             Self::TryAgain => (1013, "try again later", "try_again", true),
             Self::TokenExpired => (4401, "token has expired, reconnect with a new one", "token_expired", true),

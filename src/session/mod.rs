@@ -4,6 +4,7 @@
 //! other through the outbox: when the registration and the reader's clone are gone the writer's channel ends, and when
 //! the writer is gone the reader sees the outbox closed. Every way out ends in one `disconnect`.
 
+mod inbound;
 mod reader;
 mod requests;
 mod writer;

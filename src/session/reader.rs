@@ -3,15 +3,17 @@
 //! The protocol is `tungstenite`'s, over the socket's read half without a wrapper: its reads are the socket's
 //! non-blocking reads, and what it wants to write (pong, close) goes into the outbox like everything else.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use slog::{Logger, debug, warn};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::Instant;
 use tungstenite::error::{Error, ProtocolError};
-use tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
+use tungstenite::protocol::Message;
 
+use super::inbound::{Inbound, Pipe, TooManyFragments};
 use super::requests::Requests;
 use super::{End, Limits};
 use crate::close::Close;
@@ -19,52 +21,19 @@ use crate::manager::Connection;
 use crate::message::{Frames, Opcode};
 use crate::outbox::{Outbox, Outgoing};
 
-/// Clients say little, so the buffer of a connection is small: a frame with more is read in several steps.
-const READ_BUFFER: usize = 512;
-
 pub(super) struct Reader {
     socket: OwnedReadHalf,
-    /// The library's state and buffer: none until the client says something.
-    context: Option<Box<WebSocketContext>>,
+    /// `None` until the client sends something.
+    inbound: Option<Box<Inbound>>,
     limits: Limits,
     requests: Requests,
     /// When bytes last came.
     heard: Instant,
+    /// Pings that the client has not answered.
+    pings: u32,
     /// The code in the peer's close frame, once that came.
     peer_code: Option<u16>,
     logger: Logger,
-}
-
-/// The socket as the library sees it.
-struct Pipe<'a> {
-    socket: &'a OwnedReadHalf,
-    outbox: &'a Outbox,
-    heard: &'a mut Instant,
-}
-
-impl Read for Pipe<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.socket.try_read(buffer)?;
-        *self.heard = Instant::now();
-        Ok(read)
-    }
-}
-
-impl Write for Pipe<'_> {
-    /// The library writes one whole frame at a time: a pong or the answer to a close.
-    fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
-        let frames = Frames::raw(frame.to_vec());
-        if frame.first().is_some_and(|first| first & 0x0f == Opcode::Close as u8) {
-            self.outbox.answer_close(frames);
-        } else {
-            self.outbox.push(Outgoing::Control(Arc::new(frames)));
-        }
-        Ok(frame.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 impl Reader {
@@ -76,20 +45,16 @@ impl Reader {
         logger: Logger,
     ) -> Self {
         let heard = Instant::now();
-        let mut reader = Self { socket, context: None, limits, requests, heard, peer_code: None, logger };
+        let mut reader = Self { socket, inbound: None, limits, requests, heard, pings: 0, peer_code: None, logger };
         if !early.is_empty() {
-            reader.context = Some(reader.new_context(early));
+            reader.receive(early.into());
         }
         reader
     }
 
-    fn new_context(&self, early: Vec<u8>) -> Box<WebSocketContext> {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_message_size(Some(self.limits.client_message_bytes))
-            .max_frame_size(Some(self.limits.client_message_bytes));
-        Box::new(WebSocketContext::from_partially_read(early, Role::Server, Some(config)))
+    /// Makes the state for a client that sends something.
+    fn receive(&mut self, early: Bytes) {
+        self.inbound = Some(Box::new(Inbound::new(early, self.limits.client_message_bytes)));
     }
 
     /// Reads until the connection ends; `None` where the writer ended it.
@@ -107,6 +72,11 @@ impl Reader {
                     }
                     self.take(message, connection);
                 }
+                // Unlike the budget below, this also lets the runtime look for sockets that have become ready.
+                Ok(None) if self.is_spent() => {
+                    tokio::task::yield_now().await;
+                    self.begin_turn();
+                }
                 Ok(None) => match self.wait(connection.outbox()).await {
                     Waited::Readable => {}
                     Waited::Over => return None,
@@ -116,6 +86,16 @@ impl Reader {
             }
             // Non-blocking reads do not count for the scheduler: without this a flood would keep the thread.
             tokio::task::coop::consume_budget().await;
+        }
+    }
+
+    fn is_spent(&self) -> bool {
+        self.inbound.as_ref().is_some_and(|inbound| inbound.feed.is_spent())
+    }
+
+    fn begin_turn(&mut self) {
+        if let Some(inbound) = &mut self.inbound {
+            inbound.feed.begin_turn();
         }
     }
 
@@ -146,10 +126,11 @@ impl Reader {
         }
     }
 
-    /// The next message, if it is there already.
+    /// The next message that is complete within this turn's bytes.
     fn next(&mut self, outbox: &Outbox) -> Result<Option<Message>, Error> {
-        let Some(context) = &mut self.context else { return Ok(None) };
-        let mut pipe = Pipe { socket: &self.socket, outbox, heard: &mut self.heard };
+        let Some(inbound) = &mut self.inbound else { return Ok(None) };
+        let Inbound { context, feed } = inbound.as_mut();
+        let mut pipe = Pipe { socket: &self.socket, outbox, heard: &mut self.heard, feed };
         match context.read(&mut pipe) {
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             read => read.map(Some),
@@ -166,8 +147,8 @@ impl Reader {
             let next = expires.into_iter().chain([ping_due, idle_end]).min().unwrap_or(idle_end);
             tokio::select! {
                 ready = self.socket.readable() => {
-                    if self.context.is_none() {
-                        self.context = Some(self.new_context(Vec::new()));
+                    if self.inbound.is_none() {
+                        self.receive(Bytes::new());
                     }
                     return ready.map_or_else(Waited::Broken, |()| Waited::Readable);
                 }
@@ -185,6 +166,7 @@ impl Reader {
                 Close::KeepAlive
             } else {
                 ping_due += self.limits.ping_interval;
+                self.pings = self.pings.saturating_add(1);
                 outbox.push(Outgoing::Control(Arc::new(Frames::control(Opcode::Ping, b""))));
                 continue;
             };
@@ -195,9 +177,13 @@ impl Reader {
         }
     }
 
-    /// A pong is the answer to a ping of ours, and a close is the last: all else counts.
+    /// Counts a message against the client's rate, unless it answers a ping of the server or closes the connection.
     fn is_too_fast(&mut self, message: &Message) -> bool {
-        !matches!(message, Message::Pong(_) | Message::Close(_)) && self.requests.is_too_fast()
+        let is_answer = matches!(message, Message::Pong(_)) && self.pings > 0;
+        if is_answer {
+            self.pings -= 1;
+        }
+        !is_answer && !matches!(message, Message::Close(_)) && self.requests.is_too_fast()
     }
 
     fn take(&mut self, message: Message, connection: &Connection) {
@@ -217,6 +203,9 @@ impl Reader {
         let close = match error {
             Error::ConnectionClosed | Error::AlreadyClosed => return End::Peer(self.peer_code),
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return End::Eof,
+            Error::Io(ref error) if error.get_ref().is_some_and(|error| error.is::<TooManyFragments>()) => {
+                Close::TooManyFragments
+            }
             Error::Io(error) => return End::Broken(error),
             Error::Utf8(_) => Close::InvalidUtf8,
             Error::Capacity(_) => Close::TooBig,

@@ -3,6 +3,7 @@
 mod attacks;
 mod budget;
 mod draining;
+mod floods;
 mod metrics;
 mod monitoring;
 mod panics;

@@ -151,10 +151,25 @@ async fn every_message_counts_for_the_rate_except_pongs() {
         raw.send(&counted.repeat(3)).await;
         assert_eq!(raw.closed().await, 4429);
     }
+    // A pong of which the server has sent no ping.
     let app = App::with(|config| config.client_messages_per_second = 1).await;
     let mut raw = Raw::websocket(app.address).await;
-    raw.send(&[frame(0x8a, b"").repeat(100), frame(0x89, b"turn")].concat()).await;
-    assert_eq!(raw.frame().await.expect("the answer").opcode, 0xa);
+    raw.send(&frame(0x8a, b"").repeat(3)).await;
+    assert_eq!(raw.closed().await, 4429);
+}
+
+#[tokio::test]
+async fn pongs_that_answer_pings_do_not_use_up_the_rate() {
+    let app = App::with(|config| {
+        config.client_messages_per_second = 1;
+        (config.ping_interval, config.idle_timeout) = (Duration::from_millis(20), Duration::from_hours(1));
+    })
+    .await;
+    let mut raw = Raw::websocket(app.address).await;
+    for _ in 0..20 {
+        assert_eq!(raw.frame().await.expect("a ping, not the end").opcode, 0x9);
+        raw.send(&frame(0x8a, b"")).await;
+    }
 }
 
 #[tokio::test]

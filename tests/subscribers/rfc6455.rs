@@ -237,8 +237,29 @@ async fn message_of_up_to_client_message_bytes_is_accepted() {
     for bytes in split.into_iter().chain([frame(TEXT, &longer), frame(BINARY, &longer)]) {
         assert_eq!(closed_with(&app, &bytes).await, 1009);
     }
-    let endless: Vec<u8> = (0..=LIMIT).flat_map(|_| frame(CONTINUES, b" ")).collect();
-    assert_eq!(closed_with(&app, &[frame(TEXT_BEGINS, b""), endless].concat()).await, 1009, "byte by byte");
+    let endless = frame(CONTINUES, b"1234").repeat(LIMIT / 4 + 1);
+    assert_eq!(closed_with(&app, &[frame(TEXT_BEGINS, b""), endless].concat()).await, 1009, "four bytes at a time");
+}
+
+#[tokio::test]
+async fn a_message_of_1025_fragments_is_closed_with_1008() {
+    let app = App::start().await;
+    let text = request(1024);
+    let fragments = |ends: &[u8]| {
+        let middle = text[1..].iter().flat_map(|byte| frame(CONTINUES, &[*byte]));
+        frame(TEXT_BEGINS, &text[..1]).into_iter().chain(middle).chain(ends.iter().copied()).collect::<Vec<u8>>()
+    };
+    let mut raw = Raw::websocket(app.address).await;
+    // The last byte of a message of 1,024 fragments ends it.
+    let mut most = fragments(b"");
+    let last = most.len() - 7;
+    most[last] = ENDS;
+    for _ in 0..2 {
+        raw.send(&most).await;
+        answered(&mut raw).await;
+    }
+    assert_eq!(closed_with(&app, &fragments(&frame(ENDS, b""))).await, 1008);
+    assert_eq!(closed_with(&app, &fragments(&frame(CONTINUES, b""))).await, 1008);
 }
 
 #[tokio::test]

@@ -1,0 +1,255 @@
+//! What the client sends, in bounded portions: so many bytes a turn, and so many fragments a message.
+//!
+//! `tungstenite` reads until it has a whole message. A client that sends endless fragments would keep it reading, and
+//! the thread with it. [`Pipe`] therefore stops the library after [`TURN_BYTES`], and the reader yields to other tasks.
+
+use std::io::{self, Cursor, Read, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::time::Instant;
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::OpCode;
+use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
+
+use crate::message::{Frames, Opcode};
+use crate::outbox::{Outbox, Outgoing};
+
+/// Clients send little, so each connection has a small buffer. A longer frame takes several reads.
+const READ_BUFFER: usize = 512;
+/// Bytes read before other tasks run. 4 KiB hold 682 frames of the smallest size (6 bytes), some 100 µs of work.
+const TURN_BYTES: usize = 4 << 10;
+/// Fragments of one message. Each takes a frame header and a turn through the library, however little it carries.
+pub(super) const MAX_FRAGMENTS: u32 = 1024;
+
+/// A message came in more than [`MAX_FRAGMENTS`] fragments.
+#[derive(Debug, Error)]
+#[error("a message has more than {MAX_FRAGMENTS} fragments")]
+pub(super) struct TooManyFragments;
+
+/// The library's state and what bounds it. A connection has one once the client sends something.
+pub(super) struct Inbound {
+    pub(super) context: WebSocketContext,
+    pub(super) feed: Feed,
+}
+
+impl Inbound {
+    /// `early` are the bytes that came right after the handshake, in the same read.
+    pub(super) fn new(early: Bytes, message_bytes: usize) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(0)
+            .max_message_size(Some(message_bytes))
+            .max_frame_size(Some(message_bytes));
+        let context = WebSocketContext::new(Role::Server, Some(config));
+        Self { context, feed: Feed { early, turn: TURN_BYTES, fragments: Fragments::default() } }
+    }
+}
+
+/// The bounds on what the library gets.
+pub(super) struct Feed {
+    /// Bytes that are read before the socket's.
+    early: Bytes,
+    /// Bytes that are left of this turn.
+    turn: usize,
+    fragments: Fragments,
+}
+
+impl Feed {
+    /// Whether this turn's bytes are used up. The reader then yields before it begins another turn.
+    pub(super) fn is_spent(&self) -> bool {
+        self.turn == 0
+    }
+
+    pub(super) fn begin_turn(&mut self) {
+        self.turn = TURN_BYTES;
+    }
+
+    fn read(&mut self, socket: &OwnedReadHalf, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.is_spent() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let wanted = buffer.len().min(self.turn);
+        let buffer = &mut buffer[..wanted];
+        let read = if self.early.is_empty() {
+            socket.try_read(buffer)?
+        } else {
+            let early = self.early.split_to(wanted.min(self.early.len()));
+            buffer[..early.len()].copy_from_slice(&early);
+            early.len()
+        };
+        self.turn -= read;
+        self.fragments.pass(&buffer[..read]).map_err(io::Error::other)?;
+        Ok(read)
+    }
+}
+
+/// The socket as the library sees it.
+pub(super) struct Pipe<'a> {
+    pub(super) socket: &'a OwnedReadHalf,
+    pub(super) outbox: &'a Outbox,
+    pub(super) heard: &'a mut Instant,
+    pub(super) feed: &'a mut Feed,
+}
+
+impl Read for Pipe<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.feed.read(self.socket, buffer)?;
+        *self.heard = Instant::now();
+        Ok(read)
+    }
+}
+
+impl Write for Pipe<'_> {
+    /// The library writes one whole frame at a time: a pong or the answer to a close.
+    fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
+        let frames = Frames::raw(frame.to_vec());
+        if frame.first().is_some_and(|first| first & 0x0f == Opcode::Close as u8) {
+            self.outbox.answer_close(frames);
+        } else {
+            self.outbox.push(Outgoing::Control(Arc::new(frames)));
+        }
+        Ok(frame.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Counts the fragments of a message while its bytes pass. The library counts bytes only, and empty fragments have none.
+#[derive(Default)]
+struct Fragments {
+    /// The first bytes of a frame header whose rest has not come yet.
+    header: Vec<u8>,
+    /// Bytes of the current frame's payload that have not come yet.
+    payload: u64,
+    /// Frames of the current message so far.
+    count: u32,
+}
+
+impl Fragments {
+    fn pass(&mut self, bytes: &[u8]) -> Result<(), TooManyFragments> {
+        if self.header.is_empty() {
+            return self.pass_frames(bytes);
+        }
+        let joined = [&self.header, bytes].concat();
+        self.header.clear();
+        self.pass_frames(&joined)
+    }
+
+    /// Passes bytes that begin inside a payload, or with a header.
+    fn pass_frames(&mut self, mut rest: &[u8]) -> Result<(), TooManyFragments> {
+        loop {
+            let payload = usize::try_from(self.payload).unwrap_or(usize::MAX).min(rest.len());
+            self.payload -= payload as u64;
+            rest = &rest[payload..];
+            let mut cursor = Cursor::new(rest);
+            match FrameHeader::parse(&mut cursor) {
+                Ok(Some((header, length))) => {
+                    self.payload = length;
+                    self.count(&header)?;
+                    let parsed = usize::try_from(cursor.position()).unwrap_or(usize::MAX);
+                    rest = rest.get(parsed..).unwrap_or_default();
+                }
+                Ok(None) => {
+                    self.header.extend_from_slice(rest);
+                    return Ok(());
+                }
+                // The library fails with the same error as soon as it gets there.
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    fn count(&mut self, header: &FrameHeader) -> Result<(), TooManyFragments> {
+        if matches!(header.opcode, OpCode::Control(_)) {
+            return Ok(());
+        }
+        self.count += 1;
+        if self.count > MAX_FRAGMENTS {
+            return Err(TooManyFragments);
+        }
+        if header.is_final {
+            self.count = 0;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A masked frame with zeros as payload.
+    fn frame(first: u8, length: usize) -> Vec<u8> {
+        let mut frame = vec![first];
+        match u16::try_from(length) {
+            Ok(short @ 0..126) => frame.push(0x80 | u8::try_from(short).unwrap()),
+            Ok(medium) => {
+                frame.push(0x80 | 126);
+                frame.extend(medium.to_be_bytes());
+            }
+            Err(_) => {
+                frame.push(0x80 | 127);
+                frame.extend((length as u64).to_be_bytes());
+            }
+        }
+        frame.extend([0; 4]);
+        frame.resize(frame.len() + length, 0);
+        frame
+    }
+
+    #[test]
+    fn a_message_of_1024_fragments_passes_and_one_of_1025_fails() {
+        for (fragments, passes) in [(MAX_FRAGMENTS, true), (MAX_FRAGMENTS + 1, false)] {
+            let middle = frame(0x00, 0).repeat(fragments as usize - 2);
+            let message = [frame(0x01, 0), middle, frame(0x80, 0)].concat();
+            let mut passed = Fragments::default();
+            assert_eq!(passed.pass(&message).is_ok(), passes);
+            // The next message has the whole limit again.
+            assert!(!passes || passed.pass(&message).is_ok());
+        }
+    }
+
+    #[test]
+    fn control_frames_are_not_fragments() {
+        let mut passed = Fragments::default();
+        passed.pass(&[frame(0x01, 3), frame(0x8a, 0).repeat(5000), frame(0x89, 125)].concat()).unwrap();
+        assert_eq!(passed.count, 1);
+    }
+
+    #[test]
+    fn an_invalid_header_is_left_to_the_library() {
+        let mut passed = Fragments::default();
+        passed.pass(&frame(0x83, 0).repeat(5000)).unwrap();
+        passed.pass(&frame(0x83, 0)).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_do_not_change_the_count(
+            lengths in prop::collection::vec(prop_oneof![0..200_usize, 65_530..65_540_usize], 1..20),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+        ) {
+            let mut bytes = Vec::new();
+            for (at, length) in lengths.iter().enumerate() {
+                bytes.extend(frame(u8::from(at == 0), *length));
+                bytes.extend(frame(0x8a, length % 126));
+            }
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
+            cuts.sort_unstable();
+            let (mut passed, mut begin) = (Fragments::default(), 0);
+            for end in cuts.into_iter().chain([bytes.len()]) {
+                passed.pass(&bytes[begin..end]).unwrap();
+                begin = end;
+            }
+            prop_assert_eq!(passed.count as usize, lengths.len());
+            prop_assert_eq!((passed.payload, passed.header.len()), (0, 0));
+        }
+    }
+}
