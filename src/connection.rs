@@ -22,12 +22,18 @@ use tokio_util::sync::CancellationToken;
 use warp::Filter;
 use warp::reply::Response;
 
+use crate::host::{self, HostError};
+
 /// What hyper reads from and writes to: what an upgrade gives back.
 pub(crate) type Io = TokioIo<WriteDeadline>;
 
 /// The address of the other side of a connection, in the extensions of each of its requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// Why a request's host is invalid, in the extensions of the request. The routes refuse such a request.
+#[derive(Debug, Clone)]
+pub(crate) struct InvalidHost(pub(crate) HostError);
 
 /// What holds for every connection.
 #[derive(Debug, Clone)]
@@ -61,6 +67,9 @@ pub(crate) async fn serve(
     let routes = TowerToHyperService::new(warp::service(routes));
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
+        if let Err(error) = host::check(&mut request) {
+            request.extensions_mut().insert(InvalidHost(error));
+        }
         routes.call(request)
     });
     // Who comes while the server drains is told so, and then to go.

@@ -55,6 +55,7 @@ pub mod close;
 pub mod config;
 mod connection;
 pub mod engine;
+mod host;
 mod index;
 mod listener;
 pub mod log;

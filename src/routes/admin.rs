@@ -8,7 +8,7 @@ use http::{HeaderValue, StatusCode};
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use super::{App, get, json, ops, recover, with};
+use super::{App, get, json, ops, recover, valid_host, with};
 use crate::engine::Readiness;
 use crate::manager::TopicCount;
 use crate::metrics::{self, Reading, Values};
@@ -17,7 +17,8 @@ use crate::topic::Topic;
 /// All endpoints of the admin listener.
 pub fn all(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
     let metrics = warp::path!("metrics").and(get()).and(with(app)).map(|app: App| expose(&app));
-    metrics.or(connections(app)).unify().or(ops::routes(app)).unify().boxed().recover(recover).unify()
+    let endpoints = metrics.or(connections(app)).unify().or(ops::routes(app)).unify();
+    valid_host().and(endpoints).boxed().recover(recover).unify()
 }
 
 fn expose(app: &App) -> Response {

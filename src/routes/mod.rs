@@ -30,6 +30,7 @@ use warp::{Filter, Rejection};
 use crate::admission::Admission;
 use crate::auth::{Publishers, Verifier};
 use crate::config::Config;
+use crate::connection::InvalidHost;
 use crate::engine::{Engine, Readiness};
 use crate::manager::ConnectionManager;
 use crate::topic::Subscription;
@@ -92,7 +93,7 @@ pub fn all(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible> 
 }
 
 fn endpoints(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + use<> {
-    cors::preflight()
+    let endpoints = cors::preflight()
         .or(ws::route(app))
         .unify()
         .or(sse::route(app))
@@ -108,10 +109,20 @@ fn endpoints(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible
         .or(docs::routes())
         .unify()
         .or(console::routes(app))
-        .unify()
-        .boxed()
-        .recover(recover)
-        .unify()
+        .unify();
+    valid_host().and(endpoints).boxed().recover(recover).unify()
+}
+
+/// Passes requests with a valid host; refuses the others.
+fn valid_host() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    warp::ext::optional()
+        .and_then(|invalid: Option<InvalidHost>| async move {
+            match invalid {
+                None => Ok(()),
+                Some(InvalidHost(error)) => Err(reject(Refusal::bad_request(error.to_string()))),
+            }
+        })
+        .untuple_one()
 }
 
 /// A request that is refused: what the client gets is `{"error":{"code","detail","index"}}`.

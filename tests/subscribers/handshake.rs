@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::harness::contract;
 use crate::harness::raw::{HANDSHAKE, Raw, Response, frame};
 use crate::harness::{Answer, App, within};
 
@@ -291,4 +292,87 @@ async fn too_many_or_too_large_headers_are_refused() {
     let rest = raw.rest().await;
     assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&rest));
     client.nothing_came().await;
+}
+
+/// Requests of every kind, each with the listener that answers it: `false` is the admin listener.
+const REQUESTS: [(bool, &str, &str); 14] = [
+    (true, "GET", "/"),
+    (true, "GET", "/console/oddswire.js"),
+    (true, "GET", "/api/ws"),
+    (true, "GET", "/api/sse"),
+    (true, "POST", "/api/publish"),
+    (true, "POST", "/api/broadcast"),
+    (true, "GET", "/api/topics"),
+    (true, "GET", "/api/topics/odds_updates/state"),
+    (true, "GET", "/api/docs/"),
+    (true, "GET", "/healthz"),
+    (true, "GET", "/nothing"),
+    (false, "GET", "/healthz"),
+    (false, "GET", "/metrics"),
+    (false, "GET", "/api/connections"),
+];
+
+#[tokio::test]
+async fn a_host_that_is_missing_repeated_or_invalid_is_400() {
+    let app = App::start().await;
+    let handshake = handshake_with("Host", "");
+    let (_, fields) = handshake.split_once("\r\n").unwrap();
+    for (is_public, method, path) in REQUESTS {
+        let mut raw = Raw::connect(if is_public { app.address } else { app.admin }).await;
+        for (lines, says) in [
+            ("", "missing Host header"),
+            ("Host: a\r\nHost: a\r\n", "2 Host headers"),
+            ("Host: a b\r\n", "invalid host 'a b'"),
+            ("Host:\r\n", "invalid host ''"),
+            ("Host: localhost:99999\r\n", "invalid host 'localhost:99999'"),
+            ("Host: user@localhost\r\n", "invalid host 'user@localhost'"),
+        ] {
+            raw.send(format!("{method} {path} HTTP/1.1\r\n{lines}{fields}").as_bytes()).await;
+            let response = raw.response().await;
+            let shown = (response.status, &response.body["error"]["code"]);
+            assert_eq!(shown, (400, &"bad_request".into()), "{method} {path} with {lines:?}: {response:?}");
+            assert!(response.detail().contains(says), "{method} {path} with {lines:?}: {response:?}");
+            if path != "/nothing" {
+                let (status, headers, body) = (response.status, response.headers(), Some(&response.body));
+                contract::Response { method, path, status, headers, body }.check();
+            }
+        }
+    }
+    assert!(app.manager.is_empty());
+}
+
+#[tokio::test]
+async fn a_request_without_a_host_passes_no_origin_check() {
+    let app = App::start().await;
+    for host in ["", "Host: odds.example.com\r\nHost: evil.example\r\n", "Host: evil.example\r\nHost: odds.example.com\r\n"]
+    {
+        let request = handshake_with("Host", &format!("{host}Origin: http://evil.example\r\n"));
+        let response = ask(&app, &request).await;
+        assert_eq!(response.status, 400, "{host:?}: {response:?}");
+    }
+    assert!(app.manager.is_empty());
+}
+
+#[tokio::test]
+async fn addresses_and_ports_are_valid_hosts() {
+    let app = App::start().await;
+    for host in ["[::1]:8000", "127.0.0.1", "localhost:", "ODDS.example.com.:443"] {
+        let mut raw = Raw::connect(app.address).await;
+        raw.send(handshake_with("Host", &format!("Host: {host}\r\n")).as_bytes()).await;
+        raw.accepted().await;
+    }
+}
+
+#[tokio::test]
+async fn the_host_of_an_absolute_target_is_that_of_the_request() {
+    let app = App::start().await;
+    let absolute = |target: &str, host: &str| {
+        let request = HANDSHAKE.replace("GET /api/ws", &format!("GET {target}/api/ws"));
+        request.replace("Host: localhost\r\n", &format!("{host}Origin: http://odds.example.com\r\n"))
+    };
+    let odds = "http://odds.example.com";
+    assert_eq!(ask(&app, &absolute(odds, "Host: other\r\n")).await.status, 101);
+    assert_eq!(ask(&app, &absolute("http://other", "Host: odds.example.com\r\n")).await.status, 403);
+    assert_eq!(ask(&app, &absolute(odds, "")).await.status, 400);
+    assert_eq!(ask(&app, &absolute("http://user@odds.example.com", "Host: other\r\n")).await.status, 400);
 }
