@@ -66,7 +66,8 @@ impl Acceptor {
                     }
                     return connection;
                 }
-                Some(Err(error)) if is_of_one_connection(&error) => {}
+                // The kernel may hold many such connections, so other tasks get a turn in between.
+                Some(Err(error)) if is_of_one_connection(&error) => tokio::task::yield_now().await,
                 Some(Err(error)) => {
                     self.failed(&error);
                     sleep_until(Instant::now() + RETRY).await;
@@ -104,8 +105,60 @@ impl Acceptor {
     }
 }
 
-/// The connection was gone before it was accepted: the next one may be fine.
+/// Whether an error concerns only the connection that would have been accepted: the next one may be fine. Linux reports
+/// network errors of a new connection like this and asks callers to try again (`accept(2)`, "Error handling").
 fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+    const ERRORS: &[i32] = &[
+        libc::ECONNABORTED,
+        libc::ECONNREFUSED,
+        libc::ECONNRESET,
+        libc::EHOSTDOWN,
+        libc::EHOSTUNREACH,
+        libc::EINTR,
+        libc::ENETDOWN,
+        libc::ENETUNREACH,
+        #[cfg(target_os = "linux")]
+        libc::ENONET,
+        libc::ENOPROTOOPT,
+        libc::EOPNOTSUPP,
+        libc::EPROTO,
+        libc::ETIMEDOUT,
+    ];
+    error.raw_os_error().is_some_and(|code| ERRORS.contains(&code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_errors_of_a_new_connection_concern_it_alone() {
+        let codes = [
+            ("ECONNABORTED", 103),
+            ("ECONNREFUSED", 111),
+            ("ECONNRESET", 104),
+            ("EHOSTDOWN", 112),
+            ("EHOSTUNREACH", 113),
+            ("EINTR", 4),
+            ("ENETDOWN", 100),
+            ("ENETUNREACH", 101),
+            ("ENONET", 64),
+            ("ENOPROTOOPT", 92),
+            ("EOPNOTSUPP", 95),
+            ("EPROTO", 71),
+            ("ETIMEDOUT", 110),
+        ];
+        for (name, code) in codes {
+            assert!(is_of_one_connection(&io::Error::from_raw_os_error(code)), "{name}");
+        }
+    }
+
+    #[test]
+    fn shortages_and_errors_of_the_listener_are_waited_out() {
+        let codes = [("EMFILE", 24), ("ENFILE", 23), ("ENOBUFS", 105), ("ENOMEM", 12), ("EPERM", 1), ("EINVAL", 22)];
+        for (name, code) in codes {
+            assert!(!is_of_one_connection(&io::Error::from_raw_os_error(code)), "{name}");
+        }
+        assert!(!is_of_one_connection(&io::Error::other("not of the system")));
+    }
 }
