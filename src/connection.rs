@@ -15,6 +15,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use slog::{Logger, debug};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -102,6 +103,25 @@ const LINGER_BYTES: usize = 32 << 20;
 /// What it sends then is dropped in pieces of this size.
 const LINGER_BUFFER: usize = 8 << 10;
 
+/// How much longer than `write-timeout` a peer may acknowledge nothing.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+/// The user timeout is set again once no write has waited for this long.
+const UNBLOCKED: Duration = Duration::from_secs(30);
+
+/// After this long without an acknowledgement the kernel ends a connection (`TCP_USER_TIMEOUT`). By default it retries
+/// for about 15 minutes.
+pub(crate) fn user_timeout(write_timeout: Duration) -> Duration {
+    write_timeout + UNACKNOWLEDGED
+}
+
+pub(crate) fn set_user_timeout(socket: &SockRef<'_>, timeout: Option<Duration>) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(timeout)?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = (socket, timeout);
+    Ok(())
+}
+
 /// A TCP stream that fails when the peer takes no byte for the timeout. hyper has no such bound, and a response, or an
 /// event stream, to a client that does not read would be held for ever.
 #[derive(Debug)]
@@ -110,6 +130,8 @@ pub(crate) struct WriteDeadline {
     timeout: Duration,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// When a write last waited, while the user timeout is off for that.
+    blocked: Option<Instant>,
     /// Runs once the last response is out.
     lingering: Option<Pin<Box<Sleep>>>,
     /// What has been dropped since.
@@ -118,12 +140,38 @@ pub(crate) struct WriteDeadline {
 
 impl WriteDeadline {
     fn new(stream: TcpStream, timeout: Duration) -> Self {
-        Self { stream, timeout, waiting: None, lingering: None, dropped: 0 }
+        Self { stream, timeout, waiting: None, blocked: None, lingering: None, dropped: 0 }
     }
 
-    /// The stream, for a WebSocket session that has a deadline of its own.
+    /// The stream, for a WebSocket session. That has deadlines of its own: pings find a peer that has vanished.
     pub(crate) fn into_inner(self) -> TcpStream {
+        self.limit_acknowledgements(None);
         self.stream
+    }
+
+    /// Sets the user timeout, or turns it off.
+    ///
+    /// Linux (since 5.11) also counts the time in which the peer's receive window is too small for the next segment,
+    /// although the peer acknowledges each probe. A client that reads 4 KiB/s was reset after two minutes (measured).
+    /// The timeout is therefore off while writes wait, where `write-timeout` decides.
+    fn limit_acknowledgements(&self, timeout: Option<Duration>) {
+        // It fails only on a socket that is closed.
+        let _ = set_user_timeout(&SockRef::from(&self.stream), timeout);
+    }
+
+    /// Called before each write.
+    fn unblock(&mut self) {
+        if self.blocked.is_some_and(|blocked| self.waiting.is_none() && blocked.elapsed() >= UNBLOCKED) {
+            self.blocked = None;
+            self.limit_acknowledgements(Some(user_timeout(self.timeout)));
+        }
+    }
+
+    /// Called when a write waits.
+    fn block(&mut self) {
+        if self.blocked.replace(Instant::now()).is_none() {
+            self.limit_acknowledgements(None);
+        }
     }
 
     /// Bounds how long a write waits; past that it is tried once more, announced or not.
@@ -137,6 +185,7 @@ impl WriteDeadline {
             self.waiting = None;
             return written;
         }
+        self.block();
         let timeout = self.timeout;
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + timeout)));
         ready!(waiting.as_mut().poll(cx));
@@ -189,6 +238,7 @@ impl AsyncRead for WriteDeadline {
 
 impl AsyncWrite for WriteDeadline {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        self.unblock();
         let written = Pin::new(&mut self.stream).poll_write(cx, buffer);
         self.watch(cx, written, &[io::IoSlice::new(buffer)])
     }
@@ -198,6 +248,7 @@ impl AsyncWrite for WriteDeadline {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.unblock();
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
         self.watch(cx, written, buffers)
     }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slog::{Logger, info, warn};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::connection;
 use crate::metrics::Metrics;
 
 /// Connections that the kernel may hold for us: with the usual 128, a burst of 200 concurrent connects overflowed the
@@ -17,6 +19,9 @@ const BACKLOG: u32 = 4096;
 /// What the kernel queues for one client, which it counts twice over for its own needs. Left to itself it queues up to
 /// 4 MB for one that is slow: memory that no account of ours would know, and a quarter of a minute's delay for a ping.
 const SEND_BUFFER: u32 = 128 << 10;
+/// A connection without traffic is probed after this time, and then every [`PROBE_INTERVAL`].
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long accepting waits after an error that only time heals, such as too many open files. Nothing announces that a
 /// file descriptor is free again, and asking at once would spin.
 const RETRY: Duration = Duration::from_millis(100);
@@ -24,12 +29,15 @@ const RETRY: Duration = Duration::from_millis(100);
 /// whenever another ends: without this each of them would be an end and a beginning, and two lines in the log.
 const CALM: Duration = Duration::from_secs(1);
 
-/// Binds an address and listens on it.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// Binds an address and listens on it. Accepted sockets inherit the options.
+pub(crate) fn bind(address: SocketAddr, write_timeout: Duration) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
-    // Accepted sockets inherit it.
     socket.set_send_buffer_size(SEND_BUFFER)?;
+    // A peer may vanish without a FIN or a reset. Probes find one that gets no data, the timeout one that gets some.
+    let options = SockRef::from(&socket);
+    options.set_tcp_keepalive(&TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL))?;
+    connection::set_user_timeout(&options, Some(connection::user_timeout(write_timeout)))?;
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
     socket.bind(address).map_err(named)?;
     socket.listen(BACKLOG).map_err(named)
@@ -129,7 +137,23 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use slog::{Discard, o};
+
     use super::*;
+
+    #[tokio::test]
+    async fn accepted_sockets_inherit_the_options_of_the_listener() {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), Duration::from_secs(20)).unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let mut acceptor = Acceptor::new(listener, metrics, Logger::root(Discard, o!()));
+        let address = acceptor.listener.local_addr().unwrap();
+        let (_client, (accepted, _)) = tokio::join!(TcpStream::connect(address), acceptor.accept());
+        let options = SockRef::from(&accepted);
+        assert!(options.keepalive().unwrap());
+        assert_eq!(options.tcp_keepalive_time().unwrap(), PROBE_AFTER);
+        assert_eq!(options.tcp_keepalive_interval().unwrap(), PROBE_INTERVAL);
+        assert_eq!(options.tcp_user_timeout().unwrap(), Some(Duration::from_secs(50)));
+    }
 
     #[test]
     fn network_errors_of_a_new_connection_concern_it_alone() {

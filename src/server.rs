@@ -50,9 +50,10 @@ pub struct Server {
 impl Server {
     /// Binds the address and opens the engine. Needs a tokio runtime.
     pub fn bind(config: Config, logger: Logger) -> Result<Self, StartError> {
-        let listener = listener::bind(config.listen).map_err(StartError::Listen)?;
+        let listener = listener::bind(config.listen, config.write_timeout).map_err(StartError::Listen)?;
         let address = listener.local_addr().map_err(StartError::Listen)?;
-        let admin = config.admin_listen.map(listener::bind).transpose().map_err(StartError::AdminListen)?;
+        let admin = config.admin_listen.map(|address| listener::bind(address, config.write_timeout)).transpose();
+        let admin = admin.map_err(StartError::AdminListen)?;
 
         let (manager, engine) = engine::open(&config, &logger)?;
         let publishers = config.publishers()?;

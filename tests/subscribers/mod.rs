@@ -18,4 +18,5 @@ mod rfc6455;
 mod slow;
 mod sse;
 mod tokens;
+mod vanished;
 mod websocket;
