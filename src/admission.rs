@@ -1,4 +1,4 @@
-//! How many may be connected: in all, and from one address. And what a client's address is behind a proxy.
+//! Limits on connections, in all and from one address. Finds a client's address behind proxies.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,13 +9,13 @@ use http::header::FORWARDED;
 use ipnet::IpNet;
 use thiserror::Error;
 
-/// Why a connection is not admitted. Nobody who is connected has to go for it.
+/// Why a connection is refused. The server never closes another connection to make room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AdmissionError {
     /// The server is full.
     #[error("the server has {0} connections, which is the limit (max-connections): try again later")]
     Full(usize),
-    /// The address has enough.
+    /// The address has reached its limit.
     #[error("your address has {0} connections, which is the limit (max-connections-per-ip)")]
     FullForAddress(usize),
 }
@@ -30,11 +30,11 @@ struct Counts {
 struct Shared {
     counts: Mutex<Counts>,
     most: usize,
-    /// 0 is no limit.
+    /// 0 means no limit.
     most_per_address: usize,
 }
 
-/// Counts connections. Cheap to clone; all clones are the same.
+/// Counts connections. All clones share the counts.
 #[derive(Debug, Clone)]
 pub struct Admission {
     shared: Arc<Shared>,
@@ -67,7 +67,7 @@ impl Admission {
     }
 }
 
-/// An admitted connection: its place is free again when this is dropped.
+/// An admitted connection. Dropping it frees its place.
 #[derive(Debug)]
 pub struct Admitted {
     admission: Admission,
@@ -88,7 +88,7 @@ impl Drop for Admitted {
     }
 }
 
-/// One customer has at least a /64 of IPv6 addresses, so that is what counts as one.
+/// A customer has at least a /64 of IPv6 addresses, so a /64 counts as one address.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -99,7 +99,7 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The proxies whose word on a client's address counts.
+/// The proxies whose forwarding headers are trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
 
@@ -111,7 +111,7 @@ impl std::str::FromStr for TrustedProxies {
             let entry = entry.trim();
             let single = || entry.parse::<IpAddr>().map(IpNet::from);
             entry.parse::<IpNet>().or_else(|_| single()).map_err(|_| {
-                format!("'{entry}' is no network: expected one such as 10.0.0.0/8, 192.168.1.7 or fd00::/8")
+                format!("invalid network '{entry}': expected one such as 10.0.0.0/8, 192.168.1.7 or fd00::/8")
             })
         };
         let entries = text.split(',').filter(|entry| !entry.trim().is_empty());
@@ -125,9 +125,9 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The address of the client: the peer's, or, where the peer is a trusted proxy, the last one on the way that is
-    /// none. Where the proxy passes on both `Forwarded` and `X-Forwarded-For` and they differ, one of them is from the
-    /// client itself, so neither counts. One that cannot be read differs from every other.
+    /// The client's address. Behind a trusted proxy this is the nearest address on the way that is not a trusted proxy.
+    /// If the proxy passes on both `Forwarded` and `X-Forwarded-For` and they differ, the client itself sent one of
+    /// them, so neither is used. An unreadable address differs from every other.
     #[must_use]
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let peer = peer.to_canonical();
@@ -142,7 +142,7 @@ impl TrustedProxies {
         }
     }
 
-    /// From the nearest hop on: what a trusted proxy says of the hop before it counts, what is behind that does not.
+    /// Walks from the nearest hop to the first untrusted one. Any entries beyond it come from the client itself.
     fn last_untrusted(&self, way: &[Option<IpAddr>]) -> Option<IpAddr> {
         let mut farthest = None;
         for hop in way.iter().rev() {
@@ -171,8 +171,8 @@ fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     elements(headers, FORWARDED.as_str()).map(of_element).collect()
 }
 
-/// The elements of a header that is a list, over all of its lines. Bytes that are no text spoil their element and no
-/// other: the proxy's own word may stand on the same line.
+/// The elements of a list header, over all of its lines. Invalid UTF-8 spoils only its own element, because the proxy
+/// may have added another one to the same line.
 fn elements(headers: &HeaderMap, name: &str) -> impl Iterator<Item = String> {
     let values = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
     values.map(|element| String::from_utf8_lossy(element).trim().to_owned())
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_the_first_untrusted_hop_is_the_clients_own_word() {
+    fn entries_beyond_the_first_untrusted_hop_are_ignored() {
         let way = [("x-forwarded-for", "6.6.6.6, 9.9.9.9, 10.0.0.2")];
         assert_eq!(client("10.0.0.0/8", "10.0.0.1", &way), "9.9.9.9");
         let two_lines = [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "9.9.9.9:1234")];
@@ -219,14 +219,14 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_read_as_rfc_7239_has_it() {
+    fn forwarded_is_read_as_in_rfc_7239() {
         let headers = [("forwarded", "for=6.6.6.6, For=\"[2001:db8::1]:4711\";proto=https")];
         assert_eq!(client("10.0.0.0/8", "10.0.0.1", &headers), "2001:db8::1");
         assert_eq!(client("10.0.0.0/8", "10.0.0.1", &[("forwarded", "for=_hidden")]), "10.0.0.1");
     }
 
     #[test]
-    fn what_cannot_be_read_does_not_give_way_to_the_clients_own_word() {
+    fn unreadable_address_does_not_yield_to_the_clients_entry() {
         let client_of = |headers: &[(&'static str, &[u8])]| {
             let mut map = HeaderMap::new();
             for (name, value) in headers {
@@ -243,13 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn two_headers_that_differ_count_as_none() {
+    fn neither_header_is_used_if_the_two_differ() {
         let headers = [("x-forwarded-for", "9.9.9.9"), ("forwarded", "for=8.8.8.8")];
         assert_eq!(client("10.0.0.0/8", "10.0.0.1", &headers), "10.0.0.1");
     }
 
     #[test]
-    fn places_are_counted_in_all_and_by_address_and_come_back() {
+    fn places_are_counted_in_all_and_by_address() {
         let admission = Admission::new(3, 2);
         let v4: Option<IpAddr> = Some("1.2.3.4".parse().unwrap());
         let v6 = |text: &str| Some(text.parse().unwrap());
@@ -264,8 +264,8 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_is_none_is_named() {
-        assert!("10.0.0.0/33".parse::<TrustedProxies>().unwrap_err().contains("'10.0.0.0/33' is no network"));
+    fn error_names_the_invalid_network() {
+        assert!("10.0.0.0/33".parse::<TrustedProxies>().unwrap_err().contains("invalid network '10.0.0.0/33'"));
         assert!("10.0.0.1, ::1".parse::<TrustedProxies>().is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! The close-code table: every way in which the server ends a connection.
+//! The close-code table: every reason for which the server closes a WebSocket.
 
 /// Why the server closes a connection. [`Close::row`] is the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -7,13 +7,13 @@ pub enum Close {
     Draining,
     /// The peer broke RFC 6455.
     Protocol,
-    /// A text message was no UTF-8 (RFC 6455, section 8.1).
+    /// A text message was not valid UTF-8 (RFC 6455, section 8.1).
     InvalidUtf8,
     /// A message came in more than 1,024 fragments.
     TooManyFragments,
     /// A message was longer than `client-message-bytes`.
     TooBig,
-    /// Something on the server's side failed; trying again helps.
+    /// Something failed in the server. The client can try again.
     TryAgain,
     /// The subscriber's token has expired.
     TokenExpired,
@@ -21,7 +21,7 @@ pub enum Close {
     Forbidden,
     /// The client sends more messages than `client-messages-per-second`.
     TooManyMessages,
-    /// Nothing came from the peer for `idle-timeout`.
+    /// The server received nothing from the peer for `idle-timeout`.
     KeepAlive,
     /// The peer took no byte for `write-timeout`.
     Stalled,
@@ -36,12 +36,12 @@ pub struct Row {
     pub reason: &'static str,
     /// The reason in logs and metrics.
     pub label: &'static str,
-    /// Whether a client should come back.
+    /// Whether the client should reconnect.
     pub reconnect: bool,
 }
 
 impl Close {
-    /// All of them.
+    /// All variants.
     pub const ALL: [Self; 11] = [
         Self::Draining,
         Self::Protocol,
@@ -72,7 +72,7 @@ impl Close {
                 (4429, "more messages than client-messages-per-second", "too_many_messages", false)
             }
             Self::KeepAlive => (4408, "nothing received within idle-timeout", "keep_alive_timeout", true),
-            // A peer that takes no bytes cannot be told: on the wire this one is a reset.
+            // A peer that takes no bytes would not get a close frame. On the wire this is a reset.
             Self::Stalled => (4413, "took no data within write-timeout", "stalled", true),
         };
         Row { code, reason, label, reconnect }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_stands_once_and_fits_a_control_frame() {
+    fn every_code_is_unique_and_fits_a_control_frame() {
         let mut codes: Vec<u16> = Close::ALL.iter().map(|close| close.row().code).collect();
         codes.sort_unstable();
         codes.dedup();

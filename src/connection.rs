@@ -1,4 +1,4 @@
-//! One accepted TCP connection: hyper's HTTP/1.1 over it, until it ends or a WebSocket takes it over.
+//! One accepted TCP connection. hyper serves HTTP/1.1 on it until it ends or becomes a WebSocket.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -25,10 +25,10 @@ use warp::reply::Response;
 
 use crate::host::{self, HostError};
 
-/// What hyper reads from and writes to: what an upgrade gives back.
+/// The stream that hyper uses, and that an upgrade gives back.
 pub(crate) type Io = TokioIo<WriteDeadline>;
 
-/// The address of the other side of a connection, in the extensions of each of its requests.
+/// The peer's address, in the extensions of each request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
 
@@ -36,7 +36,7 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 #[derive(Debug, Clone)]
 pub(crate) struct InvalidHost(pub(crate) HostError);
 
-/// What holds for every connection.
+/// The limits of every connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) header_timeout: Duration,
@@ -44,7 +44,7 @@ pub(crate) struct Options {
     pub(crate) write_timeout: Duration,
 }
 
-/// What answers requests.
+/// A filter that answers requests.
 pub(crate) trait Routes:
     Filter<Extract = (Response,), Error = std::convert::Infallible, Future: Send> + Clone + Send + Sync + 'static
 {
@@ -55,8 +55,8 @@ impl<F> Routes for F where
 {
 }
 
-/// Serves requests until the connection ends. When the server drains, the request under way is finished and the
-/// connection closed.
+/// Serves requests until the connection ends. When the server drains, finishes the current request and then closes the
+/// connection.
 pub(crate) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
@@ -73,7 +73,7 @@ pub(crate) async fn serve(
         }
         routes.call(request)
     });
-    // Who comes while the server drains is told so, and then to go.
+    // A connection that comes while the server drains gets one answer.
     let late = draining.is_cancelled();
     let io = TokioIo::new(WriteDeadline::new(stream, options.write_timeout));
     let connection = http1::Builder::new()
@@ -96,11 +96,11 @@ pub(crate) async fn serve(
     }
 }
 
-/// How long a connection is kept after the last response, for a peer that still sends.
+/// A connection stays open this long after the last response if the peer still sends.
 const LINGER: Duration = Duration::from_secs(5);
-/// How much it may send then: more than a publish body of the default limit, less than a flood.
+/// Bytes that the peer may send during that time. A publish body of the default limit fits.
 const LINGER_BYTES: usize = 32 << 20;
-/// What it sends then is dropped in pieces of this size.
+/// Those bytes are read and dropped in pieces of this size.
 const LINGER_BUFFER: usize = 8 << 10;
 
 /// How much longer than `write-timeout` a peer may acknowledge nothing.
@@ -122,8 +122,8 @@ pub(crate) fn set_user_timeout(socket: &SockRef<'_>, timeout: Option<Duration>) 
     Ok(())
 }
 
-/// A TCP stream that fails when the peer takes no byte for the timeout. hyper has no such bound, and a response, or an
-/// event stream, to a client that does not read would be held for ever.
+/// A TCP stream whose writes fail if the peer takes no byte within the timeout. hyper has no such bound: it would hold
+/// a response for ever if the client does not read.
 #[derive(Debug)]
 pub(crate) struct WriteDeadline {
     stream: TcpStream,
@@ -132,9 +132,9 @@ pub(crate) struct WriteDeadline {
     waiting: Option<Pin<Box<Sleep>>>,
     /// When a write last waited, while the user timeout is off for that.
     blocked: Option<Instant>,
-    /// Runs once the last response is out.
+    /// Runs once the last response is written.
     lingering: Option<Pin<Box<Sleep>>>,
-    /// What has been dropped since.
+    /// Bytes dropped since then.
     dropped: usize,
 }
 
@@ -143,7 +143,7 @@ impl WriteDeadline {
         Self { stream, timeout, waiting: None, blocked: None, lingering: None, dropped: 0 }
     }
 
-    /// The stream, for a WebSocket session. That has deadlines of its own: pings find a peer that has vanished.
+    /// The stream, for a WebSocket session. The session detects a peer that has vanished with its own pings.
     pub(crate) fn into_inner(self) -> TcpStream {
         self.limit_acknowledgements(None);
         self.stream
@@ -174,7 +174,7 @@ impl WriteDeadline {
         }
     }
 
-    /// Bounds how long a write waits; past that it is tried once more, announced or not.
+    /// Bounds how long a write waits. Then tries once more, although the socket is not reported as writable.
     fn watch(
         &mut self,
         cx: &mut Context<'_>,
@@ -192,7 +192,7 @@ impl WriteDeadline {
         self.waiting = None;
         match write_unannounced(&self.stream, buffers) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // A reset frees what the kernel holds for the peer; where even that fails the socket is gone already.
+                // A reset frees what the kernel holds for the peer. It fails only if the socket is closed already.
                 let _ = self.stream.set_zero_linger();
                 let stalled = "the peer took no data within write-timeout";
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, stalled)))
@@ -203,8 +203,8 @@ impl WriteDeadline {
 }
 
 impl WriteDeadline {
-    /// Drops what still comes until the peer ends the connection. A refusal is sent before the request has been read
-    /// whole; closing then would be a reset, which overtakes it (RFC 9112, section 9.6).
+    /// Drops further input until the peer ends the connection. A refusal is sent before the whole request is read.
+    /// Closing at that point would cause a reset, which can overtake the refusal (RFC 9112, section 9.6).
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let end = self.lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + LINGER)));
         while Instant::now() < end.deadline() && self.dropped < LINGER_BYTES {
@@ -212,7 +212,7 @@ impl WriteDeadline {
             let mut read = ReadBuf::uninit(&mut scratch);
             match Pin::new(&mut self.stream).poll_read(cx, &mut read) {
                 Poll::Ready(Ok(())) if !read.filled().is_empty() => self.dropped += read.filled().len(),
-                // The end; where it is an error, there is nobody left to tell.
+                // The peer ended the connection, in good order or with a reset.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => return end.as_mut().poll(cx).map(Ok),
             }
@@ -221,11 +221,12 @@ impl WriteDeadline {
     }
 }
 
-/// Writes although the socket was not announced as writable. Linux announces a socket that was full only once a third
-/// of what it queues is gone (`sk_stream_is_writeable`), a megabyte and more on a fast path: a peer that takes a little
-/// at a time does not get there within `write-timeout`. The kernel itself takes bytes as soon as some are gone.
+/// Writes to a socket that the kernel has not reported as writable. Linux reports a full socket again only once a third
+/// of its queue is gone (`sk_stream_is_writeable`), which can be a megabyte on a fast path. A peer that takes a little
+/// at a time may not get there within `write-timeout`. A write succeeds as soon as some bytes are gone.
 pub(crate) fn write_unannounced(stream: &TcpStream, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
-    // A second descriptor of the same socket, non-blocking like the first: tokio's own would not even ask the kernel.
+    // A second descriptor of the same socket, also non-blocking. tokio's own does not call the kernel until the socket
+    // is reported as writable.
     let socket = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?);
     io::Write::write_vectored(&mut &socket, buffers)
 }

@@ -21,8 +21,8 @@ pub(crate) enum HostError {
     Invalid(String),
 }
 
-/// Checks the host. A request target in absolute form replaces the header (RFC 9112, section 3.2.2), so that the rest of
-/// the server looks in one place only.
+/// Checks the host. A request target in absolute form replaces the header (RFC 9112, section 3.2.2), so that the routes
+/// need to look only at the header.
 pub(crate) fn check<B>(request: &mut Request<B>) -> Result<(), HostError> {
     let given: Vec<&HeaderValue> = request.headers().get_all(HOST).iter().collect();
     match given[..] {
@@ -160,7 +160,7 @@ mod tests {
         let mut absolute = request(Version::HTTP_11, "http://odds.example.com:81/api/ws?a=1", &["other"]);
         assert_eq!(check(&mut absolute), Ok(()));
         assert_eq!(absolute.headers()[HOST], "odds.example.com:81");
-        // RFC 9112, section 3.2 asks for the header all the same.
+        // RFC 9112, section 3.2 requires the header even then.
         assert_eq!(check(&mut request(Version::HTTP_11, "http://a/", &[])), Err(HostError::Missing));
         let user = check(&mut request(Version::HTTP_11, "http://user@a/", &["a"]));
         assert_eq!(user, Err(HostError::Invalid("user@a".to_owned())));

@@ -1,4 +1,4 @@
-//! A listening socket, and what to do when nothing can be accepted from it.
+//! A listening socket, which keeps accepting after errors.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,20 +13,21 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::connection;
 use crate::metrics::Metrics;
 
-/// Connections that the kernel may hold for us: with the usual 128, a burst of 200 concurrent connects overflowed the
-/// queue, and each connect that was dropped cost a retransmit of a second (measured: 4.6k instead of 17k and more a second).
+/// Connections that the kernel queues until the server accepts them. With the usual 128, a burst of 200 concurrent
+/// connects overflowed the queue. Each dropped connect was repeated after a second (measured: 4.6k connects a second
+/// instead of 17k and more).
 const BACKLOG: u32 = 4096;
-/// What the kernel queues for one client, which it counts twice over for its own needs. Left to itself it queues up to
-/// 4 MB for one that is slow: memory that no account of ours would know, and a quarter of a minute's delay for a ping.
+/// Bytes that the kernel queues for one client; it adds as many for its own needs. By default it queues up to 4 MB for
+/// a slow client. The memory budget does not cover that, and a ping would wait behind it for a quarter of a minute.
 const SEND_BUFFER: u32 = 128 << 10;
 /// A connection without traffic is probed after this time, and then every [`PROBE_INTERVAL`].
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long accepting waits after an error that only time heals, such as too many open files. Nothing announces that a
-/// file descriptor is free again, and asking at once would spin.
+/// The pause after an error such as too many open files. The kernel does not report that a file descriptor is free
+/// again, and trying again at once would keep a CPU busy.
 const RETRY: Duration = Duration::from_millis(100);
-/// After this long without such an error it is over. Where the table of files is full, one connection can be accepted
-/// whenever another ends: without this each of them would be an end and a beginning, and two lines in the log.
+/// The trouble is over after this long without such an error. While the table of files is full, a connection can be
+/// accepted whenever another one ends. Without this time each of them would cause two lines in the log.
 const CALM: Duration = Duration::from_secs(1);
 
 /// Binds an address and listens on it. Accepted sockets inherit the options.
@@ -34,7 +35,8 @@ pub(crate) fn bind(address: SocketAddr, write_timeout: Duration) -> io::Result<T
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
-    // A peer may vanish without a FIN or a reset. Probes find one that gets no data, the timeout one that gets some.
+    // A peer may vanish without a FIN or a reset. Probes detect that on an idle connection. The user timeout detects
+    // that the peer acknowledges no data.
     let options = SockRef::from(&socket);
     options.set_tcp_keepalive(&TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL))?;
     connection::set_user_timeout(&options, Some(connection::user_timeout(write_timeout)))?;
@@ -43,7 +45,7 @@ pub(crate) fn bind(address: SocketAddr, write_timeout: Duration) -> io::Result<T
     socket.listen(BACKLOG).map_err(named)
 }
 
-/// Accepts connections, whatever happens.
+/// Accepts connections, and continues after errors.
 pub(crate) struct Acceptor {
     listener: TcpListener,
     metrics: Arc<Metrics>,
@@ -51,7 +53,7 @@ pub(crate) struct Acceptor {
     trouble: Option<Trouble>,
 }
 
-/// A time in which nothing can be accepted: one line in the log when it begins, one when it is over.
+/// A time in which accepting fails. The log has one line when it begins and one when it ends.
 struct Trouble {
     began: Instant,
     latest: Instant,
@@ -84,8 +86,8 @@ impl Acceptor {
         }
     }
 
-    /// Waits for a connection; in trouble until it is over at most. The kernel looks for a free file before it looks for
-    /// a connection: where it has none to hand out, there would have been an error, although nobody came.
+    /// Waits for a connection. Returns `None` if the trouble is over before one comes. The kernel looks for a free file
+    /// descriptor before it looks for a connection, so it would have reported an error even without a new connection.
     async fn attempt(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
         match &self.trouble {
             None => Some(self.listener.accept().await),

@@ -1,6 +1,6 @@
 //! Every metric: name, help and labels.
 //!
-//! Counters move where things happen; gauges are read when somebody asks (`/metrics` on the admin listener).
+//! Counters change where the counted event happens. Gauges are read for each request to `/metrics` (admin listener).
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -60,11 +60,11 @@ struct OfPublisher {
 }
 
 /// The modes of catch-ups, and the codes of refusals that mean lost data or lost clients. Their series exist from the
-/// start: of one that first appears with a value, Prometheus does not know that it rose.
+/// start, because Prometheus sees no increase in a series that first appears with a value above 0.
 const MODES: [&str; 4] = ["replayed", "conflated", "snapshot", "gap"];
 const CODES: [&str; 2] = ["full", "state_full"];
 
-/// What is written to the clients of one transport: the counters of its label, which each write would look up otherwise.
+/// The counters of what is written to the clients of one transport. Keeping them saves each write the look-up by label.
 #[derive(Debug)]
 struct Out {
     messages: Counter,
@@ -143,11 +143,11 @@ impl Default for Metrics {
 impl Metrics {
     fn register(&mut self) {
         let r = &mut self.registry;
-        r.register("build", "What runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        r.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         r.register_with_unit(
             "process_start_time",
-            "When it started, in Unix time",
+            "When the process started, in Unix time",
             Unit::Seconds,
             ConstGauge::new(started),
         );
@@ -155,31 +155,35 @@ impl Metrics {
         r.register("connects", "Clients that connected", self.connects.clone());
         r.register("disconnects", "Clients that left, by reason", self.disconnects.clone());
         r.register("messages_published", "Messages taken from publishers", self.published.clone());
-        r.register("messages_unchanged", "Keyed messages that changed nothing: confirmed only", self.unchanged.clone());
-        r.register("publishes", "Publish requests that were taken, by publisher", self.publishes.clone());
+        r.register(
+            "messages_unchanged",
+            "Keyed messages with unchanged data: confirmed, not delivered",
+            self.unchanged.clone(),
+        );
+        r.register("publishes", "Accepted publish requests, by publisher", self.publishes.clone());
         r.register("messages_delivered", "Published messages written to clients", self.delivered.clone());
         r.register_with_unit("sent", "Written to clients", Unit::Bytes, self.bytes_out.clone());
-        r.register("messages_conflated", "Messages that clients were told they do not get", self.conflated.clone());
-        r.register("catch_ups", "Catch-ups told to clients, by mode", self.catch_ups.clone());
+        r.register("messages_conflated", "Messages that catch-ups skipped, as told to clients", self.conflated.clone());
+        r.register("catch_ups", "Catch-ups announced to clients, by mode", self.catch_ups.clone());
         r.register("slow_clients", "Times that an outbox was full and its client left behind", self.slow.clone());
-        let help = "Times that all outboxes together were over the memory budget and the largest left behind";
+        let help = "Times that all outboxes together exceeded the memory budget";
         r.register("over_memory_budget", help, self.over_budget.clone());
         r.register("requests_refused", "Refused requests, by error code", self.refused.clone());
-        let help = "Failed attempts to accept a connection, as when no file descriptor is free";
+        let help = "Failed attempts to accept a connection, such as for lack of file descriptors";
         r.register("accept_errors", help, self.accept_errors.clone());
-        let help = "Messages that are in the broker and not delivered here yet";
+        let help = "Messages in the broker that this node has not delivered yet";
         r.register("engine_lag_messages", help, self.engine_lag.clone());
-        let help = "Times that what keeps the messages was lost: the broker's connection, or the journal's file";
+        let help = "Times that the storage engine was lost: the connection to the broker, or the journal's file";
         r.register("engine_losses", help, self.engine_losses.clone());
-        let help = "Times that the sequence did not go on, so that the log was read anew and every client told";
+        let help = "Times that the sequence broke: the log was read again, and every client was told";
         r.register("engine_resets", help, self.engine_resets.clone());
-        let help = "From the whole request to its answer";
+        let help = "Time from the complete publish request to its answer";
         r.register_with_unit("publish_latency", help, Unit::Seconds, self.publish_latency.clone());
-        let help = "From the log to the socket, of the first message of each write to a client that is live";
+        let help = "Time from the log to the socket, for the first message of each write to a live client";
         r.register_with_unit("delivery_latency", help, Unit::Seconds, self.delivery_latency.clone());
     }
 
-    /// Makes the series whose labels are known beforehand.
+    /// Creates the series whose labels are known from the start.
     fn begin(&self) {
         for transport in [Transport::websocket, Transport::sse] {
             let label = OfTransport { transport };
@@ -204,25 +208,25 @@ impl Metrics {
         Tracked { metrics: Arc::clone(self), transport }
     }
 
-    /// Notes that a client left.
+    /// Counts a client that left.
     pub fn disconnected(&self, transport: Transport, reason: &str) {
         self.disconnects.get_or_create(&Gone { transport, reason: reason.to_owned() }).inc();
     }
 
-    /// Notes messages of a topic that were taken, and how many of them changed nothing.
+    /// Counts the accepted messages of a topic, and those among them that changed nothing.
     pub(crate) fn published(&self, topic: &Topic, accepted: usize, unchanged: usize) {
         let label = OfTopic { topic: topic.to_string() };
         self.published.get_or_create(&label).inc_by(accepted as u64);
         self.unchanged.get_or_create(&label).inc_by(unchanged as u64);
     }
 
-    /// Notes a publish request that was taken.
+    /// Counts an accepted publish request.
     pub(crate) fn publish_taken(&self, publisher: &str, took: Duration) {
         self.publishes.get_or_create(&OfPublisher { publisher: publisher.to_owned() }).inc();
         self.publish_latency.observe(took.as_secs_f64());
     }
 
-    /// Notes what was written to a client at once; `latency` of its first message, where the client is live.
+    /// Counts one write to a client. `latency` is that of its first message, if the client is live.
     pub(crate) fn delivered(&self, transport: Transport, messages: u64, bytes: u64, latency: Option<Duration>) {
         let out = match transport {
             Transport::websocket => &self.out_websocket,
@@ -235,53 +239,53 @@ impl Metrics {
         }
     }
 
-    /// Notes what a client was told of a catch-up.
+    /// Counts an announced catch-up, and the messages that it skips.
     pub(crate) fn caught_up(&self, mode: &'static str, skipped: Option<u64>) {
         self.catch_ups.get_or_create(&OfMode { mode }).inc();
         self.conflated.inc_by(skipped.unwrap_or(0));
     }
 
-    /// Notes that an outbox was full.
+    /// Counts that an outbox was full.
     pub(crate) fn fell_behind(&self) {
         self.slow.inc();
     }
 
-    /// Notes that all outboxes together were over the budget.
+    /// Counts that all outboxes together exceeded the budget.
     pub(crate) fn over_budget(&self) {
         self.over_budget.inc();
     }
 
-    /// Notes a refused request.
+    /// Counts a refused request.
     pub(crate) fn refused(&self, code: &'static str) {
         self.refused.get_or_create(&OfCode { code }).inc();
     }
 
-    /// Notes that a connection could not be accepted.
+    /// Counts a failed attempt to accept a connection.
     pub(crate) fn accept_failed(&self) {
         self.accept_errors.inc();
     }
 
-    /// Notes where the sequence ends, and how far it is delivered here.
+    /// Sets the lag from the last offset of the sequence and the last one delivered here.
     pub(crate) fn engine_position(&self, last: u64, delivered: u64) {
         self.engine_lag.set(i64::try_from(last.saturating_sub(delivered)).unwrap_or(i64::MAX));
     }
 
-    /// Notes that what keeps the messages was lost.
+    /// Counts that the storage engine was lost.
     pub(crate) fn engine_lost(&self) {
         self.engine_losses.inc();
     }
 
-    /// Notes that the log was read anew, since the sequence did not go on.
+    /// Counts that the log was read again because the sequence broke.
     pub(crate) fn engine_reset(&self) {
         self.engine_resets.inc();
     }
 
-    /// The exposition in the `OpenMetrics` text format, with gauges that were read just now.
+    /// All metrics and these gauges in the `OpenMetrics` text format.
     #[must_use]
     pub fn expose(&self, gauges: &[Reading]) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to memory does not fail");
-        // The end of the exposition is written once, behind the gauges.
+        // `# EOF` appears once, after the gauges.
         text.truncate(text.trim_end().trim_end_matches("# EOF").len());
         for reading in gauges {
             reading.write(&mut text).expect("writing to memory does not fail");
@@ -291,23 +295,23 @@ impl Metrics {
     }
 }
 
-/// A gauge that is read when it is asked for.
+/// A gauge that is read on request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     /// Its name, without the prefix.
     pub name: &'static str,
-    /// What it is.
+    /// Its help text.
     pub help: &'static str,
-    /// Its values: alone, or one a topic.
+    /// One value, or one for each topic.
     pub values: Values,
 }
 
 /// The values of a gauge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Values {
-    /// One.
+    /// A single value.
     Plain(u64),
-    /// One a topic.
+    /// One value for each topic.
     ByTopic(Vec<(Topic, u64)>),
 }
 
@@ -324,7 +328,7 @@ impl Reading {
     }
 }
 
-/// What the system says of the process: resident memory, open files and their limit; 0 where it does not tell.
+/// The process's resident memory, open files and their limit. A value is 0 if the system does not report it.
 #[must_use]
 pub fn process() -> [Reading; 3] {
     let reading = |name, help, value| Reading { name, help, values: Values::Plain(value) };
@@ -335,7 +339,7 @@ pub fn process() -> [Reading; 3] {
     ]
 }
 
-/// A client that counts.
+/// Counts a client until it is dropped.
 #[derive(Debug)]
 pub struct Tracked {
     metrics: Arc<Metrics>,
@@ -343,7 +347,7 @@ pub struct Tracked {
 }
 
 impl Tracked {
-    /// What it counts in.
+    /// The metrics that count it.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -355,7 +359,7 @@ impl Drop for Tracked {
     }
 }
 
-/// The process' resident memory; 0 where the system does not tell.
+/// The process's resident memory; 0 if the system does not report it.
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -363,12 +367,12 @@ fn resident_bytes() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// The process' open files; 0 where the system does not tell.
+/// The process's open files; 0 if the system does not report them.
 fn open_files() -> u64 {
     std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64)
 }
 
-/// How many open files the process may have: the soft limit, since it does not raise it. 0 where the system does not tell.
+/// The soft limit on open files, which the process does not raise; 0 if the system does not report it.
 fn most_open_files() -> u64 {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));

@@ -1,6 +1,6 @@
-//! The control messages: everything that is said on a connection beside the published messages.
+//! The control messages: all messages on a connection except the published ones.
 //!
-//! Both directions stand here, so that this file and the contract can be read side by side.
+//! Both directions are in this file, so that it can be compared with docs/protocol.md.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::message::{Frames, Position, Timestamp};
 use crate::shortened::shortened;
 use crate::topic::{ParseError, Subscription, Topics};
 
-/// The types that the server itself gives its messages; a publisher's message cannot pass for one of them.
+/// Message types of the protocol itself. Publishers cannot use them.
 pub const RESERVED_TYPES: [&str; 10] = [
     "auth",
     "auth_ack",
@@ -29,7 +29,7 @@ pub const RESERVED_TYPES: [&str; 10] = [
     "reconnect",
 ];
 
-/// The envelope of a control message. `topics` stands here and in `data`: clients exist that read it in either place.
+/// The envelope of a control message. `topics` is here and in `data`, because existing clients read one or the other.
 #[derive(Serialize)]
 struct Envelope<'a, D> {
     #[serde(rename = "type")]
@@ -53,24 +53,24 @@ fn json_at<D: Serialize>(at: Timestamp, kind: &str, topics: Option<&[Subscriptio
     serde_json::to_vec(&envelope).expect("strings, numbers and lists always serialise")
 }
 
-/// What a connection was given: the contents of `connection_ack`.
+/// The contents of `connection_ack`.
 #[derive(Debug, Serialize)]
 pub struct Acknowledgement<'a> {
     /// Its subscriptions, sorted.
     pub topics: &'a [Subscription],
     /// Its name in logs.
     pub connection: String,
-    /// Where the log stood when it was registered.
+    /// The end of the log when the connection was registered.
     pub position: Position,
-    /// Its conflation window; 0 is none.
+    /// Its conflation window; 0 means none.
     pub conflate_ms: u64,
-    /// When its token expires, and with it the connection.
+    /// When its token expires. The connection ends then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
 }
 
-/// `connection_ack`, always the first message. Its SSE event has an `id` where the client misses nothing by resuming
-/// there: not before a catch-up.
+/// `connection_ack`, always the first message. Its SSE event has an `id` if a client can resume there without a loss.
+/// If a catch-up follows, it cannot.
 #[must_use]
 pub fn connection_ack(ack: &Acknowledgement<'_>, resumable: bool) -> Frames {
     envelope("connection_ack", Some(ack.topics), ack, resumable.then_some(ack.position))
@@ -116,8 +116,8 @@ pub fn unknown_topics(unknown: &[Subscription], known: &Topics) -> Frames {
     error("unknown_topic", &detail, unknown)
 }
 
-/// Where a client stands that was told to drop what it holds, until the first message of the snapshot: nowhere. An
-/// `EventSource` comes back with it by itself and gets a snapshot, on whichever node, whatever the histories have.
+/// The `id` of a `catch_up` that announces a snapshot. The client has dropped its state, and has no message yet. An
+/// `EventSource` that is cut off here reconnects with this id and gets a snapshot, on any node.
 const NOWHERE: Position = Position { epoch: 0, offset: 0 };
 
 /// `catch_up`, before the messages of a catch-up.
@@ -157,7 +157,7 @@ pub fn caught_up(position: Position) -> Frames {
     envelope("caught_up", None, Data { position }, Some(position))
 }
 
-/// `auth_ack`: a new token was taken, and is good until then.
+/// `auth_ack`: the server accepted a new token, which is valid until then.
 #[must_use]
 pub fn auth_ack(expires: Option<Timestamp>) -> Frames {
     #[derive(Serialize)]
@@ -167,11 +167,12 @@ pub fn auth_ack(expires: Option<Timestamp>) -> Frames {
     envelope("auth_ack", None, Data { expires_at: expires.map(|at| at.to_string()) }, None)
 }
 
-/// `reconnect`: the server shuts down, and closes this connection `after` this time. Nobody stays longer than `spread`.
+/// `reconnect`: the server shuts down, and closes this connection after the time `after`. It closes the last connection
+/// after the time `spread`.
 ///
-/// An `EventSource` reconnects by itself, and gives up for good where it is then answered 503, which is what this server
-/// answers for as long as it drains. So its event has a `retry:` that is `spread` longer than the usual one: the stream
-/// that ends first comes back once the last has ended, and they come back as evenly as they went.
+/// An `EventSource` reconnects by itself, but gives up for good if the answer is 503. A draining server answers 503.
+/// The event therefore has a `retry:` that is `spread` longer than usual. So the first stream reconnects only after the
+/// last one has ended, and reconnects are spread as evenly as the closes were.
 #[must_use]
 pub fn reconnect(after: Duration, spread: Duration) -> Frames {
     #[derive(Serialize)]
@@ -183,33 +184,33 @@ pub fn reconnect(after: Duration, spread: Duration) -> Frames {
     Frames::json_with_retry(&json, ms(spread).saturating_add(retry_ms()))
 }
 
-/// For how many milliseconds an `EventSource` shall wait before it reconnects: drawn anew for each connection, so that a
-/// crowd does not come back at once.
+/// Milliseconds that an `EventSource` waits before it reconnects. The number is random, so that clients do not all
+/// reconnect at once.
 #[must_use]
 pub fn retry_ms() -> u64 {
     fastrand::u64(1_000..4_000)
 }
 
-/// A publisher's broadcast: to every connection, kept nowhere, without a position. Its text is what a client with two
-/// connections knows it by, so it is the same on all of them.
+/// A publisher's broadcast to every connection. It has no position, and the server does not keep it. Its text is the
+/// same on all connections, so that a client with two connections recognizes it.
 #[must_use]
 pub fn broadcast(kind: &str, data: &RawValue, at: Timestamp) -> Frames {
     Frames::json(&json_at(at, kind, None, data), None)
 }
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientMessage {
-    /// Wants a `pong`.
+    /// Asks for a `pong`.
     Ping,
     /// Adds subscriptions.
     Subscribe {
         /// What to add.
         topics: Vec<Subscription>,
-        /// Where to begin with them.
+        /// Where to start them.
         since: Since,
     },
-    /// Shows a new token before the old one expires.
+    /// Replaces the token before it expires.
     Auth {
         /// The new token.
         token: Token,
@@ -224,13 +225,13 @@ pub enum ClientMessage {
 /// Why a client's message has no effect.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ClientMessageError {
-    /// No JSON object with a `type`: logged and ignored.
+    /// Not a JSON object with a `type`: logged and ignored.
     #[error("{0}")]
     Malformed(String),
     /// A type that the server does not know: ignored.
     #[error("unknown message type '{0}'")]
     UnknownType(String),
-    /// A known type with contents that don't fit it: answered with `error`.
+    /// A known type with invalid contents: answered with `error`.
     #[error("{0}")]
     BadRequest(String),
 }
@@ -267,7 +268,7 @@ impl ClientMessage {
             }
             Some("unsubscribe") => Ok(Self::Unsubscribe { topics: topics(object.get("topics"))? }),
             Some(other) => Err(ClientMessageError::UnknownType(shortened(other))),
-            None => Err(ClientMessageError::Malformed("no 'type' that is a string".to_owned())),
+            None => Err(ClientMessageError::Malformed("missing 'type': expected a string".to_owned())),
         }
     }
 }
@@ -294,7 +295,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_three_client_messages_are_read() {
+    fn client_messages_are_read() {
         assert_eq!(ClientMessage::parse(r#"{"type":"ping"}"#), Ok(ClientMessage::Ping));
         let topics = vec!["odds_updates/8301".parse().unwrap()];
         assert_eq!(
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_told_apart_from_a_bad_one() {
+    fn malformed_messages_differ_from_bad_requests() {
         for text in ["", "[]", "1", "{", r#"{"type":1}"#, "{}"] {
             assert!(matches!(ClientMessage::parse(text), Err(ClientMessageError::Malformed(_))), "{text}");
         }

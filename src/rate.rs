@@ -1,8 +1,8 @@
-//! A token bucket: so many events a second, and a burst of so many at once.
+//! A token bucket: limits events to a rate, and allows bursts.
 
 use std::time::{Duration, Instant};
 
-/// Fills at a rate, up to a burst; each event takes one out.
+/// Fills at the rate, up to the burst. Each event takes one token.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bucket {
     per_second: f64,
@@ -18,7 +18,7 @@ impl Bucket {
         Self { per_second: f64::from(per_second), burst, filled: burst, at: now }
     }
 
-    /// Takes one out, or says how long until there is one.
+    /// Takes one token, or returns the time until there is one.
     pub(crate) fn take(&mut self, now: Instant) -> Result<(), Duration> {
         let since = now.saturating_duration_since(self.at).as_secs_f64();
         self.filled = (self.filled + since * self.per_second).min(self.burst);
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_is_let_through_and_then_the_rate() {
+    fn a_burst_passes_and_then_the_rate_applies() {
         let start = Instant::now();
         let mut bucket = Bucket::new(20, 40, start);
         for _ in 0..40 {

@@ -31,7 +31,7 @@ pub enum StartError {
     /// The admin listener's address cannot be listened on.
     #[error("cannot listen on {0}; set admin-listen to another address and port, or to 'off' for none")]
     AdminListen(io::Error),
-    /// What keeps the messages cannot be opened.
+    /// The storage engine cannot be opened.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// A file that a setting names has changed since it was checked.
@@ -39,7 +39,7 @@ pub enum StartError {
     Config(#[from] ConfigError),
 }
 
-/// A server that listens, and serves once it runs.
+/// A server that listens. It serves once [`Server::run`] is called.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -73,39 +73,39 @@ impl Server {
         Ok(Self { listener, address, admin, app })
     }
 
-    /// Where it listens: the port that the system chose where the configuration says 0.
+    /// The address it listens on. If the configured port is 0, it has the port that the system chose.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the admin listener is, if there is one.
+    /// The address of the admin listener, if there is one.
     #[must_use]
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
-    /// Its connections.
+    /// The manager of its connections.
     #[must_use]
     pub fn manager(&self) -> &ConnectionManager {
         &self.app.manager
     }
 
-    /// Serves until `shutdown` is done, then drains: stops accepting, closes sessions with 1001, ends event streams,
-    /// finishes publishes. Returns whether all connections ended within `drain-timeout`.
+    /// Serves until `shutdown` completes, then drains: closes sessions with 1001, ends event streams, finishes
+    /// publishes, and stops accepting. Returns whether all connections ended within `drain-timeout`.
     ///
-    /// An engine that ends by itself, which only a bug can bring about, would leave a server that takes traffic and delivers
-    /// nothing: it drains, too, and returns `false`.
+    /// If the engine ends by itself, which only a bug can cause, the server also drains, and returns `false`. Without
+    /// an engine it would take traffic and deliver nothing.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> bool {
         let admin_address = self.admin_addr();
         let Self { listener, address, admin, app } = self;
         info!(app.logger, "server.listening"; "address" => %address, "version" => env!("CARGO_PKG_VERSION"),
             "publishing" => !app.publishers().is_empty(),
             "admin" => admin_address.map(|address| address.to_string()));
-        // Each in a task of its own: one that works long must not keep the other waiting.
+        // Waves and upkeep run in separate tasks, so that a long step of one does not delay the other.
         let (manager, engine) = (app.manager.clone(), Arc::clone(&app.engine));
         app.tasks.spawn(app.draining.clone().run_until_cancelled_owned(async move { manager.run_waves().await }));
-        // The engine takes what is published until the last request is answered.
+        // The engine runs until the last request is answered, because requests may publish.
         let mut upkeep = JoinSet::new();
         upkeep.spawn(async move { engine.run().await });
         let mut accepting = vec![app.tasks.spawn(accept(listener, routes::all(&app), app.clone()))];
@@ -134,7 +134,7 @@ impl Server {
         }
     }
 
-    /// Reads the publishers' tokens again: what SIGHUP asks for. Where they cannot be read, those that were stay.
+    /// Returns the reaction to SIGHUP: it reads the publishers' tokens again. If that fails, the old ones stay valid.
     pub fn reloader(&self) -> impl Fn() + Send + use<> {
         let app = self.app.clone();
         move || match app.config.publishers() {
@@ -157,7 +157,7 @@ async fn accept(listener: TcpListener, routes: impl Routes, app: App) {
     loop {
         let (stream, peer) = acceptor.accept().await;
         if let Err(error) = stream.set_nodelay(true) {
-            // The peer is gone already.
+            // The peer has closed the connection already.
             slog::debug!(app.logger, "http.broken"; "peer" => %peer, "error" => %error);
             continue;
         }
@@ -167,7 +167,7 @@ async fn accept(listener: TcpListener, routes: impl Routes, app: App) {
     }
 }
 
-/// Lets the clients go, each at its moment, while new ones are told to go elsewhere; then waits for what is left.
+/// Closes the connections one after the other while the server refuses new clients. Then waits for those that are left.
 async fn drain(app: &App, accepting: Vec<JoinHandle<()>>) -> bool {
     let deadline = Instant::now() + app.config.drain_timeout;
     app.draining.cancel();

@@ -1,4 +1,4 @@
-//! The log: lines for people on a terminal, one JSON object a line otherwise. It goes to standard error.
+//! The log on standard error: readable lines on a terminal, otherwise one JSON object a line.
 
 use std::io::{IsTerminal as _, LineWriter, stderr};
 
@@ -8,10 +8,10 @@ use slog_async::{Async, AsyncGuard};
 use crate::config::{LogFormat, LogLevel};
 use crate::message::Timestamp;
 
-/// Records that may wait for the terminal or pipe. Beyond it they are dropped, and how many is said.
+/// Records that may wait for the terminal or pipe. More are dropped, and the log says how many.
 const QUEUE: usize = 8192;
 
-/// The log, and the guard that writes what is left of it when it is dropped.
+/// The log and its guard. Dropping the guard writes the records that still wait.
 pub fn logger(format: LogFormat, level: LogLevel) -> (Logger, AsyncGuard) {
     let level = match level {
         LogLevel::Error => Level::Error,
@@ -28,7 +28,7 @@ pub fn logger(format: LogFormat, level: LogLevel) -> (Logger, AsyncGuard) {
         let decorator = slog_term::TermDecorator::new().stderr().build();
         asynchronous(slog_term::FullFormat::new(decorator).use_utc_timestamp().build().fuse())
     } else {
-        // A line at a time: standard error has no buffer, and would get each token of the JSON by itself.
+        // Write whole lines. Standard error has no buffer, so each token of the JSON would be a system call.
         let json = slog_json::Json::new(LineWriter::new(stderr())).add_key_value(o!(
             "event" => PushFnValue(|record: &slog::Record<'_>, serializer| serializer.emit(record.msg())),
             "level" => FnValue(|record: &slog::Record<'_>| record.level().as_str()),
@@ -44,7 +44,7 @@ fn asynchronous(drain: impl Drain<Ok = (), Err = slog::Never> + Send + 'static) 
     (queue.fuse(), guard)
 }
 
-/// Panics are bugs: they belong in the log, in its format, and not between its lines.
+/// Writes panics to the log, in its format. By default they would appear between its lines.
 pub fn log_panics(logger: &Logger) {
     let logger = logger.clone();
     std::panic::set_hook(Box::new(move |panic| {

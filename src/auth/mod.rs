@@ -1,6 +1,6 @@
-//! Who may publish, who may listen, and from which pages: tokens, claims, origins.
+//! The tokens of publishers and subscribers, and the origins of pages.
 //!
-//! A token is never shown: not in a log, not in an error, not in a debug print.
+//! Tokens never appear in logs, errors or `Debug` output.
 
 mod origins;
 mod publishers;

@@ -1,4 +1,4 @@
-//! From which pages a browser may connect.
+//! The origins of pages that may connect from a browser.
 
 use std::str::FromStr;
 
@@ -11,7 +11,7 @@ pub enum Origins {
     SameHost,
     /// All pages.
     Any,
-    /// These.
+    /// Pages of these origins.
     Listed(Vec<Origin>),
 }
 
@@ -20,7 +20,7 @@ pub enum Origins {
 pub enum Origin {
     /// `https://odds.example.com`
     Exact(String),
-    /// `https://*.example.com`: scheme, and the host's end with the dot and the port.
+    /// `https://*.example.com`: the scheme, and the end of the host with its leading dot and port.
     Subdomains(String, String),
 }
 
@@ -41,7 +41,9 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
-            format!("'{text}' is no origin: expected one such as https://odds.example.com, https://*.example.com, or *")
+            format!(
+                "invalid origin '{text}': expected one such as https://odds.example.com, https://*.example.com, or *"
+            )
         };
         let (scheme, host) = text.split_once("://").ok_or_else(wrong)?;
         if !matches!(scheme, "http" | "https") || host.is_empty() || host.contains(['/', '?', '#', '@', ' ']) {
@@ -81,7 +83,7 @@ impl Origin {
     }
 }
 
-/// Whether the origin's host and port are those of the `Host` header. Its scheme is not compared: TLS may end at a proxy.
+/// Whether the origin's host and port are those of `Host`. Schemes may differ, because TLS may end at a proxy.
 fn same_host(origin: &str, host: Option<&str>) -> bool {
     let authority = |uri: &str| {
         let uri = uri.parse::<Uri>().ok().filter(|uri| uri.scheme().is_some())?;
@@ -119,11 +121,11 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_no_origin_is_refused() {
+    fn invalid_origins_are_refused() {
         for text in
             ["", "example.com", "https://", "ftp://a", "https://a/b", "https://*", "https://a.*.com", "https://*a.com"]
         {
-            assert!(text.parse::<Origins>().unwrap_err().contains("is no origin"), "{text}");
+            assert!(text.parse::<Origins>().unwrap_err().contains("invalid origin"), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who may publish, and what.
+//! The publishers: their names, tokens and topics.
 
 use super::token::Token;
 use crate::topic::{Topic, Topics};
@@ -6,10 +6,10 @@ use crate::topic::{Topic, Topics};
 /// The name of the publisher whose token is the setting `publish-token`.
 const DEFAULT_PUBLISHER: &str = "default";
 
-/// Somebody who may publish.
+/// A client that may publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publisher {
-    /// Stands in logs and metrics.
+    /// Its name in logs and metrics.
     pub name: String,
     token: Token,
     /// The topics that it may publish to; `None` is all.
@@ -30,13 +30,13 @@ impl Publisher {
     }
 }
 
-/// Everybody who may publish.
+/// All publishers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Publishers(Vec<Publisher>);
 
 impl Publishers {
-    /// The publisher of the setting `publish-token` and those of the file's lines `name:token[:topics]`. A line without
-    /// a name is a token alone. Empty lines and those that begin with `#` don't count.
+    /// The publisher of the setting `publish-token`, and one for each line `name:token[:topics]` of the file. A line
+    /// may also be a token alone. Empty lines and those that begin with `#` are ignored.
     pub fn new(token: Option<&Token>, file: Option<&str>, topics: &Topics) -> Result<Self, String> {
         let of_setting =
             token.map(|token| Publisher { name: DEFAULT_PUBLISHER.to_owned(), token: token.clone(), topics: None });
@@ -45,7 +45,7 @@ impl Publishers {
         for (at, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
             let publisher = publisher(line, topics).map_err(|error| format!("line {}: {error}", at + 1))?;
             if publishers.iter().any(|known| known.name == publisher.name) {
-                return Err(format!("line {}: the name '{}' stands twice", at + 1, publisher.name));
+                return Err(format!("line {}: duplicate name '{}'", at + 1, publisher.name));
             }
             if publishers.iter().any(|known| known.token == publisher.token) {
                 return Err(format!("line {}: '{}' has the token of another publisher", at + 1, publisher.name));
@@ -58,7 +58,7 @@ impl Publishers {
         Ok(Self(publishers))
     }
 
-    /// Whether nobody may publish.
+    /// Whether there are no publishers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -86,7 +86,7 @@ fn publisher(line: &str, topics: &Topics) -> Result<Publisher, String> {
         return Err("expected name:token[:topics], the name 1 to 64 letters, digits, '_', '-' and '.'".to_owned());
     }
     let limited = third.map(|list| {
-        // What stands there may be part of a token with a colon in it: it is not shown.
+        // Do not show the third part: it may belong to a token that contains a colon.
         let unknown = || format!("its third part must list topics; the topics are: {topics}");
         let known = |name: &str| topics.get(name.trim()).cloned().ok_or_else(unknown);
         list.split(',').map(known).collect()
@@ -116,13 +116,13 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_of_the_token_file_is_named() {
+    fn error_names_the_invalid_line_of_the_token_file() {
         for (file, reason) in [
             ("a:b:c", "line 1: its third part must list topics"),
             ("a:b\nc:b", "line 2: 'c' has the token of another publisher"),
             ("\na b:c", "line 2: expected name:token"),
             ("a:", "line 1: expected 1 or more visible"),
-            ("a:b\na:c", "line 2: the name 'a' stands twice"),
+            ("a:b\na:c", "line 2: duplicate name 'a'"),
         ] {
             let error = Publishers::new(None, Some(file), &topics()).unwrap_err();
             assert!(error.starts_with(reason), "{error}");

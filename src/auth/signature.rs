@@ -1,4 +1,4 @@
-//! Verifies the signatures of JSON Web Tokens with ring, which TLS brings along. jsonwebtoken's own backends would add
+//! Verifies the signatures of JSON Web Tokens with ring, which TLS needs anyway. jsonwebtoken's own backends would add
 //! 40 crates to the build.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
@@ -14,7 +14,7 @@ use ring::signature::{
 /// Smallest and largest RSA modulus that ring verifies, in bytes (RFC 7518, section 3.3: 2048 bits or more).
 pub(super) const RSA_MODULUS_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 
-/// The server signs nothing, and makes no keys: only the verifier is implemented.
+/// Implements only the verifier, because the server signs nothing and makes no keys.
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |_, _| Err(ErrorKind::InvalidAlgorithm.into()),
     verifier_factory: |algorithm, key| Ok(Box::new(RingVerifier { algorithm: *algorithm, key: key.clone() })),

@@ -1,4 +1,4 @@
-//! Who may listen, to what, and until when: JSON Web Tokens and their claims.
+//! The JSON Web Tokens of subscribers: keys, claims, and the access that they give.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,20 +17,20 @@ use crate::topic::Subscription;
 /// Clocks may differ by this much, in seconds.
 const CLOCK_SKEW_SECONDS: u64 = 30;
 
-/// What a subscriber may listen to, and until when.
+/// The subscriptions that a client may have, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
-    /// `None` is everything.
+    /// `None` allows everything.
     allowed: Option<Vec<Subscription>>,
     /// When the connection ends; `None` is never.
     pub expires: Option<Timestamp>,
 }
 
 impl Access {
-    /// Everything, for ever: what everybody has where no token is asked for.
+    /// Everything, for ever. All clients have it if the server requires no tokens.
     pub const PUBLIC: Self = Self { allowed: None, expires: None };
 
-    /// Whether this subscription is within what is allowed.
+    /// Whether this subscription is allowed.
     #[must_use]
     pub fn covers(&self, subscription: &Subscription) -> bool {
         self.allowed.as_ref().is_none_or(|allowed| {
@@ -41,23 +41,23 @@ impl Access {
         })
     }
 
-    /// What a subscriber gets who names no topics: all that is allowed. `None` is every topic.
+    /// The subscriptions of a client that names none: all that are allowed. `None` is every topic.
     #[must_use]
     pub fn everything(&self) -> Option<Vec<Subscription>> {
         self.allowed.clone()
     }
 }
 
-/// Why a token does not admit. The token itself is part of no message.
+/// Why a token is refused. No message contains the token.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AccessError {
-    /// There is none.
+    /// The request has no token.
     #[error("a token is required: 'Authorization: Bearer', token= in the query, or the cookie")]
     Missing,
-    /// Its time is over.
+    /// The token has expired.
     #[error("the token has expired")]
     Expired,
-    /// It is not good for another reason.
+    /// The token is invalid for another reason.
     #[error("the token is not valid: {0}")]
     Invalid(&'static str),
 }
@@ -70,17 +70,17 @@ pub struct Verifier {
 struct VerifyingKey {
     id: Option<String>,
     key: DecodingKey,
-    /// What the key is for: never what a token claims (RFC 8725, section 3.1).
+    /// Comes from the key, never from a token's header (RFC 8725, section 3.1).
     algorithm: Algorithm,
 }
 
-/// The last moment that a timestamp can show, in milliseconds: the year 9999 ends then. Issuers mean "for ever" by
-/// what is later.
+/// The end of the year 9999 in milliseconds, the last moment that a timestamp can show. Some issuers use a later `exp`
+/// for tokens that never expire.
 const END_OF_TIME: i64 = 253_402_300_799_999;
 
 #[derive(Deserialize)]
 struct Claims {
-    /// Seconds since 1970, with or without a fraction (RFC 7519, section 2). The library says that it is required.
+    /// Seconds since 1970, with or without a fraction (RFC 7519, section 2). The library refuses tokens without it.
     exp: Option<f64>,
     #[serde(default)]
     topics: Vec<String>,
@@ -93,7 +93,7 @@ impl fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    /// Tokens signed with a shared secret (HS256).
+    /// Accepts tokens signed with a shared secret (HS256).
     #[must_use]
     pub fn with_secret(secret: &Token) -> Self {
         signature::install();
@@ -101,13 +101,13 @@ impl Verifier {
         Self { keys: vec![VerifyingKey { id: None, key, algorithm: Algorithm::HS256 }] }
     }
 
-    /// Tokens signed with a key of the set (RS256, ES256, `EdDSA`).
+    /// Accepts tokens signed with a key of the set (RS256, ES256, `EdDSA`).
     pub fn with_jwks(text: &str) -> Result<Self, String> {
         signature::install();
         let set: JwkSet = serde_json::from_str(text).map_err(|error| format!("not a JSON Web Key Set: {error}"))?;
         let mut keys = Vec::new();
         for (at, jwk) in set.keys.iter().enumerate() {
-            // Issuers keep keys for other things in the same set: they are left aside (RFC 7517, section 5).
+            // Issuers keep keys for other purposes in the same set. Skip those (RFC 7517, section 5).
             let Some(algorithm) = algorithm(jwk) else { continue };
             let key = DecodingKey::from_jwk(jwk).map_err(|error| format!("key {at}: {error}"))?;
             check_modulus(&key).map_err(|error| format!("key {at}: {error}"))?;
@@ -119,9 +119,9 @@ impl Verifier {
         Ok(Self { keys })
     }
 
-    /// What the token admits to.
+    /// Verifies the token. Returns the access that it gives.
     pub fn check(&self, token: &str) -> Result<Access, AccessError> {
-        let header = decode_header(token).map_err(|_| AccessError::Invalid("it is no JSON Web Token"))?;
+        let header = decode_header(token).map_err(|_| AccessError::Invalid("it is not a JSON Web Token"))?;
         let named = |key: &&VerifyingKey| match (&key.id, &header.kid) {
             (Some(id), Some(kid)) => id == kid,
             _ => true,
@@ -137,7 +137,7 @@ impl Verifier {
     }
 }
 
-/// Refuses an RSA key that no token could be verified with.
+/// Refuses an RSA key of a size that ring cannot verify with.
 fn check_modulus(key: &DecodingKey) -> Result<(), String> {
     let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind() else { return Ok(()) };
     if signature::RSA_MODULUS_BYTES.contains(&n.len()) {
@@ -175,14 +175,14 @@ impl VerifyingKey {
         let millis = i64::try_from(since_1970.as_millis()).unwrap_or(END_OF_TIME);
         let mut expires = Timestamp::from_millis(millis.min(END_OF_TIME));
         if expires <= Timestamp::now() {
-            // It was let in for a clock that differs, so it ends when that excuse does.
+            // The token is valid only because clocks may differ, so the access ends with that tolerance.
             expires = expires.plus(Duration::from_secs(CLOCK_SKEW_SECONDS));
         }
         if claims.topics.iter().any(|topic| topic == "*") {
             return Ok(Access { allowed: None, expires: Some(expires) });
         }
         let parsed: Result<Vec<Subscription>, _> = claims.topics.iter().map(|topic| topic.parse()).collect();
-        let allowed = parsed.map_err(|_| AccessError::Invalid("its claim 'topics' is no list of subscriptions"))?;
+        let allowed = parsed.map_err(|_| AccessError::Invalid("its claim 'topics' is not a list of subscriptions"))?;
         Ok(Access { allowed: Some(allowed), expires: Some(expires) })
     }
 }
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_granted_subscription_covers_itself_and_what_is_narrower() {
+    fn a_subscription_covers_itself_and_narrower_ones() {
         let access = |list: &[&str]| Access {
             allowed: Some(list.iter().map(|text| text.parse().unwrap()).collect()),
             expires: None,

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use subtle::{Choice, ConstantTimeEq as _};
 
-/// A secret: shown nowhere.
+/// A secret. Its `Debug` output does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 

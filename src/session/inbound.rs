@@ -19,9 +19,9 @@ use crate::outbox::{Outbox, Outgoing};
 
 /// Clients send little, so each connection has a small buffer. A longer frame takes several reads.
 const READ_BUFFER: usize = 512;
-/// Bytes read before other tasks run. 4 KiB hold 682 frames of the smallest size (6 bytes), some 100 µs of work.
+/// Bytes read before other tasks run. 4 KiB hold 682 frames of the smallest size (6 bytes).
 const TURN_BYTES: usize = 4 << 10;
-/// Fragments of one message. Each takes a frame header and a turn through the library, however little it carries.
+/// Most fragments of one message. Even an empty fragment costs a pass through the library.
 pub(super) const MAX_FRAGMENTS: u32 = 1024;
 
 /// A message came in more than [`MAX_FRAGMENTS`] fragments.
@@ -29,7 +29,7 @@ pub(super) const MAX_FRAGMENTS: u32 = 1024;
 #[error("a message has more than {MAX_FRAGMENTS} fragments")]
 pub(super) struct TooManyFragments;
 
-/// The library's state and what bounds it. A connection has one once the client sends something.
+/// The library's state, and the bounds on its input. A connection gets one when the client first sends something.
 pub(super) struct Inbound {
     pub(super) context: WebSocketContext,
     pub(super) feed: Feed,
@@ -48,9 +48,9 @@ impl Inbound {
     }
 }
 
-/// The bounds on what the library gets.
+/// The library's input, with its bounds.
 pub(super) struct Feed {
-    /// Bytes that are read before the socket's.
+    /// Bytes that came with the handshake. They are read before the socket.
     early: Bytes,
     /// Bytes that are left of this turn.
     turn: usize,
@@ -119,7 +119,8 @@ impl Write for Pipe<'_> {
     }
 }
 
-/// Counts the fragments of a message while its bytes pass. The library counts bytes only, and empty fragments have none.
+/// Counts the fragments of a message while its bytes pass. The library limits only the bytes of a message, so it would
+/// take any number of empty fragments.
 #[derive(Default)]
 struct Fragments {
     /// The first bytes of a frame header whose rest has not come yet.

@@ -1,8 +1,8 @@
 //! One WebSocket connection: a reader that speaks the protocol and a writer that moves bytes.
 //!
-//! The reader's task owns the session: it holds the registration, starts the writer, and waits for it. Each ends the
-//! other through the outbox: when the registration and the reader's clone are gone the writer's channel ends, and when
-//! the writer is gone the reader sees the outbox closed. Every way out ends in one `disconnect`.
+//! The reader's task owns the session: it holds the registration, starts the writer, and waits for its end. Each task
+//! ends the other through the outbox. When the reader drops the registration, the writer's queue ends. When the writer
+//! ends, the reader sees that the outbox is closed. Both ways lead to one `ws.disconnect` in the log.
 
 mod inbound;
 mod reader;
@@ -28,7 +28,7 @@ use crate::manager::{Connect, Connection, ConnectionManager};
 use crate::metrics::Transport;
 use crate::topic::Subscription;
 
-/// How long a peer has to end the connection after the close frames, before the server just drops it.
+/// A peer has this long to end the connection after the close frames. Then the server drops it.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
 /// A session's bounds.
@@ -46,29 +46,29 @@ pub struct Limits {
     pub write_timeout: Duration,
 }
 
-/// A connection whose upgrade is done.
+/// A connection after its upgrade to WebSocket.
 #[derive(Debug)]
 pub struct Session {
     /// The socket.
     pub stream: TcpStream,
-    /// Bytes that came behind the handshake.
+    /// Bytes that came right after the handshake.
     pub early: Vec<u8>,
     /// What the handshake asked for.
     pub wanted: Wanted,
 }
 
-/// Who is on the other side, and what it asked for and may have.
+/// The client: its place, its rights and its request.
 #[derive(Debug)]
 pub struct Wanted {
     /// Its place among the connections.
     pub admitted: Admitted,
-    /// What it may listen to.
+    /// The subscriptions that its token allows.
     pub access: Access,
-    /// Checks the tokens that it shows later.
+    /// Checks tokens that the client sends later.
     pub verifier: Option<Arc<Verifier>>,
-    /// What it wants.
+    /// What to register it for.
     pub connect: Connect,
-    /// Subscriptions it asked for whose topics are not configured.
+    /// Requested subscriptions whose topics are not configured.
     pub unknown: Vec<Subscription>,
 }
 
@@ -91,7 +91,7 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Peer(Some(code @ (1000 | 1001))) => write!(f, "peer_closed_{code}"),
-            // Any other code is the client's to choose: as a label it would be without bound.
+            // Clients choose other codes freely. As labels they would make the number of series unbounded.
             Self::Peer(Some(_)) => f.write_str("peer_closed_other"),
             Self::Peer(None) => f.write_str("peer_closed"),
             Self::Eof => f.write_str("eof"),
@@ -119,7 +119,7 @@ impl Session {
         requests::tell_unknown(&unknown, &connection);
         let refills = (manager.clone(), connection.id());
         let mut writer = Writer::new(write_half, receiver, refills, conflate, limits.write_timeout);
-        // The captures of an async block are kept once; the arguments of an async function would be kept twice.
+        // An async block stores its captures once. An async function would store its arguments twice.
         let writer = tasks.spawn(async move {
             writer.run().await;
             writer.into_written()
@@ -129,15 +129,15 @@ impl Session {
         let started = Instant::now();
         tasks.spawn(async move {
             let seen = reader.run(&connection).await;
-            // Boxed: it is needed once, at the end, and would make every idle task larger.
+            // Boxed, because it runs once, at the end. Unboxed it would make every idle task larger.
             Box::pin(finish(seen, reader, connection, writer, started)).await;
             drop((admitted, tracked));
         });
     }
 }
 
-/// Disconnects, lets the writer send what is left, and waits for the peer to end the connection, so that a close frame
-/// is not overtaken by the reset that unread input would cause (RFC 6455, section 7.1.1).
+/// Disconnects, lets the writer send the rest, and waits until the peer ends the connection. Closing with unread input
+/// would cause a reset, which can overtake the close frame (RFC 6455, section 7.1.1).
 async fn finish(
     seen: Option<End>,
     reader: Reader,
@@ -147,7 +147,7 @@ async fn finish(
 ) {
     let manager = connection.manager().clone();
     drop(connection);
-    // It ends by itself: what is queued goes out, to a peer that is gone as an error, or the write timeout passes.
+    // The writer ends by itself: after it has written the rest, after an error, or after the write timeout.
     let (end, written) = outcome(seen, writer.await);
     let logger = reader.logger();
     if let End::Broken(error) = &end {
@@ -158,12 +158,12 @@ async fn finish(
         "duration" => started.elapsed().as_secs_f64(),
         "messages" => written.messages, "bytes" => written.bytes);
     if matches!(end, End::Peer(_) | End::Closed(_)) && !matches!(written.end, WriterEnd::Stalled) {
-        // Past its time a peer that keeps the connection open is simply dropped.
+        // After the grace period the server drops a connection that is still open.
         let _ = tokio::time::timeout(CLOSE_GRACE, reader.discard()).await;
     }
 }
 
-/// Why the session ended, of what both tasks know of it.
+/// Why the session ended, from what the two tasks report.
 fn outcome(seen: Option<End>, written: Result<Written, JoinError>) -> (End, Written) {
     let panicked = written.as_ref().is_err_and(JoinError::is_panic);
     let written = written.unwrap_or_default();

@@ -1,7 +1,7 @@
-//! The reader: RFC 6455 from the client's side, its requests, and the keep-alive.
+//! The reader: the client's frames and requests, and the keep-alive.
 //!
-//! The protocol is `tungstenite`'s, over the socket's read half without a wrapper: its reads are the socket's
-//! non-blocking reads, and what it wants to write (pong, close) goes into the outbox like everything else.
+//! `tungstenite` implements the protocol (RFC 6455). It reads the socket without blocking. Its pongs and close frames
+//! go into the outbox like all other output.
 
 use std::io;
 use std::sync::Arc;
@@ -27,11 +27,11 @@ pub(super) struct Reader {
     inbound: Option<Box<Inbound>>,
     limits: Limits,
     requests: Requests,
-    /// When bytes last came.
+    /// When the client last sent bytes.
     heard: Instant,
     /// Pings that the client has not answered.
     pings: u32,
-    /// The code in the peer's close frame, once that came.
+    /// The code of the peer's close frame, once received.
     peer_code: Option<u16>,
     logger: Logger,
 }
@@ -52,15 +52,15 @@ impl Reader {
         reader
     }
 
-    /// Makes the state for a client that sends something.
+    /// Creates the state that is needed once the client sends something.
     fn receive(&mut self, early: Bytes) {
         self.inbound = Some(Box::new(Inbound::new(early, self.limits.client_message_bytes)));
     }
 
-    /// Reads until the connection ends; `None` where the writer ended it.
+    /// Reads until the connection ends. Returns `None` if the writer ended it.
     pub(super) async fn run(&mut self, connection: &Connection) -> Option<End> {
         loop {
-            // A client that sends and does not read fills its outbox with answers: it is not read from until it does.
+            // A client that sends without reading fills its outbox with answers. Read from it only while there is room.
             if !self.has_room(connection.outbox()).await {
                 return None;
             }
@@ -72,7 +72,7 @@ impl Reader {
                     }
                     self.take(message, connection);
                 }
-                // Unlike the budget below, this also lets the runtime look for sockets that have become ready.
+                // Unlike the budget below, this also lets the runtime check which other sockets have become ready.
                 Ok(None) if self.is_spent() => {
                     tokio::task::yield_now().await;
                     self.begin_turn();
@@ -84,7 +84,7 @@ impl Reader {
                 },
                 Err(error) => return Some(self.end(error, connection)),
             }
-            // Non-blocking reads do not count for the scheduler: without this a flood would keep the thread.
+            // The scheduler does not count non-blocking reads. Without this a flood would keep the thread busy.
             tokio::task::coop::consume_budget().await;
         }
     }
@@ -99,7 +99,7 @@ impl Reader {
         }
     }
 
-    /// Waits for room in the outbox, but not beyond the token's time; `false` where the writer has ended.
+    /// Waits for room in the outbox until the token expires. Returns `false` once the writer has ended.
     async fn has_room(&self, outbox: &Outbox) -> bool {
         let Some(expires) = self.requests.expires() else { return outbox.room().await };
         if let Ok(room) = tokio::time::timeout_at(expires, outbox.room()).await {
@@ -114,7 +114,7 @@ impl Reader {
         &self.logger
     }
 
-    /// Reads and drops until the peer ends the connection.
+    /// Reads and drops input until the peer ends the connection.
     pub(super) async fn discard(&self) {
         while self.socket.readable().await.is_ok() {
             match self.socket.try_read(&mut [0; 4096]) {
@@ -137,8 +137,8 @@ impl Reader {
         }
     }
 
-    /// Waits for input, keeping the connection alive: a ping after each `ping-interval` of silence, the end after
-    /// `idle-timeout`, or when the client's token expires.
+    /// Waits for input. Sends a ping after each `ping-interval` of silence. Closes the connection after `idle-timeout`,
+    /// or when the client's token expires.
     async fn wait(&mut self, outbox: &Outbox) -> Waited {
         let mut idle_end = self.heard + self.limits.idle_timeout;
         let expires = self.requests.expires();
@@ -159,7 +159,7 @@ impl Reader {
             let close = if expires.is_some_and(|expires| now >= expires) {
                 Close::TokenExpired
             } else if now >= idle_end && outbox.queued() > 0 {
-                // The pings stand behind what a slow client has yet to take: the write timeout judges it.
+                // The pings are queued behind data that a slow client has not taken yet. `write-timeout` decides.
                 idle_end = now + self.limits.idle_timeout;
                 continue;
             } else if now >= idle_end {
@@ -171,7 +171,7 @@ impl Reader {
                 continue;
             };
             outbox.close(close);
-            // The writer ends once that is out, or once it stalls.
+            // The writer ends once the close frame is written, or once the peer stalls.
             outbox.closed().await;
             return Waited::Over;
         }
@@ -193,12 +193,12 @@ impl Reader {
                 warn!(self.logger, "ws.malformed_message"; "error" => "binary message", "bytes" => bytes.len());
             }
             Message::Close(frame) => self.peer_code = frame.map(|frame| frame.code.into()),
-            // The library answers pings itself; a pong has done its work by arriving.
+            // The library answers pings itself. A pong only shows that the client is alive.
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
         }
     }
 
-    /// What an error of the library means for the connection.
+    /// Maps an error of the library to the end of the connection.
     fn end(&self, error: Error, connection: &Connection) -> End {
         let close = match error {
             Error::ConnectionClosed | Error::AlreadyClosed => return End::Peer(self.peer_code),

@@ -1,4 +1,4 @@
-//! What a client asks for, and what it may: the messages of the contract, once the protocol has been read.
+//! The client's requests (`ping`, `subscribe`, `unsubscribe`, `auth`), and whether its token allows them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::protocol::{self, ClientMessage, ClientMessageError};
 use crate::rate::Bucket;
 use crate::topic::Subscription;
 
-/// Bursts of this many seconds' worth of messages are fine.
+/// A burst may have this many seconds' worth of messages.
 const BURST_SECONDS: u32 = 2;
 
 pub(super) struct Requests {
@@ -41,7 +41,7 @@ impl Requests {
         self.bucket.take(std::time::Instant::now()).is_err()
     }
 
-    /// Does what a text message asks for.
+    /// Carries out a text message.
     pub(super) fn obey(&mut self, text: &str, connection: &Connection, logger: &Logger) {
         match ClientMessage::parse(text) {
             Ok(ClientMessage::Ping) => connection.tell(protocol::pong()),
@@ -64,7 +64,7 @@ impl Requests {
         }
     }
 
-    /// What is allowed and known takes effect; the rest is named.
+    /// Subscribes to what is configured and allowed. Names the rest in an `error`.
     fn subscribe(&self, topics: Vec<Subscription>, since: Since, connection: &Connection) {
         let (known, unknown) = connection.manager().topics().partition(topics);
         let (allowed, forbidden): (Vec<_>, Vec<_>) = known.into_iter().partition(|asked| self.access.covers(asked));
@@ -78,7 +78,7 @@ impl Requests {
         }
     }
 
-    /// Takes a new token in place of the old one. One that no longer allows what the client listens to ends it.
+    /// Replaces the client's token. Closes the connection if the new token does not allow the current subscriptions.
     fn authenticate(&mut self, token: &Token, connection: &Connection) {
         let Some(verifier) = &self.verifier else {
             return connection.tell(protocol::error("bad_request", "this server asks for no token", &[]));

@@ -112,7 +112,7 @@ async fn token_can_be_read_from_a_file() {
     assert_eq!((process.publish(TOKEN).await, process.publish("wrong").await), (200, 401));
 
     let both = [("ODDSWIRE_PUBLISH_TOKEN_FILE", file.as_str()), ("ODDSWIRE_PUBLISH_TOKEN", "another")];
-    refused(&run(&[], &both).await, &["publish-token-file", &file, "'default' stands twice"]);
+    refused(&run(&[], &both).await, &["publish-token-file", &file, "duplicate name 'default'"]);
     std::fs::remove_file(&file).unwrap();
     refused(&run(&[], &both[..1]).await, &["publish-token-file", &file, "No such file"]);
 }
@@ -121,7 +121,7 @@ async fn token_can_be_read_from_a_file() {
 async fn invalid_token_file_is_refused_without_showing_its_content() {
     for (name, contents, reason) in [
         ("empty", "\n", "it has no publisher"),
-        ("two", "marmalade\nsecond\n", "line 2: the name 'default' stands twice"),
+        ("two", "marmalade\nsecond\n", "line 2: duplicate name 'default'"),
         ("spaces", "mar malade", "line 1: expected 1 or more visible ASCII characters without spaces"),
     ] {
         let file = temporary(name, contents);

@@ -155,7 +155,7 @@ async fn sighup_with_an_invalid_file_keeps_the_publishers() {
     let broken = [
         ("", "it has no publisher"),
         ("# nobody\n", "it has no publisher"),
-        ("scraper:second-secret\nscraper:third-secret\n", "line 2: the name 'scraper' stands twice"),
+        ("scraper:second-secret\nscraper:third-secret\n", "line 2: duplicate name 'scraper'"),
         ("good:second-secret\nno name:third-secret\n", "line 2: expected name:token[:topics]"),
         ("scraper:\n", "line 1: expected 1 or more visible ASCII characters"),
         ("scraper:second-secret:nowhere\n", "line 1: its third part must list topics"),

@@ -344,7 +344,8 @@ async fn a_host_that_is_missing_repeated_or_invalid_is_400() {
 #[tokio::test]
 async fn a_request_without_a_host_passes_no_origin_check() {
     let app = App::start().await;
-    for host in ["", "Host: odds.example.com\r\nHost: evil.example\r\n", "Host: evil.example\r\nHost: odds.example.com\r\n"]
+    for host in
+        ["", "Host: odds.example.com\r\nHost: evil.example\r\n", "Host: evil.example\r\nHost: odds.example.com\r\n"]
     {
         let request = handshake_with("Host", &format!("{host}Origin: http://evil.example\r\n"));
         let response = ask(&app, &request).await;
