@@ -5,6 +5,8 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -65,17 +67,27 @@ pub(crate) async fn serve(
     draining: CancellationToken,
     logger: Logger,
 ) {
+    let stream = WriteDeadline::new(stream, options.write_timeout);
+    let has_read = Arc::clone(&stream.has_read);
     let routes = TowerToHyperService::new(warp::service(routes));
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
         if let Err(error) = host::check(&mut request) {
             request.extensions_mut().insert(InvalidHost(error));
         }
-        routes.call(request)
+        let is_pipelined = !has_read.swap(false, Ordering::Relaxed);
+        let response = routes.call(request);
+        async move {
+            if is_pipelined {
+                // hyper answers 16 requests of its buffer before it yields. That can keep others waiting too long.
+                tokio::task::yield_now().await;
+            }
+            response.await
+        }
     });
     // A connection that comes while the server drains gets one answer.
     let late = draining.is_cancelled();
-    let io = TokioIo::new(WriteDeadline::new(stream, options.write_timeout));
+    let io = TokioIo::new(stream);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .keep_alive(!late)
@@ -128,6 +140,8 @@ pub(crate) fn set_user_timeout(socket: &SockRef<'_>, timeout: Option<Duration>) 
 pub(crate) struct WriteDeadline {
     stream: TcpStream,
     timeout: Duration,
+    /// Set when the stream is read. A request that finds it unset came in the same read as the one before.
+    has_read: Arc<AtomicBool>,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
     /// When a write last waited, while the user timeout is off for that.
@@ -140,7 +154,7 @@ pub(crate) struct WriteDeadline {
 
 impl WriteDeadline {
     fn new(stream: TcpStream, timeout: Duration) -> Self {
-        Self { stream, timeout, waiting: None, blocked: None, lingering: None, dropped: 0 }
+        Self { stream, timeout, has_read: Arc::default(), waiting: None, blocked: None, lingering: None, dropped: 0 }
     }
 
     /// The stream, for a WebSocket session. The session detects a peer that has vanished with its own pings.
@@ -233,6 +247,7 @@ pub(crate) fn write_unannounced(stream: &TcpStream, buffers: &[io::IoSlice<'_>])
 
 impl AsyncRead for WriteDeadline {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.has_read.store(true, Ordering::Relaxed);
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }

@@ -12,7 +12,7 @@ use crate::harness::{App, within};
 
 const FLOODERS: usize = 8;
 /// Requests that are answered while a flood goes on.
-const REQUESTS: usize = 100;
+const REQUESTS: usize = 50;
 
 /// Answers requests while the flooders send; none of them ends before.
 async fn answers_during(app: &App, flood: JoinSet<()>) {
@@ -55,7 +55,7 @@ async fn close_code(reader: &mut (impl AsyncRead + Unpin)) -> u16 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_of_frames_are_closed_while_others_are_answered() {
-    let app = App::start().await;
+    let app = App::with(|config| config.client_messages_per_second = 20).await;
     let kinds = [
         ("empty fragments", frame(0x01, b""), frame(0x00, b""), 1008),
         ("fragments of a byte", frame(0x01, b"x"), frame(0x00, b"x"), 1008),
@@ -64,7 +64,6 @@ async fn floods_of_frames_are_closed_while_others_are_answered() {
         ("fragments and pongs", frame(0x01, b""), [frame(0x00, b""), frame(0x8a, b"")].concat(), 4429),
     ];
     for (kind, begin, bytes, code) in kinds {
-        // The first of them is closed before any request.
         let (bytes, mut flood) = (bytes.repeat(10_000), JoinSet::new());
         for _ in 0..FLOODERS {
             let (address, begin, bytes) = (app.address, begin.clone(), bytes.clone());
