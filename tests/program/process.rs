@@ -92,11 +92,11 @@ async fn health_exits_with_1_and_one_line_if_no_server_answers() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = socket.local_addr().unwrap().to_string();
-    let nobody = run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &address)]).await;
+    let refused = run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &address)]).await;
     assert!(
-        nobody.stderr.contains(&format!("nothing listens on http://{address}: start a server")),
+        refused.stderr.contains(&format!("nothing listens on http://{address}: start a server")),
         "{}",
-        nobody.stderr
+        refused.stderr
     );
 
     // This listener accepts connections and never answers.
