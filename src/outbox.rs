@@ -379,9 +379,18 @@ impl Receiver {
         self.shared.fed.load(Ordering::Relaxed)
     }
 
-    /// Notes bytes that are written: the account gets them back at the latest when the next item is waited for.
+    /// Notes bytes that are written. The account gets them back with [`Self::give_back`], or when the next item is waited
+    /// for.
     pub fn settle(&mut self, bytes: usize) {
         self.written += bytes;
+    }
+
+    /// Gives the account all written bytes back. The next step of a catch-up follows, which must find them gone.
+    pub fn give_back(&mut self) {
+        let written = std::mem::take(&mut self.written);
+        let mut queue = self.shared.queue();
+        queue.sent += written as u64;
+        self.shared.give_back(queue, written);
     }
 }
 

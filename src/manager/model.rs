@@ -40,6 +40,24 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// What happens to a client whose messages are conflated in windows.
+#[derive(Debug, Clone)]
+enum WindowOp {
+    Publish(usize),
+    Broadcast,
+    EndWindow,
+    Read,
+}
+
+fn window_op() -> impl Strategy<Value = WindowOp> {
+    prop_oneof![
+        2 => (0..200usize).prop_map(WindowOp::Publish),
+        1 => Just(WindowOp::Broadcast),
+        4 => Just(WindowOp::EndWindow),
+        4 => Just(WindowOp::Read),
+    ]
+}
+
 fn key(at: usize) -> Key {
     ["1", "1/a", "1/b", "2/a", "3"][at].parse().unwrap()
 }
@@ -89,7 +107,10 @@ impl ModelClient {
                 let json = &frame[frame.windows(2).position(|bytes| bytes == b"{\"").unwrap()..];
                 self.told(&serde_json::from_slice(json).unwrap());
             }
-            Outgoing::Refill => self.connection.manager().refill(self.connection.id()),
+            Outgoing::Refill => {
+                self.receiver.give_back();
+                self.connection.manager().refill(self.connection.id());
+            }
             Outgoing::Close(_) => unreachable!("no connection is closed in this test"),
         }
         true
@@ -165,5 +186,44 @@ proptest! {
         }
         drop(clients);
         prop_assert_eq!(manager.load().outbox_bytes, 0, "all outbox bytes are released");
+    }
+
+    #[test]
+    fn windows_never_queue_more_than_the_limit_and_one_step(
+        ops in vec(window_op(), 1..80),
+        outbox_bytes in prop::sample::select(vec![1200usize, 4000]),
+    ) {
+        let topic: Topic = "odds".parse().unwrap();
+        let limits = Limits { outbox_bytes, ..Limits::default() };
+        let log = Log::new(1, &topic.to_string().parse().unwrap(), log::Limits::default());
+        let logger = Logger::root(Discard, o!());
+        let manager = ConnectionManager::new(topic.to_string().parse().unwrap(), log, limits, logger);
+        let publish = |key: usize, data: u32| {
+            let key = format!("{key}").parse().unwrap();
+            manager.broadcast(Payload::keyed(key, to_raw_value(&data).unwrap()), &topic).unwrap();
+        };
+        (0..200).for_each(|key| publish(key, 0));
+        let conflate = Some(std::time::Duration::from_millis(1));
+        let wanted = Connect { since: Since::Snapshot, conflate, ..Connect::all() };
+        let (connection, receiver) = manager.connect(wanted);
+        let mut client = ModelClient { connection, receiver, state: BTreeMap::new(), promised: BTreeSet::new() };
+        // A step ends with the message that reaches its bytes, and is announced.
+        let most = outbox_bytes + outbox_bytes + 600;
+        for (number, op) in ops.into_iter().enumerate() {
+            match op {
+                WindowOp::Publish(key) => publish(key, u32::try_from(number).unwrap() + 1),
+                WindowOp::Broadcast => {
+                    manager.broadcast_all(crate::message::Frames::json(b"{\"type\":\"notice\"}", None));
+                }
+                WindowOp::EndWindow => manager.end_window(client.connection.id()),
+                WindowOp::Read => drop(client.read()),
+            }
+            let queued = client.connection.outbox().queued();
+            prop_assert!(queued <= most, "{} bytes are queued, {} may be", queued, most);
+        }
+        while client.read() {}
+        manager.end_window(client.connection.id());
+        while client.read() {}
+        prop_assert_eq!(&client.state, &state(&manager, &"odds".parse().unwrap()));
     }
 }

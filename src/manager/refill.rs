@@ -18,9 +18,9 @@ const LEAST_STEP_BYTES: usize = 4 << 10;
 const LEAST_MESSAGE_BYTES: usize = 64;
 
 impl ConnectionManager {
-    /// The next step of a connection's catch-up, put into its outbox: called when its writer comes to an
-    /// [`Outgoing::Refill`], or when its conflation window ends. When nothing is left the connection is fed again, in the
-    /// same critical section.
+    /// Puts the next step of a connection's catch-up into its outbox. Its writer calls this when it comes to an
+    /// [`Outgoing::Refill`]: everything before that has been written, so one step at a time is queued. The last step makes
+    /// the connection live again, in the same critical section.
     pub fn refill(&self, id: ConnectionId) {
         let mut state = self.state();
         let State { connections, log, .. } = &mut *state;
@@ -55,6 +55,16 @@ impl ConnectionManager {
             entry.feed = Feed::Live;
             entry.fed = Some(Fed::from(log.position().offset));
             entry.outbox.set_fed(true);
+        }
+    }
+
+    /// Asks for the step at the end of a conflation window. The request waits behind what the outbox still holds, and at
+    /// most one waits: a client that reads more slowly than its windows end gets fewer steps, not a longer queue.
+    pub fn end_window(&self, id: ConnectionId) {
+        if let Some(entry) = self.state().connections.get_mut(&id)
+            && matches!(entry.feed, Feed::Behind(_))
+        {
+            entry.ask_for_refill();
         }
     }
 

@@ -141,7 +141,10 @@ impl Events {
         while chunk.is_empty() {
             match std::mem::replace(&mut self.then, Then::Continue) {
                 Then::Continue => {}
-                Then::Refill => self.connection.manager().refill(self.connection.id()),
+                Then::Refill => {
+                    self.receiver.give_back();
+                    self.connection.manager().refill(self.connection.id());
+                }
                 Then::End => return None,
             }
             if self.expires.is_some_and(|expires| expires <= Moment::now()) {
@@ -177,7 +180,7 @@ impl Events {
             && *end <= now
         {
             *end = now + *length;
-            self.then = Then::Refill;
+            self.connection.manager().end_window(self.connection.id());
         }
         if self.comment_due <= now {
             // It shows both sides, and all in between, that the stream is alive.

@@ -115,12 +115,18 @@ impl Writer {
     pub(super) async fn run(&mut self) {
         while let Some(woken) = self.wait().await {
             let then = match woken {
-                Woken::Window => Ok(Then::Refill),
+                Woken::Window => {
+                    self.refills.0.end_window(self.refills.1);
+                    Ok(Then::Continue)
+                }
                 Woken::Items => self.write().await,
             };
             match then {
                 Ok(Then::Continue) => {}
-                Ok(Then::Refill) => self.refills.0.refill(self.refills.1),
+                Ok(Then::Refill) => {
+                    self.receiver.give_back();
+                    self.refills.0.refill(self.refills.1);
+                }
                 Ok(Then::Close(close)) => return self.written.end = WriterEnd::Closed(close),
                 Err(end) => return self.written.end = end,
             }

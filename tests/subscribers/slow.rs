@@ -193,3 +193,43 @@ async fn expiry_of_many_keys_at_once_does_not_block_the_writers() {
     let left = app.manager.topic_counts()[&odds].kept.keys;
     assert!(left > 0, "the client received the first deletion only after the last was published");
 }
+
+/// Limit of an outbox in the tests of windows; a step of a catch-up has no more bytes than the limit.
+const WINDOW_OUTBOX: usize = 64 << 10;
+
+/// A server whose state is many times as large as an outbox.
+async fn large_state() -> App {
+    let app = App::with(|config| config.outbox_bytes = WINDOW_OUTBOX).await;
+    for first in (0..1000).step_by(100) {
+        let message =
+            |key: usize| json!({"topic": "odds_updates", "key": key.to_string(), "data": large(key)});
+        app.publish(&json!((first..first + 100).map(message).collect::<Vec<Value>>())).await;
+    }
+    app
+}
+
+/// The limit and one step, with the message that ends the step.
+fn assert_bounded(app: &App) {
+    let queued = app.manager.load().outbox_bytes_max;
+    assert!(queued <= 2 * WINDOW_OUTBOX + 10_000, "{queued} bytes are queued");
+}
+
+#[tokio::test]
+async fn windows_do_not_outgrow_the_outbox_of_a_slow_websocket() {
+    let app = large_state().await;
+    let socket = narrow_socket(app.address).await;
+    let mut slow = ws::Client::over(socket, app.address, "topics=odds_updates&since=snapshot&conflate_ms=1").await;
+    while slow.next().await["type"] != "caught_up" {
+        assert_bounded(&app);
+    }
+}
+
+#[tokio::test]
+async fn windows_do_not_outgrow_the_outbox_of_a_slow_stream() {
+    let app = large_state().await;
+    let socket = narrow_socket(app.address).await;
+    let mut slow = sse::Client::over(socket, "topics=odds_updates&since=snapshot&conflate_ms=1").await;
+    while slow.next().await["type"] != "caught_up" {
+        assert_bounded(&app);
+    }
+}
