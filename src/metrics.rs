@@ -179,7 +179,7 @@ impl Metrics {
         r.register("engine_resets", help, self.engine_resets.clone());
         let help = "Time from the complete publish request to its answer";
         r.register_with_unit("publish_latency", help, Unit::Seconds, self.publish_latency.clone());
-        let help = "Time from the log to the socket, for the first message of each write to a live client";
+        let help = "Time from the log to the socket, for the first live message of each write";
         r.register_with_unit("delivery_latency", help, Unit::Seconds, self.delivery_latency.clone());
     }
 
@@ -226,7 +226,7 @@ impl Metrics {
         self.publish_latency.observe(took.as_secs_f64());
     }
 
-    /// Counts one write to a client. `latency` is that of its first message, if the client is live.
+    /// Counts what one write sent to a client. `latency` is that of its first live message, if it has one.
     pub(crate) fn delivered(&self, transport: Transport, messages: u64, bytes: u64, latency: Option<Duration>) {
         let out = match transport {
             Transport::websocket => &self.out_websocket,

@@ -31,8 +31,10 @@ const TAKEN_BYTES: usize = 64 << 10;
 /// What the writer takes out.
 #[derive(Debug, Clone)]
 pub enum Outgoing {
-    /// A published message.
+    /// A published message, put in as it came.
     Message(Arc<Message>),
+    /// A published message that a catch-up handed out: its age says nothing about how fast the server delivers.
+    Missed(Arc<Message>),
     /// Anything else that is sent.
     Control(Arc<Frames>),
     /// Here the connection was left behind: the writer asks the manager for what comes next.
@@ -46,7 +48,7 @@ impl Outgoing {
     #[must_use]
     pub fn frames(&self) -> Option<&Frames> {
         match self {
-            Self::Message(message) => Some(message.frames()),
+            Self::Message(message) | Self::Missed(message) => Some(message.frames()),
             Self::Control(frames) => Some(frames),
             Self::Refill | Self::Close(_) => None,
         }
@@ -371,12 +373,6 @@ impl Receiver {
     /// The next of the items that were taken out.
     pub fn pop(&mut self) -> Option<Outgoing> {
         self.taken.pop_front()
-    }
-
-    /// Whether messages are put in as they come: what is taken out is new then.
-    #[must_use]
-    pub fn is_live(&self) -> bool {
-        self.shared.fed.load(Ordering::Relaxed)
     }
 
     /// Notes bytes that are written. The account gets them back with [`Self::give_back`], or when the next item is waited

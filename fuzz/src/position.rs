@@ -46,7 +46,7 @@ fn resume(since: Position) {
     let offsets: Vec<u64> = sent
         .iter()
         .filter_map(|item| match item {
-            Outgoing::Message(message) => Some(message.position().offset),
+            Outgoing::Message(message) | Outgoing::Missed(message) => Some(message.position().offset),
             _ => None,
         })
         .collect();

@@ -101,7 +101,7 @@ impl ModelClient {
         let Some(item) = self.receiver.try_recv() else { return false };
         self.receiver.settle(outbox::size(&item));
         match &item {
-            Outgoing::Message(message) => self.apply(message),
+            Outgoing::Message(message) | Outgoing::Missed(message) => self.apply(message),
             Outgoing::Control(frames) => {
                 let frame = frames.websocket();
                 let json = &frame[frame.windows(2).position(|bytes| bytes == b"{\"").unwrap()..];

@@ -40,7 +40,7 @@ impl ConnectionManager {
             entry.outbox.push(Outgoing::Control(Arc::new(frames)));
         }
         for message in step.messages {
-            entry.outbox.push(Outgoing::Message(message));
+            entry.outbox.push(Outgoing::Missed(message));
         }
         if !step.done {
             entry.ask_for_refill();

@@ -106,7 +106,7 @@ struct Events {
     comment_interval: Duration,
     /// When a comment is sent unless something else was.
     comment_due: Moment,
-    /// Messages of the chunk that is gathered, and when the log took the first.
+    /// Messages of the chunk that is gathered, and when the log took the first live one.
     chunk_messages: u64,
     oldest: Option<Timestamp>,
     /// Bytes of the last chunk: they are on their way until hyper asks for the next one.
@@ -159,8 +159,9 @@ impl Events {
         }
         self.comment_due = Moment::now() + self.comment_interval;
         self.opened.bytes += chunk.len() as u64;
-        let latency = self.oldest.take().filter(|_| self.receiver.is_live()).map(Timestamp::elapsed);
+        let latency = self.oldest.take().map(Timestamp::elapsed);
         let messages = std::mem::take(&mut self.chunk_messages);
+        self.opened.messages += messages;
         let metrics = self.connection.manager().metrics();
         metrics.delivered(Transport::sse, messages, chunk.len() as u64, latency);
         Some((Ok(chunk.into()), self))
@@ -202,12 +203,14 @@ impl Events {
                     return self.then = Then::End;
                 }
                 Outgoing::Message(message) => {
-                    self.opened.messages += 1;
                     self.chunk_messages += 1;
                     self.oldest.get_or_insert(message.timestamp());
-                    message.frames().write_event(chunk);
                 }
-                Outgoing::Control(frames) => frames.write_event(chunk),
+                Outgoing::Missed(_) => self.chunk_messages += 1,
+                Outgoing::Control(_) => {}
+            }
+            if let Some(frames) = item.frames() {
+                frames.write_event(chunk);
             }
             self.unsettled += outbox::size(&item);
             next = if chunk.len() < CHUNK_BYTES { self.receiver.pop() } else { None };

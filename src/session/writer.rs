@@ -75,7 +75,7 @@ struct Batch {
     /// A frame that is not copied. It comes after those in the scratch buffer.
     uncopied: Option<Outgoing>,
     messages: u64,
-    /// When the log took the first message.
+    /// When the log took the first live message.
     oldest: Option<Timestamp>,
     bytes: usize,
     /// Bytes that the outbox's account gets back once all is written.
@@ -167,7 +167,7 @@ impl Writer {
         }
         self.written.messages += batch.messages;
         self.written.bytes += batch.bytes as u64;
-        let latency = batch.oldest.filter(|_| self.receiver.is_live()).map(Timestamp::elapsed);
+        let latency = batch.oldest.map(Timestamp::elapsed);
         self.refills.0.metrics().delivered(Transport::websocket, batch.messages, batch.bytes as u64, latency);
         self.receiver.settle(batch.account);
         Ok(batch.then)
@@ -230,11 +230,12 @@ fn gather(receiver: &mut Receiver, scratch: &mut Vec<u8>) -> Batch {
                 batch.then = Then::Close(close);
                 break;
             }
-            Outgoing::Message(_) | Outgoing::Control(_) => {}
-        }
-        if let Outgoing::Message(message) = &item {
-            batch.messages += 1;
-            batch.oldest.get_or_insert(message.timestamp());
+            Outgoing::Message(ref message) => {
+                batch.messages += 1;
+                batch.oldest.get_or_insert(message.timestamp());
+            }
+            Outgoing::Missed(_) => batch.messages += 1,
+            Outgoing::Control(_) => {}
         }
         batch.account += outbox::size(&item);
         let frame = websocket(Some(&item));

@@ -68,6 +68,24 @@ async fn messages_are_counted_from_publisher_to_client() {
 }
 
 #[tokio::test]
+async fn catch_ups_do_not_count_in_the_delivery_latency() {
+    let app = App::start().await;
+    app.odds("8301", 1).await;
+    // The snapshot and the live message may leave in one write: each message is judged by itself.
+    let mut socket = app.ws("topics=odds_updates&since=snapshot").await;
+    let mut events = app.sse("topics=odds_updates&since=snapshot").await;
+    while socket.next().await["type"] != "caught_up" {}
+    while events.next().await["type"] != "caught_up" {}
+    becomes(&app, r#"oddswire_messages_delivered_total{transport="websocket"}"#, 1.0).await;
+    becomes(&app, r#"oddswire_messages_delivered_total{transport="sse"}"#, 1.0).await;
+    assert_eq!(value(&app, "oddswire_delivery_latency_seconds_count").await.to_bits(), 0.0_f64.to_bits());
+    app.odds("8301", 2).await;
+    assert_eq!(socket.next().await["data"], 2);
+    assert_eq!(events.next().await["data"], 2);
+    becomes(&app, "oddswire_delivery_latency_seconds_count", 2.0).await;
+}
+
+#[tokio::test]
 async fn refused_requests_are_counted_by_error_code() {
     let app = App::start().await;
     app.get("/nowhere").await;
