@@ -31,7 +31,8 @@ impl ConnectionManager {
 
         let step = log.step(catch_up, self.step_limits());
         let skipped = std::mem::take(&mut entry.broadcasts_skipped);
-        if !step.announcements.is_empty() || skipped > 0 {
+        let asked = std::mem::take(&mut entry.asked);
+        if asked || !step.announcements.is_empty() || skipped > 0 {
             entry.told = true;
             for told in &step.announcements {
                 self.shared.metrics.caught_up(told.mode.as_str(), told.skipped);

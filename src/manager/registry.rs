@@ -26,6 +26,8 @@ pub(super) struct Entry {
     pub(super) conflate: bool,
     /// Whether the client has been told of the catch-up that is under way: it then hears its end, too.
     pub(super) told: bool,
+    /// Whether the client asked for a catch-up that it has not been told of: it hears of one without a subscription, too.
+    pub(super) asked: bool,
     /// Whether a refill stands in the outbox: one is enough.
     pub(super) refill_due: bool,
     pub(super) broadcasts_skipped: u64,
@@ -121,6 +123,7 @@ impl State {
             fed: Some(Fed::from(self.log.position().offset)),
             conflate,
             told: false,
+            asked: since != Since::Now,
             refill_due: false,
             broadcasts_skipped: 0,
             peer,
@@ -166,6 +169,7 @@ impl State {
         let begins = |new: &Subscription| since != Since::Now || before.binary_search(new).is_err();
         let begins: Vec<Subscription> = add.into_iter().filter(begins).collect();
         let offset = self.log.position().offset;
+        entry.asked |= since != Since::Now;
         if let Some(fed) = &mut entry.fed {
             for new in &begins {
                 if before.binary_search(new).is_ok() {

@@ -255,3 +255,38 @@ async fn conflated_event_stream_gets_the_latest_message_of_each_key() {
     app.publish(&json!(batch)).await;
     assert_eq!(client.next().await["data"], 50);
 }
+
+/// The catch-up of a client that has no subscription to catch up with.
+fn empty_catch_up(told: &Value, caught_up: &Value, app: &App) {
+    assert_eq!(told["type"], "catch_up", "{told}");
+    assert_eq!(told["data"], json!({"topics": {}}));
+    assert_eq!(caught_up["type"], "caught_up", "{caught_up}");
+    assert_eq!(caught_up["data"]["position"], app.manager.position().to_string());
+}
+
+#[tokio::test]
+async fn since_with_unknown_topics_only_is_answered_with_caught_up() {
+    let app = App::start().await;
+    app.odds("1", 1).await;
+    let mut socket = app.ws("topics=foo&since=snapshot").await;
+    socket.expect("error").await;
+    empty_catch_up(&socket.next().await, &socket.next().await, &app);
+    socket.nothing_came().await;
+    let mut events = app.sse("topics=foo&since=snapshot").await;
+    events.expect("error").await;
+    empty_catch_up(&events.next().await, &events.next().await, &app);
+    assert_eq!(events.last_id, app.manager.position().to_string());
+}
+
+#[tokio::test]
+async fn subscribe_with_unknown_topics_only_is_answered_with_caught_up() {
+    let app = App::start().await;
+    app.odds("1", 1).await;
+    let mut client = app.ws("topics=odds_updates").await;
+    client.send(r#"{"type":"subscribe","topics":["foo"],"since":"snapshot"}"#).await;
+    client.expect("subscription_update").await;
+    client.expect("error").await;
+    empty_catch_up(&client.next().await, &client.next().await, &app);
+    app.odds("1", 2).await;
+    assert_eq!(client.next().await["data"], 2);
+}
