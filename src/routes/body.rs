@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::nesting::{MAX_LEVELS, levels};
 use super::{App, Refusal};
 use crate::engine::Broadcast;
 use crate::message::{Draft, Payload, Timestamp};
@@ -151,6 +152,7 @@ pub(super) fn broadcast(body: &[u8]) -> Result<Broadcast, Refusal> {
     }
     let message: IncomingBroadcast<'_> = object(text, "a broadcast must be an object with 'type' and 'data'")?;
     check_type(&message.kind).map_err(|detail| invalid(&detail))?;
+    check_levels(message.data)?;
     Ok(Broadcast { kind: message.kind.into_owned(), data: message.data.to_owned(), at: Timestamp::now() })
 }
 
@@ -265,6 +267,7 @@ fn draft(text: &str, topics: &Topics, limit: usize, now: Timestamp) -> Result<Dr
         let detail = format!("no such topic: '{shown}'; the topics are: {topics}");
         Refusal::new(StatusCode::BAD_REQUEST, "unknown_topic", detail)
     })?;
+    check_levels(incoming.data)?;
     let key = incoming.key.map(|key| key.parse()).transpose();
     let payload = Payload {
         key: key.map_err(|error: crate::topic::ParseError| invalid(&error.to_string()))?,
@@ -286,6 +289,13 @@ fn draft(text: &str, topics: &Topics, limit: usize, now: Timestamp) -> Result<Dr
         }
         (None, Some(_)) => Err(invalid("'expires_at' without a 'key': only a key's value can expire")),
         _ => Ok(Draft { topic, payload }),
+    }
+}
+
+fn check_levels(data: &RawValue) -> Result<(), Refusal> {
+    match levels(data.get().as_bytes()) {
+        ..=MAX_LEVELS => Ok(()),
+        levels => Err(invalid(&format!("'data' is nested {levels} levels deep: expected at most {MAX_LEVELS}"))),
     }
 }
 

@@ -6,6 +6,7 @@ mod body;
 mod console;
 mod cors;
 mod docs;
+mod nesting;
 mod ops;
 mod publish;
 mod query;

@@ -3,7 +3,7 @@
 use futures_util::stream;
 use serde_json::{Value, json};
 
-use crate::harness::hub::{GOOD, Hub, JSON, LINES, Refusal, message_of};
+use crate::harness::hub::{GOOD, Hub, JSON, LINES, Refusal, message_of, refused};
 use crate::harness::raw::Raw;
 use crate::harness::{App, TOKEN};
 
@@ -108,4 +108,47 @@ async fn topic_holds_up_to_state_keys_keys() {
     let moved = json!([set("a", Value::Null), set("c", json!(1))]);
     assert_eq!(hub.takes(JSON, moved.to_string()).await.len(), 2, "a deletion earlier in the batch makes room");
     hub.refuses(JSON, set("a", json!(1)).to_string(), full(0)).await;
+}
+
+/// So many arrays, or objects, inside each other.
+fn nested(levels: usize) -> [String; 2] {
+    [("[", "]"), (r#"{"a":"#, "}")].map(|(open, close)| open.repeat(levels) + "1" + &close.repeat(levels))
+}
+
+#[tokio::test]
+async fn data_of_128_levels_is_taken_and_of_129_refused() {
+    let app = App::start().await;
+    let says = ["'data' is nested 129 levels deep", "at most 128"];
+    for (content_type, before, after, index) in
+        [(JSON, "", "", 0), (JSON, "[", "]", 0), (JSON, "[GOOD,", "]", 1), (LINES, "GOOD\n", "\n", 1)]
+    {
+        let body = |data: &str| {
+            format!(r#"{before}{{"topic":"odds_updates","data":{data}}}{after}"#).replace("GOOD", GOOD)
+        };
+        for data in nested(128) {
+            let answer = app.post("/api/publish", content_type, body(&data)).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+        }
+        for data in nested(129) {
+            let answer = app.post("/api/publish", content_type, body(&data)).await;
+            refused(&answer, (400, "invalid_message", Some(index), &says));
+        }
+    }
+    let broadcast = |data: &str| format!(r#"{{"type":"notice","data":{data}}}"#);
+    for data in nested(128) {
+        assert_eq!(app.post("/api/broadcast", JSON, broadcast(&data)).await.status, 200);
+    }
+    for data in nested(129) {
+        let answer = app.post("/api/broadcast", JSON, broadcast(&data)).await;
+        refused(&answer, (400, "invalid_message", None, &says));
+    }
+}
+
+#[tokio::test]
+async fn data_nested_as_deep_as_a_message_may_be_long_is_refused() {
+    let app = App::start().await;
+    for data in nested(5000) {
+        let answer = app.post("/api/publish", JSON, format!(r#"{{"topic":"odds_updates","data":{data}}}"#)).await;
+        refused(&answer, (400, "invalid_message", Some(0), &["5000 levels", "128"]));
+    }
 }
