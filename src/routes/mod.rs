@@ -6,6 +6,7 @@ mod body;
 mod console;
 mod cors;
 mod docs;
+mod drafts;
 mod nesting;
 mod ops;
 mod publish;

@@ -13,6 +13,7 @@ use warp::{Filter, Rejection};
 
 use super::access::{Incoming, incoming};
 use super::body::{self, BodyStream, Format};
+use super::drafts;
 use super::{App, Refusal, json, method, respond, with};
 use crate::auth::Publisher;
 use crate::engine::{IdempotencyKey, MAX_IDEMPOTENCY_KEY_BYTES, PublishError};
@@ -53,7 +54,7 @@ async fn publish(incoming: &Incoming, stream: impl BodyStream, app: &App) -> Res
     {
         return Ok(json(StatusCode::OK, &first));
     }
-    let batch = body::parse(&body, format, app)?;
+    let batch = drafts::parse(&body, format, app)?;
     if let Some((index, draft)) = batch.iter().enumerate().find(|(_, draft)| !publisher.may_publish(&draft.topic)) {
         let detail = format!("the publisher '{}' may not publish to '{}'", publisher.name, draft.topic);
         return Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail).at(index));
@@ -76,7 +77,7 @@ async fn broadcast(incoming: &Incoming, stream: impl BodyStream, app: &App) -> R
     Format::of(&incoming.headers, &[Format::Json])?;
     let limit = app.config.publish_message_bytes;
     let body = body::read(&incoming.headers, stream, limit, "publish-message-bytes", app).await?;
-    let connections = app.engine.broadcast(body::broadcast(&body)?).await?;
+    let connections = app.engine.broadcast(drafts::broadcast(&body)?).await?;
     Ok(json(StatusCode::OK, &serde_json::json!({ "connections": connections })))
 }
 

@@ -8,7 +8,8 @@ use jsonschema::{Draft, Validator};
 use serde_json::{Value, json};
 
 /// Headers that clients act on. If a response has one of them, the document must describe it.
-const MEANT_FOR_CLIENTS: [&str; 9] = [
+const MEANT_FOR_CLIENTS: [&str; 10] = [
+    "accept-encoding",
     "allow",
     "cache-control",
     "connection",

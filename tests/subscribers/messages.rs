@@ -95,11 +95,11 @@ async fn expires_at_must_be_valid_in_the_future_and_have_a_key() {
     }
     for past in ["2020-02-06T19:00:00Z", "1969-12-31T23:59:59Z", "2020-02-06T23:59:59-02:00"] {
         let named = format!("expires_at '{past}' is in the past");
-        let refusal: Refusal = (400, "invalid_message", Some(0), &[&named, "Z now"]);
+        let refusal: Refusal = (400, "invalid_message", Some(0), &[&named, "expected a time after"]);
         hub.refuses(JSON, message(&format!(r#""key":"a","expires_at":"{past}""#)), refusal).await;
     }
     for malformed in ["", "tomorrow", "2999-02-06", "2999-02-06T19:00:00", "2999-02-30T19:00:00Z", "32472147600"] {
-        let named = format!("expires_at '{malformed}' is no RFC 3339 time");
+        let named = format!("invalid expires_at '{malformed}': expected an RFC 3339 time");
         let refusal: Refusal = (400, "invalid_message", Some(0), &[&named, "2026-02-06T19:00:00Z"]);
         hub.refuses(JSON, message(&format!(r#""key":"a","expires_at":"{malformed}""#)), refusal).await;
     }

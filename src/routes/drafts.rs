@@ -1,0 +1,340 @@
+//! The messages in a publisher's body: all of them are checked before any is taken.
+//!
+//! A refusal names the first bad message, and where it is in the body. It never quotes `data`.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use http::StatusCode;
+use memchr::{memchr_iter, memrchr};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::body::Format;
+use super::nesting::{MAX_LEVELS, levels};
+use super::{App, Refusal};
+use crate::engine::Broadcast;
+use crate::message::{Draft, Payload, Timestamp};
+use crate::protocol::RESERVED_TYPES;
+use crate::shortened::shortened;
+use crate::topic::Topics;
+
+/// Longest `type`, in bytes.
+const MAX_TYPE_BYTES: usize = 64;
+
+/// A message as a body has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a message object")]
+struct IncomingMessage<'a> {
+    #[serde(borrow)]
+    topic: Cow<'a, str>,
+    key: Option<Cow<'a, str>>,
+    #[serde(rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    expires_at: Option<Cow<'a, str>>,
+}
+
+/// A broadcast as a body has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with 'type' and 'data'")]
+struct IncomingBroadcast<'a> {
+    #[serde(rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// The shape of an object, for the errors about one.
+struct Shape {
+    /// The error about a value that is not an object.
+    no_object: &'static str,
+    /// Members that must be strings.
+    strings: &'static [&'static str],
+    /// Members that may be null instead.
+    nullable: &'static [&'static str],
+}
+
+const MESSAGE: Shape = Shape {
+    no_object: "a message must be a JSON object with 'topic' and 'data'",
+    strings: &["topic", "key", "type", "expires_at"],
+    nullable: &["key", "type", "expires_at"],
+};
+
+const BROADCAST: Shape = Shape {
+    no_object: "a broadcast must be an object with 'type' and 'data'",
+    strings: &["type"],
+    nullable: &[],
+};
+
+/// An error about a message, before its place in the body is known.
+struct MessageError {
+    refusal: Refusal,
+    /// Line and column in the message, from 1, if the JSON reader names them.
+    at: Option<(usize, usize)>,
+}
+
+impl From<Refusal> for MessageError {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, at: None }
+    }
+}
+
+impl MessageError {
+    /// An error of the JSON reader, which names a place in what it read.
+    fn reading(code: &'static str, error: &serde_json::Error, detail: String) -> Self {
+        let at = (error.line() > 0).then(|| (error.line(), error.column()));
+        Self { refusal: Refusal::new(StatusCode::BAD_REQUEST, code, detail), at }
+    }
+
+    fn not_json(error: &serde_json::Error) -> Self {
+        Self::reading("invalid_json", error, format!("not JSON: {}", without_place(error)))
+    }
+
+    /// Names the place in the body, of which `text` is a part. Publishers look for it there, not in the message.
+    fn in_body(self, body: &str, text: &str, format: Format) -> Refusal {
+        let Self { mut refusal, at } = self;
+        let before = &body.as_bytes()[..text.as_ptr().addr() - body.as_ptr().addr()];
+        let first_line = memchr_iter(b'\n', before).count();
+        let (line, column) = match at {
+            Some((1, column)) => (first_line + 1, before.len() - memrchr(b'\n', before).map_or(0, |at| at + 1) + column),
+            Some((line, column)) => (first_line + line, column),
+            None => (first_line + 1, 0),
+        };
+        if at.is_some() {
+            write!(refusal.detail, " at line {line} column {column}").expect("writing to memory does not fail");
+        } else if format == Format::Lines {
+            write!(refusal.detail, " (line {line} of the body)").expect("writing to memory does not fail");
+        }
+        refusal
+    }
+}
+
+/// The reader's words without the place, which counts from the beginning of the message.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&place).map_or_else(|| text.clone(), str::to_owned)
+}
+
+fn text(body: &[u8]) -> Result<&str, Refusal> {
+    std::str::from_utf8(body).map_err(|error| {
+        let detail = format!("the body is not UTF-8: byte {} belongs to no character", error.valid_up_to());
+        Refusal::new(StatusCode::BAD_REQUEST, "invalid_json", detail)
+    })
+}
+
+fn empty(expected: &str) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, "empty", format!("the body has no message: {expected}"))
+}
+
+fn invalid(detail: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, "invalid_message", detail)
+}
+
+/// Checks the body of a broadcast.
+pub(super) fn broadcast(body: &[u8]) -> Result<Broadcast, Refusal> {
+    let body = text(body)?;
+    let text = body.trim_ascii();
+    if text.is_empty() {
+        return Err(empty("expected an object with 'type' and 'data'"));
+    }
+    let message: IncomingBroadcast<'_> =
+        object(text, &BROADCAST).map_err(|error| error.in_body(body, text, Format::Json))?;
+    check_type(&message.kind)?;
+    check_levels(message.data)?;
+    Ok(Broadcast { kind: message.kind.into_owned(), data: message.data.to_owned(), at: Timestamp::now() })
+}
+
+/// Checks a whole body; an error names the message that it is about.
+pub(super) fn parse(body: &[u8], format: Format, app: &App) -> Result<Vec<Draft>, Refusal> {
+    let body = text(body)?;
+    let (messages, broken) = match format {
+        Format::Json => elements(body),
+        Format::Lines => (body.lines().map(str::trim).filter(|line| !line.is_empty()).collect(), None),
+    };
+    if messages.is_empty() && broken.is_none() {
+        return Err(empty("expected an object, a non-empty array of objects, or one object a line"));
+    }
+    let (count, most) = (messages.len(), app.config.publish_batch_messages);
+    if count > most {
+        let detail = format!(
+            "the request has {count} messages, the limit is {most} (publish-batch-messages): send several requests"
+        );
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail));
+    }
+    let now = Timestamp::now();
+    let limit = app.config.publish_message_bytes;
+    let check = |(index, text): (usize, &str)| {
+        draft(text, app.manager.topics(), limit, now).map_err(|error| {
+            let is_lines = format == Format::Json && count == 1 && holds_several_values(text);
+            let refusal = if is_lines { several_values() } else { error.in_body(body, text, format) };
+            refusal.at(index)
+        })
+    };
+    let drafts = messages.into_iter().enumerate().map(check).collect::<Result<_, _>>()?;
+    // An array breaks behind its last whole message, so a bad message before that is the first error.
+    broken.map_or(Ok(drafts), Err)
+}
+
+/// Whether a text goes on with another JSON value behind the first: most likely it is NDJSON.
+fn holds_several_values(text: &str) -> bool {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+    matches!((values.next(), values.next()), (Some(Ok(_)), Some(Ok(_))))
+}
+
+fn several_values() -> Refusal {
+    let detail = "the body holds several JSON values: send it as application/x-ndjson";
+    Refusal::new(StatusCode::BAD_REQUEST, "invalid_json", detail)
+}
+
+/// Collects the elements of an array up to where it breaks, so that the error can name the index.
+struct Elements<'a, 'b>(&'b mut Vec<&'a str>);
+
+impl<'a> Visitor<'a> for Elements<'a, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an array of messages")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut array: A) -> Result<(), A::Error> {
+        while let Some(element) = array.next_element::<&RawValue>()? {
+            self.0.push(element.get());
+        }
+        Ok(())
+    }
+}
+
+impl<'a> DeserializeSeed<'a> for Elements<'a, '_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+/// The messages of a JSON body: the elements of an array, or the one object. A broken array yields its elements before
+/// the break, and the error.
+fn elements(body: &str) -> (Vec<&str>, Option<Refusal>) {
+    let trimmed = body.trim_ascii();
+    if !trimmed.starts_with('[') {
+        return (if trimmed.is_empty() { Vec::new() } else { vec![trimmed] }, None);
+    }
+    let mut found = Vec::new();
+    let mut reader = serde_json::Deserializer::from_str(trimmed);
+    let read = Elements(&mut found).deserialize(&mut reader).and_then(|()| reader.end());
+    let broken =
+        read.err().map(|error| MessageError::not_json(&error).in_body(body, trimmed, Format::Json).at(found.len()));
+    (found, broken)
+}
+
+/// Reads a JSON object.
+fn object<'a, T: Deserialize<'a>>(text: &'a str, shape: &Shape) -> Result<T, MessageError> {
+    match serde_json::from_str(text) {
+        Ok(read) if text.starts_with('{') => Ok(read),
+        Ok(_) => Err(invalid(shape.no_object).into()),
+        Err(error) => match serde_json::from_str::<&RawValue>(text) {
+            Err(error) => Err(MessageError::not_json(&error)),
+            Ok(_) if !text.starts_with('{') => Err(invalid(shape.no_object).into()),
+            Ok(_) => Err(wrong_type(text, shape).map_or_else(|| misfit(&error), |detail| invalid(detail).into())),
+        },
+    }
+}
+
+/// The first member that must be a string and is something else. The reader's words would quote it.
+fn wrong_type(text: &str, shape: &Shape) -> Option<String> {
+    let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).ok()?;
+    shape.strings.iter().find_map(|name| {
+        let found = match members.get(*name)?.get().as_bytes().first()? {
+            b'"' => return None,
+            b'n' if shape.nullable.contains(name) => return None,
+            b'n' => "null",
+            b't' | b'f' => "a boolean",
+            b'[' => "an array",
+            b'{' => "an object",
+            _ => "a number",
+        };
+        Some(format!("'{name}' is {found}: expected a string"))
+    })
+}
+
+/// Names a missing, unknown or repeated member, in the reader's words. A long name is cut, so that the reply is never as
+/// large as the request.
+fn misfit(error: &serde_json::Error) -> MessageError {
+    const SHOWN: usize = 150;
+    // The reader quotes an unknown name as it is, line breaks included.
+    let text = without_place(error).replace(char::is_control, "\u{fffd}");
+    let ends = text.char_indices().nth(SHOWN).zip(text.char_indices().nth_back(SHOWN));
+    let text = match ends {
+        Some(((head, _), (tail, _))) if head < tail => format!("{}…{}", &text[..head], &text[tail..]),
+        _ => text,
+    };
+    MessageError::reading("invalid_message", error, text)
+}
+
+/// Checks one message.
+fn draft(text: &str, topics: &Topics, limit: usize, now: Timestamp) -> Result<Draft, MessageError> {
+    if text.len() > limit {
+        let length = text.len();
+        let detail = format!("the message has {length} bytes, the limit is {limit} (publish-message-bytes)");
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "message_too_large", detail).into());
+    }
+    let incoming: IncomingMessage<'_> = object(text, &MESSAGE)?;
+    let topic = topics.get(&incoming.topic).cloned().ok_or_else(|| {
+        let shown = shortened(&incoming.topic);
+        let detail = format!("no such topic: '{shown}'; the topics are: {topics}");
+        Refusal::new(StatusCode::BAD_REQUEST, "unknown_topic", detail)
+    })?;
+    check_levels(incoming.data)?;
+    let key = incoming.key.map(|key| key.parse()).transpose();
+    let payload = Payload {
+        key: key.map_err(|error: crate::topic::ParseError| invalid(error.to_string()))?,
+        kind: incoming.kind.map(|kind| check_type(&kind).map(|()| kind.into_owned())).transpose()?,
+        data: incoming.data.to_owned(),
+        expires_at: incoming.expires_at.map(|text| expiry(&text, now)).transpose()?,
+    };
+    match (&payload.key, payload.expires_at) {
+        (None, _) if payload.data.get() == "null" => {
+            Err(invalid("'data' is null without a 'key': null deletes a key, so name the key or send data").into())
+        }
+        (None, Some(_)) => Err(invalid("'expires_at' without a 'key': only a key's value can expire").into()),
+        _ => Ok(Draft { topic, payload }),
+    }
+}
+
+fn check_levels(data: &RawValue) -> Result<(), Refusal> {
+    match levels(data.get().as_bytes()) {
+        ..=MAX_LEVELS => Ok(()),
+        levels => Err(invalid(format!("'data' is nested {levels} levels deep: expected at most {MAX_LEVELS}"))),
+    }
+}
+
+fn check_type(kind: &str) -> Result<(), Refusal> {
+    let shown = shortened(kind);
+    if !(1..=MAX_TYPE_BYTES).contains(&kind.len()) || kind.chars().any(char::is_control) {
+        let rule = format!("expected 1 to {MAX_TYPE_BYTES} bytes without control characters");
+        return Err(invalid(format!("invalid type '{shown}': {rule}")));
+    }
+    if RESERVED_TYPES.contains(&kind) {
+        return Err(invalid(format!("type '{shown}' is the server's own: use another one")));
+    }
+    Ok(())
+}
+
+fn expiry(text: &str, now: Timestamp) -> Result<Timestamp, Refusal> {
+    let shown = shortened(text);
+    let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+        invalid(format!("invalid expires_at '{shown}': expected an RFC 3339 time such as 2026-02-06T19:00:00Z"))
+    })?;
+    let at = Timestamp::from(moment);
+    if at <= now {
+        return Err(invalid(format!("expires_at '{shown}' is in the past: expected a time after {now}")));
+    }
+    Ok(at)
+}
