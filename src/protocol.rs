@@ -29,6 +29,9 @@ pub const RESERVED_TYPES: [&str; 10] = [
     "reconnect",
 ];
 
+/// The parameters of a subscriber's query.
+pub const QUERY_PARAMETERS: [&str; 4] = ["topics", "since", "conflate_ms", "token"];
+
 /// The envelope of a control message. `topics` is here and in `data`, because existing clients read one or the other.
 #[derive(Serialize)]
 struct Envelope<'a, D> {
@@ -114,6 +117,32 @@ pub fn unknown_topics(unknown: &[Subscription], known: &Topics) -> Frames {
     let names: Vec<String> = unknown.iter().map(|name| format!("'{name}'")).collect();
     let detail = format!("no such topic: {}; the topics are: {known}", names.join(", "));
     error("unknown_topic", &detail, unknown)
+}
+
+/// A parameter of a subscriber's query that the server does not know, fit to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownParameter {
+    /// Its name, shortened.
+    pub name: String,
+    /// The known parameter that its name is most like, if one is close.
+    pub nearest: Option<&'static str>,
+}
+
+/// Their names, for the log.
+pub(crate) fn names(unknown: &[UnknownParameter]) -> String {
+    unknown.iter().map(|unknown| unknown.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// The `error` for a query parameter that the server does not know. It had no effect, which a client that misspelt one
+/// would not notice.
+#[must_use]
+pub fn unknown_parameter(unknown: &UnknownParameter) -> Frames {
+    let name = &unknown.name;
+    let detail = match unknown.nearest {
+        Some(nearest) => format!("unknown query parameter '{name}': did you mean '{nearest}'?"),
+        None => format!("unknown query parameter '{name}': expected {}", QUERY_PARAMETERS.join(", ")),
+    };
+    error("unknown_parameter", &detail, &[])
 }
 
 /// The `id` of a `catch_up` that announces a snapshot. The client has dropped its state, and has no message yet. An

@@ -10,11 +10,16 @@ use super::{App, Refusal};
 use crate::auth::Access;
 use crate::log::Since;
 use crate::manager::{Connect, TooManySubscriptions};
+use crate::protocol::{QUERY_PARAMETERS, UnknownParameter};
 use crate::shortened::shortened;
 use crate::topic::Subscription;
 
 /// Longest conflation window, in milliseconds.
 const MAX_CONFLATE_MS: u64 = 60_000;
+/// Unknown parameters that a client is told of: the first ones.
+const MAX_UNKNOWN: usize = 3;
+/// How alike an unknown name and a known one are before the known one is suggested; 1 is equal.
+const LEAST_LIKENESS: f64 = 0.6;
 
 /// A subscriber's query.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,17 +27,19 @@ pub(super) struct Query {
     subscriptions: Option<Vec<Subscription>>,
     pub(super) since: Option<Since>,
     conflate: Option<Duration>,
+    /// Parameters that are not known, each once.
+    pub(super) unknown: Vec<UnknownParameter>,
 }
 
 impl Query {
-    /// Reads a query string; parameters that it does not know don't count.
+    /// Reads a query string. Unknown parameters have no effect but are noted.
     pub(super) fn parse(query: &str) -> Result<Self, Refusal> {
         Self::read(query).map_err(Refusal::bad_request)
     }
 
     fn read(query: &str) -> Result<Self, String> {
         let mut subscriptions = Vec::new();
-        let (mut since, mut conflate) = (None, None);
+        let (mut since, mut conflate, mut unknown) = (None, None, Vec::new());
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match name.as_ref() {
                 "topics" => {
@@ -42,11 +49,17 @@ impl Query {
                 }
                 "since" => since = Some(value.parse::<Since>().map_err(|error| error.to_string())?),
                 "conflate_ms" => conflate = window(&value)?,
-                _ => {}
+                name if QUERY_PARAMETERS.contains(&name) || unknown.len() == MAX_UNKNOWN => {}
+                name => {
+                    let parameter = unknown_parameter(name);
+                    if !unknown.contains(&parameter) {
+                        unknown.push(parameter);
+                    }
+                }
             }
         }
         let subscriptions = (!subscriptions.is_empty()).then_some(subscriptions);
-        Ok(Self { subscriptions, since, conflate })
+        Ok(Self { subscriptions, since, conflate, unknown })
     }
 
     /// What the manager is asked for, and the subscriptions whose topics are not configured. Who names no topics gets
@@ -77,6 +90,13 @@ impl Query {
         let (peer, expires) = (incoming.shown_peer(app), access.expires);
         Ok((Connect { subscriptions: known, since, conflate: self.conflate, peer, expires }, unknown))
     }
+}
+
+fn unknown_parameter(name: &str) -> UnknownParameter {
+    let name = shortened(name);
+    let likeness = |known: &str| strsim::normalized_damerau_levenshtein(&name, known);
+    let nearest = QUERY_PARAMETERS.into_iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
+    UnknownParameter { nearest: nearest.filter(|known| likeness(known) >= LEAST_LIKENESS), name }
 }
 
 fn window(text: &str) -> Result<Option<Duration>, String> {
@@ -123,6 +143,37 @@ mod tests {
             let error = conflate(&format!("conflate_ms={bad}")).unwrap_err();
             assert!(error.contains(&format!("'{bad}'")) && error.contains("from 0 to 60000"), "{error}");
         }
+    }
+
+    #[test]
+    fn unknown_parameters_get_the_nearest_known_one() {
+        let unknown = |query: &str| {
+            let unknown = Query::read(query).unwrap().unknown;
+            unknown.into_iter().map(|unknown| (unknown.name, unknown.nearest)).collect::<Vec<_>>()
+        };
+        let nearest = [
+            ("topic", "topics"),
+            ("Topics", "topics"),
+            ("conflate", "conflate_ms"),
+            ("conflateMs", "conflate_ms"),
+            ("sinse", "since"),
+            ("tokne", "token"),
+        ];
+        for (name, known) in nearest {
+            assert_eq!(unknown(&format!("{name}=1")), [(name.to_owned(), Some(known))]);
+        }
+        for name in ["", "t", "channel", "_", "last_event_id"] {
+            assert_eq!(unknown(&format!("{name}=1")), [(name.to_owned(), None)]);
+        }
+        assert_eq!(unknown("topics=a&since=now&conflate_ms=0&token=x"), []);
+    }
+
+    #[test]
+    fn three_unknown_parameters_are_named_each_once_and_short() {
+        let names = |query: &str| Query::read(query).unwrap().unknown.into_iter().map(|unknown| unknown.name);
+        assert!(names("a=1&a=2&b&c=&d=4").eq(["a", "b", "c"]));
+        let long = names(&format!("{}=1", "x".repeat(10_000))).next().unwrap();
+        assert!(long.chars().count() <= 81, "{long}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue};
-use slog::{Logger, info, o};
+use slog::{Logger, info, o, warn};
 use std::convert::Infallible;
 use tokio::time::{Instant as Moment, timeout};
 use warp::reply::{Reply as _, Response};
@@ -51,6 +51,7 @@ async fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
     let mut query = Query::parse(&incoming.query)?;
     // A reconnect repeats the query of the first connection; what it saw since counts more.
     query.since = last_event_id(incoming)?.or(query.since);
+    let unknown_parameters = std::mem::take(&mut query.unknown);
     let (connect, unknown) = query.connect(incoming, app, &access)?;
     app.check_started()?;
     let admitted = incoming.admit(app)?;
@@ -64,6 +65,10 @@ async fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
     info!(logger, "sse.connect"; "topics" => topics, "total_connections" => connection.total(), "peer" => peer);
     if !unknown.is_empty() {
         connection.tell(protocol::unknown_topics(&unknown, app.manager.topics()));
+    }
+    if !unknown_parameters.is_empty() {
+        warn!(logger, "sse.unknown_parameter"; "parameters" => protocol::names(&unknown_parameters));
+        unknown_parameters.iter().for_each(|unknown| connection.tell(protocol::unknown_parameter(unknown)));
     }
     let expires = access.expires.map(|at| {
         let left = at.as_millis().saturating_sub(Timestamp::now().as_millis());

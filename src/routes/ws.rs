@@ -35,12 +35,14 @@ fn open(incoming: &Incoming, on_upgrade: Option<OnUpgrade>, app: &App) -> Result
     let accept = check(&incoming.headers)?;
     incoming.check_origin(app)?;
     let access = incoming.access(app)?;
-    let (connect, unknown) = Query::parse(&incoming.query)?.connect(incoming, app, &access)?;
+    let mut query = Query::parse(&incoming.query)?;
+    let unknown_parameters = std::mem::take(&mut query.unknown);
+    let (connect, unknown) = query.connect(incoming, app, &access)?;
     app.check_started()?;
     let admitted = incoming.admit(app)?;
     let on_upgrade = on_upgrade.ok_or_else(|| Refusal::bad_request("a WebSocket needs HTTP/1.1"))?;
     let verifier = app.verifier.clone();
-    let wanted = Wanted { admitted, access, verifier, connect, unknown };
+    let wanted = Wanted { admitted, access, verifier, connect, unknown, unknown_parameters };
     app.tasks.spawn(serve(wanted, on_upgrade, app.clone()));
     Ok(switching(&accept))
 }

@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use slog::{Logger, debug, info, o};
+use slog::{Logger, debug, info, o, warn};
 use tokio::net::TcpStream;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::task::TaskTracker;
@@ -26,6 +26,7 @@ use crate::auth::{Access, Verifier};
 use crate::close::Close;
 use crate::manager::{Connect, Connection, ConnectionManager};
 use crate::metrics::Transport;
+use crate::protocol::{self, UnknownParameter};
 use crate::topic::Subscription;
 
 /// A peer has this long to end the connection after the close frames. Then the server drops it.
@@ -70,6 +71,8 @@ pub struct Wanted {
     pub connect: Connect,
     /// Requested subscriptions whose topics are not configured.
     pub unknown: Vec<Subscription>,
+    /// Parameters of its query that are not known.
+    pub unknown_parameters: Vec<UnknownParameter>,
 }
 
 /// Why a session ended.
@@ -106,7 +109,7 @@ impl Session {
     /// Registers the connection and starts its two tasks.
     pub fn start(self, manager: &ConnectionManager, limits: Limits, tasks: &TaskTracker, logger: &Logger) {
         let Self { stream, early, wanted } = self;
-        let Wanted { admitted, access, verifier, connect, unknown } = wanted;
+        let Wanted { admitted, access, verifier, connect, unknown, unknown_parameters } = wanted;
         let (read_half, write_half) = stream.into_split();
         let conflate = connect.conflate;
         let topics = connect.shown(manager.topics());
@@ -117,6 +120,10 @@ impl Session {
         info!(logger, "ws.connect"; "topics" => topics, "total_connections" => connection.total(),
             "peer" => connect_peer);
         requests::tell_unknown(&unknown, &connection);
+        if !unknown_parameters.is_empty() {
+            warn!(logger, "ws.unknown_parameter"; "parameters" => protocol::names(&unknown_parameters));
+            unknown_parameters.iter().for_each(|unknown| connection.tell(protocol::unknown_parameter(unknown)));
+        }
         let refills = (manager.clone(), connection.id());
         let mut writer = Writer::new(write_half, receiver, refills, conflate, limits.write_timeout);
         // An async block stores its captures once. An async function would store its arguments twice.

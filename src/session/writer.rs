@@ -330,6 +330,7 @@ mod tests {
                 verifier: None,
                 connect: Connect::to(vec![format!("odds_updates/{key}").parse().unwrap()]),
                 unknown: Vec::new(),
+                unknown_parameters: Vec::new(),
             };
             let session = Session { stream: accepted.unwrap().0, early: Vec::new(), wanted };
             session.start(&self.manager, LIMITS, &self.tasks, &Logger::root(Discard, o!()));

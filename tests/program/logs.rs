@@ -131,3 +131,14 @@ async fn unknown_variable_is_logged_as_a_warning_with_its_name() {
     assert!(warnings.iter().all(|record| record["level"] == "WARNING"), "{log}");
     assert!(!log.contains("marmalade"), "the value is not logged, since it may be a secret: {log}");
 }
+
+#[tokio::test]
+async fn unknown_query_parameters_are_one_warning() {
+    let mut process = Process::serve(&[]).await;
+    let _socket = ws::Client::connect(process.address, "topic=odds_updates&x=1").await;
+    let warning = process.event("ws.unknown_parameter").await;
+    assert_eq!((&warning["level"], &warning["parameters"]), (&json!("WARNING"), &json!("topic, x")));
+    let (_events, _) = crate::harness::get::get(process.address, "/api/sse?topic=odds_updates", &[]).await;
+    assert_eq!(process.event("sse.unknown_parameter").await["parameters"], "topic");
+    assert_eq!(process.logged("ws.unknown_parameter"), 1);
+}

@@ -313,7 +313,7 @@ const REQUESTS: [(bool, &str, &str); 14] = [
 ];
 
 #[tokio::test]
-async fn a_host_that_is_missing_repeated_or_invalid_is_400() {
+async fn missing_repeated_or_invalid_host_is_answered_400() {
     let app = App::start().await;
     let handshake = handshake_with("Host", "");
     let (_, fields) = handshake.split_once("\r\n").unwrap();
@@ -342,7 +342,7 @@ async fn a_host_that_is_missing_repeated_or_invalid_is_400() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_host_passes_no_origin_check() {
+async fn request_without_one_host_passes_no_origin_check() {
     let app = App::start().await;
     for host in
         ["", "Host: odds.example.com\r\nHost: evil.example\r\n", "Host: evil.example\r\nHost: odds.example.com\r\n"]
@@ -365,7 +365,7 @@ async fn addresses_and_ports_are_valid_hosts() {
 }
 
 #[tokio::test]
-async fn the_host_of_an_absolute_target_is_that_of_the_request() {
+async fn host_of_an_absolute_target_overrides_the_header() {
     let app = App::start().await;
     let absolute = |target: &str, host: &str| {
         let request = HANDSHAKE.replace("GET /api/ws", &format!("GET {target}/api/ws"));
@@ -376,4 +376,31 @@ async fn the_host_of_an_absolute_target_is_that_of_the_request() {
     assert_eq!(ask(&app, &absolute("http://other", "Host: odds.example.com\r\n")).await.status, 403);
     assert_eq!(ask(&app, &absolute(odds, "")).await.status, 400);
     assert_eq!(ask(&app, &absolute("http://user@odds.example.com", "Host: other\r\n")).await.status, 400);
+}
+
+/// What an `error` about a parameter says.
+fn unknown_parameter(message: &serde_json::Value) -> &str {
+    assert_eq!(message["data"]["code"], "unknown_parameter", "{message}");
+    message["data"]["detail"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn unknown_query_parameters_are_named_after_the_ack() {
+    let app = App::start().await;
+    let query = "topic=odds_updates&topic=scrape_progress&_=1&x=2&y=3";
+    let mut socket = app.ws(query).await;
+    let mut events = app.sse(query).await;
+    for expected in [
+        "unknown query parameter 'topic': did you mean 'topics'?",
+        "unknown query parameter '_': expected topics, since, conflate_ms, token",
+        "unknown query parameter 'x': expected topics, since, conflate_ms, token",
+    ] {
+        assert_eq!(unknown_parameter(&socket.expect("error").await), expected);
+        assert_eq!(unknown_parameter(&events.expect("error").await), expected);
+    }
+    assert_eq!(socket.ack["topics"].as_array().unwrap().len(), 2, "an unknown parameter has no effect");
+    socket.nothing_came().await;
+    app.odds("8301", 1).await;
+    assert_eq!(socket.next().await["data"], 1);
+    assert_eq!(events.next().await["data"], 1);
 }

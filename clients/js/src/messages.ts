@@ -88,7 +88,7 @@ export type ErrorMessage = {
     };
 };
 
-export type ErrorCode = "bad_request" | "forbidden" | "token_expired" | "too_many_subscriptions" | "unauthorized" | "unknown_topic";
+export type ErrorCode = "bad_request" | "forbidden" | "token_expired" | "too_many_subscriptions" | "unauthorized" | "unknown_parameter" | "unknown_topic";
 
 export type Pong = {
     type: "pong";
