@@ -1,7 +1,7 @@
-//! Which connections listen to what: from a message to its outboxes.
+//! Finds the outboxes that a message goes to.
 //!
-//! A narrowed subscription is found by the key's prefixes, so the cost of a delivery depends on the depth of the key
-//! and on the subscribers that match, not on how many narrowed subscriptions there are.
+//! Narrowed subscriptions are looked up by each prefix of the message's key. So the cost of a delivery depends on the depth
+//! of the key and the number of matching connections, not on the number of narrowed subscriptions.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,7 +9,7 @@ use crate::message::Message;
 use crate::outbox::Outbox;
 use crate::topic::{Key, Subscription, Topic};
 
-/// A connection's number: random, so that it is not mistaken for one of another node or an earlier run.
+/// A connection's id. It is random, so that ids of different nodes and runs do not get confused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(u64);
 
@@ -31,11 +31,11 @@ type Members = HashMap<ConnectionId, Outbox>;
 struct TopicIndex {
     whole: Members,
     narrowed: HashMap<Key, Members>,
-    /// Connections with at least one subscription here.
+    /// Connections with at least one subscription to the topic.
     subscribers: usize,
 }
 
-/// From subscriptions to connections.
+/// Maps subscriptions to connections.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     topics: HashMap<Topic, TopicIndex>,
@@ -70,12 +70,13 @@ impl Index {
         }
     }
 
-    /// Notes that a connection's first subscription to a topic came.
+    /// Counts a connection that adds its first subscription to a topic.
     pub(crate) fn first(&mut self, topic: &Topic) {
         self.topics.entry(topic.clone()).or_default().subscribers += 1;
     }
 
-    /// Notes that a connection's last subscription to a topic goes. Before [`Self::remove`], which drops empty topics.
+    /// Stops counting a connection that removes its last subscription to a topic. Call it before [`Self::remove`], which
+    /// removes empty topics.
     pub(crate) fn last(&mut self, topic: &Topic) {
         if let Some(topic) = self.topics.get_mut(topic) {
             topic.subscribers -= 1;
@@ -87,17 +88,17 @@ impl Index {
         self.topics.get(topic).map_or(0, |topic| topic.subscribers)
     }
 
-    /// Whether no subscription is left.
+    /// Whether there are no subscriptions.
     pub(crate) fn is_empty(&self) -> bool {
         self.topics.is_empty()
     }
 
-    /// Calls `each` once for every connection with a subscription that covers the message.
+    /// Calls `each` once for every connection that has a subscription to the message.
     pub(crate) fn matching(&self, message: &Message, mut each: impl FnMut(ConnectionId, &Outbox)) {
         let Some(topic) = self.topics.get(message.topic()) else { return };
         let prefixes = message.key().into_iter().flat_map(Key::prefixes);
         let narrowed = prefixes.filter_map(|prefix| topic.narrowed.get(prefix));
-        // From the widest to the narrowest; a connection in a wider set has been served.
+        // From the widest subscriptions to the narrowest. Skip a connection that was found through a wider one.
         let mut wider: Vec<&Members> = Vec::new();
         for members in std::iter::once(&topic.whole).chain(narrowed) {
             for (id, outbox) in members {

@@ -1,15 +1,14 @@
-//! The outbox of a connection: an unbounded channel that the manager feeds and the writer drains, with an account of
-//! the bytes that are on their way.
+//! The outbox of a connection: a channel from the manager to the writer, with an account of the bytes on their way.
 //!
-//! The channel itself has no bound, since the manager must never wait; the account is the bound. A message that would
-//! bring it over `outbox-bytes` is refused, and the manager stops feeding the connection until it has caught up.
+//! The channel itself is unbounded, because the manager must never wait. The account is the bound: a message that would
+//! bring it over `outbox-bytes` is refused. The manager then delivers no live messages until the connection has caught up.
 //!
-//! All accounts together make up the budget (`memory-budget`). Above it the manager takes back what is queued
-//! (`Outbox::abandon`), which is why the writer takes only so much at once.
+//! The sum of all accounts is bounded by `memory-budget`. Above it the manager takes queued messages back
+//! (`Outbox::abandon`). It cannot take back what the writer has taken out, so the writer takes only so much at once.
 //!
-//! It is a queue under a mutex rather than a library's channel: one costs an idle connection 930 bytes (a block of slots
-//! and padded counters), this one 200; the account is kept under the same lock; and the writer takes many items at once,
-//! and is woken only when there was nothing.
+//! This is a queue under a mutex, not a library's channel. A library's channel costs an idle connection 930 bytes (a block
+//! of slots and padded counters), this one 200. The account shares the queue's lock. The writer takes many items at once,
+//! and is woken only if the queue was empty.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -22,29 +21,29 @@ use futures_util::task::AtomicWaker;
 use crate::close::Close;
 use crate::message::{Frames, Message};
 
-/// Slots that an empty queue keeps for its next items.
+/// An empty queue keeps at most this many slots for its next items.
 const KEPT_SLOTS: usize = 16;
 
-/// Bytes that the writer takes out at once, about: enough for a system call.
+/// The writer takes out about this many bytes at once: enough for one system call.
 const TAKEN_BYTES: usize = 64 << 10;
 
-/// What the writer takes out.
+/// An item of the outbox.
 #[derive(Debug, Clone)]
 pub enum Outgoing {
-    /// A published message, put in as it came.
+    /// A published message, delivered live.
     Message(Arc<Message>),
     /// A published message that a catch-up handed out: its age says nothing about how fast the server delivers.
     Missed(Arc<Message>),
-    /// Anything else that is sent.
+    /// A control message or a WebSocket control frame.
     Control(Arc<Frames>),
-    /// Here the connection was left behind: the writer asks the manager for what comes next.
+    /// The writer asks the manager for the next step of the catch-up when it comes to this item.
     Refill,
-    /// The last thing that is sent.
+    /// The end: the writer sends the close and nothing after it.
     Close(Close),
 }
 
 impl Outgoing {
-    /// The bytes to send, where it is something to send as it is.
+    /// The bytes to send, if the item has any.
     #[must_use]
     pub fn frames(&self) -> Option<&Frames> {
         match self {
@@ -59,7 +58,7 @@ impl Outgoing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
-/// What all outboxes together have on their way, and should at most.
+/// The bytes on their way in all outboxes together, and their limit.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
@@ -67,25 +66,25 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget of so many bytes.
+    /// A budget with this limit, in bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self { limit, used: AtomicUsize::new(0) }
     }
 
-    /// Bytes it should be at most.
+    /// The limit, in bytes.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Bytes on their way.
+    /// Bytes on their way in all outboxes.
     #[must_use]
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that are left of it.
+    /// Bytes left below the limit.
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.limit.saturating_sub(self.used())
@@ -103,15 +102,15 @@ impl Budget {
 #[derive(Debug, Default)]
 struct Queue {
     items: VecDeque<Outgoing>,
-    /// Bytes on their way: queued, or taken out and not yet written.
+    /// The account: bytes that are queued, or taken out and not written yet.
     bytes: usize,
-    /// The close frame is in: nothing comes after it.
+    /// A close is queued: nothing may follow it.
     closed: bool,
-    /// The connection is disconnected: what is there is the last.
+    /// The connection is disconnected: no more items come.
     ended: bool,
-    /// The receiver is gone.
+    /// The receiver was dropped.
     dropped: bool,
-    /// Bytes that were written.
+    /// Bytes written so far.
     sent: u64,
 }
 
@@ -119,9 +118,10 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     limit: usize,
-    /// Shared by all outboxes.
+    /// The budget of all outboxes.
     budget: Arc<Budget>,
-    /// Whether the manager feeds it: the hot path's copy of what the registry says, changed under the manager's lock.
+    /// Whether the connection is live. The registry knows it, too; this copy spares the hot path a look-up. It changes only
+    /// under the manager's lock.
     fed: AtomicBool,
     /// The writer, waiting for items.
     receiver: AtomicWaker,
@@ -131,11 +131,11 @@ struct Shared {
 
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // Nothing panics while it holds the lock; if it did, the queue would still be a queue.
+        // No code panics under this lock. If it did, the queue would still be consistent.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes bytes off the account, and wakes who waits for room once there is some.
+    /// Takes bytes off the account. Wakes the reader if that brings the account back within the limit.
     fn give_back(&self, mut queue: MutexGuard<'_, Queue>, bytes: usize) {
         let before = queue.bytes;
         queue.bytes -= bytes;
@@ -147,23 +147,23 @@ impl Shared {
     }
 }
 
-/// The end that is fed. Cheap to clone.
+/// The sending end of the channel. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Outbox {
     shared: Arc<Shared>,
 }
 
-/// The end that is drained.
+/// The receiving end of the channel.
 #[derive(Debug)]
 pub struct Receiver {
     shared: Arc<Shared>,
-    /// Items that were taken out together.
+    /// Items that were taken out together and not popped yet.
     taken: VecDeque<Outgoing>,
-    /// Bytes that are written and still on the account.
+    /// Bytes that are written but still on the account.
     written: usize,
 }
 
-/// A channel whose account holds at most `limit` bytes of messages, and counts in the budget.
+/// A channel whose account refuses messages above `limit` bytes, and counts in the budget.
 #[must_use]
 pub fn channel(limit: usize, budget: Arc<Budget>) -> (Outbox, Receiver) {
     let shared = Arc::new(Shared {
@@ -178,8 +178,8 @@ pub fn channel(limit: usize, budget: Arc<Budget>) -> (Outbox, Receiver) {
 }
 
 impl Outbox {
-    /// Puts a published message or a broadcast in, unless it would exceed the limit. Returns whether the writer is now to
-    /// be woken ([`Self::wake`]), which can wait until there is more for it.
+    /// Queues a published message or a broadcast, unless it would exceed the limit. Returns whether the caller has to wake
+    /// the writer ([`Self::wake`]). It may do so later, once it has queued more.
     pub fn offer(&self, item: Outgoing) -> Result<bool, Full> {
         let queue = self.shared.queue();
         if queue.bytes + size(&item) > self.shared.limit {
@@ -188,20 +188,21 @@ impl Outbox {
         Ok(self.put(queue, item, false))
     }
 
-    /// Tells the writer that there is something.
+    /// Wakes the writer.
     pub fn wake(&self) {
         self.shared.receiver.wake();
     }
 
-    /// Puts in what must not be lost: answers to the client and the steps of a catch-up. Who does so bounds them:
-    /// the reader waits for [`Self::room`] before each answer, and a step is bounded and follows a drained outbox.
+    /// Queues an item whatever the account holds: answers to the client, and steps of a catch-up. The callers bound them.
+    /// The reader waits for [`Self::room`] before each answer. A step is bounded, and the writer asks for it only after it
+    /// has written everything before it.
     pub fn push(&self, item: Outgoing) {
         if self.put(self.shared.queue(), item, false) {
             self.shared.receiver.wake();
         }
     }
 
-    /// Whether the writer has to be told.
+    /// Returns whether the writer has to be woken.
     fn put(&self, mut queue: MutexGuard<'_, Queue>, item: Outgoing, last: bool) -> bool {
         if queue.closed || queue.ended || queue.dropped {
             return false;
@@ -210,14 +211,14 @@ impl Outbox {
         queue.bytes += bytes;
         queue.closed = last;
         queue.items.push_back(item);
-        // Before the writer can see it, and take it off again.
+        // Still under the lock: the writer must not give bytes back before they are counted.
         self.shared.budget.add(bytes);
         queue.items.len() == 1
     }
 
-    /// Takes back the published messages behind this offset that the writer has not taken yet. Returns the offset that
-    /// the client has everything up to, if there was anything to take back. What stands before a close stays: the client
-    /// would not come back for it.
+    /// Takes back the published messages above this offset that the writer has not taken yet. If there were any, returns
+    /// the offset up to which the client has everything. Takes nothing back before a queued close: that client would not
+    /// get it any more.
     pub(crate) fn abandon(&self, behind: u64) -> Option<u64> {
         let mut queue = self.shared.queue();
         if queue.closed {
@@ -236,13 +237,13 @@ impl Outbox {
         first.map(|offset| offset - 1)
     }
 
-    /// Puts the close frame in. Whatever comes after it is dropped: the protocol allows nothing behind it.
+    /// Queues a close. Items after it are dropped: RFC 6455, section 5.5.1, allows none.
     pub fn close(&self, close: Close) {
         self.end_with(Outgoing::Close(close));
     }
 
-    /// Puts in the answer to the peer's close frame, behind which the protocol allows nothing either (RFC 6455,
-    /// section 5.5.1): until the connection is out of the registry, messages are still offered.
+    /// Queues the answer to the peer's close frame. Items after it are dropped as well: the manager offers messages until
+    /// the connection is out of the registry.
     pub fn answer_close(&self, frames: Frames) {
         self.end_with(Outgoing::Control(Arc::new(frames)));
     }
@@ -252,41 +253,42 @@ impl Outbox {
         self.shared.receiver.wake();
     }
 
-    /// Ends the channel: the receiver gets what is there, and then the end.
+    /// Ends the channel. The receiver gets the queued items, then the end.
     pub fn end(&self) {
         self.shared.queue().ended = true;
         self.shared.receiver.wake();
     }
 
-    /// Whether messages are put in as they come.
+    /// Whether the connection is live.
     pub(crate) fn is_fed(&self) -> bool {
         self.shared.fed.load(Ordering::Relaxed)
     }
 
-    /// Only under the manager's lock, which orders it.
+    /// Sets whether the connection is live. The caller holds the manager's lock, which orders the changes.
     pub(crate) fn set_fed(&self, fed: bool) {
         self.shared.fed.store(fed, Ordering::Relaxed);
     }
 
-    /// Bytes on their way: queued, or taken out and not yet written.
+    /// The account: bytes that are queued, or taken out and not written yet.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.shared.queue().bytes
     }
 
-    /// Bytes that were written so far.
+    /// Bytes written so far.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.shared.queue().sent
     }
 
-    /// Waits until the account is within its limit; `false` once the receiver is gone. One task may wait at a time.
+    /// Waits until the account is within the limit. Returns `false` if the receiver was dropped. Only one task may wait at
+    /// a time.
     pub async fn room(&self) -> bool {
         self.wait(|queue| queue.dropped || queue.bytes <= self.shared.limit).await;
         !self.shared.queue().dropped
     }
 
-    /// Waits until the receiver is gone. One task may wait at a time.
+    /// Waits until the receiver is dropped. Only one task may wait at a time.
     pub async fn closed(&self) {
         self.wait(|queue| queue.dropped).await;
     }
@@ -297,7 +299,7 @@ impl Outbox {
                 return Poll::Ready(());
             }
             self.shared.sender.register(cx.waker());
-            // Again: it may have come to hold before the waker was there.
+            // Look again: the change may have come before the waker was registered.
             if holds(&self.shared.queue()) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -305,8 +307,8 @@ impl Outbox {
 }
 
 impl Receiver {
-    /// Waits until there is an item; `false` once the channel has ended and all was taken. Where there is one already,
-    /// others run first, so that more can gather.
+    /// Waits until there is an item. Returns `false` once the channel has ended and is empty. If there is an item already,
+    /// yields once, so that more items can gather.
     pub async fn ready(&mut self) -> bool {
         let mut waited = false;
         let more = poll_fn(|cx| {
@@ -325,7 +327,7 @@ impl Receiver {
         if !self.taken.is_empty() {
             return Poll::Ready(true);
         }
-        // Before the look: an item that comes behind it finds the waker.
+        // Register before looking: an item that comes after the look finds the waker.
         self.shared.receiver.register(cx.waker());
         let written = std::mem::take(&mut self.written);
         let mut queue = self.shared.queue();
@@ -341,18 +343,18 @@ impl Receiver {
         state
     }
 
-    /// The next item, if there is one already.
+    /// The next item, without waiting.
     pub fn try_recv(&mut self) -> Option<Outgoing> {
         self.take();
         self.pop()
     }
 
-    /// Takes out what is there, about as much as a system call takes, unless some of that is left from before.
+    /// Takes out queued items, about as many as one system call writes. Does nothing if earlier ones are not popped yet.
     pub fn take(&mut self) {
         if !self.taken.is_empty() {
             return;
         }
-        // What a burst left of slots is given back: an idle connection keeps few.
+        // Free the slots that a burst needed, so that an idle connection keeps few.
         if self.taken.capacity() > KEPT_SLOTS {
             self.taken = VecDeque::new();
         }
@@ -370,18 +372,17 @@ impl Receiver {
         }
     }
 
-    /// The next of the items that were taken out.
+    /// The next item that was taken out.
     pub fn pop(&mut self) -> Option<Outgoing> {
         self.taken.pop_front()
     }
 
-    /// Notes bytes that are written. The account gets them back with [`Self::give_back`], or when the next item is waited
-    /// for.
+    /// Notes written bytes. They leave the account with [`Self::give_back`], or with the next wait for an item.
     pub fn settle(&mut self, bytes: usize) {
         self.written += bytes;
     }
 
-    /// Gives the account all written bytes back. The next step of a catch-up follows, which must find them gone.
+    /// Takes all written bytes off the account. The writer calls this before it asks for the next step of a catch-up.
     pub fn give_back(&mut self) {
         let written = std::mem::take(&mut self.written);
         let mut queue = self.shared.queue();
@@ -402,7 +403,7 @@ impl Drop for Receiver {
     }
 }
 
-/// What an item counts in the account.
+/// The bytes that an item adds to the account.
 #[must_use]
 pub fn size(item: &Outgoing) -> usize {
     item.frames().map_or(0, Frames::size)
@@ -420,7 +421,7 @@ mod tests {
         Outgoing::Control(Arc::new(Frames::raw(vec![0; bytes])))
     }
 
-    /// Notes bytes as written and waits for more, which is when the account gets them back.
+    /// Notes bytes as written, then waits for an item, which takes them off the account.
     fn settled(receiver: &mut Receiver, bytes: usize) {
         receiver.settle(bytes);
         while receiver.pop().is_some() {}
@@ -428,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_the_last_size_that_fits() {
+    fn item_fits_up_to_the_limit_and_not_above() {
         let (outbox, mut receiver) = channel(100);
         assert_eq!(outbox.offer(item(60)), Ok(true));
         assert_eq!(outbox.offer(item(41)), Err(Full));
@@ -440,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_after_the_close() {
+    fn items_after_the_close_are_dropped() {
         let (outbox, mut receiver) = channel(100);
         outbox.close(Close::Draining);
         outbox.push(item(1));
@@ -450,7 +451,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_waiter_goes_on_when_the_account_is_back_within_the_limit() {
+    async fn room_waits_until_the_account_is_within_the_limit() {
         let (outbox, mut receiver) = channel(10);
         outbox.push(item(30));
         assert!(receiver.try_recv().is_some());
@@ -464,7 +465,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_receiver_gets_everything_in_order_and_then_the_end() {
+    async fn receiver_gets_every_item_in_order_then_the_end() {
         let (outbox, mut receiver) = channel(1 << 20);
         let feeder = tokio_util::task::TaskTracker::new();
         let feeding = feeder.spawn(async move {
@@ -477,7 +478,7 @@ mod tests {
             outbox.end();
         });
         for length in 0..5000 {
-            assert!(receiver.ready().await, "it has not ended");
+            assert!(receiver.ready().await, "the channel has not ended");
             assert_eq!(receiver.try_recv().as_ref().map(size), Some(length % 200));
             receiver.settle(length % 200);
         }
@@ -486,7 +487,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiters_end_when_the_receiver_is_gone() {
+    async fn waiters_return_when_the_receiver_is_dropped() {
         let (outbox, receiver) = channel(10);
         outbox.push(item(30));
         let waiting = outbox.room();

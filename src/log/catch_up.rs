@@ -1,11 +1,11 @@
-//! Catch-up: what brings a session from a cursor to the present, in bounded steps.
+//! Catch-up: brings a connection from its cursors to the present, in bounded steps.
 //!
-//! Each subscription of the session has a span with a cursor of its own: everything up to it has been handed out or
-//! counted as skipped. A step hands out the next messages of all spans, merged by position; the log moves on between
-//! steps, so each step first sees whether what was announced still holds, and announces anew where it does not.
+//! Each subscription of the connection has a span with its own cursor. Every message up to the cursor has been handed out
+//! or counted as skipped. A step hands out the next messages of all spans, merged by position. The log changes between
+//! steps. So each step first checks whether the log can still give what was announced, and announces again if it cannot.
 //!
-//! Invariant: for a subscription to a whole topic, at the end of a catch-up, handed out plus announced as skipped is
-//! what was published after the cursor.
+//! Invariant: for a subscription to a whole topic, the messages handed out plus those announced as skipped are all that
+//! were published after the first cursor.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use super::topic_log::TopicLog;
 use crate::message::{Message, Position, PositionError};
 use crate::topic::Subscription;
 
-/// Where a subscriber wants to begin.
+/// Where a subscription begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Since {
-    /// With what is published from here on.
+    /// With messages published from now on.
     #[default]
     Now,
-    /// With the state as it is.
+    /// With the current state.
     Snapshot,
     /// After this position.
     Position(Position),
@@ -41,21 +41,21 @@ impl FromStr for Since {
     }
 }
 
-/// The text says no place to begin.
+/// A text that is not a valid `since`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("since: {0}, or 'now' or 'snapshot'")]
 pub struct SinceError(#[from] PositionError);
 
-/// What a subscriber gets of what it missed.
+/// How a client gets the messages that it missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// Every message.
     Replayed,
     /// The latest message of every key that changed, and every keyless message.
     Conflated,
-    /// The whole state: it replaces what the client holds.
+    /// The whole state, which replaces what the client holds.
     Snapshot,
-    /// Whatever is kept: keyless messages are lost.
+    /// The messages that are kept. Keyless messages are lost.
     Gap,
 }
 
@@ -72,74 +72,75 @@ impl Mode {
     }
 }
 
-/// What a catch-up is for: decides what is sent and what is worth telling.
+/// The reason for a catch-up. It decides which messages are sent and what is announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// A client that was away: every message where the history reaches back to its cursor.
+    /// A client reconnects: every message, if the history reaches back to its cursor.
     Resume,
-    /// A slow consumer: the latest of each key, since a superseded price is worth nothing.
+    /// A slow client: the latest message of each key, because a superseded price is worth nothing.
     Slow,
-    /// A window of `conflate_ms`: as for a slow consumer, and what was asked for needs no telling.
+    /// A window of `conflate_ms`: as for a slow client, but conflation is not announced, since the client asked for it.
     Window,
 }
 
-/// The mode of one subscription, and how many messages it missed; `None` where that is unknowable.
+/// The mode of one subscription, for `catch_up`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announcement {
     /// The subscription.
     pub subscription: Subscription,
-    /// What it gets.
+    /// How it gets the messages that it missed.
     pub mode: Mode,
-    /// Messages published since its cursor that it does not get.
+    /// Messages published since its cursor that it does not get; `None` if the number is unknowable.
     pub skipped: Option<u64>,
 }
 
-/// A bound on one step.
+/// The bounds of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct StepLimits {
-    /// Messages.
+    /// Messages, at most.
     pub messages: usize,
-    /// Encoded bytes; the message that reaches it is the last.
+    /// Encoded bytes. The message that reaches this number is the last.
     pub bytes: usize,
 }
 
-/// What a step hands out: first the announcements, then the messages in order of position.
+/// The result of a step. The announcements go before the messages, which are in order of position.
 #[derive(Debug, Default)]
 pub struct Step {
-    /// What has to be said before the messages.
+    /// Announcements, for a `catch_up` before the messages.
     pub announcements: Vec<Announcement>,
     /// The messages.
     pub messages: Vec<Arc<Message>>,
-    /// Whether nothing is left: the session is up to date.
+    /// Whether the connection is up to date after this step.
     pub done: bool,
 }
 
-/// The progress of one session's catch-up.
+/// The progress of one connection's catch-up.
 #[derive(Debug)]
 pub struct CatchUp {
     style: Style,
     spans: Vec<Span>,
 }
 
-/// Where a span's messages come from.
+/// Where the messages of a span come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     /// The history: every message.
     History,
-    /// The state: what changed after the cursor.
+    /// The state: the keys that changed after the cursor.
     State,
-    /// The state from its beginning. Deletions before `began` are no part of it: the client replaces what it holds.
+    /// The whole state, which replaces what the client holds. So deletions up to the offset `began` are left out.
     Image { began: u64 },
 }
 
 /// Where a span begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum From {
-    /// After this offset of the present epoch.
+    /// After this offset of the log's epoch.
     Offset(u64),
-    /// With the state, for a client that holds nothing, or only part of an image; what it missed counts from here.
+    /// With the whole state, for a client that holds nothing, or only part of it. Skipped messages are counted from this
+    /// offset.
     Image(u64),
-    /// At a position of another epoch, or one that this log has not reached.
+    /// At a position of another epoch, or at one that the log has not reached.
     Unknown,
 }
 
@@ -147,42 +148,42 @@ enum From {
 struct Span {
     subscription: Subscription,
     from: From,
-    /// Not asked for: only news that is worse than `replayed` is told.
+    /// The client did not ask for this catch-up: announce it only if messages are skipped or lost.
     quiet: bool,
-    /// Messages told as skipped by a plan that was given up; `None` once that is unknowable.
+    /// Messages that an abandoned plan announced as skipped; `None` if the number is unknowable.
     told_before: Option<i64>,
     plan: Option<Plan>,
 }
 
-/// What was decided for a span, and how far it has come.
+/// How a span catches up, and how far it has come.
 #[derive(Debug)]
 struct Plan {
     source: Source,
     mode: Mode,
     cursor: u64,
-    /// Keyless messages are handed out after this offset.
+    /// Keyless messages after this offset are handed out.
     keyless_from: u64,
     tally: Tally,
 }
 
-/// Counts what a span's client missed.
+/// Counts the messages that a span hands out and announces as skipped.
 #[derive(Debug, Clone, Copy)]
 struct Tally {
-    /// Messages after this offset count.
+    /// Messages after this offset are counted.
     base: u64,
     handed_out: u64,
-    /// Messages announced as skipped; `None` once that is unknowable.
+    /// Messages announced as skipped; `None` if the number is unknowable.
     announced: Option<u64>,
 }
 
 impl CatchUp {
-    /// A catch-up without a span.
+    /// A catch-up without subscriptions.
     #[must_use]
     pub fn new(style: Style) -> Self {
         Self { style, spans: Vec::new() }
     }
 
-    /// Adds a subscription that asked to begin at `since`, in place of an equal one.
+    /// Adds a subscription that begins at `since`. Replaces an equal one.
     pub fn add(&mut self, subscription: Subscription, since: Since, log: &Log) {
         let (from, quiet) = match since {
             Since::Now => (From::Offset(log.last), true),
@@ -193,7 +194,7 @@ impl CatchUp {
         self.push(subscription, from, quiet, log);
     }
 
-    /// Adds a subscription that has everything up to the offset. `told` says whether its mode is told in any case.
+    /// Adds a subscription that has everything up to the offset. `told` announces its mode even if nothing was skipped.
     pub fn add_after(&mut self, subscription: Subscription, offset: u64, told: bool, log: &Log) {
         self.push(subscription, From::Offset(offset), !told, log);
     }
@@ -205,7 +206,7 @@ impl CatchUp {
         {
             self.hand_over(replaced, log);
         }
-        // Who has only part of an image gets a whole one, wherever it now asks to begin.
+        // A client that has only part of the state gets the whole one, whatever `since` it asks for now.
         let partial = replaced.is_some_and(|span| span.is_partial_image());
         let (from, quiet) = if partial { (From::Image(log.last), false) } else { (from, quiet) };
         self.spans.push(Span::new(subscription, from, quiet));
@@ -216,8 +217,8 @@ impl CatchUp {
         Some(self.spans.remove(at))
     }
 
-    /// Drops a subscription. Where the client has only part of its image, it has dropped what it held of overlapping
-    /// ones for it: they get an image of their own. So they do where it is still to come.
+    /// Removes a subscription. If its snapshot is incomplete or has not begun, the client may hold too little of
+    /// overlapping subscriptions: it drops what it holds when a snapshot is announced. So they get a snapshot, too.
     pub fn remove(&mut self, subscription: &Subscription, log: &Log) {
         let Some(gone) = self.take(subscription) else { return };
         if gone.cursor().is_some() && !gone.is_partial_image() {
@@ -228,8 +229,8 @@ impl CatchUp {
         }
     }
 
-    /// What a span that goes has not come to is left to the overlapping ones that were to begin later: until now the
-    /// client held their part through it. Rather a message too many than one that is missing.
+    /// Leaves the rest of a removed span to overlapping spans. Their clients held that part through the removed span, so
+    /// they begin at its cursor if they would begin later. A client may get a message twice, but misses none.
     fn hand_over(&mut self, gone: &Span, log: &Log) {
         let Some(cursor) = gone.cursor() else { return };
         for span in self.spans.iter_mut().filter(|span| span.subscription.overlaps(&gone.subscription)) {
@@ -237,16 +238,16 @@ impl CatchUp {
         }
     }
 
-    /// Lets the spans, none of which has begun, begin at these offsets at the latest: what was on its way to the client has
-    /// been taken back.
+    /// Moves spans back to these offsets if they begin later, because messages on their way to the client were taken back.
+    /// No step has been handed out yet.
     pub fn rewind(&mut self, begin: impl Fn(&Subscription) -> u64, log: &Log) {
         for span in &mut self.spans {
             span.begin_earlier(begin(&span.subscription), log);
         }
     }
 
-    /// Goes on with another log than the one of that epoch, which it was planned on: from where each span has come to, if
-    /// the position means something there.
+    /// Goes on with another log. `epoch` is that of the log before. A span goes on from its cursor if that position is valid
+    /// in the new log.
     pub fn transfer(&mut self, epoch: u64, log: &Log) {
         for span in &mut self.spans {
             let from = match span.cursor() {
@@ -257,19 +258,19 @@ impl CatchUp {
                 _ => From::Image(log.last),
             };
             let quiet = span.quiet && matches!(from, From::Offset(_));
-            // What was told as skipped cannot be counted on the new log.
+            // The new log cannot count the messages that were announced as skipped.
             let told_before = span.told_before.filter(|_| span.plan.is_none());
             *span = Span { told_before, ..Span::new(span.subscription.clone(), from, quiet) };
         }
     }
 
-    /// The offset that all subscriptions have come to.
+    /// The lowest cursor of all subscriptions.
     #[must_use]
     pub fn cursor(&self) -> Option<u64> {
         self.spans.iter().map(|span| span.cursor().unwrap_or(0)).min()
     }
 
-    /// Begins anew where the log stands: everything before has been handed out.
+    /// Starts the next window at the end of the log. Everything before has been handed out.
     pub fn restart(&mut self, style: Style, log: &Log) {
         self.style = style;
         for span in &mut self.spans {
@@ -297,7 +298,7 @@ impl Log {
         step
     }
 
-    /// Decides how a span goes on; tells what was not told yet.
+    /// Makes a plan for a span, unless it has one that still holds. Returns the announcement, if it is due.
     fn plan(&self, span: &mut Span, style: Style) -> Option<Announcement> {
         let topic = &self.topics[span.subscription.topic()];
         let (from, told_before) = match &span.plan {
@@ -309,7 +310,7 @@ impl Log {
                 (from, plan.tally.surplus(&span.subscription, topic, cursor))
             }
         };
-        // The history would bring messages after all that were told as skipped, and that cannot be taken back.
+        // Do not replay the history if messages were announced as skipped: it would hand out some of them after all.
         let source = if told_before.is_some_and(|told| told > 0) { Style::Slow } else { style };
         let plan = self.decide(&span.subscription, from, source, topic);
         let skipped = plan.tally.announced.zip(told_before).and_then(|(now, before)| now.checked_sub_signed(before));
@@ -347,9 +348,9 @@ impl Log {
         plan
     }
 
-    /// Merges the next messages of all spans into the step; returns the offset that is reached.
+    /// Merges the next messages of all spans into the step. Returns the offset up to which the step has come.
     fn collect(&self, spans: &[Span], limits: StepLimits, step: &mut Step) -> u64 {
-        // One more than the step may hold tells whether anything is left.
+        // Look for one message more than the step may hold: it shows whether any are left.
         let count = limits.messages.saturating_add(1);
         let mut next: Vec<&Arc<Message>> = Vec::new();
         for span in spans {
@@ -376,8 +377,8 @@ impl Log {
         }
     }
 
-    /// Moves a span to where the step came, and tells what turned out to be skipped beyond what was announced: messages
-    /// that were superseded before their turn.
+    /// Moves a span to the offset that the step has reached. Announces messages that were skipped since the last
+    /// announcement, because newer ones superseded them before their turn.
     fn settle(&self, span: &mut Span, style: Style, reached: u64, handed: &[Arc<Message>]) -> Option<Announcement> {
         let topic = &self.topics[span.subscription.topic()];
         let plan = span.plan.as_mut()?;
@@ -392,22 +393,22 @@ impl Log {
         let missed = plan.missed(&span.subscription, topic)?;
         let skipped = missed.number();
         plan.tally.announced = plan.tally.announced.zip(skipped).map(|(before, more)| before + more);
-        // Not the mode of the whole: a second `snapshot` would tell the client to drop what it has just got.
+        // Never announce `snapshot` here: the client would drop the messages that it has just got.
         let kept = keyless_reach(&span.subscription, topic, plan.tally.base);
         let mode = if kept { Mode::Conflated } else { Mode::Gap };
         plan.mode = plan.mode.max(mode);
         let announcement = Announcement { subscription: span.subscription.clone(), mode, skipped };
-        // Only what a window was asked to leave out goes without saying.
+        // The client of a window asked for conflation: do not announce it.
         (style != Style::Window || mode > Mode::Conflated).then_some(announcement)
     }
 }
 
-/// Whether every keyless message after the cursor that the subscription covers is still there.
+/// Whether the log still has every keyless message of the subscription after the cursor.
 fn keyless_reach(subscription: &Subscription, topic: &TopicLog, cursor: u64) -> bool {
     subscription.key().is_some() || topic.keyless_reach(cursor)
 }
 
-/// The worst mode that goes without saying for a subscription that did not ask for a catch-up.
+/// The worst mode that is not announced to a subscription that did not ask for a catch-up.
 fn silent(style: Style) -> Mode {
     match style {
         Style::Window => Mode::Conflated,
@@ -420,7 +421,7 @@ impl Span {
         Self { subscription, from, quiet, told_before: Some(0), plan: None }
     }
 
-    /// The offset that it has come to; `None` where it begins with the state and has not begun.
+    /// The offset up to which the span has come; `None` if it begins with the state and has not begun.
     fn cursor(&self) -> Option<u64> {
         match (&self.plan, self.from) {
             (Some(plan), _) => Some(plan.cursor),
@@ -429,7 +430,7 @@ impl Span {
         }
     }
 
-    /// Begins at an earlier offset, unless it has come beyond its beginning or begins with the state.
+    /// Moves the beginning to an earlier offset, unless the span has handed out messages or begins with the state.
     fn begin_earlier(&mut self, offset: u64, log: &Log) {
         let From::Offset(begin) = self.from else { return };
         if begin <= offset || self.cursor() != Some(begin) {
@@ -448,7 +449,7 @@ impl Span {
 }
 
 impl Plan {
-    /// Whether the log can still give what was announced.
+    /// Whether the log can still give the messages that were announced.
     fn holds(&self, subscription: &Subscription, topic: &TopicLog) -> bool {
         match self.source {
             Source::History => topic.history_reaches(self.cursor),
@@ -456,17 +457,17 @@ impl Plan {
                 let keyless = self.mode == Mode::Gap || keyless_reach(subscription, topic, self.cursor);
                 keyless && topic.tombstones_reach(self.cursor)
             }
-            // A deletion before the image began is none of its business, one that came since is.
+            // Deletions up to `began` are not needed, later ones are.
             Source::Image { began } => topic.tombstones_reach(self.cursor.max(began)),
         }
     }
 
-    /// Whether the client has only part of a state: what comes next cannot be built on it.
+    /// Whether the client has only part of the state. Later messages cannot be applied to that.
     fn is_partial_image(&self) -> bool {
         matches!(self.source, Source::Image { began } if self.cursor < began)
     }
 
-    /// The span's next messages, at most `count`.
+    /// The next messages of the span, at most `count`.
     fn next<'a>(&self, subscription: &'a Subscription, topic: &'a TopicLog, count: usize) -> Vec<&'a Arc<Message>> {
         match self.source {
             Source::History => return topic.replay(subscription, self.cursor).take(count).collect(),
@@ -487,12 +488,12 @@ impl Plan {
         }
     }
 
-    /// Whether a message of the state is part of what is sent: a deletion before an image began is not.
+    /// Whether a message of the state is handed out. Deletions up to the beginning of an image are not.
     fn hands_out(&self, message: &Message) -> bool {
         !matches!(self.source, Source::Image { began } if message.is_deletion() && message.offset() <= began)
     }
 
-    /// How many messages from the tally's base to `last` the plan leaves out, as things stand.
+    /// How many messages from the tally's base to `last` the plan leaves out, by the current state.
     fn skipped(&self, subscription: &Subscription, topic: &TopicLog, last: u64) -> Option<u64> {
         let missed = topic.count(subscription, self.tally.base, last)?;
         let left =
@@ -500,7 +501,7 @@ impl Plan {
         missed.checked_sub(left)
     }
 
-    /// Messages up to the cursor that were neither handed out nor announced as skipped, if there are any.
+    /// The messages up to the cursor that were neither handed out nor announced as skipped; `None` if there are none.
     fn missed(&self, subscription: &Subscription, topic: &TopicLog) -> Option<Missed> {
         let announced = self.tally.announced?;
         if self.source == Source::History || self.cursor <= self.tally.base {
@@ -514,10 +515,10 @@ impl Plan {
     }
 }
 
-/// What turned out to be skipped.
+/// Messages that were skipped without an announcement.
 enum Missed {
     Number(u64),
-    /// The log no longer knows how many there were.
+    /// The log no longer knows the number.
     Unknowable,
 }
 
@@ -531,8 +532,8 @@ impl Missed {
 }
 
 impl Tally {
-    /// How many of the messages announced as skipped stand after the cursor; less than none where the log has dropped some
-    /// before it since.
+    /// How many of the messages announced as skipped have offsets after the cursor. Negative if more messages up to the
+    /// cursor were skipped than announced.
     fn surplus(&self, subscription: &Subscription, topic: &TopicLog, cursor: u64) -> Option<i64> {
         let skipped = topic.count(subscription, self.base, cursor)?.checked_sub(self.handed_out)?;
         self.announced?.checked_signed_diff(skipped)

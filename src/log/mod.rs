@@ -1,11 +1,11 @@
-//! The log: recent history and latest state of every topic, and what a cursor that is behind has to be sent.
+//! The log: recent history and latest state of every topic.
 //!
-//! Pure: no locks, no async, no clock of its own; whoever owns it says what time it is. Positions are dense: one
-//! sequence for all topics.
+//! It is pure: no locks, no async and no clock. Callers pass the current time. All topics share one sequence of positions,
+//! without holes.
 //!
-//! - `topic_log`: one topic's history, state and tombstones, each bounded.
-//! - `staging`: batches on their way into the log, for engines that write them down first.
-//! - `catch_up`: from a cursor to the present, in bounded steps.
+//! - `topic_log`: history, state and tombstones of one topic, each bounded.
+//! - `staging`: batches that have positions but are not in the log yet, for engines that write them to disk first.
+//! - `catch_up`: brings a client from a cursor to the present, in bounded steps.
 
 mod catch_up;
 #[cfg(test)]
@@ -26,20 +26,20 @@ pub use self::topic_log::{Change, Run, TopicFacts, TopicStats};
 use crate::message::{Draft, Message, Payload, Position, Timestamp};
 use crate::topic::{Key, Subscription, Topic, Topics};
 
-/// What the log keeps of each topic.
+/// How much the log keeps of each topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Messages in a topic's history.
+    /// Messages in a topic's history, at most.
     pub history_messages: usize,
-    /// Bytes of a topic's history, counted as encoded.
+    /// Encoded bytes in a topic's history, at most.
     pub history_bytes: usize,
-    /// Age of the oldest message in a topic's history.
+    /// Age of a message in a topic's history, at most.
     pub history_age: Duration,
-    /// Keys in a topic's state; as many deletions are remembered beside them, or as many as the history has.
+    /// Keys in a topic's state, at most. As many tombstones are kept in addition, or more if the history has more.
     pub state_keys: usize,
-    /// How long a deletion is remembered that has left the history.
+    /// Age of a tombstone, at most, once its deletion has left the history.
     pub tombstone_age: Duration,
-    /// Whether a keyed message whose data is that of its key already is confirmed only, and not delivered again.
+    /// Whether a message is confirmed but not delivered if its key holds the same data already.
     pub suppress_unchanged: bool,
 }
 
@@ -56,14 +56,14 @@ impl Default for Limits {
     }
 }
 
-/// A batch would bring a topic over its number of keys. Nothing of it was taken.
+/// A batch would add too many keys to a topic. None of its messages was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "topic '{topic}' would hold more than {state_keys} keys, which is the limit (state-keys): delete or expire keys \
-     first, or raise it"
+    "topic '{topic}' would hold more than {state_keys} keys, the limit (state-keys): delete keys, let them expire, or \
+     raise the limit"
 )]
 pub struct StateFull {
-    /// The first message, from 0, that has no room.
+    /// Index of the first message without room, from 0.
     pub index: usize,
     /// Its topic.
     pub topic: Topic,
@@ -71,7 +71,7 @@ pub struct StateFull {
     pub state_keys: usize,
 }
 
-/// History and state of all topics of one deployment.
+/// History and state of all topics.
 #[derive(Debug)]
 pub struct Log {
     epoch: u64,
@@ -81,15 +81,15 @@ pub struct Log {
 }
 
 impl Log {
-    /// An empty log whose first message will get offset 1.
+    /// An empty log. Its first message gets offset 1.
     #[must_use]
     pub fn new(epoch: u64, topics: &Topics, limits: Limits) -> Self {
         let topics = topics.iter().map(|topic| (topic.clone(), TopicLog::default())).collect();
         Self { epoch, last: 0, limits, topics }
     }
 
-    /// The log that was kept: what is known of each topic, and the messages that are left, in order. Messages of topics
-    /// that are not configured are left out.
+    /// Restores a log from the facts about each topic and the messages that were kept, in order. Leaves out messages of
+    /// topics that are not configured.
     #[must_use]
     pub fn restore(
         last: Position,
@@ -113,7 +113,7 @@ impl Log {
             if change.message.offset() <= *counted_to {
                 kept.put_back(change);
             } else {
-                // What was not known yet when the facts were noted happens again.
+                // The message is newer than the facts: insert it as if it had just been published.
                 let then = change.message.timestamp();
                 kept.insert(change, &log.limits, then);
             }
@@ -125,35 +125,35 @@ impl Log {
         log
     }
 
-    /// From here on, messages that are kept nowhere any more are noted for [`Self::take_dropped`].
+    /// Starts to record the messages that leave the log, for [`Self::take_dropped`].
     pub fn note_dropped(&mut self) {
         self.topics.values_mut().for_each(TopicLog::note_dropped);
     }
 
-    /// The offsets of messages that neither history nor state has any more, since this was last asked.
+    /// The offsets of messages that have left both history and state since the last call.
     pub fn take_dropped(&mut self) -> Vec<u64> {
         self.topics.values_mut().flat_map(TopicLog::take_dropped).collect()
     }
 
-    /// What is known of each topic beside its messages; of the runs, those that reach beyond the offset.
+    /// The facts about each topic, with the runs that end after the offset.
     #[must_use]
     pub fn facts(&self, runs_after: u64) -> BTreeMap<Topic, TopicFacts> {
         self.topics.iter().map(|(name, topic)| (name.clone(), topic.facts(runs_after, self.last))).collect()
     }
 
-    /// Every message that history or state has, and until when its key is good, in order.
+    /// Every message of history and state with the expiry of its key, by offset.
     #[must_use]
     pub fn kept(&self) -> BTreeMap<u64, Change> {
         self.topics.values().flat_map(TopicLog::kept).collect()
     }
 
-    /// The offset before the oldest message that any history has; that of the newest one where there is none.
+    /// The offset before the oldest message in any history. If all histories are empty, the newest offset.
     #[must_use]
     pub fn history_from(&self) -> u64 {
         self.topics.values().filter_map(TopicLog::oldest).min().map_or(self.last, |oldest| oldest - 1)
     }
 
-    /// Drops what is too old.
+    /// Drops messages that are too old.
     pub fn prune(&mut self, now: Timestamp) {
         self.topics.values_mut().for_each(|topic| topic.prune(&self.limits, now));
     }
@@ -164,7 +164,7 @@ impl Log {
         Position { epoch: self.epoch, offset: self.last }
     }
 
-    /// Whether the whole batch fits the state; says which message does not.
+    /// Checks whether the state has room for the whole batch. The error names the first message without room.
     pub fn check(&self, drafts: &[Draft]) -> Result<(), StateFull> {
         let roomy = |topic: &TopicLog| topic.live_keys() + drafts.len() <= self.limits.state_keys;
         if self.topics.values().all(roomy) {
@@ -173,7 +173,7 @@ impl Log {
         self.check_each(&self.staging(), drafts)
     }
 
-    /// The same, behind batches that are staged.
+    /// The same after the staged batches.
     fn check_behind(&self, staging: &Staging, drafts: &[Draft]) -> Result<(), StateFull> {
         let roomy = |(name, topic): (&Topic, &TopicLog)| {
             staging.live_keys(name, topic) + drafts.len() <= self.limits.state_keys
@@ -184,7 +184,7 @@ impl Log {
         self.check_each(staging, drafts)
     }
 
-    /// Near the limit: follows the number of keys from message to message.
+    /// The exact check, for a topic near its limit: counts the keys after each message.
     fn check_each(&self, staging: &Staging, drafts: &[Draft]) -> Result<(), StateFull> {
         let mut live: BTreeMap<&Topic, usize> = BTreeMap::new();
         let mut added: HashSet<(&Topic, &Key)> = HashSet::new();
@@ -214,9 +214,9 @@ impl Log {
         Ok(())
     }
 
-    /// Appends a message at the next position; `None` where it says what its key holds already.
+    /// Appends a message at the next position. Returns `None` if its key holds the same data already.
     ///
-    /// The topic must be one of the log's: publishers' topics are checked at the edge.
+    /// The topic must be configured: routes check the topics of publishers.
     pub fn append(&mut self, draft: &Draft, now: Timestamp) -> Option<Arc<Message>> {
         let topic = self.topics.get_mut(&draft.topic)?;
         if self.limits.suppress_unchanged && topic.is_unchanged(&draft.payload) {
@@ -232,8 +232,8 @@ impl Log {
         Some(message)
     }
 
-    /// Drops what is too old, and returns the deletions of keys whose time has come, to be published: at most `limit` of
-    /// them, so call it again after as many.
+    /// Drops messages that are too old. Returns the deletions of expired keys, for the caller to publish: at most `limit`.
+    /// If there are as many, more may be due.
     pub fn tick(&mut self, now: Timestamp, limit: usize) -> Vec<Draft> {
         let mut expired = Vec::new();
         for (topic, log) in &mut self.topics {
@@ -244,15 +244,14 @@ impl Log {
         expired
     }
 
-    /// The latest message of each key within the subscription, in order of offset, with the newest keyless one where
-    /// the subscription is to the whole topic: the state at [`Self::position`]. A key whose time has come belongs to it
-    /// until its deletion is published.
+    /// The state of a subscription at [`Self::position`], in order of offset: the latest message of each key and, for a
+    /// whole topic, the newest keyless message. An expired key is part of it until its deletion is published.
     #[must_use]
     pub fn state(&self, subscription: &Subscription) -> Vec<Arc<Message>> {
         self.topics.get(subscription.topic()).map(|topic| topic.state(subscription)).unwrap_or_default()
     }
 
-    /// How much is kept of a topic.
+    /// How much the log keeps of a topic.
     #[must_use]
     pub fn stats(&self, topic: &Topic) -> TopicStats {
         self.topics.get(topic).map(TopicLog::stats).unwrap_or_default()

@@ -1,7 +1,6 @@
-//! Batches that have their places in the sequence and are not in the log yet: what an engine writes down before anybody
-//! sees it.
+//! Batches that have their positions but are not in the log yet, because an engine writes them to disk first.
 //!
-//! Invariant: staged behind each other and then applied in that order, batches leave the log as if each had been appended
+//! Invariant: staging batches one after the other and applying them in that order has the same result as appending each
 //! at once.
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,9 +14,9 @@ use crate::topic::{Key, Topic};
 /// One step of the sequence.
 #[derive(Debug, Clone)]
 pub enum Entry {
-    /// A message at its place.
+    /// A message with its position.
     Message(Change),
-    /// A key's value is good until another moment: its message is the one that it was.
+    /// A key gets another expiry. Its message stays the same.
     Renewed {
         /// The key's topic.
         topic: Topic,
@@ -25,10 +24,10 @@ pub enum Entry {
         key: Key,
         /// The offset of its message.
         offset: u64,
-        /// Until when its value is good.
+        /// The new expiry.
         expires_at: Option<Timestamp>,
     },
-    /// An offset that holds nothing for this log.
+    /// An offset without a message for this log.
     Passed(u64),
 }
 
@@ -37,9 +36,9 @@ pub enum Entry {
 pub struct Staging {
     position: Position,
     entries: Vec<Entry>,
-    /// Where in `entries` the latest message of a key is; without one, where its value was renewed.
+    /// The index in `entries` of the latest message of a key or, without one, of its latest renewal.
     latest: HashMap<Topic, HashMap<Key, usize>>,
-    /// Keys that the batches add, less those that they delete.
+    /// The number of keys that the batches add, minus those that they delete.
     added: BTreeMap<Topic, isize>,
 }
 
@@ -50,13 +49,13 @@ impl Staging {
         self.position
     }
 
-    /// What is staged, in order.
+    /// The staged entries, in order.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// What was staged, to be applied.
+    /// The staged entries, for [`Log::apply`].
     #[must_use]
     pub fn into_entries(self) -> Vec<Entry> {
         self.entries
@@ -66,7 +65,7 @@ impl Staging {
         self.latest.get(topic)?.get(key).copied()
     }
 
-    /// The latest message of a key, a deletion too: staged, or in the log.
+    /// The latest message of a key, which may be a deletion: staged, or else in the log.
     fn held<'a>(&'a self, topic: &Topic, key: &Key, log: &'a TopicLog) -> Option<&'a Change> {
         match self.latest(topic, key).map(|at| &self.entries[at]) {
             Some(Entry::Message(change)) => Some(change),
@@ -74,12 +73,12 @@ impl Staging {
         }
     }
 
-    /// Whether a key has a value.
+    /// Whether a key has a value after the staged batches.
     pub(super) fn holds(&self, topic: &Topic, key: &Key, log: &TopicLog) -> bool {
         self.held(topic, key, log).is_some_and(|change| !change.message.is_deletion())
     }
 
-    /// Keys of a topic that have a value.
+    /// The number of keys with a value after the staged batches.
     pub(super) fn live_keys(&self, topic: &Topic, log: &TopicLog) -> usize {
         log.live_keys().saturating_add_signed(self.added.get(topic).copied().unwrap_or(0))
     }
@@ -121,16 +120,16 @@ impl Staging {
 }
 
 impl Log {
-    /// An empty staging behind the newest message.
+    /// An empty staging that begins after the newest message.
     #[must_use]
     pub fn staging(&self) -> Staging {
         Staging { position: self.position(), entries: Vec::new(), latest: HashMap::new(), added: BTreeMap::new() }
     }
 
-    /// Gives a batch its places behind what is staged already: all of it or nothing. Returns for each message whether it
-    /// says what its key holds already, and got no place therefore.
+    /// Gives a batch positions after those that are staged already: the whole batch or, on an error, none of it. Returns
+    /// for each message whether its key holds the same data already. Such a message gets no position.
     ///
-    /// Nothing else may get into the log between this and [`Self::apply`].
+    /// Nothing else may change the log between this and [`Self::apply`].
     pub fn stage(&self, staging: &mut Staging, batch: &[Draft], now: Timestamp) -> Result<Vec<bool>, StateFull> {
         self.check_behind(staging, batch)?;
         Ok(batch.iter().map(|draft| self.stage_one(staging, draft, now)).collect())
@@ -156,9 +155,9 @@ impl Log {
         false
     }
 
-    /// Takes what has its place already, in order; returns the message that is to be delivered.
+    /// Applies an entry that already has its position, in order. Returns the message to deliver, if there is one.
     ///
-    /// A message of a topic that is not configured here only passes.
+    /// A message of a topic that is not configured only moves the position.
     pub fn apply(&mut self, entry: Entry, now: Timestamp) -> Option<Arc<Message>> {
         match entry {
             Entry::Message(change) => {
@@ -197,7 +196,7 @@ mod tests {
         Draft { topic: "odds".parse().unwrap(), payload }
     }
 
-    /// Until when the key's value is good after the batch, which says nothing else that is new.
+    /// The expiry of the key after a batch that changes nothing else.
     fn renewed_by(batch: &[Draft]) -> Option<Timestamp> {
         let now = Timestamp::from_millis(0);
         let mut log = Log::new(1, &"odds".parse().unwrap(), Limits::default());
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_several_renewals_counts_even_where_it_takes_the_first_one_back() {
+    fn last_of_several_renewals_sets_the_expiry() {
         assert_eq!(renewed_by(&[price(None), price(Some(10))]), Some(Timestamp::from_millis(10)));
         assert_eq!(renewed_by(&[price(Some(20)), price(Some(10)), price(Some(30))]), Some(Timestamp::from_millis(30)));
         assert_eq!(renewed_by(&[price(Some(20)), price(None)]), None);

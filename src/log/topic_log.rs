@@ -1,8 +1,10 @@
-//! One topic: its recent messages, the latest of each key, and the deletions that are remembered.
+//! The log of one topic: its recent messages, the latest message of each key, and its tombstones.
 //!
-//! Invariants: `by_offset` holds exactly the messages of `by_key` and the newest keyless one; `tombstones` are the
-//! offsets of the deletions among them, and no deletion is forgotten that the history has; a message is encoded once, both
-//! maps and the history share it; where it is asked to, it notes each message that is in none of them any more.
+//! Invariants:
+//! - `by_offset` holds exactly the messages of `by_key` and the newest keyless message.
+//! - `tombstones` holds the offsets of the deletions among them. A tombstone stays while the history has its deletion.
+//! - A message is encoded once: both maps and the history share it.
+//! - If the caller asked for it, `dropped` records each message that has left all of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -12,62 +14,62 @@ use super::Limits;
 use crate::message::{Message, Payload, Timestamp};
 use crate::topic::{Key, Subscription};
 
-/// Stretches of the sequence that are remembered to count a topic's messages in it. Where topics alternate, a stretch
-/// is a message; 24 bytes each. Before the oldest, the number of skipped messages is unknowable.
+/// Runs that are kept to count a topic's messages, at 24 bytes each. If topics alternate, each message is a run. Before
+/// the oldest run, the number of skipped messages is unknowable.
 const MAX_RUNS: usize = 16_384;
 
-/// A narrowed subscription with fewer keys is answered by key; one with more by offset, so that a step of its catch-up
-/// need not visit all of them.
+/// A narrowed subscription with fewer keys is read by key. One with more is read by offset, so that a step of its catch-up
+/// does not visit all of its keys.
 const FEW_KEYS: usize = 1024;
 
-/// How much is kept of a topic.
+/// How much the log keeps of a topic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TopicStats {
     /// Keys in the state.
     pub keys: usize,
     /// Messages in the history.
     pub history: usize,
-    /// Deletions that are remembered.
+    /// Tombstones: deletions that are remembered.
     pub tombstones: usize,
 }
 
-/// A message and what the log has to know of it beside.
+/// A message and the expiry of its key.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The message.
     pub message: Arc<Message>,
-    /// From this moment its key no longer belongs to the state.
+    /// From this moment on its key no longer belongs to the state.
     pub expires_at: Option<Timestamp>,
 }
 
-/// Offsets `start..=end`, all of this topic; `before` of its messages stand earlier in the sequence.
+/// A run: consecutive offsets of one topic, `start..=end`. `before` counts the topic's earlier messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     /// The first offset.
     pub start: u64,
-    /// The last one.
+    /// The last offset.
     pub end: u64,
-    /// The topic's messages before `start` that are counted.
+    /// The topic's messages before `start`.
     pub before: u64,
 }
 
-/// What is known of a topic beside its messages: what of it is gone. With the messages that are left it makes the same
-/// log again.
+/// Facts about a topic that its kept messages do not show: which messages are gone. Facts and messages together restore
+/// the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicFacts {
     /// Offset of the newest message that left the history.
     pub evicted: u64,
-    /// Offset of the newest keyless message that is kept nowhere any more.
+    /// Offset of the newest keyless message that left both history and state.
     pub lost_keyless: u64,
-    /// Offset of the newest deletion that was forgotten.
+    /// Offset of the newest deletion whose tombstone was dropped.
     pub forgotten: u64,
     /// Messages after this offset are counted.
     pub counted_from: u64,
-    /// The number of messages up to `counted_from`, or any other number where it is not known.
+    /// The number of messages up to `counted_from`. Any number will do if it is unknown: only differences are used.
     pub counted_before: u64,
     /// Messages up to this offset are in `runs`.
     pub counted_to: u64,
-    /// Where the topic's messages stand in the sequence, the oldest first.
+    /// The offsets of the topic's messages, the oldest run first.
     pub runs: Vec<Run>,
 }
 
@@ -77,32 +79,32 @@ pub(super) struct TopicLog {
     history_bytes: usize,
     /// Keyless messages in the history.
     history_keyless: usize,
-    /// Offset of the newest message that left the history: it reaches back to cursors from here on.
+    /// Offset of the newest message that left the history. The history is complete for cursors from here on.
     evicted: u64,
     by_key: BTreeMap<Key, Change>,
     by_offset: BTreeMap<u64, Arc<Message>>,
     newest_keyless: Option<u64>,
-    /// Offset of the newest keyless message that is kept nowhere any more.
+    /// Offset of the newest keyless message that left both history and state.
     lost_keyless: u64,
     tombstones: BTreeSet<u64>,
-    /// Offset of the newest deletion that was forgotten: the state answers cursors from here on.
+    /// Offset of the newest deletion whose tombstone was dropped. The state is complete for cursors from here on.
     forgotten: u64,
     expiries: BTreeSet<(Timestamp, Key)>,
     runs: VecDeque<Run>,
-    /// Messages after this offset are counted; there were `counted_before` up to it.
+    /// Messages after this offset are counted. `counted_before` messages came up to it.
     counted_from: u64,
     counted_before: u64,
-    /// Offsets of messages that are kept nowhere any more, where somebody asks for them.
+    /// Offsets of messages that left both history and state, if the caller asked for them.
     dropped: Option<Vec<u64>>,
 }
 
 impl TopicLog {
-    /// A topic whose messages are about to be put back in order.
+    /// A topic without messages. The caller puts them back in order.
     pub(super) fn restore(facts: TopicFacts) -> Self {
         Self {
             evicted: facts.evicted,
             lost_keyless: facts.lost_keyless,
-            // Those that the history has come back with it, whoever has forgotten them.
+            // The history brings its deletions back, even those whose tombstones were dropped.
             forgotten: facts.forgotten.min(facts.evicted),
             counted_from: facts.counted_from,
             counted_before: facts.counted_before,
@@ -111,7 +113,7 @@ impl TopicLog {
         }
     }
 
-    /// Puts a message back that was kept, and that the facts know of.
+    /// Puts a kept message back that the facts account for.
     pub(super) fn put_back(&mut self, change: Change) {
         let message = &change.message;
         if message.offset() > self.evicted {
@@ -123,7 +125,7 @@ impl TopicLog {
         }
     }
 
-    /// Ends putting back: deletions that were forgotten are so again.
+    /// Ends the restoring: drops the tombstones again that had been dropped.
     pub(super) fn restored(&mut self) {
         while let Some(&oldest) = self.tombstones.first()
             && oldest <= self.forgotten
@@ -132,17 +134,17 @@ impl TopicLog {
         }
     }
 
-    /// From here on, messages that are kept nowhere any more are noted.
+    /// Starts to record the messages that leave the log.
     pub(super) fn note_dropped(&mut self) {
         self.dropped.get_or_insert_default();
     }
 
-    /// The messages that are kept nowhere any more since this was last asked.
+    /// The offsets of messages that have left the log since the last call.
     pub(super) fn take_dropped(&mut self) -> Vec<u64> {
         self.dropped.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// What is known of it beside its messages; of the runs, those that reach beyond the offset.
+    /// The facts about the topic, with the runs that end after the offset.
     pub(super) fn facts(&self, runs_after: u64, last: u64) -> TopicFacts {
         let runs = self.runs.range(self.runs.partition_point(|run| run.end <= runs_after)..);
         TopicFacts {
@@ -156,14 +158,14 @@ impl TopicLog {
         }
     }
 
-    /// Every message that history or state has; where the state has it, with its expiry.
+    /// Every message of history and state. Those of the state have their expiry.
     pub(super) fn kept(&self) -> BTreeMap<u64, Change> {
         let plain = |message: &Arc<Message>| Change { message: Arc::clone(message), expires_at: None };
         let all = self.history.iter().chain(self.by_offset.values()).map(plain);
         all.chain(self.by_key.values().cloned()).map(|change| (change.message.offset(), change)).collect()
     }
 
-    /// Notes a message that left the state: the history may have it still.
+    /// Notes a message that left the state. It is dropped only if the history does not have it either.
     fn left_state(&mut self, offset: u64) {
         if offset <= self.evicted {
             self.drop_message(offset);
@@ -180,12 +182,12 @@ impl TopicLog {
         TopicStats { keys: self.live_keys(), history: self.history.len(), tombstones: self.tombstones.len() }
     }
 
-    /// Keys that have a value.
+    /// The number of keys with a value.
     pub(super) fn live_keys(&self) -> usize {
         self.by_key.len() - self.tombstones.len()
     }
 
-    /// Whether the payload says what its key holds already. A key without a value needs no deletion.
+    /// Whether the key holds the same data already. Deleting a key without a value changes nothing, either.
     pub(super) fn is_unchanged(&self, payload: &Payload) -> bool {
         let Some(key) = &payload.key else { return false };
         match self.by_key.get(key) {
@@ -194,7 +196,7 @@ impl TopicLog {
         }
     }
 
-    /// An unchanged message still moves its key's expiry: it says how long the value is good.
+    /// Sets another expiry for a key: an unchanged message may still bring one.
     pub(super) fn renew(&mut self, key: &Key, expires_at: Option<Timestamp>) {
         let Some((key, change)) = self.by_key.get_key_value(key) else { return };
         if change.expires_at == expires_at || change.message.is_deletion() {
@@ -212,7 +214,7 @@ impl TopicLog {
         self.history.front().map(|message| message.offset())
     }
 
-    /// The key's latest message, a deletion too, and until when it is good.
+    /// The key's latest message, which may be a deletion, and its expiry.
     pub(super) fn held(&self, key: &Key) -> Option<&Change> {
         self.by_key.get(key)
     }
@@ -285,8 +287,8 @@ impl TopicLog {
             }
             self.evict_oldest();
         }
-        // What the history has is not forgotten: who was told to drop what it holds, and is cut off before anything comes,
-        // asks again from where it was, and must not be told then by this log that the history has all that it lacks.
+        // Keep tombstones that the history still covers. Otherwise a client cut off right after `snapshot` would resume
+        // as `replayed`, with no state.
         while let Some(&oldest) = self.tombstones.first()
             && oldest <= self.evicted
         {
@@ -323,7 +325,7 @@ impl TopicLog {
         self.left_state(offset);
     }
 
-    /// The keys whose time has come, the longest ago first.
+    /// The expired keys, the oldest expiry first.
     pub(super) fn expired(&self, now: Timestamp) -> impl Iterator<Item = &Key> {
         self.expiries.iter().take_while(move |(at, _)| *at <= now).map(|(_, key)| key)
     }
@@ -333,24 +335,24 @@ impl TopicLog {
         latest.into_iter().filter(|message| !message.is_deletion()).cloned().collect()
     }
 
-    // What catch-up asks.
+    // Queries of catch-ups.
 
     /// Whether the history holds every message after the cursor.
     pub(super) fn history_reaches(&self, cursor: u64) -> bool {
         cursor >= self.evicted
     }
 
-    /// Whether every deletion after the cursor is still known.
+    /// Whether the tombstones of all deletions after the cursor are there.
     pub(super) fn tombstones_reach(&self, cursor: u64) -> bool {
         cursor >= self.forgotten
     }
 
-    /// Whether every keyless message after the cursor is still there.
+    /// Whether every keyless message after the cursor is there.
     pub(super) fn keyless_reach(&self, cursor: u64) -> bool {
         cursor >= self.lost_keyless
     }
 
-    /// Whether all that is known of the topic is keyless: no state can make good what a cursor missed.
+    /// Whether the topic has had keyless messages only. Then a snapshot cannot replace the missed messages.
     pub(super) fn is_keyless(&self) -> bool {
         self.newest_keyless.is_some() && self.by_key.is_empty() && self.forgotten == 0
     }
@@ -365,8 +367,8 @@ impl TopicLog {
         self.history.range(from..).filter(move |message| subscription.covers(message.key()))
     }
 
-    /// The first `count` messages after the cursor, in order, that bring a subscription up to date: the latest of every
-    /// key, deletions included, and the keyless ones that are left after `keyless_from` (the newest one in any case).
+    /// The first `count` messages after the cursor, in order, that bring a subscription up to date. These are the latest
+    /// message of every key, deletions included, the newest keyless message, and those in the history after `keyless_from`.
     pub(super) fn latest<'a>(
         &'a self,
         subscription: &'a Subscription,
@@ -392,7 +394,7 @@ impl TopicLog {
         messages
     }
 
-    /// How many of [`Self::latest`] are wanted, without collecting them.
+    /// The number of wanted messages of [`Self::latest`], without collecting them.
     pub(super) fn count_latest(
         &self,
         subscription: &Subscription,
@@ -414,7 +416,7 @@ impl TopicLog {
         changed.filter(|message| subscription.covers(message.key()))
     }
 
-    /// The keyless messages of the history after the cursor, but for the newest: that one belongs to the state.
+    /// The keyless messages of the history after the cursor, without the newest, which belongs to the state.
     fn older_keyless<'a>(
         &'a self,
         subscription: &'a Subscription,
@@ -425,7 +427,7 @@ impl TopicLog {
         history.filter(|message| message.key().is_none() && Some(message.offset()) != self.newest_keyless)
     }
 
-    /// The messages of a key and of all keys below it.
+    /// The latest messages of a key and of all keys below it.
     fn within<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Arc<Message>> {
         self.by_key
             .range::<str, _>((Bound::Included(key.as_str()), Bound::Unbounded))
@@ -434,7 +436,7 @@ impl TopicLog {
             .map(|(_, change)| &change.message)
     }
 
-    /// How many messages of the subscription stand in `after + 1..=until`; `None` where that is not known any more.
+    /// The number of the subscription's messages in `after + 1..=until`; `None` if it is no longer known.
     pub(super) fn count(&self, subscription: &Subscription, after: u64, until: u64) -> Option<u64> {
         if subscription.key().is_none() {
             return self.rank(until)?.checked_sub(self.rank(after)?);
@@ -443,7 +445,7 @@ impl TopicLog {
             .then(|| self.replay(subscription, after).take_while(|message| message.offset() <= until).count() as u64)
     }
 
-    /// How many of the topic's messages stand at or before the offset; `None` where that is forgotten.
+    /// The number of the topic's messages up to the offset; `None` if it is no longer known.
     fn rank(&self, offset: u64) -> Option<u64> {
         let after = self.runs.partition_point(|run| run.start <= offset);
         match after.checked_sub(1).map(|at| self.runs[at]) {

@@ -1,4 +1,4 @@
-//! How connections are let go: one, all at once, or one after the other.
+//! Closes connections: one, all at once, or one after the other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use crate::outbox::Outgoing;
 use crate::protocol;
 
 impl ConnectionManager {
-    /// Closes one connection: it gets what is in its outbox, then the close.
+    /// Closes one connection once its outbox has been written.
     pub fn close(&self, id: ConnectionId, close: Close) {
         if let Some(entry) = self.state().connections.get(&id) {
             entry.outbox.close(close);
         }
     }
 
-    /// Closes every connection, now and from here on: each gets what is in its outbox, then the close.
+    /// Closes every connection once its outbox has been written. Connections that register later are closed, too.
     pub fn close_all(&self, close: Close) {
         let mut state = self.state();
         state.closing = Some(close);
@@ -25,9 +25,9 @@ impl ConnectionManager {
         }
     }
 
-    /// Tells every connection that the server shuts down, and when its own turn to go is: spread evenly over `spread`,
-    /// so that the clients do not come back elsewhere all at once. Returns the turns in order; the caller keeps them.
-    /// Whoever registers later is told so, too, and its turn is at once.
+    /// Tells every connection that the server shuts down, and when it will be closed. The times are spread evenly over
+    /// `spread`, so that the clients do not all reconnect at once. Returns the times in order: the caller closes each
+    /// connection then. A connection that registers later is told as well, and closed at once.
     pub fn announce_drain(&self, spread: Duration) -> Vec<(Duration, ConnectionId)> {
         let mut state = self.state();
         state.draining = Some(spread);

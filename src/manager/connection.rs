@@ -1,4 +1,4 @@
-//! What a client wants, and the guard of its registration.
+//! What a client asks for when it connects, and the guard of a registered connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,42 +9,42 @@ use crate::message::{Frames, Timestamp};
 use crate::outbox::{Outbox, Outgoing};
 use crate::topic::{Subscription, Topics};
 
-/// What a new connection wants.
+/// What a new connection asks for.
 #[derive(Debug, Clone)]
 pub struct Connect {
-    /// Its subscriptions; `None` is every topic.
+    /// Subscriptions; `None` means every topic.
     pub subscriptions: Option<Vec<Subscription>>,
-    /// Where to begin.
+    /// Where delivery begins.
     pub since: Since,
-    /// Nothing is fed; every window of this length the latest of each key is sent.
+    /// Length of the conflation windows. At the end of each, the latest message of each changed key is sent.
     pub conflate: Option<Duration>,
-    /// Who it is, for operators.
+    /// The client's address, for operators.
     pub peer: Option<String>,
-    /// When its token expires.
+    /// When the client's token expires.
     pub expires: Option<Timestamp>,
 }
 
 impl Connect {
-    /// Its subscriptions, for the log.
+    /// The subscriptions as one value in the log.
     pub(crate) fn shown(&self, all: &Topics) -> String {
         let Some(subscriptions) = &self.subscriptions else { return all.to_string() };
         subscriptions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
-    /// Every topic, from here on.
+    /// Every topic, from now on.
     #[must_use]
     pub fn all() -> Self {
         Self { subscriptions: None, since: Since::Now, conflate: None, peer: None, expires: None }
     }
 
-    /// These subscriptions, from here on.
+    /// These subscriptions, from now on.
     #[must_use]
     pub fn to(subscriptions: Vec<Subscription>) -> Self {
         Self { subscriptions: Some(subscriptions), ..Self::all() }
     }
 }
 
-/// A registered connection: its outbox, and the promise that it is disconnected exactly once, also when its task panics.
+/// A registered connection. Dropping it disconnects it, so that happens exactly once, even if its task panics.
 #[derive(Debug)]
 pub struct Connection {
     pub(super) manager: ConnectionManager,
@@ -54,25 +54,25 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Its number.
+    /// The connection's id.
     #[must_use]
     pub fn id(&self) -> ConnectionId {
         self.id
     }
 
-    /// Where to put answers to the client.
+    /// The outbox, for answers to the client.
     #[must_use]
     pub fn outbox(&self) -> &Outbox {
         &self.outbox
     }
 
-    /// The manager that it is registered with.
+    /// The manager that holds the registration.
     #[must_use]
     pub fn manager(&self) -> &ConnectionManager {
         &self.manager
     }
 
-    /// How many connections there were when it was registered, itself included.
+    /// The number of connections right after this one registered.
     #[must_use]
     pub fn total(&self) -> usize {
         self.total
@@ -88,13 +88,13 @@ impl Connection {
         self.manager.subscribe(self.id, add, since)
     }
 
-    /// Its subscriptions, sorted.
+    /// The current subscriptions, sorted.
     #[must_use]
     pub fn subscriptions(&self) -> Vec<Subscription> {
         self.manager.subscriptions(self.id)
     }
 
-    /// Drops subscriptions; see [`ConnectionManager::unsubscribe`].
+    /// Removes subscriptions; see [`ConnectionManager::unsubscribe`].
     pub fn unsubscribe(&self, drop: &[Subscription]) -> Vec<Subscription> {
         self.manager.unsubscribe(self.id, drop)
     }

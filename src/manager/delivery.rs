@@ -1,4 +1,6 @@
-//! From a message to the outboxes: who gets it as it comes, and who is left behind because there is no room.
+//! Delivers messages to outboxes, and leaves connections behind that have no room.
+//!
+//! A connection that is left behind gets no live messages until it has caught up from the log.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use crate::message::Message;
 use crate::outbox::{self, Full, Outgoing};
 
 impl ConnectionManager {
-    /// Puts a message into every matching outbox. A connection whose outbox is full is left behind, nobody else notices.
+    /// Puts a message into every matching outbox. A connection whose outbox is full is left behind; the others go on.
     pub(super) fn deliver(&self, state: &mut State, message: &Arc<Message>) {
         let State { connections, index, log, due, .. } = state;
         index.matching(message, |id, outbox| {
@@ -32,13 +34,15 @@ impl ConnectionManager {
         self.keep_within_budget(state);
     }
 
-    /// Puts an item into every outbox. Returns how many had room for it; the others will be told how many they missed.
+    /// Puts an item into every outbox. Returns how many had room. The others are left behind, and their next `catch_up`
+    /// counts what they missed.
     pub(super) fn put_to_all(&self, state: &mut State, item: &Outgoing) -> usize {
         self.keep_within_budget(state);
         let State { connections, log, due, .. } = state;
         let mut sent = 0;
         for (id, entry) in connections {
-            // Unlike a message this cannot be taken back later. Who has nothing on its way is no reason for a shortage.
+            // The log does not keep this item, so it cannot be taken back later to get below the budget. A connection
+            // with an empty outbox gets it in any case: it does not cause the shortage.
             let within_budget = outbox::size(item) <= self.shared.budget.remaining() || entry.outbox.queued() == 0;
             let offered = if within_budget { entry.outbox.offer(item.clone()) } else { Err(Full) };
             if let Ok(wakes) = offered {
@@ -54,7 +58,7 @@ impl ConnectionManager {
         sent
     }
 
-    /// Stops feeding a connection that has everything up to the offset; its writer will ask for the rest.
+    /// Leaves a connection behind that has everything up to the offset. Its writer will ask for the rest.
     pub(super) fn fall_behind(&self, id: ConnectionId, entry: &mut Entry, log: &Log, offset: u64) {
         let (Feed::Live, Some(fed)) = (&entry.feed, &entry.fed) else { return };
         self.shared.metrics.fell_behind();
@@ -67,12 +71,12 @@ impl ConnectionManager {
         entry.leave_behind(catch_up);
     }
 
-    /// Where all outboxes together hold more than the budget, takes back what waits for the clients that have most on their
-    /// way: it comes from the log instead, once they have room.
+    /// Brings all outboxes together back within the memory budget. Takes queued messages back from the largest outboxes
+    /// first. Those clients get them from the log later, once they have room.
     pub(super) fn keep_within_budget(&self, state: &mut State) {
         let budget = &self.shared.budget;
         let used = budget.used();
-        // A little below the budget, so that the next message does not bring it over it again.
+        // Aim a little below the budget, so that the next message does not exceed it again.
         let margin = budget.limit() / BUDGET_PARTS;
         let target = budget.limit() - margin;
         if used <= target {
@@ -82,7 +86,7 @@ impl ConnectionManager {
             return;
         }
         let State { connections, log, .. } = state;
-        // Who has no more than a part of an equal share is not asked: all of those together have no more than the margin.
+        // Skip connections below an eighth of an equal share: together they hold less than the margin.
         let least = margin / connections.len().max(1);
         let queued = connections.iter().map(|(id, entry)| (entry.outbox.queued(), *id));
         let mut largest: Vec<(usize, ConnectionId)> = queued.filter(|(queued, _)| *queued > least).collect();
@@ -96,7 +100,8 @@ impl ConnectionManager {
                 left_behind += usize::from(self.take_back(id, entry, log));
             }
         }
-        // What cannot be taken back is bounded by other means; searching for it at every message would only cost.
+        // Control messages and catch-up steps cannot be taken back, but each is bounded. Do not search again at every
+        // message: wait until the total has grown by the margin.
         let still = budget.used();
         state.budget_floor = if still > target { still + margin } else { 0 };
         self.shared.metrics.over_budget();
@@ -104,7 +109,7 @@ impl ConnectionManager {
             "left_behind" => left_behind, "outbox_bytes_now" => still);
     }
 
-    /// Takes back what a connection was fed and its writer has not taken; `false` where there is nothing.
+    /// Takes back the live messages that a connection's writer has not taken yet. Returns `false` if there are none.
     fn take_back(&self, id: ConnectionId, entry: &mut Entry, log: &Log) -> bool {
         let Some(fed) = &entry.fed else { return false };
         let Some(offset) = entry.outbox.abandon(fed.since) else { return false };

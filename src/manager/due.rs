@@ -1,18 +1,19 @@
-//! Outboxes whose writers have not been told yet that there is something for them.
+//! Collects the outboxes that got messages and whose writers still have to be woken.
 
 use crate::message::Message;
 use crate::outbox::Outbox;
 
-/// A batch of more than this does not wait for its own end: an outbox holds only so much.
+/// A batch wakes its writers each time it has this many bytes, not only at its end. Otherwise a large batch would fill
+/// outboxes that nobody drains.
 pub(super) const EARLY_BYTES: usize = 64 << 10;
 
-/// The outboxes that are due to be woken.
+/// Outboxes whose writers have to be woken.
 #[derive(Debug, Default)]
 pub(super) struct Due {
-    /// Whether they are gathered for somebody who wakes them. Where nobody does they are woken at once.
+    /// Whether the task that runs the waves wakes them. If it does not run, the end of each publish does.
     gathers: bool,
     outboxes: Vec<Outbox>,
-    /// Bytes of the batch that is being published, since its writers were last woken.
+    /// Bytes of the current batch since its writers were last woken.
     batch_bytes: usize,
 }
 
@@ -21,7 +22,7 @@ impl Due {
         self.outboxes.push(outbox.clone());
     }
 
-    /// Says whether somebody takes them from here on.
+    /// Sets whether the task that runs the waves takes them.
     pub(super) fn gather(&mut self, gathers: bool) {
         self.gathers = gathers;
     }
@@ -34,7 +35,7 @@ impl Due {
         self.outboxes.is_empty()
     }
 
-    /// Notes a message of a batch, whose writers begin before its end where it is a large one.
+    /// Counts a message of the current batch, and wakes the writers once [`EARLY_BYTES`] have come together.
     pub(super) fn begin_early(&mut self, message: &Message) {
         self.batch_bytes += message.frames().size();
         if self.batch_bytes >= EARLY_BYTES {
@@ -43,7 +44,7 @@ impl Due {
         }
     }
 
-    /// What is to be woken at once, at the end of a batch.
+    /// Ends a batch. Returns the outboxes that the caller has to wake: none if a wave will do it.
     pub(super) fn overdue(&mut self) -> Vec<Outbox> {
         self.batch_bytes = 0;
         if self.gathers { Vec::new() } else { self.take() }

@@ -1,16 +1,19 @@
-//! The connection manager: who is connected, what they listen to, and the log that they are kept up to date from.
+//! The connection manager: the connections, their subscriptions, and the log that keeps them up to date.
 //!
-//! Invariants: a message reaches every matching outbox in the order of the log, since both happen under one lock; a
-//! connection is either fed, or has a catch-up that begins at the last message it was fed; the manager never waits for
-//! a connection and knows nothing of sockets.
+//! Invariants:
+//! - A message is appended to the log and put into every matching outbox under one lock. So every client gets messages
+//!   in the order of the log.
+//! - A connection is live, or it has a catch-up that begins after the last message that was delivered to it.
+//! - The manager never waits for a connection, and knows nothing about sockets.
 //!
-//! - `reports`: what it tells of itself; `overview`: when it is asked.
+//! Files:
 //! - `registry`: the state behind the lock.
-//! - `delivery`: from a message to the outboxes, and who is left behind; `refill`: how those catch up.
-//! - `due`: writers that are to be woken; `waves`: when they are.
-//! - `closing`: how connections are let go.
-//! - `sequence`: what an engine that keeps the sequence elsewhere does with the log.
-//! - `connection`: what a client wants, and the guard of a registered connection.
+//! - `connection`: what a client asks for, and the guard of a registered connection.
+//! - `delivery`: puts messages into outboxes; `refill`: the steps of a catch-up.
+//! - `due`: writers that have to be woken; `waves`: when they are woken.
+//! - `closing`: closes connections.
+//! - `sequence`: access to the log for engines that keep the sequence outside of it.
+//! - `overview`: answers questions about connections and topics; `reports`: the types of the answers.
 
 mod closing;
 mod connection;
@@ -45,18 +48,18 @@ use crate::outbox::{self, Budget, Outgoing, Receiver};
 use crate::protocol::{self, Acknowledgement};
 use crate::topic::{Subscription, Topic, Topics};
 
-/// One of so many parts of the budget is freed beyond what has to be, and of what is left to catch-ups one step may take
-/// as much.
+/// The memory budget is divided into this many parts. Going over it frees one part more than needed. One step of a
+/// catch-up may take one part of what is left for catch-ups.
 const BUDGET_PARTS: usize = 8;
 
-/// What holds for every connection.
+/// Limits of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes on their way to one client.
+    /// Bytes on their way to one client, at most.
     pub outbox_bytes: usize,
-    /// Bytes on their way to all clients together.
+    /// Bytes on their way to all clients together, at most.
     pub memory_budget: usize,
-    /// Subscriptions of one connection.
+    /// Subscriptions of one connection, at most.
     pub subscriptions: usize,
 }
 
@@ -66,31 +69,33 @@ impl Default for Limits {
     }
 }
 
-/// A connection would have more subscriptions than it may. Nothing of what it asked for took effect.
+/// A request would give a connection more subscriptions than the limit. The whole request has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("that would be {asked} subscriptions, the limit is {limit} (subscriptions-per-connection): use wider ones")]
+#[error(
+    "this would make {asked} subscriptions, the limit is {limit} (subscriptions-per-connection): use fewer, wider ones"
+)]
 pub struct TooManySubscriptions {
-    /// How many it would be.
+    /// Subscriptions that the connection would have.
     pub asked: usize,
-    /// How many it may have.
+    /// Subscriptions that it may have.
     pub limit: usize,
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// Registry, index and log: one lock, so that a position means the same to all of them.
+    /// Registry, index and log. They share one lock, so that a position means the same in all of them.
     state: Mutex<State>,
     topics: Topics,
     limits: Limits,
-    /// There are writers to be woken with the next wave.
+    /// Notified when writers have to be woken with the next wave.
     published: Notify,
-    /// What all outboxes hold.
+    /// Bytes in all outboxes.
     budget: Arc<Budget>,
     metrics: Arc<Metrics>,
     logger: Logger,
 }
 
-/// Owns who is connected and to what. Cheap to clone; all clones are the same manager.
+/// Owns the connections, their subscriptions and the log. Cheap to clone: all clones share one state.
 #[derive(Debug, Clone)]
 pub struct ConnectionManager {
     shared: Arc<Shared>,
@@ -110,8 +115,8 @@ impl ConnectionManager {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(|poisoned| {
-            // A panic while the lock was held is a bug, and some may lack what it was about to deliver. The log has it:
-            // they come back for it.
+            // A panic under the lock is a bug, and it may have ended a delivery halfway. The log has the messages, so
+            // close every connection: the clients reconnect and resume.
             let state = poisoned.into_inner();
             self.shared.state.clear_poison();
             error!(self.shared.logger, "ws_manager.recovered"; "connections" => state.connections.len());
@@ -122,7 +127,7 @@ impl ConnectionManager {
         })
     }
 
-    /// What is counted.
+    /// The metrics.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.shared.metrics
@@ -134,8 +139,8 @@ impl ConnectionManager {
         &self.shared.topics
     }
 
-    /// Registers a connection. `connection_ack` is the first thing in its outbox. Subscriptions to topics that are not
-    /// configured are left out. The connection is disconnected when the returned guard is dropped.
+    /// Registers a connection, and puts `connection_ack` into its outbox. Leaves out subscriptions to topics that are not
+    /// configured. Dropping the returned guard disconnects it.
     #[must_use]
     pub fn connect(&self, wanted: Connect) -> (Connection, Receiver) {
         let all = || self.topics().iter().cloned().map(Subscription::from).collect();
@@ -165,7 +170,7 @@ impl ConnectionManager {
         };
         state.register(id, &outbox, registration);
         if let Some(spread) = state.draining {
-            // It was admitted just before the drain began: it is told what the others are, and its moment is now.
+            // It was admitted just before the drain began. Tell it what the others were told, and close it now.
             outbox.push(Outgoing::Control(Arc::new(protocol::reconnect(Duration::ZERO, spread))));
             outbox.close(Close::Draining);
         }
@@ -177,12 +182,12 @@ impl ConnectionManager {
         (Connection { manager: self.clone(), id, outbox, total }, receiver)
     }
 
-    /// Removes a connection from the registry and every index; `false` where it was gone already.
+    /// Removes a connection from the registry and the index. Returns `false` if it was not there.
     pub fn disconnect(&self, id: ConnectionId) -> bool {
         self.state().remove(id)
     }
 
-    /// Adds subscriptions that begin at `since`; returns all current ones, sorted. The client is told them, too.
+    /// Adds subscriptions that begin at `since`. Returns all current subscriptions, sorted, and sends them to the client.
     pub fn subscribe(
         &self,
         id: ConnectionId,
@@ -207,18 +212,18 @@ impl ConnectionManager {
         self.state().connections.get(&id).map(|entry| entry.subscriptions.clone()).unwrap_or_default()
     }
 
-    /// The most subscriptions that a connection may have.
+    /// The number of subscriptions that a connection may have.
     #[must_use]
     pub fn subscriptions_limit(&self) -> usize {
         self.shared.limits.subscriptions
     }
 
-    /// Drops subscriptions; returns all current ones, sorted. The client is told them, too.
+    /// Removes subscriptions. Returns all current subscriptions, sorted, and sends them to the client.
     pub fn unsubscribe(&self, id: ConnectionId, drop: &[Subscription]) -> Vec<Subscription> {
         self.state().unsubscribe(id, drop)
     }
 
-    /// Publishes a batch: all of it, in order, or nothing.
+    /// Publishes a batch in order. If one message is refused, none is published.
     pub fn publish(&self, batch: &[Draft]) -> Result<Published, StateFull> {
         let mut state = self.state();
         state.log.check(batch)?;
@@ -244,13 +249,13 @@ impl ConnectionManager {
         Ok(Published { counts: Counts { accepted: batch.len(), unchanged }, position })
     }
 
-    /// Publishes one message to the subscribers of a topic.
+    /// Publishes one message to a topic.
     pub fn broadcast(&self, message: Payload, topic: &Topic) -> Result<Published, StateFull> {
         self.publish(&[Draft { topic: topic.clone(), payload: message }])
     }
 
-    /// Sends a message to every connection, whatever its subscriptions; it is kept nowhere. A connection without room
-    /// for it is told how many it missed. Returns the number of connections it was put in line for.
+    /// Sends a message to every connection, whatever its subscriptions. The log does not keep it. A connection without
+    /// room for it is told how many it missed. Returns the number of connections that had room.
     pub fn broadcast_all(&self, message: Frames) -> usize {
         let mut state = self.state();
         let sent = self.put_to_all(&mut state, &Outgoing::Control(Arc::new(message)));
@@ -258,8 +263,8 @@ impl ConnectionManager {
         sent
     }
 
-    /// Publishes the deletions of keys whose time has come, and drops what is too old: at most `limit` keys, for which the
-    /// lock is held. Returns whether there are more.
+    /// Publishes the deletions of expired keys, and drops messages that are too old. Deletes at most `limit` keys, because
+    /// it holds the lock meanwhile. Returns whether more may be due.
     #[must_use]
     pub fn expire(&self, now: Timestamp, limit: usize) -> bool {
         let mut state = self.state();
@@ -282,7 +287,7 @@ mod tests {
 
     use super::*;
 
-    /// A log that panics when a client falls behind: in the middle of a delivery, under the manager's lock.
+    /// A logger that panics when a client falls behind: in the middle of a delivery, under the manager's lock.
     struct Faulty;
 
     impl Drain for Faulty {
@@ -296,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_a_delivery_closes_the_connections_so_that_they_come_back_for_it() {
+    fn panic_in_a_delivery_closes_every_connection() {
         let topics: Topics = "odds_updates".parse().unwrap();
         let log = Log::new(1, &topics, crate::log::Limits::default());
         let limits = Limits { outbox_bytes: 400, ..Limits::default() };
@@ -308,7 +313,7 @@ mod tests {
         };
         let panicked = (0..10).any(|_| catch_unwind(AssertUnwindSafe(publish)).is_err());
         assert!(panicked);
-        assert_eq!(manager.active_count(), 1, "others go on");
+        assert_eq!(manager.active_count(), 1, "the manager still works");
         let last = std::iter::from_fn(|| receiver.try_recv()).last();
         assert!(matches!(last, Some(Outgoing::Close(Close::TryAgain))), "{last:?}");
     }

@@ -207,7 +207,7 @@ proptest! {
         let wanted = Connect { since: Since::Snapshot, conflate, ..Connect::all() };
         let (connection, receiver) = manager.connect(wanted);
         let mut client = ModelClient { connection, receiver, state: BTreeMap::new(), promised: BTreeSet::new() };
-        // A step ends with the message that reaches its bytes, and is announced.
+        // The limit, one step of as many bytes, the message that ends it, and its control messages.
         let most = outbox_bytes + outbox_bytes + 600;
         for (number, op) in ops.into_iter().enumerate() {
             match op {

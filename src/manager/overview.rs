@@ -1,4 +1,4 @@
-//! What is asked of the manager: who is connected, how much is on its way, and what the log holds.
+//! Answers questions about connections, queued bytes, topics and state.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use crate::message::{Message, Position};
 use crate::topic::{Subscription, Topic};
 
 impl ConnectionManager {
-    /// Every connection, the one with most on its way first.
+    /// Every connection, the one with the most queued bytes first.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionFacts> {
         let state = self.state();
@@ -31,19 +31,19 @@ impl ConnectionManager {
         connections
     }
 
-    /// How many connections there are.
+    /// The number of connections.
     #[must_use]
     pub fn active_count(&self) -> usize {
         self.state().connections.len()
     }
 
-    /// Subscribers of each topic, and what is kept of it.
+    /// The subscribers of each topic, and the size of its log.
     #[must_use]
     pub fn topic_counts(&self) -> BTreeMap<Topic, TopicCount> {
         self.overview().topics
     }
 
-    /// Connections, topics and position, all of the same moment.
+    /// Connections, topics and position, all at the same moment.
     #[must_use]
     pub fn overview(&self) -> Overview {
         let state = self.state();
@@ -56,7 +56,7 @@ impl ConnectionManager {
         }
     }
 
-    /// How much is on its way to clients: asks every outbox.
+    /// How many bytes are on their way to clients. It reads the account of every outbox.
     #[must_use]
     pub fn load(&self) -> Load {
         let state = self.state();
@@ -69,7 +69,7 @@ impl ConnectionManager {
         }
     }
 
-    /// Whether nothing is left of any connection, in the registry and in every index.
+    /// Whether neither the registry nor the index holds a connection.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let state = self.state();
@@ -82,7 +82,7 @@ impl ConnectionManager {
         self.state().log.position()
     }
 
-    /// The latest message of each key within the subscription, in order, and the position at which that holds.
+    /// The latest message of each key within the subscription, in order, and the position of that state.
     #[must_use]
     pub fn snapshot(&self, subscription: &Subscription) -> (Position, Vec<Arc<Message>>) {
         let state = self.state();

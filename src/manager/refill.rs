@@ -1,4 +1,6 @@
-//! How a connection that is left behind catches up: step by step, each put into its outbox.
+//! The steps with which a connection catches up.
+//!
+//! Every step is put into the connection's outbox, so that it stays in order with everything else.
 
 use std::sync::Arc;
 
@@ -8,13 +10,13 @@ use crate::log::{StepLimits, Style};
 use crate::outbox::Outgoing;
 use crate::protocol;
 
-/// Messages handed out in one step of a catch-up.
+/// Messages in one step of a catch-up, at most.
 const STEP_MESSAGES: usize = 256;
-/// Bytes after which a step ends, at most: what a session holds of a catch-up beside its outbox.
+/// The message that reaches this many bytes is the last of its step.
 const STEP_BYTES: usize = 128 << 10;
-/// Bytes of a step, at least, however little is left of the budget.
+/// A step may always have this many bytes, however little of the memory budget is left.
 const LEAST_STEP_BYTES: usize = 4 << 10;
-/// Messages are larger than this, so a step looks for no more of them than can be in it.
+/// Every message is larger than this. A step of few bytes therefore looks for few messages.
 const LEAST_MESSAGE_BYTES: usize = 64;
 
 impl ConnectionManager {
@@ -69,7 +71,8 @@ impl ConnectionManager {
         }
     }
 
-    /// Half of the budget is for those who keep up. The closer catch-ups are to the other half, the smaller their steps.
+    /// Half of the memory budget is reserved for live messages. The less is left of the other half, the smaller the
+    /// steps.
     fn step_limits(&self) -> StepLimits {
         let budget = &self.shared.budget;
         let share = budget.remaining().saturating_sub(budget.limit() / 2) / BUDGET_PARTS;

@@ -1,6 +1,6 @@
-//! The state behind the manager's lock: who is connected, what they listen to, and the log.
+//! The state behind the manager's lock: connections, subscriptions and the log.
 //!
-//! Invariant: a connection is live and its outbox is fed, or it has a catch-up that begins at the last message it was fed.
+//! Invariant: a connection is live, or it has a catch-up that begins after the last live message in its outbox.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,36 +18,38 @@ use crate::topic::Subscription;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) outbox: Outbox,
-    /// Sorted, each once: a connection has few.
+    /// Sorted, without duplicates. A connection has few, so a list is enough.
     pub(super) subscriptions: Vec<Subscription>,
     pub(super) feed: Feed,
-    /// What was fed and may still wait in the outbox; `None` once a catch-up has begun to hand out.
+    /// The live messages that may still be queued. `None` once a catch-up has handed out its first step.
     pub(super) fed: Option<Fed>,
+    /// Whether the client gets conflation windows instead of live messages.
     pub(super) conflate: bool,
-    /// Whether the client has been told of the catch-up that is under way: it then hears its end, too.
+    /// Whether `catch_up` was sent. `caught_up` then ends the catch-up.
     pub(super) told: bool,
-    /// Whether the client asked for a catch-up that it has not been told of: it hears of one without a subscription, too.
+    /// Whether the client asked for a catch-up and got no `catch_up` yet. It gets one even without a subscription.
     pub(super) asked: bool,
-    /// Whether a refill stands in the outbox: one is enough.
+    /// Whether an [`Outgoing::Refill`] is queued. There is never a second one.
     pub(super) refill_due: bool,
+    /// Broadcasts that had no room since the last `catch_up`.
     pub(super) broadcasts_skipped: u64,
     pub(super) peer: Option<Box<str>>,
     pub(super) connected: Instant,
 }
 
-/// Whether a connection is fed as messages come, or catches up.
+/// Whether a connection gets messages as they are published, or catches up.
 #[derive(Debug)]
 pub(super) enum Feed {
     Live,
     Behind(Box<CatchUp>),
 }
 
-/// Messages that a connection was fed: those behind `since` are in the order of the log and can be taken back.
+/// The live messages of a connection. They have offsets above `since`, in order, and can be taken back.
 #[derive(Debug)]
 pub(super) struct Fed {
-    /// The offset at which feeding began.
+    /// The offset at which the connection became live.
     pub(super) since: u64,
-    /// Subscriptions that came later than that, and the offset at which they did.
+    /// Subscriptions that were added after that, and the offset at that moment.
     later: Vec<(Subscription, u64)>,
 }
 
@@ -56,13 +58,13 @@ impl Fed {
         Self { since: offset, later: Vec::new() }
     }
 
-    /// The offset at which a subscription began.
+    /// The offset at which the live messages of a subscription begin.
     pub(super) fn began(&self, subscription: &Subscription) -> u64 {
         self.later.iter().find(|(later, _)| later == subscription).map_or(self.since, |(_, offset)| *offset)
     }
 
-    /// Notes that a subscription goes. What was fed for it may belong to overlapping ones that came later, too: if it is
-    /// taken back, they have to bring it.
+    /// Notes that a subscription is removed. Its messages may also belong to overlapping subscriptions that were added
+    /// later. If they are taken back, those subscriptions have to deliver them again, so they begin as early.
     fn leave(&mut self, subscription: &Subscription) {
         let began = self.began(subscription);
         self.later.retain(|(later, _)| later != subscription);
@@ -77,17 +79,17 @@ pub(super) struct State {
     pub(super) connections: HashMap<ConnectionId, Entry>,
     pub(super) index: Index,
     pub(super) log: Log,
-    /// Bytes in all outboxes beyond which it is worth trying again to get back to the budget.
+    /// Do not search for bytes to take back before all outboxes together exceed this.
     pub(super) budget_floor: usize,
-    /// Writers that are to be woken.
+    /// Writers that have to be woken.
     pub(super) due: Due,
-    /// Set once the clients are let go, to the longest that one stays.
+    /// Set when the drain begins: the longest time until a connection is closed.
     pub(super) draining: Option<Duration>,
-    /// Set once every connection is to end: later ones end at once.
+    /// Set once every connection is closed. Later connections are closed at once.
     pub(super) closing: Option<Close>,
 }
 
-/// What is registered.
+/// What a new connection registers.
 pub(super) struct Registration {
     pub(super) subscriptions: Vec<Subscription>,
     pub(super) since: Since,
@@ -165,7 +167,7 @@ impl State {
             self.index.add(id, &entry.outbox, subscription);
         }
         let current = entry.tell_subscriptions(self.log.position());
-        // What is held already goes on as it was, unless a beginning is asked for.
+        // A subscription that exists goes on unchanged, unless the request has a `since`.
         let begins = |new: &Subscription| since != Since::Now || before.binary_search(new).is_err();
         let begins: Vec<Subscription> = add.into_iter().filter(begins).collect();
         let offset = self.log.position().offset;
@@ -215,7 +217,7 @@ impl State {
 }
 
 impl Entry {
-    /// Where its catch-up has come to.
+    /// The offset up to which the catch-up has come; `None` for a live connection.
     pub(super) fn cursor(&self) -> Option<u64> {
         match &self.feed {
             Feed::Live => None,

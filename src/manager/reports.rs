@@ -1,4 +1,4 @@
-//! What the manager tells of itself.
+//! The types of the manager's answers.
 
 use std::collections::BTreeMap;
 
@@ -8,73 +8,73 @@ use crate::log::TopicStats;
 use crate::message::Position;
 use crate::topic::{Subscription, Topic};
 
-/// What became of a batch.
+/// How many messages of a batch were accepted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Messages that were taken, unchanged ones included.
+    /// Accepted messages, unchanged ones included.
     pub accepted: usize,
-    /// Messages among them that said what their key held already: confirmed, not delivered.
+    /// Accepted messages whose data their key held already. They are confirmed but not delivered.
     pub unchanged: usize,
 }
 
-/// A batch that was taken.
+/// The answer to a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Published {
-    /// How many.
+    /// The counts.
     #[serde(flatten)]
     pub counts: Counts,
-    /// Where the log stands after it.
+    /// The position of the newest message after the batch.
     pub position: Position,
 }
 
-/// What is known of a topic.
+/// The subscribers of a topic, and the size of its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicCount {
     /// Connections with at least one subscription to it.
     pub subscribers: usize,
-    /// What the log keeps.
+    /// Keys, history and tombstones.
     pub kept: TopicStats,
 }
 
-/// Connections, topics and position at one moment.
+/// Connections, topics and position at the same moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overview {
-    /// Connections.
+    /// The number of connections.
     pub connections: usize,
-    /// What is known of each topic.
+    /// Each topic.
     pub topics: BTreeMap<Topic, TopicCount>,
     /// The position of the newest message.
     pub position: Position,
 }
 
-/// How much is on its way to clients.
+/// How many bytes are on their way to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
     /// Bytes on their way to all clients.
     pub outbox_bytes: usize,
-    /// What that should be at most.
+    /// The limit of `outbox_bytes`.
     pub memory_budget: usize,
-    /// Bytes on their way to the slowest.
+    /// Bytes on their way to the client that has the most.
     pub outbox_bytes_max: usize,
-    /// Clients that are catching up.
+    /// Clients that are catching up, without those that asked for conflation.
     pub behind: usize,
 }
 
-/// What an operator asks about a connection.
+/// A connection, as operators see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ConnectionFacts {
-    /// Its name in logs.
+    /// The connection's id, as in the log.
     pub id: String,
-    /// Where it is from.
+    /// The client's address.
     pub peer: Option<String>,
-    /// What it is subscribed to.
+    /// The subscriptions, sorted.
     pub subscriptions: Vec<Subscription>,
-    /// How long it has been connected.
+    /// Milliseconds since it connected.
     pub age_ms: u64,
-    /// Bytes on their way to it.
+    /// Bytes on their way to the client.
     pub outbox_bytes: usize,
-    /// Messages of all topics that were published since its cursor, where it is catching up.
+    /// Messages of all topics published since the cursor of its catch-up; 0 for a live connection.
     pub behind: u64,
-    /// Bytes that were written to it.
+    /// Bytes written to the client.
     pub bytes_sent: u64,
 }

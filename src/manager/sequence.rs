@@ -1,5 +1,6 @@
-//! What an engine that keeps the sequence elsewhere does with the log: reads it, takes what has its place already, and
-//! puts another log in its place.
+//! Access to the log for engines that keep the sequence outside of it: the journal and Redis.
+//!
+//! Such an engine reads the log, applies messages that already have a position, and may replace the whole log.
 
 use slog::warn;
 
@@ -14,12 +15,12 @@ impl ConnectionManager {
         read(&self.state().log)
     }
 
-    /// Does to the log what delivers nothing.
+    /// Changes the log in a way that delivers nothing.
     pub fn tend_log<T>(&self, tend: impl FnOnce(&mut Log) -> T) -> T {
         tend(&mut self.state().log)
     }
 
-    /// Takes what has its place in the sequence already, in order, and delivers it.
+    /// Applies entries that already have their positions, in order, and delivers their messages.
     pub fn apply(&self, entries: impl IntoIterator<Item = Entry>) {
         let now = Timestamp::now();
         let mut state = self.state();
@@ -32,14 +33,14 @@ impl ConnectionManager {
         self.wake(state);
     }
 
-    /// The deletions of keys whose time has come, to be published: at most `limit` of them.
+    /// The deletions of expired keys, for the engine to publish: at most `limit` of them.
     #[must_use]
     pub fn expired(&self, now: Timestamp, limit: usize) -> Vec<Draft> {
         self.state().log.tick(now, limit)
     }
 
-    /// Puts another log in the place of the one that there was. Every client goes on from where it stands: it is told what
-    /// the new log can give it, or that it knows nothing of its position.
+    /// Replaces the log. Every connection catches up with the new log from its position, if the position means something
+    /// there, or else with a snapshot.
     pub fn reset(&self, log: Log) {
         let mut state = self.state();
         let before = std::mem::replace(&mut state.log, log).position();
@@ -57,10 +58,10 @@ impl ConnectionManager {
                     entry.leave_behind(catch_up);
                 }
             }
-            // What waits belongs to the old log: the new one cannot bring it again.
+            // Queued messages belong to the old log. They cannot be taken back: the new log cannot deliver them again.
             entry.fed = None;
         }
-        // Who is asked to catch up is woken by its outbox.
+        // The refill has already woken the writers of connections that catch up.
         self.wake(state);
     }
 }

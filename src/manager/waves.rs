@@ -1,12 +1,12 @@
-//! Writers are woken in waves: what is published while one is under way goes out with the next, with the same system
-//! calls.
+//! Wakes writers in waves: messages that are published during one wave go out with the next.
 //!
-//! A wake-up at every publish would be the fastest for one message and the dearest for many: each delivery would be a
-//! system call of its own, and at some rate there would be no time left but for those. A wave gathers what comes until the
-//! writers of the one before have had their turn, and after a long one the writers rest for half as long as it took. So
-//! what goes out with one system call grows with the load by itself, and an idle server wakes at once. Measured against
-//! waking at every publish, in one run: 200 clients got 1.1 times as many deliveries a second, and 5,000 clients at 50
-//! messages/s cost 0.74 times the processor time for each.
+//! Waking writers at every publish is fastest for one message, but under load each delivery costs a system call. A wave
+//! therefore waits until the writers of the previous wave have had their turn. After a long wave it also rests for half
+//! the time that the wave took. So the number of messages in one system call grows with the load, and an idle server
+//! still wakes its writers at once.
+//!
+//! Measured against waking at every publish, in one run: 200 clients got 1.1 times as many deliveries a second, and 5,000
+//! clients at 50 messages/s cost 0.74 times the processor time for each delivery.
 
 use std::sync::MutexGuard;
 use std::time::Duration;
@@ -18,14 +18,14 @@ use super::ConnectionManager;
 use super::registry::State;
 use crate::outbox::Outbox;
 
-/// The longest rest between two waves. With the wave itself it is what a delivery can be late so that others go out with it.
+/// The longest rest between two waves. A delivery waits for one wave and one rest at most.
 const LONGEST_REST: Duration = Duration::from_millis(20);
-/// Shorter ones are not worth a timer, whose resolution is a millisecond.
+/// Skip shorter rests: the resolution of a timer is a millisecond.
 const SHORTEST_REST: Duration = Duration::from_millis(2);
-/// A wave that takes longer is not waited for.
+/// The next wave does not wait longer than this for the writers.
 const LONGEST_WAVE: Duration = Duration::from_millis(50);
 
-/// Ends the waves, also when their task is dropped in the middle of one.
+/// Ends the waves when dropped, even if their task is dropped in the middle of one.
 struct Running<'a> {
     manager: &'a ConnectionManager,
 }
@@ -39,20 +39,20 @@ impl Drop for Running<'_> {
 }
 
 impl ConnectionManager {
-    /// Wakes writers in waves for as long as it is polled. Before and after, each publish wakes them itself.
+    /// Wakes writers in waves until it is dropped. While it does not run, each publish wakes the writers itself.
     pub async fn run_waves(&self) {
         self.state().due.gather(true);
         let _running = Running { manager: self };
         let runtime = Handle::current().metrics();
         loop {
             self.shared.published.notified().await;
-            // What others are about to publish belongs to this wave.
+            // Publishers that are ready to run join this wave.
             tokio::task::yield_now().await;
             let wave = self.state().due.take();
             let began = Instant::now();
             wave.iter().for_each(Outbox::wake);
             drop(wave);
-            // The writers are in line now, most of them in the queue that the runtime's threads share.
+            // Wait until the writers have run: most of them are in the queue that the runtime's threads share.
             loop {
                 tokio::task::yield_now().await;
                 if runtime.global_queue_depth() == 0 || began.elapsed() > LONGEST_WAVE {
@@ -66,7 +66,7 @@ impl ConnectionManager {
         }
     }
 
-    /// Ends what put messages into outboxes: sees to it that their writers hear of it, now or with the next wave.
+    /// Ends a change that put messages into outboxes. Wakes their writers now or with the next wave.
     pub(super) fn wake(&self, mut state: MutexGuard<'_, State>) {
         let overdue = state.due.overdue();
         let due = !state.due.is_empty();
@@ -116,7 +116,7 @@ mod tests {
         manager.broadcast(Payload::new(data), &"odds_updates".parse().unwrap()).unwrap();
     }
 
-    /// A writer that has taken all and waits; whether it is woken.
+    /// Drains the outbox as a waiting writer has done. The flag is set when the writer is woken.
     fn waits(receiver: &mut Receiver) -> Arc<Woken> {
         let woken = Arc::new(Woken::default());
         while receiver.try_recv().is_some() {}
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_waves_a_publish_wakes_the_writer() {
+    async fn publish_wakes_the_writer_without_waves() {
         let manager = manager();
         let (_connection, mut receiver) = manager.connect(Connect::all());
         let woken = waits(&mut receiver);
@@ -135,14 +135,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_waves_it_is_woken_by_the_next_one() {
+    async fn next_wave_wakes_the_writer() {
         let manager = manager();
         let (_connection, mut receiver) = manager.connect(Connect::all());
         let mut waves = pin!(manager.run_waves());
         assert!(futures_util::poll!(waves.as_mut()).is_pending());
         let woken = waits(&mut receiver);
         publish(&manager);
-        assert!(!woken.0.load(Ordering::Relaxed), "others may be about to publish");
+        assert!(!woken.0.load(Ordering::Relaxed), "the wave waits for other publishers");
         while !woken.0.load(Ordering::Relaxed) {
             assert!(futures_util::poll!(waves.as_mut()).is_pending());
             tokio::task::yield_now().await;
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_writers_of_a_large_batch_begin_before_its_end() {
+    async fn large_batch_wakes_writers_before_its_end() {
         let manager = manager();
         let (_connection, mut receiver) = manager.connect(Connect::all());
         let mut waves = pin!(manager.run_waves());
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_the_waves_wakes_who_still_waits() {
+    async fn dropped_waves_wake_the_writers_that_wait() {
         let manager = manager();
         let (_connection, mut receiver) = manager.connect(Connect::all());
         let woken = waits(&mut receiver);

@@ -1,4 +1,4 @@
-//! Who may use an endpoint: origin, token, places, and the client's address.
+//! Access to the endpoints: origins, tokens, free places, and the client's address.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -14,16 +14,16 @@ use crate::connection::Peer;
 use crate::shortened::shortened;
 use crate::topic::Subscription;
 
-/// What of a request decides who may do it.
+/// The parts of a request that decide about access.
 #[derive(Debug, Clone)]
 pub(super) struct Incoming {
     pub(super) headers: HeaderMap,
-    /// The query string, empty where there is none. It may hold a token: it is not logged.
+    /// The query string, or an empty text. Never log it: it may hold a token.
     pub(super) query: String,
     peer: Option<Peer>,
 }
 
-/// Passes every request.
+/// Extracts the parts; refuses no request.
 pub(super) fn incoming() -> impl Filter<Extract = (Incoming,), Error = Infallible> + Clone {
     warp::header::headers_cloned()
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
@@ -32,28 +32,28 @@ pub(super) fn incoming() -> impl Filter<Extract = (Incoming,), Error = Infallibl
 }
 
 impl Incoming {
-    /// The client's address, behind trusted proxies too.
+    /// The client's address, even behind trusted proxies.
     pub(super) fn address(&self, app: &App) -> Option<IpAddr> {
         self.peer.map(|Peer(peer)| app.config.trusted_proxies.client(peer.ip(), &self.headers))
     }
 
-    /// The client's address for the log, with its port where no proxy stands between.
+    /// The client's address for the log, with the port if the client connects without a proxy.
     pub(super) fn shown_peer(&self, app: &App) -> Option<String> {
         let (Peer(peer), client) = self.peer.zip(self.address(app))?;
         Some(if client == peer.ip().to_canonical() { peer.to_string() } else { client.to_string() })
     }
 
-    /// A header's value, where it is text.
+    /// The value of a header, if it is text.
     pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Whether the client already has what this entity tag names.
+    /// Whether `If-None-Match` lists this entity tag: the client has the content already.
     pub(super) fn holds(&self, etag: &str) -> bool {
         self.header(&IF_NONE_MATCH).is_some_and(|listed| matches(listed, etag))
     }
 
-    /// Refuses pages of other origins. Who is no browser says no origin, and passes.
+    /// Refuses pages of other origins. Requests without an `Origin` header (non-browsers) pass.
     pub(super) fn check_origin(&self, app: &App) -> Result<(), Refusal> {
         let Some(origin) = self.headers.get(ORIGIN) else { return Ok(()) };
         let origins = app.config.allowed_origins.as_ref().unwrap_or(&Origins::SameHost);
@@ -61,12 +61,11 @@ impl Incoming {
             return Ok(());
         }
         let shown = shortened(&String::from_utf8_lossy(origin.as_bytes()));
-        let detail =
-            format!("pages of '{shown}' may not connect: add the origin to allowed-origins (ODDSWIRE_ALLOWED_ORIGINS)");
+        let detail = format!("origin '{shown}' is not allowed: add it to allowed-origins (ODDSWIRE_ALLOWED_ORIGINS)");
         Err(Refusal::new(StatusCode::FORBIDDEN, "origin_forbidden", detail))
     }
 
-    /// What the request's token admits to; everything where no token is asked for.
+    /// What the request's token gives access to: everything, if the server requires no token.
     pub(super) fn access(&self, app: &App) -> Result<Access, Refusal> {
         let Some(verifier) = &app.verifier else { return Ok(Access::PUBLIC) };
         let access = self.token(app).ok_or(AccessError::Missing).and_then(|token| verifier.check(&token));
@@ -95,16 +94,16 @@ impl Incoming {
         bearer().or_else(in_query).or_else(in_cookie)
     }
 
-    /// The token of `Authorization: Bearer`.
+    /// The token in `Authorization: Bearer`.
     pub(super) fn bearer(&self) -> Option<&str> {
         let (scheme, token) = self.header(&AUTHORIZATION)?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     }
 
-    /// A place among the connections, for as long as the result lives.
+    /// Takes a place among the connections. Dropping the result frees it.
     pub(super) fn admit(&self, app: &App) -> Result<Admitted, Refusal> {
         if app.draining.is_cancelled() {
-            let detail = "the server is shutting down: another one takes connections";
+            let detail = "the server is shutting down: connect to another one";
             return Err(unavailable("draining", detail));
         }
         app.admission.admit(self.address(app)).map_err(|error| match error {
@@ -117,7 +116,7 @@ impl Incoming {
     }
 }
 
-/// Weak comparison (RFC 9110, section 13.1.2).
+/// Compares weakly (RFC 9110, section 13.1.2).
 fn matches(listed: &str, etag: &str) -> bool {
     listed.split(',').map(str::trim).any(|entry| entry == "*" || entry.strip_prefix("W/").unwrap_or(entry) == etag)
 }
@@ -126,7 +125,7 @@ fn unavailable(code: &'static str, detail: &str) -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with_header(RETRY_AFTER, "2")
 }
 
-/// Refuses subscriptions that the token does not allow, by name.
+/// Refuses subscriptions that the token does not allow, and names them.
 pub(super) fn check_allowed(access: &Access, asked: &[Subscription]) -> Result<(), Refusal> {
     let forbidden: Vec<Subscription> = asked.iter().filter(|asked| !access.covers(asked)).cloned().collect();
     if forbidden.is_empty() {
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_etag_matches_alone_in_a_list_weak_and_by_star() {
+    fn etag_matches_alone_in_a_list_weak_and_by_star() {
         let etag = "\"1-2\"";
         for listed in ["\"1-2\"", "W/\"1-2\"", "\"0-1\", \"1-2\"", "*"] {
             assert!(matches(listed, etag), "{listed}");

@@ -1,5 +1,5 @@
-//! The admin listener: metrics, health, and who is slow. It is for operators: no token, so it listens on the loopback
-//! interface unless it is told otherwise.
+//! The admin listener: metrics, health, and the list of connections, for operators. It requires no token, so it listens on
+//! the loopback interface by default.
 
 use std::convert::Infallible;
 
@@ -29,7 +29,7 @@ fn expose(app: &App) -> Response {
     response
 }
 
-/// The gauges, as they are now.
+/// The current values of the gauges.
 fn readings(app: &App) -> Vec<Reading> {
     let (overview, load) = (app.manager.overview(), app.manager.load());
     let plain = |name, help, value: usize| Reading { name, help, values: Values::Plain(value as u64) };
@@ -54,7 +54,7 @@ fn readings(app: &App) -> Vec<Reading> {
     readings
 }
 
-/// `GET /api/connections`: what an operator asks about clients, the slowest first.
+/// `GET /api/connections`: the connections, the one with the most queued bytes first.
 fn connections(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
     warp::path!("api" / "connections").and(get()).and(with(app)).map(|app: App| {
         let connections = app.manager.connections();

@@ -11,7 +11,7 @@ use crate::shortened::shortened;
 /// The first bytes of gzip (RFC 1952, section 2.3.1).
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-/// How a body is written.
+/// The format of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Json,
@@ -84,7 +84,7 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A 415 for a content coding names the codings that would be taken (RFC 9110, sections 12.5.3 and 15.5.16).
+/// Makes a 415 that names the content coding to use instead (RFC 9110, sections 12.5.3 and 15.5.16).
 fn compressed(detail: String) -> Refusal {
     let refusal = Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
     refusal.with_header(ACCEPT_ENCODING, "identity")

@@ -1,6 +1,6 @@
-//! `GET /` and `GET /console/…`: the console, a page that shows what goes on. Its files are part of the program.
+//! `GET /` and `GET /console/…`: the console, a page that shows topics and messages. Its files are part of the program.
 //!
-//! The page names its files, and they the API, relative to where it is: behind a proxy it works under a prefix, too.
+//! All URLs in the files are relative, so that the page works behind a proxy that adds a prefix.
 
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -13,17 +13,16 @@ use super::access::{Incoming, incoming};
 use super::docs::etag_of;
 use super::{App, get};
 
-/// What the page may do: load its own files, and talk to its own server. `'self'` is its `ws:` and `wss:` as well
-/// (Content Security Policy Level 3; Chromium 71, Firefox, Safari 16). Trusted Types make the browser
-/// refuse to take text as markup, whoever wrote it.
+/// The page may load its own files and connect to its own server. `'self'` includes `ws:` and `wss:` (Content Security
+/// Policy Level 3; Chromium 71, Firefox, Safari 16). Trusted Types forbid scripts to turn any text into markup.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// The page itself has no name: it is where the console is.
+/// The page itself has an empty name: it is served at `/`.
 const PAGE: &str = "";
 
-/// A file of the page.
+/// A file of the console.
 struct File {
     name: &'static str,
     content_type: &'static str,
@@ -95,7 +94,7 @@ fn respond(file: &'static File, incoming: &Incoming) -> Response {
     let headers = response.headers_mut();
     let etag = HeaderValue::from_str(&etag).expect("hexadecimal digits and quotes are a valid header value");
     headers.insert(ETAG, etag);
-    // Asked again each time, and answered with 304: a new version of the program is a new page at once.
+    // Browsers ask again each time, and mostly get a 304. So a new version of the program shows its new page at once.
     for (name, value) in [
         (CACHE_CONTROL, "no-cache"),
         (CONTENT_SECURITY_POLICY, POLICY),

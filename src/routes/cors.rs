@@ -1,6 +1,6 @@
-//! Cross-origin requests: what a browser needs to be told so that a page of an allowed origin may read the answers.
+//! Cross-origin requests: the headers that let a page of an allowed origin read the responses.
 //!
-//! The same list decides as for connecting (`allowed-origins`); the endpoints themselves refuse other origins.
+//! `allowed-origins` decides, as it does for connections. The endpoints themselves refuse other origins.
 
 use std::convert::Infallible;
 
@@ -15,7 +15,7 @@ use warp::{Filter, Rejection};
 use crate::auth::Origins;
 use crate::config::Config;
 
-/// The origin of the page that a request is from, and the host that it is for.
+/// The `Origin` and `Host` headers of a request.
 pub(super) struct Origin {
     origin: Option<HeaderValue>,
     host: Option<HeaderValue>,
@@ -26,8 +26,8 @@ pub(super) fn origin() -> impl Filter<Extract = (Origin,), Error = Infallible> +
         .map(|headers: HeaderMap| Origin { origin: headers.get(ORIGIN).cloned(), host: headers.get(HOST).cloned() })
 }
 
-/// Answers the question that a browser asks before some requests. The answer is the same for all: whether the page may
-/// ask at all stands in the header that [`allow`] adds.
+/// Answers preflight requests. The answer is the same for every origin: the header that [`allow`] adds says whether the
+/// origin is allowed.
 pub(super) fn preflight() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     let asked = warp::method().and(warp::header::headers_cloned()).and_then(|method, headers: HeaderMap| async move {
         let is_preflight = method == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
@@ -46,7 +46,7 @@ pub(super) fn preflight() -> impl Filter<Extract = (Response,), Error = Rejectio
     })
 }
 
-/// Lets the page read the response, where its origin is allowed.
+/// Adds the headers that let a page read the response, if its origin is allowed.
 pub(super) fn allow(origin: Origin, config: &Config, mut response: Response) -> Response {
     let Origin { origin: Some(origin), host } = origin else { return response };
     let origins = config.allowed_origins.as_ref().unwrap_or(&Origins::SameHost);

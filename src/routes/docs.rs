@@ -1,4 +1,4 @@
-//! `GET /api/docs/…`: what this server speaks, for programs that read such things, and a page that links it.
+//! `GET /api/docs/…`: the descriptions of the API (OpenAPI and AsyncAPI), and a page with links to them.
 
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
@@ -11,8 +11,8 @@ use warp::{Filter, Rejection};
 use super::access::{Incoming, incoming};
 use super::get;
 
-/// The page's links are relative, so that it also works under a prefix that a proxy takes away. `{base}` is where they
-/// begin: nothing where the page's own path ends with a slash.
+/// The links are relative, so that the page works behind a proxy that adds a prefix. `{base}` stands for the beginning of
+/// each link: it is empty if the page's own path ends with a slash.
 const PAGE: &str = "<!doctype html>
 <html lang=\"en\">
 <meta charset=\"utf-8\">
@@ -22,11 +22,11 @@ const PAGE: &str = "<!doctype html>
 <h1>oddswire: API</h1>
 <ul>
 <li><a href=\"{base}openapi.yaml\">openapi.yaml</a>: the HTTP endpoints (OpenAPI 3.1)
-<li><a href=\"{base}asyncapi.yaml\">asyncapi.yaml</a>: what is said over WebSocket and server-sent events (AsyncAPI 3)
+<li><a href=\"{base}asyncapi.yaml\">asyncapi.yaml</a>: the messages over WebSocket and server-sent events (AsyncAPI 3)
 </ul>
 ";
 
-/// RFC 9512.
+/// Media type of YAML (RFC 9512).
 const YAML: &str = "application/yaml";
 const HTML: &str = "text/html; charset=utf-8";
 
@@ -58,14 +58,14 @@ fn respond(incoming: &Incoming, content_type: &'static str, content: String) -> 
     };
     let headers = response.headers_mut();
     headers.insert(ETAG, HeaderValue::from_str(&etag).expect("hexadecimal digits and quotes are a valid header value"));
-    // Asked again each time: a new version of the program has new documents at once.
+    // Clients ask again each time, so a new version of the program serves its new documents at once.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-/// The same on every node that runs the same program.
+/// The entity tag of a content: the same on every node that runs the same version.
 pub(super) fn etag_of(content: &str) -> String {
     let mut etag = String::from("\"");
     for byte in &digest(&SHA256, content.as_bytes()).as_ref()[..8] {

@@ -1,6 +1,6 @@
-//! The messages in a publisher's body: all of them are checked before any is taken.
+//! Checks the messages in a publisher's body: all of them before any is published.
 //!
-//! A refusal names the first bad message, and where it is in the body. It never quotes `data`.
+//! A refusal names the first bad message and its place in the body. It never quotes `data`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,10 +23,10 @@ use crate::protocol::RESERVED_TYPES;
 use crate::shortened::shortened;
 use crate::topic::Topics;
 
-/// Longest `type`, in bytes.
+/// Bytes of a `type`, at most.
 const MAX_TYPE_BYTES: usize = 64;
 
-/// A message as a body has it.
+/// A message in a body.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a message object")]
 struct IncomingMessage<'a> {
@@ -40,7 +40,7 @@ struct IncomingMessage<'a> {
     expires_at: Option<Cow<'a, str>>,
 }
 
-/// A broadcast as a body has it.
+/// The body of a broadcast.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with 'type' and 'data'")]
 struct IncomingBroadcast<'a> {
@@ -50,13 +50,13 @@ struct IncomingBroadcast<'a> {
     data: &'a RawValue,
 }
 
-/// The shape of an object, for the errors about one.
+/// The rules for an object that errors name.
 struct Shape {
-    /// The error about a value that is not an object.
+    /// The error for any other JSON value.
     no_object: &'static str,
     /// Members that must be strings.
     strings: &'static [&'static str],
-    /// Members that may be null instead.
+    /// Those of them that may also be null.
     nullable: &'static [&'static str],
 }
 
@@ -66,11 +66,8 @@ const MESSAGE: Shape = Shape {
     nullable: &["key", "type", "expires_at"],
 };
 
-const BROADCAST: Shape = Shape {
-    no_object: "a broadcast must be an object with 'type' and 'data'",
-    strings: &["type"],
-    nullable: &[],
-};
+const BROADCAST: Shape =
+    Shape { no_object: "a broadcast must be an object with 'type' and 'data'", strings: &["type"], nullable: &[] };
 
 /// An error about a message, before its place in the body is known.
 struct MessageError {
@@ -86,7 +83,7 @@ impl From<Refusal> for MessageError {
 }
 
 impl MessageError {
-    /// An error of the JSON reader, which names a place in what it read.
+    /// An error of the JSON reader, with its place in the message.
     fn reading(code: &'static str, error: &serde_json::Error, detail: String) -> Self {
         let at = (error.line() > 0).then(|| (error.line(), error.column()));
         Self { refusal: Refusal::new(StatusCode::BAD_REQUEST, code, detail), at }
@@ -96,13 +93,16 @@ impl MessageError {
         Self::reading("invalid_json", error, format!("not JSON: {}", without_place(error)))
     }
 
-    /// Names the place in the body, of which `text` is a part. Publishers look for it there, not in the message.
+    /// Adds the place to the text of the error. `text` is the part of `body` that holds the message. Publishers look for
+    /// the place in the body, so lines and columns count from its beginning.
     fn in_body(self, body: &str, text: &str, format: Format) -> Refusal {
         let Self { mut refusal, at } = self;
         let before = &body.as_bytes()[..text.as_ptr().addr() - body.as_ptr().addr()];
         let first_line = memchr_iter(b'\n', before).count();
         let (line, column) = match at {
-            Some((1, column)) => (first_line + 1, before.len() - memrchr(b'\n', before).map_or(0, |at| at + 1) + column),
+            Some((1, column)) => {
+                (first_line + 1, before.len() - memrchr(b'\n', before).map_or(0, |at| at + 1) + column)
+            }
             Some((line, column)) => (first_line + line, column),
             None => (first_line + 1, 0),
         };
@@ -115,7 +115,7 @@ impl MessageError {
     }
 }
 
-/// The reader's words without the place, which counts from the beginning of the message.
+/// The reader's error without its place, which counts from the beginning of the message.
 fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
@@ -178,11 +178,11 @@ pub(super) fn parse(body: &[u8], format: Format, app: &App) -> Result<Vec<Draft>
         })
     };
     let drafts = messages.into_iter().enumerate().map(check).collect::<Result<_, _>>()?;
-    // An array breaks behind its last whole message, so a bad message before that is the first error.
+    // The place where an array breaks follows its complete messages, so an error in one of those comes first.
     broken.map_or(Ok(drafts), Err)
 }
 
-/// Whether a text goes on with another JSON value behind the first: most likely it is NDJSON.
+/// Whether a second JSON value follows the first. Then the text is most likely NDJSON.
 fn holds_several_values(text: &str) -> bool {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     matches!((values.next(), values.next()), (Some(Ok(_)), Some(Ok(_))))
@@ -247,7 +247,7 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str, shape: &Shape) -> Result<T, Mes
     }
 }
 
-/// The first member that must be a string and is something else. The reader's words would quote it.
+/// Names the first member that must be a string but has another type. The reader's own error would quote its value.
 fn wrong_type(text: &str, shape: &Shape) -> Option<String> {
     let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).ok()?;
     shape.strings.iter().find_map(|name| {
@@ -264,8 +264,8 @@ fn wrong_type(text: &str, shape: &Shape) -> Option<String> {
     })
 }
 
-/// Names a missing, unknown or repeated member, in the reader's words. A long name is cut, so that the reply is never as
-/// large as the request.
+/// Names a missing, unknown or repeated member, with the reader's own text. Cuts a long name, so that the response is
+/// never as large as the request.
 fn misfit(error: &serde_json::Error) -> MessageError {
     const SHOWN: usize = 150;
     // The reader quotes an unknown name as it is, line breaks included.

@@ -1,4 +1,4 @@
-//! The HTTP surface: warp filters, one file an endpoint, and the one place that turns a refusal into JSON.
+//! The HTTP endpoints: warp filters, one file for each endpoint. This file turns refusals into JSON responses.
 
 mod access;
 mod admin;
@@ -37,26 +37,26 @@ use crate::engine::{Engine, Readiness};
 use crate::manager::ConnectionManager;
 use crate::topic::Subscription;
 
-/// What the endpoints work with.
+/// What the endpoints need.
 #[derive(Clone)]
 pub struct App {
     /// The settings.
     pub config: Arc<Config>,
-    /// Who is connected.
+    /// The connection manager.
     pub manager: ConnectionManager,
-    /// Everybody who may publish; read anew on SIGHUP.
+    /// The publishers; replaced on SIGHUP.
     pub publishers: Arc<RwLock<Arc<Publishers>>>,
-    /// How fast each of them publishes, by name.
+    /// The publish rate of each publisher, by name.
     pub publish_rates: PublishRates,
-    /// Checks subscribers' tokens; `None` where they need none.
+    /// Checks subscribers' tokens; `None` if the server requires none.
     pub verifier: Option<Arc<Verifier>>,
-    /// Counts connections.
+    /// Limits the number of connections.
     pub admission: Admission,
-    /// Takes what is published.
+    /// The storage engine, which takes published messages.
     pub engine: Arc<dyn Engine>,
     /// Cancelled when the server begins to drain.
     pub draining: CancellationToken,
-    /// Owns the tasks of connections.
+    /// The tasks of connections.
     pub tasks: TaskTracker,
     /// The server's log.
     pub logger: Logger,
@@ -66,7 +66,7 @@ pub use self::admin::all as admin;
 pub use self::publish::PublishRates;
 
 impl App {
-    /// Refuses readers while there is nothing to serve.
+    /// Refuses requests while the engine is starting and has no state to serve.
     fn check_started(&self) -> Result<(), Refusal> {
         match self.engine.readiness() {
             Readiness::Ready | Readiness::Degraded(_) => Ok(()),
@@ -74,14 +74,14 @@ impl App {
         }
     }
 
-    /// Everybody who may publish now.
+    /// The current publishers.
     #[must_use]
     pub fn publishers(&self) -> Arc<Publishers> {
         Arc::clone(&self.publishers.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// All endpoints.
+/// All endpoints of the public listener.
 pub fn all(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
     let endpoints = endpoints(app);
     let config = Arc::clone(&app.config);
@@ -127,7 +127,7 @@ fn valid_host() -> impl Filter<Extract = (), Error = Rejection> + Clone {
         .untuple_one()
 }
 
-/// A request that is refused: what the client gets is `{"error":{"code","detail","index"}}`.
+/// The refusal of a request. Its response is `{"error":{"code","detail","index","topics"}}`.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     status: StatusCode,
@@ -149,7 +149,7 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
     }
 
-    /// The engine cannot take or give anything just now.
+    /// The engine is not available.
     fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "engine_unavailable", detail).with_header(RETRY_AFTER, "1")
     }
@@ -159,13 +159,13 @@ impl Refusal {
         self
     }
 
-    /// Says which message of a batch is meant, counted from 0.
+    /// Adds the index of the message that the refusal is about, from 0.
     fn at(mut self, index: usize) -> Self {
         self.index = Some(index);
         self
     }
 
-    /// Says which subscriptions are meant.
+    /// Adds the subscriptions that the refusal is about.
     fn naming(mut self, topics: Vec<Subscription>) -> Self {
         self.topics = topics;
         self
@@ -194,7 +194,7 @@ impl Refusal {
     }
 }
 
-/// Goes with a refusal's response to where it is counted.
+/// Carries the code of a refusal to the metrics, with its response.
 #[derive(Debug, Clone, Copy)]
 struct Refused(&'static str);
 
@@ -211,14 +211,14 @@ fn respond(result: Result<Response, Refusal>) -> Response {
     result.unwrap_or_else(Refusal::into_response)
 }
 
-/// Passes the given methods; another one is a 405 that says which there are.
+/// Passes the allowed methods. Answers others with 405 and `Allow`.
 fn method(allowed: &'static [Method], allow: &'static str) -> impl Filter<Extract = (), Error = Rejection> + Clone {
     warp::method()
         .and_then(move |method: Method| async move {
             if allowed.contains(&method) {
                 return Ok(());
             }
-            let detail = format!("{method} is not possible here: use {allow}");
+            let detail = format!("method {method} is not allowed here: use {allow}");
             Err(reject(
                 Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).with_header(ALLOW, allow),
             ))
@@ -226,7 +226,7 @@ fn method(allowed: &'static [Method], allow: &'static str) -> impl Filter<Extrac
         .untuple_one()
 }
 
-/// GET, and HEAD beside it.
+/// Passes GET and HEAD.
 fn get() -> impl Filter<Extract = (), Error = Rejection> + Clone {
     method(&[Method::GET, Method::HEAD], "GET, HEAD")
 }
@@ -242,16 +242,16 @@ fn with<T: Clone + Send + Sync + 'static>(
     warp::any().map(move || value.clone())
 }
 
-/// Turns a rejection into JSON. Filters of this module reject with a [`Refusal`]; no match at all is a 404.
+/// Turns a rejection into a JSON response. Filters of this module reject with a [`Refusal`]; no match at all is a 404.
 async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
     let refusal = match rejection.find::<Refusal>() {
         Some(refusal) => refusal.clone(),
         None if rejection.is_not_found() => {
-            let detail = "there is nothing at this path: see /api/ws, /api/sse, /api/publish, /api/broadcast, \
+            let detail = "unknown path: expected one of /api/ws, /api/sse, /api/publish, /api/broadcast, \
                           /api/topics, /api/docs/, /healthz and /readyz";
             Refusal::new(StatusCode::NOT_FOUND, "not_found", detail)
         }
-        None => Refusal::bad_request(format!("the request cannot be understood: {rejection:?}")),
+        None => Refusal::bad_request(format!("invalid request: {rejection:?}")),
     };
     Ok(refusal.into_response())
 }

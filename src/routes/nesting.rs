@@ -1,9 +1,9 @@
-//! How deeply a publisher's JSON may be nested.
+//! Counts how deeply a publisher's `data` is nested.
 //!
-//! The server passes `data` on without reading it, and clients read it with parsers that recurse: Python's ends at about
-//! 1,000 levels, and takes the client with it.
+//! The server passes `data` on without parsing it. Clients parse it, often with recursive parsers: Python's fails at about
+//! 1,000 levels, which ends the client.
 
-/// Arrays and objects that may stand inside each other in `data`.
+/// Arrays and objects inside each other in `data`, at most.
 pub(super) const MAX_LEVELS: usize = 128;
 
 /// The number of arrays and objects inside each other in a text that is valid JSON; 0 if it is too short for
@@ -29,7 +29,7 @@ pub(super) fn levels(json: &[u8]) -> usize {
     deepest
 }
 
-/// Where a string ends that has begun: brackets in it are text.
+/// The end of the string that begins before `at`. Brackets in a string are text.
 fn end_of_string(json: &[u8], mut at: usize) -> usize {
     while let Some(found) = json.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
         at += found + 1;
@@ -49,7 +49,7 @@ mod tests {
 
     use super::*;
 
-    /// By recursion, which is no danger here.
+    /// Counts the levels by recursion.
     fn levels_of(value: &Value) -> usize {
         match value {
             Value::Array(list) => 1 + list.iter().map(levels_of).max().unwrap_or(0),

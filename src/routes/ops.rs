@@ -1,4 +1,4 @@
-//! `GET /healthz` (alive) and `GET /readyz` (takes traffic), for orchestrators and load balancers.
+//! `GET /healthz` (the process lives) and `GET /readyz` (it takes traffic), for orchestrators and load balancers.
 
 use http::StatusCode;
 use serde_json::json as value;
@@ -14,8 +14,8 @@ pub(super) fn routes(app: &App) -> impl Filter<Extract = (Response,), Error = Re
     health.or(ready).unify()
 }
 
-/// Whether it takes traffic. With an engine that is degraded it does: clients get the state as it was, and what is new
-/// once it is there; all nodes are, where the broker is away, and one is better than none.
+/// Whether the server takes traffic. It also does with a degraded engine: clients get the last known state, and new messages
+/// later. If the broker is away, all nodes are degraded, and degraded nodes are better than none.
 pub(super) fn is_ready(app: &App) -> bool {
     !app.draining.is_cancelled() && !matches!(app.engine.readiness(), Readiness::Starting(_))
 }

@@ -1,4 +1,4 @@
-//! `POST /api/publish` and `POST /api/broadcast`: who may, how often, and what becomes of it.
+//! `POST /api/publish` and `POST /api/broadcast`: authorisation, rates, and the answers.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,8 +32,8 @@ pub(super) fn routes(app: &App) -> impl Filter<Extract = (Response,), Error = Re
     publish.or(broadcast).unify()
 }
 
-/// A disk that hangs would otherwise keep the request, and its batch, for ever.
-const TAKEN_WITHIN: Duration = Duration::from_secs(30);
+/// Longest wait for the engine. Without it a disk that hangs would hold the request and its batch forever.
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn answer(result: Result<Response, Refusal>, app: &App) -> Response {
     if let Err(refusal) = &result {
@@ -59,9 +59,9 @@ async fn publish(incoming: &Incoming, stream: impl BodyStream, app: &App) -> Res
         let detail = format!("the publisher '{}' may not publish to '{}'", publisher.name, draft.topic);
         return Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail).at(index));
     }
-    let taken = timeout(TAKEN_WITHIN, app.engine.publish(batch, key)).await.unwrap_or_else(|_| {
-        let what = format!("the engine has not answered within {} s", TAKEN_WITHIN.as_secs());
-        Err(PublishError::Unknown(what))
+    let taken = timeout(ENGINE_TIMEOUT, app.engine.publish(batch, key)).await.unwrap_or_else(|_| {
+        let reason = format!("the engine has not answered within {} s", ENGINE_TIMEOUT.as_secs());
+        Err(PublishError::Unknown(reason))
     })?;
     app.manager.metrics().publish_taken(&publisher.name, began.elapsed());
     debug!(app.logger, "publish.accepted"; "publisher" => &publisher.name, "messages" => taken.counts.accepted);
@@ -71,7 +71,8 @@ async fn publish(incoming: &Incoming, stream: impl BodyStream, app: &App) -> Res
 async fn broadcast(incoming: &Incoming, stream: impl BodyStream, app: &App) -> Result<Response, Refusal> {
     let publisher = authorise(incoming, app)?;
     if !publisher.is_unlimited() {
-        let detail = format!("the publisher '{}' is limited to topics: a broadcast is to all clients", publisher.name);
+        let detail =
+            format!("the publisher '{}' is limited to topics: a broadcast goes to all clients", publisher.name);
         return Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail));
     }
     Format::of(&incoming.headers, &[Format::Json])?;
@@ -81,7 +82,7 @@ async fn broadcast(incoming: &Incoming, stream: impl BodyStream, app: &App) -> R
     Ok(json(StatusCode::OK, &serde_json::json!({ "connections": connections })))
 }
 
-/// Finds the publisher of the bearer token; says which setting enables publishing where none does.
+/// Finds the publisher with the request's bearer token. If there are no publishers, the error names the setting.
 fn authorise(incoming: &Incoming, app: &App) -> Result<Publisher, Refusal> {
     incoming.check_origin(app)?;
     let publishers = app.publishers();
@@ -92,7 +93,7 @@ fn authorise(incoming: &Incoming, app: &App) -> Result<Publisher, Refusal> {
     let given = incoming.bearer();
     let Some(publisher) = given.and_then(|token| publishers.find(token)) else {
         let detail = if given.is_some() {
-            "the bearer token is that of no publisher"
+            "the bearer token belongs to no publisher"
         } else {
             "publishing needs the header 'Authorization: Bearer <token>'"
         };
@@ -103,12 +104,12 @@ fn authorise(incoming: &Incoming, app: &App) -> Result<Publisher, Refusal> {
     Ok(publisher.clone())
 }
 
-/// How fast each publisher publishes: publishers are few and configured.
+/// The publish rates of all publishers. They are configured, so the map stays small.
 #[derive(Debug, Clone, Default)]
 pub struct PublishRates(Arc<Mutex<HashMap<String, Bucket>>>);
 
 impl PublishRates {
-    /// Counts a request; one too many is a 429. 0 is no limit.
+    /// Counts a request, and refuses it with 429 if the rate is exceeded. A rate of 0 means no limit.
     fn take(&self, publisher: &str, per_second: usize) -> Result<(), Refusal> {
         let Some(rate) = u32::try_from(per_second).ok().filter(|rate| *rate > 0) else { return Ok(()) };
         let now = Instant::now();
@@ -123,7 +124,7 @@ impl PublishRates {
     }
 }
 
-/// The request's key, which is the publisher's own: others cannot ask for its answers.
+/// The request's `Idempotency-Key`. It includes the publisher's name, so that no other publisher gets its answers.
 fn idempotency_key(headers: &HeaderMap, publisher: &Publisher, body: &[u8]) -> Result<Option<IdempotencyKey>, Refusal> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = value.to_str().ok().filter(|key| (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len()));

@@ -1,4 +1,4 @@
-//! What a subscriber says in its query string: `topics`, `since`, `conflate_ms`.
+//! Reads a subscriber's query string: `topics`, `since`, `conflate_ms`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,9 +16,9 @@ use crate::topic::Subscription;
 
 /// Longest conflation window, in milliseconds.
 const MAX_CONFLATE_MS: u64 = 60_000;
-/// Unknown parameters that a client is told of: the first ones.
+/// The number of unknown parameters that a client is told about.
 const MAX_UNKNOWN: usize = 3;
-/// How alike an unknown name and a known one are before the known one is suggested; 1 is equal.
+/// A known name is suggested for an unknown one from this likeness on; 1 means equal.
 const LEAST_LIKENESS: f64 = 0.6;
 
 /// A subscriber's query.
@@ -27,12 +27,12 @@ pub(super) struct Query {
     subscriptions: Option<Vec<Subscription>>,
     pub(super) since: Option<Since>,
     conflate: Option<Duration>,
-    /// Parameters that are not known, each once.
+    /// Unknown parameters, without duplicates.
     pub(super) unknown: Vec<UnknownParameter>,
 }
 
 impl Query {
-    /// Reads a query string. Unknown parameters have no effect but are noted.
+    /// Reads a query string. Unknown parameters have no effect; the result lists them.
     pub(super) fn parse(query: &str) -> Result<Self, Refusal> {
         Self::read(query).map_err(Refusal::bad_request)
     }
@@ -62,8 +62,8 @@ impl Query {
         Ok(Self { subscriptions, since, conflate, unknown })
     }
 
-    /// What the manager is asked for, and the subscriptions whose topics are not configured. Who names no topics gets
-    /// all that the token allows; who names others is refused.
+    /// Makes the request to the manager, and lists the subscriptions to unknown topics. A query without topics gets all
+    /// that the token allows. One with topics that the token does not allow is refused.
     pub(super) fn connect(
         self,
         incoming: &Incoming,
@@ -80,7 +80,7 @@ impl Query {
         let asked = known.as_deref().unwrap_or_default();
         check_allowed(access, asked)?;
         let limit = app.manager.subscriptions_limit();
-        // One that is named twice is one.
+        // Count a subscription once even if the query repeats it.
         let distinct = asked.iter().collect::<BTreeSet<_>>().len();
         if distinct > limit {
             let error = TooManySubscriptions { asked: distinct, limit };
@@ -128,14 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn no_topics_are_all_topics() {
+    fn query_without_topics_means_all_topics() {
         for query in ["", "topics=", "topics=,+,", "other=1"] {
             assert_eq!(topics(query), None, "{query}");
         }
     }
 
     #[test]
-    fn the_window_is_0_to_60000_milliseconds() {
+    fn window_is_0_to_60000_milliseconds() {
         let conflate = |query: &str| Query::read(query).map(|query| query.conflate);
         assert_eq!(conflate("conflate_ms=0"), Ok(None));
         assert_eq!(conflate("conflate_ms=60000"), Ok(Some(Duration::from_mins(1))));
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_topic_or_position_names_its_parameter() {
+    fn error_about_a_value_names_its_parameter() {
         assert!(Query::read("topics=Odds").unwrap_err().starts_with("topics: topic 'Odds'"));
         assert!(Query::read("since=yesterday").unwrap_err().starts_with("since: 'yesterday'"));
     }

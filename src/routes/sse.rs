@@ -1,4 +1,4 @@
-//! `GET /api/sse`: the same messages as over WebSocket, as server-sent events.
+//! `GET /api/sse`: the messages as server-sent events.
 
 use std::time::{Duration, Instant};
 
@@ -24,9 +24,9 @@ use crate::metrics::{Tracked, Transport};
 use crate::outbox::{self, Outgoing, Receiver};
 use crate::protocol;
 
-/// A token that is good for longer ends no stream before this.
+/// The longest wait for a token to expire: a timer must not overflow.
 const MAX_WAIT: Duration = Duration::from_hours(24 * 365);
-/// Events gathered into one chunk of the response, about.
+/// Bytes of events in one chunk of the response, about.
 const CHUNK_BYTES: usize = 16 << 10;
 
 pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
@@ -37,7 +37,7 @@ pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rej
         .then(|incoming: Incoming, app: App| async move { respond(open(&incoming, &app).await) })
 }
 
-/// The position that an `EventSource` saw last: it comes with each of its reconnects.
+/// The last position that an `EventSource` has seen. It sends it with each reconnect.
 fn last_event_id(incoming: &Incoming) -> Result<Option<Since>, Refusal> {
     let Some(value) = incoming.headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
     let position = String::from_utf8_lossy(value.as_bytes()).parse();
@@ -49,7 +49,7 @@ async fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
     incoming.check_origin(app)?;
     let access = incoming.access(app)?;
     let mut query = Query::parse(&incoming.query)?;
-    // A reconnect repeats the query of the first connection; what it saw since counts more.
+    // A reconnect repeats the query of the first connection. Last-Event-ID is newer, so it overrides `since`.
     query.since = last_event_id(incoming)?.or(query.since);
     let unknown_parameters = std::mem::take(&mut query.unknown);
     let (connect, unknown) = query.connect(incoming, app, &access)?;
@@ -95,33 +95,33 @@ async fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
-    // nginx buffers responses unless it is told not to.
+    // Without this header nginx buffers the response.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     Ok(response)
 }
 
-/// One event stream. When the client goes away hyper drops it, and with it the registration.
+/// One event stream. When the client disconnects, hyper drops it, and the registration with it.
 struct Events {
     receiver: Receiver,
     connection: Connection,
     window: Option<(Duration, Moment)>,
-    /// When the client's token expires, and the stream with it.
+    /// When the client's token expires, which ends the stream.
     expires: Option<Moment>,
     _admitted: Admitted,
     comment_interval: Duration,
-    /// When a comment is sent unless something else was.
+    /// When the next comment is due. Each chunk postpones it.
     comment_due: Moment,
-    /// Messages of the chunk that is gathered, and when the log took the first live one.
+    /// Messages in the current chunk, and the timestamp of its first live message.
     chunk_messages: u64,
     oldest: Option<Timestamp>,
-    /// Bytes of the last chunk: they are on their way until hyper asks for the next one.
+    /// Bytes of the last chunk. They stay on the outbox's account until hyper asks for the next chunk.
     unsettled: usize,
     first: bool,
     then: Then,
     opened: Opened,
 }
 
-/// What a stream did, logged at its end.
+/// Counts what a stream sends, and logs it at the end.
 struct Opened {
     tracked: Tracked,
     started: Instant,
@@ -139,7 +139,7 @@ enum Then {
 }
 
 impl Events {
-    /// The next chunk.
+    /// Makes the next chunk; `None` ends the stream.
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         self.receiver.settle(std::mem::take(&mut self.unsettled));
         let mut chunk = Vec::new();
@@ -172,14 +172,14 @@ impl Events {
         Some((Ok(chunk.into()), self))
     }
 
-    /// How long to wait for an item: until a comment is due, the conflation window ends, or the token expires.
+    /// How long to wait for an item: until a comment is due, a conflation window ends, or the token expires.
     fn wait(&self) -> Duration {
         let window = self.window.map(|(_, end)| end);
         let ends = [Some(self.comment_due), window, self.expires].into_iter().flatten();
         ends.min().unwrap_or(self.comment_due).saturating_duration_since(Moment::now())
     }
 
-    /// Nothing came, so one of the ends of the wait has.
+    /// Handles the end of a wait without an item.
     fn waited(&mut self, chunk: &mut Vec<u8>) {
         let now = Moment::now();
         if let Some((length, end)) = &mut self.window
@@ -189,7 +189,7 @@ impl Events {
             self.connection.manager().end_window(self.connection.id());
         }
         if self.comment_due <= now {
-            // It shows both sides, and all in between, that the stream is alive.
+            // A comment shows both sides and the proxies between them that the stream is alive.
             chunk.extend_from_slice(b":\n\n");
         }
     }

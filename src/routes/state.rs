@@ -1,4 +1,4 @@
-//! `GET /api/topics/{topic}/state`: the latest message of every key, for those who want no stream.
+//! `GET /api/topics/{topic}/state`: the latest message of every key, for clients without a stream.
 
 use std::convert::Infallible;
 use std::io::Write as _;
@@ -17,7 +17,7 @@ use crate::message::{Message, Position, write_string};
 use crate::shortened::shortened;
 use crate::topic::{Key, Subscription, Topic};
 
-/// Items written into one chunk of the response, about, in bytes.
+/// Bytes of items in one chunk of the response, about.
 const CHUNK_BYTES: usize = 64 << 10;
 
 pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
@@ -64,7 +64,7 @@ fn etag_of(position: Position) -> String {
     format!("\"{position}\"")
 }
 
-/// Writes the body a chunk at a time: the messages are shared with the log, only a chunk exists twice.
+/// Writes the body one chunk at a time. The log shares the messages, so only one chunk is copied at a time.
 fn body(
     topic: &Topic,
     position: Position,

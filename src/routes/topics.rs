@@ -1,4 +1,4 @@
-//! `GET /api/topics`: who listens to what, and how much is kept.
+//! `GET /api/topics`: the topics, with their subscribers and the size of their logs.
 
 use http::StatusCode;
 use serde::Serialize;

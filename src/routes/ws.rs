@@ -1,8 +1,8 @@
-//! `GET /api/ws`: the handshake checks, then the upgrade taken over from hyper.
+//! `GET /api/ws`: checks the handshake, then takes the upgraded connection over from hyper.
 //!
 //! warp's own `ws()` gives each connection a read buffer of 128 KiB that becomes resident (measured: 140 KB per idle
-//! connection). Here the session gets the bare TCP stream and the bytes that came behind the handshake; hyper's buffer
-//! is freed with them.
+//! connection). Here the session gets the bare TCP stream and a copy of the bytes that came after the handshake, so that
+//! hyper's buffer is freed.
 
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -29,7 +29,7 @@ pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rej
         .map(|incoming: Incoming, on_upgrade, app: App| respond(open(&incoming, on_upgrade, &app)))
 }
 
-/// Checks the opening handshake (RFC 6455, section 4.2.1), who asks, and what for; then answers 101 and leaves the
+/// Checks the opening handshake (RFC 6455, section 4.2.1), the access and the query. Then answers 101 and hands the
 /// connection to a session.
 fn open(incoming: &Incoming, on_upgrade: Option<OnUpgrade>, app: &App) -> Result<Response, Refusal> {
     let accept = check(&incoming.headers)?;
@@ -68,14 +68,14 @@ fn check(headers: &HeaderMap) -> Result<String, Refusal> {
     }
 }
 
-/// Whether a header that is a list has this token, in any case.
+/// Whether a header that is a list contains this token, in upper or lower case.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
-/// 16 bytes in base64 are 22 characters and two of padding; the last character carries two bits of the last byte and
-/// four that are zero.
+/// Whether a key is 16 bytes in base64: 22 characters and two of padding. The last character carries two bits of the last
+/// byte and four zero bits.
 fn is_key(key: &[u8]) -> bool {
     let alphabet = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
     matches!(key, [digits @ .., last, b'=', b'='] if digits.len() == 21
@@ -99,17 +99,17 @@ async fn serve(wanted: Wanted, on_upgrade: OnUpgrade, app: App) {
     }
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
-        // The peer went away before it had the 101.
+        // The peer disconnected before it got the 101.
         Err(error) => return debug!(app.logger, "ws.upgrade_failed"; "error" => %error),
     };
     let Ok(parts) = upgraded.downcast::<Io>() else {
         return error!(app.logger, "ws.upgrade_failed"; "error" => "the connection is not of the server's type");
     };
-    // A copy: hyper's whole buffer would live as long as its last bytes.
+    // Copy the bytes: a reference would keep hyper's whole buffer.
     let early = parts.read_buf.to_vec();
     drop(parts.read_buf);
     let session = Session { stream: parts.io.into_inner().into_inner(), early, wanted };
-    // In tasks of its own: this one is as large as everything that led to the session.
+    // The session starts its own tasks. This task holds everything since the request, so it ends here.
     session.start(&app.manager, session_limits(&app.config), &app.tasks, &app.logger);
 }
 
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_16_bytes_in_base64() {
+    fn key_is_16_bytes_in_base64() {
         assert!(is_key(b"dGhlIHNhbXBsZSBub25jZQ=="));
         for bad in [
             &b"dGhlIHNhbXBsZSBub25jZQ="[..],

@@ -122,9 +122,8 @@ async fn data_of_128_levels_is_taken_and_of_129_refused() {
     for (content_type, before, after, index) in
         [(JSON, "", "", 0), (JSON, "[", "]", 0), (JSON, "[GOOD,", "]", 1), (LINES, "GOOD\n", "\n", 1)]
     {
-        let body = |data: &str| {
-            format!(r#"{before}{{"topic":"odds_updates","data":{data}}}{after}"#).replace("GOOD", GOOD)
-        };
+        let body =
+            |data: &str| format!(r#"{before}{{"topic":"odds_updates","data":{data}}}{after}"#).replace("GOOD", GOOD);
         for data in nested(128) {
             let answer = app.post("/api/publish", content_type, body(&data)).await;
             assert_eq!(answer.status, 200, "{}", answer.text);

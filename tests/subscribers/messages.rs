@@ -67,7 +67,7 @@ async fn type_of_64_bytes_is_accepted_and_invalid_types_are_refused() {
         assert_eq!(messages[0]["type"], kind);
     }
     for kind in ["", &"t".repeat(65), &format!("{}t", "é".repeat(32)), r"a\tb", r"\u007f"] {
-        let says = ["type '", "is not valid", "1 to 64 bytes without control characters"];
+        let says = ["invalid type '", "expected 1 to 64 bytes without control characters"];
         hub.refuses(JSON, message(&format!(r#""type":"{kind}""#)), (400, "invalid_message", Some(0), &says)).await;
     }
 }

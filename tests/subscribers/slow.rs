@@ -201,8 +201,7 @@ const WINDOW_OUTBOX: usize = 64 << 10;
 async fn large_state() -> App {
     let app = App::with(|config| config.outbox_bytes = WINDOW_OUTBOX).await;
     for first in (0..1000).step_by(100) {
-        let message =
-            |key: usize| json!({"topic": "odds_updates", "key": key.to_string(), "data": large(key)});
+        let message = |key: usize| json!({"topic": "odds_updates", "key": key.to_string(), "data": large(key)});
         app.publish(&json!((first..first + 100).map(message).collect::<Vec<Value>>())).await;
     }
     app
