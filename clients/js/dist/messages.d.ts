@@ -36,7 +36,7 @@ export type CatchUpMessage = {
     type: "catch_up";
     timestamp: Timestamp;
     data: {
-        /** An entry for each subscription, named as in `connection_ack`. */
+        /** An entry for each subscription, named as in `connection_ack`. Empty if no subscription is known. */
         topics: Record<string, CatchUpEntry>;
         /** Broadcasts that the client missed because it was too slow. Absent if it missed none. */
         broadcasts_skipped?: number;
@@ -116,7 +116,10 @@ export type ClientAuth = {
     /** A JSON Web Token. */
     token: string;
 };
-/** The query of both channels. The server ignores parameters that are not listed here. */
+/**
+ * The query of both channels. Other parameters have no effect. The server reports the first three of them in an `error`
+ * (`unknown_parameter`) after `connection_ack`.
+ */
 export type SubscriberQuery = {
     /**
      * Subscriptions, comma-separated. Absent or empty: all topics, or all that the token allows. An `error` after
@@ -131,7 +134,10 @@ export type SubscriberQuery = {
 };
 /** Where to begin. */
 export type Since = "now" | "snapshot" | Position;
-/** The publisher's data, byte for byte. `null` with a `key` means that the key is deleted. */
+/**
+ * The publisher's data, byte for byte: at most 128 nested arrays and objects. `null` with a `key` means that the key
+ * is deleted.
+ */
 export type Data = unknown;
 /** Any text except the types of the server's own messages. */
 export type PublishedType = string;
