@@ -20,14 +20,14 @@
 //!
 //! ```
 //! use oddswire::log::Log;
-//! use oddswire::manager::{Connect, ConnectionManager, Limits};
+//! use oddswire::manager::{Connect, ConnectionManager, ManagerLimits};
 //! use oddswire::message::Payload;
 //! use oddswire::topic::Topics;
 //!
 //! let topics: Topics = "scrape_progress,odds_updates".parse()?;
-//! let log = Log::new(1763849000000, &topics, oddswire::log::Limits::default());
+//! let log = Log::new(1763849000000, &topics, oddswire::log::LogLimits::default());
 //! let logger = slog::Logger::root(slog::Discard, slog::o!());
-//! let manager = ConnectionManager::new(topics.clone(), log, Limits::default(), logger);
+//! let manager = ConnectionManager::new(topics.clone(), log, ManagerLimits::default(), logger);
 //!
 //! let (connection, mut outbox) = manager.connect(Connect::to(vec!["odds_updates/8301".parse()?]));
 //! let ack = outbox.try_recv().unwrap();

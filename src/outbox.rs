@@ -115,7 +115,7 @@ struct Queue {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Channel {
     queue: Mutex<Queue>,
     limit: usize,
     /// The budget of all outboxes.
@@ -129,7 +129,7 @@ struct Shared {
     sender: AtomicWaker,
 }
 
-impl Shared {
+impl Channel {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // No code panics under this lock. If it did, the queue would still be consistent.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -150,13 +150,13 @@ impl Shared {
 /// The sending end of the channel. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Outbox {
-    shared: Arc<Shared>,
+    shared: Arc<Channel>,
 }
 
 /// The receiving end of the channel.
 #[derive(Debug)]
 pub struct Receiver {
-    shared: Arc<Shared>,
+    shared: Arc<Channel>,
     /// Items that were taken out together and not popped yet.
     taken: VecDeque<Outgoing>,
     /// Bytes that are written but still on the account.
@@ -166,7 +166,7 @@ pub struct Receiver {
 /// A channel whose account refuses messages above `limit` bytes, and counts in the budget.
 #[must_use]
 pub fn channel(limit: usize, budget: Arc<Budget>) -> (Outbox, Receiver) {
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(Channel {
         queue: Mutex::default(),
         limit,
         budget,

@@ -5,8 +5,8 @@
 
 use std::hint::black_box;
 
-use oddswire::log::{CatchUp, Limits as LogLimits, Log, Since, StepLimits, Style};
-use oddswire::manager::{Connect, Connection, ConnectionManager, Limits};
+use oddswire::log::{CatchUp, Log, LogLimits, Since, StepLimits, Style};
+use oddswire::manager::{Connect, Connection, ConnectionManager, ManagerLimits};
 use oddswire::message::{Draft, Message, Payload, Position, Timestamp};
 use oddswire::outbox::{self, Outgoing, Receiver};
 use oddswire::topic::{Subscription, Topics};
@@ -80,7 +80,7 @@ fn log() -> Log {
 }
 
 fn manager() -> ConnectionManager {
-    ConnectionManager::new(topics(), log(), Limits::default(), Logger::root(Discard, o!()))
+    ConnectionManager::new(topics(), log(), ManagerLimits::default(), Logger::root(Discard, o!()))
 }
 
 fn subscription(text: &str) -> Subscription {

@@ -13,7 +13,7 @@ use oddswire::admission::Admission;
 use oddswire::config::Config;
 use oddswire::engine::Memory;
 use oddswire::log::{self, Log};
-use oddswire::manager::{Connection, ConnectionManager, Limits};
+use oddswire::manager::{Connection, ConnectionManager, ManagerLimits};
 use oddswire::message::Frames;
 use oddswire::outbox::{self, Outgoing, Receiver};
 use oddswire::routes::{App, PublishRates};
@@ -30,7 +30,7 @@ pub const PUBLISH_TOKEN: &str = "a-token-of-the-fuzz-targets";
 /// The epoch of positions.
 pub const EPOCH: u64 = 1_763_849_000_000;
 /// The limits are small, so that the log drops messages.
-const LOG_LIMITS: log::Limits = log::Limits {
+const LOG_LIMITS: log::LogLimits = log::LogLimits {
     history_messages: 4,
     history_bytes: 1 << 16,
     history_age: Duration::from_hours(1),
@@ -63,7 +63,7 @@ fn config() -> Arc<Config> {
 pub fn manager() -> ConnectionManager {
     let config = config();
     let log = Log::new(EPOCH, &config.topics, LOG_LIMITS);
-    let limits = Limits {
+    let limits = ManagerLimits {
         outbox_bytes: config.outbox_bytes,
         memory_budget: config.memory_budget,
         subscriptions: config.subscriptions_per_connection,

@@ -193,8 +193,8 @@ fn new_epoch() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn log_limits(config: &Config) -> log::Limits {
-    log::Limits {
+fn log_limits(config: &Config) -> log::LogLimits {
+    log::LogLimits {
         history_messages: config.history_messages,
         history_bytes: config.history_bytes,
         history_age: config.history_age,
@@ -204,8 +204,8 @@ fn log_limits(config: &Config) -> log::Limits {
     }
 }
 
-fn manager_limits(config: &Config) -> manager::Limits {
-    manager::Limits {
+fn manager_limits(config: &Config) -> manager::ManagerLimits {
+    manager::ManagerLimits {
         outbox_bytes: config.outbox_bytes,
         memory_budget: config.memory_budget,
         subscriptions: config.subscriptions_per_connection,

@@ -123,7 +123,7 @@ pub struct CatchUp {
 
 /// Where the messages of a span come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum SpanSource {
     /// The history: every message.
     History,
     /// The state: the keys that changed after the cursor.
@@ -134,7 +134,7 @@ enum Source {
 
 /// Where a span begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
+enum SpanStart {
     /// After this offset of the log's epoch.
     Offset(u64),
     /// With the whole state, for a client that holds nothing, or only part of it. Skipped messages are counted from this
@@ -147,7 +147,7 @@ enum From {
 #[derive(Debug)]
 struct Span {
     subscription: Subscription,
-    from: From,
+    from: SpanStart,
     /// The client did not ask for this catch-up: announce it only if messages are skipped or lost.
     quiet: bool,
     /// Messages that an abandoned plan announced as skipped; `None` if the number is unknowable.
@@ -158,17 +158,17 @@ struct Span {
 /// How a span catches up, and how far it has come.
 #[derive(Debug)]
 struct Plan {
-    source: Source,
+    source: SpanSource,
     mode: Mode,
     cursor: u64,
     /// Keyless messages after this offset are handed out.
     keyless_from: u64,
-    tally: Tally,
+    tally: SpanTally,
 }
 
 /// Counts the messages that a span hands out and announces as skipped.
 #[derive(Debug, Clone, Copy)]
-struct Tally {
+struct SpanTally {
     /// Messages after this offset are counted.
     base: u64,
     handed_out: u64,
@@ -186,29 +186,31 @@ impl CatchUp {
     /// Adds a subscription that begins at `since`. Replaces an equal one.
     pub fn add(&mut self, subscription: Subscription, since: Since, log: &Log) {
         let (from, quiet) = match since {
-            Since::Now => (From::Offset(log.last), true),
-            Since::Snapshot => (From::Image(log.last), false),
-            Since::Position(at) if at.epoch == log.epoch && at.offset <= log.last => (From::Offset(at.offset), false),
-            Since::Position(_) => (From::Unknown, false),
+            Since::Now => (SpanStart::Offset(log.last), true),
+            Since::Snapshot => (SpanStart::Image(log.last), false),
+            Since::Position(at) if at.epoch == log.epoch && at.offset <= log.last => {
+                (SpanStart::Offset(at.offset), false)
+            }
+            Since::Position(_) => (SpanStart::Unknown, false),
         };
         self.push(subscription, from, quiet, log);
     }
 
     /// Adds a subscription that has everything up to the offset. `told` announces its mode even if nothing was skipped.
     pub fn add_after(&mut self, subscription: Subscription, offset: u64, told: bool, log: &Log) {
-        self.push(subscription, From::Offset(offset), !told, log);
+        self.push(subscription, SpanStart::Offset(offset), !told, log);
     }
 
-    fn push(&mut self, subscription: Subscription, from: From, quiet: bool, log: &Log) {
+    fn push(&mut self, subscription: Subscription, from: SpanStart, quiet: bool, log: &Log) {
         let replaced = self.take(&subscription);
         if let Some(replaced) = &replaced
-            && matches!(from, From::Image(_) | From::Unknown)
+            && matches!(from, SpanStart::Image(_) | SpanStart::Unknown)
         {
             self.hand_over(replaced, log);
         }
         // A client that has only part of the state gets the whole one, whatever `since` it asks for now.
         let partial = replaced.is_some_and(|span| span.is_partial_image());
-        let (from, quiet) = if partial { (From::Image(log.last), false) } else { (from, quiet) };
+        let (from, quiet) = if partial { (SpanStart::Image(log.last), false) } else { (from, quiet) };
         self.spans.push(Span::new(subscription, from, quiet));
     }
 
@@ -225,7 +227,7 @@ impl CatchUp {
             return self.hand_over(&gone, log);
         }
         for span in self.spans.iter_mut().filter(|span| span.subscription.overlaps(subscription)) {
-            *span = Span::new(span.subscription.clone(), From::Image(log.last), false);
+            *span = Span::new(span.subscription.clone(), SpanStart::Image(log.last), false);
         }
     }
 
@@ -252,12 +254,12 @@ impl CatchUp {
         for span in &mut self.spans {
             let from = match span.cursor() {
                 Some(offset) if epoch == log.epoch && offset <= log.last && !span.is_partial_image() => {
-                    From::Offset(offset)
+                    SpanStart::Offset(offset)
                 }
-                Some(_) if !span.is_partial_image() => From::Unknown,
-                _ => From::Image(log.last),
+                Some(_) if !span.is_partial_image() => SpanStart::Unknown,
+                _ => SpanStart::Image(log.last),
             };
-            let quiet = span.quiet && matches!(from, From::Offset(_));
+            let quiet = span.quiet && matches!(from, SpanStart::Offset(_));
             // The new log cannot count the messages that were announced as skipped.
             let told_before = span.told_before.filter(|_| span.plan.is_none());
             *span = Span { told_before, ..Span::new(span.subscription.clone(), from, quiet) };
@@ -274,7 +276,7 @@ impl CatchUp {
     pub fn restart(&mut self, style: Style, log: &Log) {
         self.style = style;
         for span in &mut self.spans {
-            *span = Span::new(span.subscription.clone(), From::Offset(log.last), true);
+            *span = Span::new(span.subscription.clone(), SpanStart::Offset(log.last), true);
         }
     }
 }
@@ -306,7 +308,7 @@ impl Log {
             Some(plan) if plan.holds(&span.subscription, topic) => return None,
             Some(plan) => {
                 let cursor = plan.cursor.max(plan.tally.base);
-                let from = if plan.is_partial_image() { From::Image(cursor) } else { From::Offset(cursor) };
+                let from = if plan.is_partial_image() { SpanStart::Image(cursor) } else { SpanStart::Offset(cursor) };
                 (from, plan.tally.surplus(&span.subscription, topic, cursor))
             }
         };
@@ -320,30 +322,32 @@ impl Log {
         told.then_some(announcement)
     }
 
-    fn decide(&self, subscription: &Subscription, from: From, style: Style, topic: &TopicLog) -> Plan {
-        let image = Source::Image { began: self.last };
+    fn decide(&self, subscription: &Subscription, from: SpanStart, style: Style, topic: &TopicLog) -> Plan {
+        let image = SpanSource::Image { began: self.last };
         let (source, base, cursor, keyless_from) = match from {
-            From::Image(base) => (image, base, 0, base),
-            From::Unknown if topic.is_keyless() => (Source::State, self.last, 0, 0),
-            From::Unknown => (image, self.last, 0, self.last),
-            From::Offset(at) if style == Style::Resume && topic.history_reaches(at) => (Source::History, at, at, at),
-            From::Offset(at) if topic.tombstones_reach(at) => (Source::State, at, at, at),
-            From::Offset(at) => (image, at, 0, at),
+            SpanStart::Image(base) => (image, base, 0, base),
+            SpanStart::Unknown if topic.is_keyless() => (SpanSource::State, self.last, 0, 0),
+            SpanStart::Unknown => (image, self.last, 0, self.last),
+            SpanStart::Offset(at) if style == Style::Resume && topic.history_reaches(at) => {
+                (SpanSource::History, at, at, at)
+            }
+            SpanStart::Offset(at) if topic.tombstones_reach(at) => (SpanSource::State, at, at, at),
+            SpanStart::Offset(at) => (image, at, 0, at),
         };
-        let tally = Tally { base, handed_out: 0, announced: None };
+        let tally = SpanTally { base, handed_out: 0, announced: None };
         let mut plan = Plan { source, mode: Mode::Replayed, cursor, keyless_from, tally };
         plan.tally.announced = match from {
-            From::Unknown => None,
-            _ if source == Source::History => Some(0),
+            SpanStart::Unknown => None,
+            _ if source == SpanSource::History => Some(0),
             _ => plan.skipped(subscription, topic, self.last),
         };
         plan.mode = match source {
-            Source::Image { .. } => Mode::Snapshot,
-            Source::History => Mode::Replayed,
-            Source::State if from == From::Unknown => Mode::Gap,
-            Source::State if !keyless_reach(subscription, topic, base) => Mode::Gap,
-            Source::State if style != Style::Resume && plan.tally.announced == Some(0) => Mode::Replayed,
-            Source::State => Mode::Conflated,
+            SpanSource::Image { .. } => Mode::Snapshot,
+            SpanSource::History => Mode::Replayed,
+            SpanSource::State if from == SpanStart::Unknown => Mode::Gap,
+            SpanSource::State if !keyless_reach(subscription, topic, base) => Mode::Gap,
+            SpanSource::State if style != Style::Resume && plan.tally.announced == Some(0) => Mode::Replayed,
+            SpanSource::State => Mode::Conflated,
         };
         plan
     }
@@ -417,7 +421,7 @@ fn silent(style: Style) -> Mode {
 }
 
 impl Span {
-    fn new(subscription: Subscription, from: From, quiet: bool) -> Self {
+    fn new(subscription: Subscription, from: SpanStart, quiet: bool) -> Self {
         Self { subscription, from, quiet, told_before: Some(0), plan: None }
     }
 
@@ -425,14 +429,14 @@ impl Span {
     fn cursor(&self) -> Option<u64> {
         match (&self.plan, self.from) {
             (Some(plan), _) => Some(plan.cursor),
-            (None, From::Offset(offset)) => Some(offset),
-            (None, From::Image(_) | From::Unknown) => None,
+            (None, SpanStart::Offset(offset)) => Some(offset),
+            (None, SpanStart::Image(_) | SpanStart::Unknown) => None,
         }
     }
 
     /// Moves the beginning to an earlier offset, unless the span has handed out messages or begins with the state.
     fn begin_earlier(&mut self, offset: u64, log: &Log) {
-        let From::Offset(begin) = self.from else { return };
+        let SpanStart::Offset(begin) = self.from else { return };
         if begin <= offset || self.cursor() != Some(begin) {
             return;
         }
@@ -440,7 +444,7 @@ impl Span {
             let topic = &log.topics[self.subscription.topic()];
             self.told_before = plan.tally.surplus(&self.subscription, topic, begin);
         }
-        self.from = From::Offset(offset);
+        self.from = SpanStart::Offset(offset);
     }
 
     fn is_partial_image(&self) -> bool {
@@ -452,27 +456,27 @@ impl Plan {
     /// Whether the log can still give the messages that were announced.
     fn holds(&self, subscription: &Subscription, topic: &TopicLog) -> bool {
         match self.source {
-            Source::History => topic.history_reaches(self.cursor),
-            Source::State => {
+            SpanSource::History => topic.history_reaches(self.cursor),
+            SpanSource::State => {
                 let keyless = self.mode == Mode::Gap || keyless_reach(subscription, topic, self.cursor);
                 keyless && topic.tombstones_reach(self.cursor)
             }
             // Deletions up to `began` are not needed, later ones are.
-            Source::Image { began } => topic.tombstones_reach(self.cursor.max(began)),
+            SpanSource::Image { began } => topic.tombstones_reach(self.cursor.max(began)),
         }
     }
 
     /// Whether the client has only part of the state. Later messages cannot be applied to that.
     fn is_partial_image(&self) -> bool {
-        matches!(self.source, Source::Image { began } if self.cursor < began)
+        matches!(self.source, SpanSource::Image { began } if self.cursor < began)
     }
 
     /// The next messages of the span, at most `count`.
     fn next<'a>(&self, subscription: &'a Subscription, topic: &'a TopicLog, count: usize) -> Vec<&'a Arc<Message>> {
         match self.source {
-            Source::History => return topic.replay(subscription, self.cursor).take(count).collect(),
-            Source::State => return topic.latest(subscription, self.cursor, self.keyless_from, count),
-            Source::Image { .. } => {}
+            SpanSource::History => return topic.replay(subscription, self.cursor).take(count).collect(),
+            SpanSource::State => return topic.latest(subscription, self.cursor, self.keyless_from, count),
+            SpanSource::Image { .. } => {}
         }
         let mut image: Vec<&Arc<Message>> = Vec::new();
         let mut cursor = self.cursor;
@@ -490,7 +494,7 @@ impl Plan {
 
     /// Whether a message of the state is handed out. Deletions up to the beginning of an image are not.
     fn hands_out(&self, message: &Message) -> bool {
-        !matches!(self.source, Source::Image { began } if message.is_deletion() && message.offset() <= began)
+        !matches!(self.source, SpanSource::Image { began } if message.is_deletion() && message.offset() <= began)
     }
 
     /// How many messages from the tally's base to `last` the plan leaves out, by the current state.
@@ -504,7 +508,7 @@ impl Plan {
     /// The messages up to the cursor that were neither handed out nor announced as skipped; `None` if there are none.
     fn missed(&self, subscription: &Subscription, topic: &TopicLog) -> Option<Missed> {
         let announced = self.tally.announced?;
-        if self.source == Source::History || self.cursor <= self.tally.base {
+        if self.source == SpanSource::History || self.cursor <= self.tally.base {
             return None;
         }
         let Some(missed) = topic.count(subscription, self.tally.base, self.cursor) else {
@@ -531,7 +535,7 @@ impl Missed {
     }
 }
 
-impl Tally {
+impl SpanTally {
     /// How many of the messages announced as skipped have offsets after the cursor. Negative if more messages up to the
     /// cursor were skipped than announced.
     fn surplus(&self, subscription: &Subscription, topic: &TopicLog, cursor: u64) -> Option<i64> {

@@ -20,15 +20,15 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use self::catch_up::{Announcement, CatchUp, Mode, Since, SinceError, Step, StepLimits, Style};
-pub use self::staging::{Entry, Staging};
+pub use self::staging::{LogEntry, Staging};
 use self::topic_log::TopicLog;
-pub use self::topic_log::{Change, Run, TopicFacts, TopicStats};
+pub use self::topic_log::{Change, OffsetRun, TopicFacts, TopicStats};
 use crate::message::{Draft, Message, Payload, Position, Timestamp};
 use crate::topic::{Key, Subscription, Topic, Topics};
 
 /// How much the log keeps of each topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct LogLimits {
     /// Messages in a topic's history, at most.
     pub history_messages: usize,
     /// Encoded bytes in a topic's history, at most.
@@ -43,7 +43,7 @@ pub struct Limits {
     pub suppress_unchanged: bool,
 }
 
-impl Default for Limits {
+impl Default for LogLimits {
     fn default() -> Self {
         Self {
             history_messages: 1000,
@@ -76,14 +76,14 @@ pub struct StateFull {
 pub struct Log {
     epoch: u64,
     last: u64,
-    limits: Limits,
+    limits: LogLimits,
     topics: BTreeMap<Topic, TopicLog>,
 }
 
 impl Log {
     /// An empty log. Its first message gets offset 1.
     #[must_use]
-    pub fn new(epoch: u64, topics: &Topics, limits: Limits) -> Self {
+    pub fn new(epoch: u64, topics: &Topics, limits: LogLimits) -> Self {
         let topics = topics.iter().map(|topic| (topic.clone(), TopicLog::default())).collect();
         Self { epoch, last: 0, limits, topics }
     }
@@ -94,7 +94,7 @@ impl Log {
     pub fn restore(
         last: Position,
         topics: &Topics,
-        limits: Limits,
+        limits: LogLimits,
         mut facts: BTreeMap<Topic, TopicFacts>,
         messages: impl IntoIterator<Item = Change>,
         now: Timestamp,

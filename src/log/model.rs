@@ -9,7 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use self::world::{EPOCH, LogEvent, World, event, limits, topics};
-use super::{Announcement, CatchUp, Limits, Mode, Since, Step, StepLimits, Style};
+use super::{Announcement, CatchUp, LogLimits, Mode, Since, Step, StepLimits, Style};
 use crate::message::{Message, Position};
 use crate::topic::{Key, Subscription, Topic};
 
@@ -401,7 +401,7 @@ proptest! {
 
 #[test]
 fn narrower_subscription_gets_what_a_dropped_one_still_lacked() {
-    let limits = Limits::default();
+    let limits = LogLimits::default();
     let publish = |data| LogEvent::Publish { topic: 0, key: Some(1), data, lives: None };
     let mut world = World::after(limits, &[publish(0)]);
     let [wide, narrow]: [Subscription; 2] = ["odds", "odds/1"].map(|text| text.parse().unwrap());

@@ -13,7 +13,7 @@ use crate::topic::{Key, Topic};
 
 /// One step of the sequence.
 #[derive(Debug, Clone)]
-pub enum Entry {
+pub enum LogEntry {
     /// A message with its position.
     Message(Change),
     /// A key gets another expiry. Its message stays the same.
@@ -35,7 +35,7 @@ pub enum Entry {
 #[derive(Debug)]
 pub struct Staging {
     position: Position,
-    entries: Vec<Entry>,
+    entries: Vec<LogEntry>,
     /// The index in `entries` of the latest message of a key or, without one, of its latest renewal.
     latest: HashMap<Topic, HashMap<Key, usize>>,
     /// The number of keys that the batches add, minus those that they delete.
@@ -51,13 +51,13 @@ impl Staging {
 
     /// The staged entries, in order.
     #[must_use]
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[LogEntry] {
         &self.entries
     }
 
     /// The staged entries, for [`Log::apply`].
     #[must_use]
-    pub fn into_entries(self) -> Vec<Entry> {
+    pub fn into_entries(self) -> Vec<LogEntry> {
         self.entries
     }
 
@@ -68,7 +68,7 @@ impl Staging {
     /// The latest message of a key, which may be a deletion: staged, or else in the log.
     fn held<'a>(&'a self, topic: &Topic, key: &Key, log: &'a TopicLog) -> Option<&'a Change> {
         match self.latest(topic, key).map(|at| &self.entries[at]) {
-            Some(Entry::Message(change)) => Some(change),
+            Some(LogEntry::Message(change)) => Some(change),
             _ => log.held(key),
         }
     }
@@ -86,11 +86,12 @@ impl Staging {
     fn renew(&mut self, topic: &Topic, key: &Key, expires_at: Option<Timestamp>, log: &TopicLog) {
         if let Some(at) = self.latest(topic, key) {
             match &mut self.entries[at] {
-                Entry::Message(change) if change.message.is_deletion() => {}
-                Entry::Message(Change { expires_at: renewed, .. }) | Entry::Renewed { expires_at: renewed, .. } => {
+                LogEntry::Message(change) if change.message.is_deletion() => {}
+                LogEntry::Message(Change { expires_at: renewed, .. })
+                | LogEntry::Renewed { expires_at: renewed, .. } => {
                     *renewed = expires_at;
                 }
-                Entry::Passed(_) => {}
+                LogEntry::Passed(_) => {}
             }
             return;
         }
@@ -100,7 +101,7 @@ impl Staging {
         {
             let (topic, key, offset) = (topic.clone(), key.clone(), held.message.offset());
             self.latest.entry(topic.clone()).or_default().insert(key.clone(), self.entries.len());
-            self.entries.push(Entry::Renewed { topic, key, offset, expires_at });
+            self.entries.push(LogEntry::Renewed { topic, key, offset, expires_at });
         }
     }
 
@@ -115,7 +116,7 @@ impl Staging {
             self.latest.entry(topic.clone()).or_default().insert(key.clone(), self.entries.len());
         }
         self.position = message.position();
-        self.entries.push(Entry::Message(change));
+        self.entries.push(LogEntry::Message(change));
     }
 }
 
@@ -158,22 +159,22 @@ impl Log {
     /// Applies an entry that already has its position, in order. Returns the message to deliver, if there is one.
     ///
     /// A message of a topic that is not configured only moves the position.
-    pub fn apply(&mut self, entry: Entry, now: Timestamp) -> Option<Arc<Message>> {
+    pub fn apply(&mut self, entry: LogEntry, now: Timestamp) -> Option<Arc<Message>> {
         match entry {
-            Entry::Message(change) => {
+            LogEntry::Message(change) => {
                 self.last = change.message.offset();
                 let topic = self.topics.get_mut(change.message.topic())?;
                 let message = Arc::clone(&change.message);
                 topic.insert(change, &self.limits, now);
                 Some(message)
             }
-            Entry::Renewed { topic, key, expires_at, .. } => {
+            LogEntry::Renewed { topic, key, expires_at, .. } => {
                 if let Some(topic) = self.topics.get_mut(&topic) {
                     topic.renew(&key, expires_at);
                 }
                 None
             }
-            Entry::Passed(offset) => {
+            LogEntry::Passed(offset) => {
                 self.last = offset;
                 None
             }
@@ -186,7 +187,7 @@ mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
-    use crate::log::Limits;
+    use crate::log::LogLimits;
     use crate::message::Payload;
 
     fn price(expires_at: Option<i64>) -> Draft {
@@ -199,7 +200,7 @@ mod tests {
     /// The expiry of the key after a batch that changes nothing else.
     fn renewed_by(batch: &[Draft]) -> Option<Timestamp> {
         let now = Timestamp::from_millis(0);
-        let mut log = Log::new(1, &"odds".parse().unwrap(), Limits::default());
+        let mut log = Log::new(1, &"odds".parse().unwrap(), LogLimits::default());
         log.append(&price(Some(10)), now);
         let mut staging = log.staging();
         assert_eq!(log.stage(&mut staging, batch, now), Ok(vec![true; batch.len()]));

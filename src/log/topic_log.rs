@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::Limits;
+use super::LogLimits;
 use crate::message::{Message, Payload, Timestamp};
 use crate::topic::{Key, Subscription};
 
@@ -44,7 +44,7 @@ pub struct Change {
 
 /// A run: consecutive offsets of one topic, `start..=end`. `before` counts the topic's earlier messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
+pub struct OffsetRun {
     /// The first offset.
     pub start: u64,
     /// The last offset.
@@ -70,7 +70,7 @@ pub struct TopicFacts {
     /// Messages up to this offset are in `runs`.
     pub counted_to: u64,
     /// The offsets of the topic's messages, the oldest run first.
-    pub runs: Vec<Run>,
+    pub runs: Vec<OffsetRun>,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +90,7 @@ pub(super) struct TopicLog {
     /// Offset of the newest deletion whose tombstone was dropped. The state is complete for cursors from here on.
     forgotten: u64,
     expiries: BTreeSet<(Timestamp, Key)>,
-    runs: VecDeque<Run>,
+    runs: VecDeque<OffsetRun>,
     /// Messages after this offset are counted. `counted_before` messages came up to it.
     counted_from: u64,
     counted_before: u64,
@@ -219,7 +219,7 @@ impl TopicLog {
         self.by_key.get(key)
     }
 
-    pub(super) fn insert(&mut self, change: Change, limits: &Limits, now: Timestamp) {
+    pub(super) fn insert(&mut self, change: Change, limits: &LogLimits, now: Timestamp) {
         let message = &change.message;
         self.note_run(message.offset());
         self.remember(Arc::clone(message));
@@ -278,7 +278,7 @@ impl TopicLog {
     }
 
     /// Brings history and tombstones within their bounds.
-    pub(super) fn prune(&mut self, limits: &Limits, now: Timestamp) {
+    pub(super) fn prune(&mut self, limits: &LogLimits, now: Timestamp) {
         let too_old = |message: &Message, age| message.timestamp().plus(age) < now;
         while let Some(oldest) = self.history.front() {
             let over = self.history.len() > limits.history_messages || self.history_bytes > limits.history_bytes;
@@ -459,7 +459,7 @@ impl TopicLog {
             Some(run) if run.end + 1 == offset => run.end = offset,
             last => {
                 let before = last.map_or(self.counted_before, |run| run.before + run.end - run.start + 1);
-                self.runs.push_back(Run { start: offset, end: offset, before });
+                self.runs.push_back(OffsetRun { start: offset, end: offset, before });
             }
         }
         if self.runs.len() > MAX_RUNS

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use slog::{info, warn};
 
-use super::registry::{Entry, Feed, State};
+use super::registry::{ConnectionEntry, DeliveryState, State};
 use super::{BUDGET_PARTS, ConnectionId, ConnectionManager};
 use crate::log::{CatchUp, Log, Style};
 use crate::message::Message;
@@ -59,8 +59,8 @@ impl ConnectionManager {
     }
 
     /// Leaves a connection behind that has everything up to the offset. Its writer will ask for the rest.
-    pub(super) fn fall_behind(&self, id: ConnectionId, entry: &mut Entry, log: &Log, offset: u64) {
-        let (Feed::Live, Some(fed)) = (&entry.feed, &entry.fed) else { return };
+    pub(super) fn fall_behind(&self, id: ConnectionId, entry: &mut ConnectionEntry, log: &Log, offset: u64) {
+        let (DeliveryState::Live, Some(fed)) = (&entry.feed, &entry.fed) else { return };
         self.shared.metrics.fell_behind();
         info!(self.shared.logger, "ws.slow"; "connection" => %id, "outbox_bytes" => entry.outbox.queued(),
             "offset" => offset);
@@ -110,12 +110,12 @@ impl ConnectionManager {
     }
 
     /// Takes back the live messages that a connection's writer has not taken yet. Returns `false` if there are none.
-    fn take_back(&self, id: ConnectionId, entry: &mut Entry, log: &Log) -> bool {
+    fn take_back(&self, id: ConnectionId, entry: &mut ConnectionEntry, log: &Log) -> bool {
         let Some(fed) = &entry.fed else { return false };
         let Some(offset) = entry.outbox.abandon(fed.since) else { return false };
         match &mut entry.feed {
-            Feed::Live => self.fall_behind(id, entry, log, offset),
-            Feed::Behind(catch_up) => catch_up.rewind(|subscription| offset.max(fed.began(subscription)), log),
+            DeliveryState::Live => self.fall_behind(id, entry, log, offset),
+            DeliveryState::Behind(catch_up) => catch_up.rewind(|subscription| offset.max(fed.began(subscription)), log),
         }
         true
     }

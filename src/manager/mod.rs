@@ -54,7 +54,7 @@ const BUDGET_PARTS: usize = 8;
 
 /// Limits of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct ManagerLimits {
     /// Bytes on their way to one client, at most.
     pub outbox_bytes: usize,
     /// Bytes on their way to all clients together, at most.
@@ -63,7 +63,7 @@ pub struct Limits {
     pub subscriptions: usize,
 }
 
-impl Default for Limits {
+impl Default for ManagerLimits {
     fn default() -> Self {
         Self { outbox_bytes: 1 << 20, memory_budget: 1 << 30, subscriptions: 100 }
     }
@@ -82,11 +82,11 @@ pub struct TooManySubscriptions {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Hub {
     /// Registry, index and log. They share one lock, so that a position means the same in all of them.
     state: Mutex<State>,
     topics: Topics,
-    limits: Limits,
+    limits: ManagerLimits,
     /// Notified when writers have to be woken with the next wave.
     published: Notify,
     /// Bytes in all outboxes.
@@ -98,18 +98,17 @@ struct Shared {
 /// Owns the connections, their subscriptions and the log. Cheap to clone: all clones share one state.
 #[derive(Debug, Clone)]
 pub struct ConnectionManager {
-    shared: Arc<Shared>,
+    shared: Arc<Hub>,
 }
 
 impl ConnectionManager {
     /// A manager without connections over the given log.
     #[must_use]
-    pub fn new(topics: Topics, log: Log, limits: Limits, logger: Logger) -> Self {
+    pub fn new(topics: Topics, log: Log, limits: ManagerLimits, logger: Logger) -> Self {
         info!(logger, "ws_manager_ready"; "topics" => %topics);
         let state = Mutex::new(State::new(log));
         let budget = Arc::new(Budget::new(limits.memory_budget));
-        let shared =
-            Shared { state, topics, limits, published: Notify::new(), budget, metrics: Arc::default(), logger };
+        let shared = Hub { state, topics, limits, published: Notify::new(), budget, metrics: Arc::default(), logger };
         Self { shared: Arc::new(shared) }
     }
 
@@ -288,9 +287,9 @@ mod tests {
     use super::*;
 
     /// A logger that panics when a client falls behind: in the middle of a delivery, under the manager's lock.
-    struct Faulty;
+    struct PanickingDrain;
 
-    impl Drain for Faulty {
+    impl Drain for PanickingDrain {
         type Ok = ();
         type Err = slog::Never;
 
@@ -303,9 +302,10 @@ mod tests {
     #[test]
     fn panic_in_a_delivery_closes_every_connection() {
         let topics: Topics = "odds_updates".parse().unwrap();
-        let log = Log::new(1, &topics, crate::log::Limits::default());
-        let limits = Limits { outbox_bytes: 400, ..Limits::default() };
-        let manager = ConnectionManager::new(topics.clone(), log, limits, Logger::root(Faulty.fuse(), slog::o!()));
+        let log = Log::new(1, &topics, crate::log::LogLimits::default());
+        let limits = ManagerLimits { outbox_bytes: 400, ..ManagerLimits::default() };
+        let manager =
+            ConnectionManager::new(topics.clone(), log, limits, Logger::root(PanickingDrain.fuse(), slog::o!()));
         let (_connection, mut receiver) = manager.connect(Connect::all());
         let publish = || {
             let data = serde_json::value::to_raw_value(&"x".repeat(100)).unwrap();

@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_json::value::to_raw_value;
 use slog::{Discard, Logger, o};
 
-use super::{Connect, Connection, ConnectionManager, Limits};
+use super::{Connect, Connection, ConnectionManager, ManagerLimits};
 use crate::log::{self, Log, Since};
 use crate::message::{Message, Payload};
 use crate::outbox::{self, Outgoing, Receiver};
@@ -152,9 +152,9 @@ proptest! {
         history_messages in 0..20usize,
     ) {
         let topic: Topic = "odds".parse().unwrap();
-        let limits = log::Limits { history_messages, ..log::Limits::default() };
+        let limits = log::LogLimits { history_messages, ..log::LogLimits::default() };
         let log = Log::new(1, &topic.to_string().parse().unwrap(), limits);
-        let limits = Limits { outbox_bytes, memory_budget: 4000, ..Limits::default() };
+        let limits = ManagerLimits { outbox_bytes, memory_budget: 4000, ..ManagerLimits::default() };
         let logger = Logger::root(Discard, o!());
         let manager = ConnectionManager::new(topic.to_string().parse().unwrap(), log, limits, logger);
         let mut clients: Vec<ModelClient> = (0..CLIENTS).map(|_| ModelClient::connect(&manager)).collect();
@@ -194,8 +194,8 @@ proptest! {
         outbox_bytes in prop::sample::select(vec![1200usize, 4000]),
     ) {
         let topic: Topic = "odds".parse().unwrap();
-        let limits = Limits { outbox_bytes, ..Limits::default() };
-        let log = Log::new(1, &topic.to_string().parse().unwrap(), log::Limits::default());
+        let limits = ManagerLimits { outbox_bytes, ..ManagerLimits::default() };
+        let log = Log::new(1, &topic.to_string().parse().unwrap(), log::LogLimits::default());
         let logger = Logger::root(Discard, o!());
         let manager = ConnectionManager::new(topic.to_string().parse().unwrap(), log, limits, logger);
         let publish = |key: usize, data: u32| {

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::registry::Entry;
+use super::registry::ConnectionEntry;
 use super::reports::{ConnectionFacts, Load, Overview, TopicCount};
 use super::{ConnectionId, ConnectionManager};
 use crate::message::{Message, Position};
@@ -16,7 +16,7 @@ impl ConnectionManager {
     pub fn connections(&self) -> Vec<ConnectionFacts> {
         let state = self.state();
         let last = state.log.position().offset;
-        let facts = |(id, entry): (&ConnectionId, &Entry)| ConnectionFacts {
+        let facts = |(id, entry): (&ConnectionId, &ConnectionEntry)| ConnectionFacts {
             id: id.to_string(),
             peer: entry.peer.as_deref().map(str::to_owned),
             subscriptions: entry.subscriptions.clone(),

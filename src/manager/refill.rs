@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::registry::{Fed, Feed, State};
+use super::registry::{DeliveryState, Fed, State};
 use super::{BUDGET_PARTS, ConnectionId, ConnectionManager};
 use crate::log::{StepLimits, Style};
 use crate::outbox::Outgoing;
@@ -28,7 +28,7 @@ impl ConnectionManager {
         let State { connections, log, .. } = &mut *state;
         let Some(entry) = connections.get_mut(&id) else { return };
         entry.refill_due = false;
-        let Feed::Behind(catch_up) = &mut entry.feed else { return };
+        let DeliveryState::Behind(catch_up) = &mut entry.feed else { return };
         entry.fed = None;
 
         let step = log.step(catch_up, self.step_limits());
@@ -55,7 +55,7 @@ impl ConnectionManager {
         if entry.conflate {
             catch_up.restart(Style::Window, log);
         } else {
-            entry.feed = Feed::Live;
+            entry.feed = DeliveryState::Live;
             entry.fed = Some(Fed::from(log.position().offset));
             entry.outbox.set_fed(true);
         }
@@ -65,7 +65,7 @@ impl ConnectionManager {
     /// most one waits: a client that reads more slowly than its windows end gets fewer steps, not a longer queue.
     pub fn end_window(&self, id: ConnectionId) {
         if let Some(entry) = self.state().connections.get_mut(&id)
-            && matches!(entry.feed, Feed::Behind(_))
+            && matches!(entry.feed, DeliveryState::Behind(_))
         {
             entry.ask_for_refill();
         }

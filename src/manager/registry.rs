@@ -16,11 +16,11 @@ use crate::protocol;
 use crate::topic::Subscription;
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ConnectionEntry {
     pub(super) outbox: Outbox,
     /// Sorted, without duplicates. A connection has few, so a list is enough.
     pub(super) subscriptions: Vec<Subscription>,
-    pub(super) feed: Feed,
+    pub(super) feed: DeliveryState,
     /// The live messages that may still be queued. `None` once a catch-up has handed out its first step.
     pub(super) fed: Option<Fed>,
     /// Whether the client gets conflation windows instead of live messages.
@@ -39,7 +39,7 @@ pub(super) struct Entry {
 
 /// Whether a connection gets messages as they are published, or catches up.
 #[derive(Debug)]
-pub(super) enum Feed {
+pub(super) enum DeliveryState {
     Live,
     Behind(Box<CatchUp>),
 }
@@ -76,7 +76,7 @@ impl Fed {
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) connections: HashMap<ConnectionId, Entry>,
+    pub(super) connections: HashMap<ConnectionId, ConnectionEntry>,
     pub(super) index: Index,
     pub(super) log: Log,
     /// Do not search for bytes to take back before all outboxes together exceed this.
@@ -118,10 +118,10 @@ impl State {
         for subscription in &subscriptions {
             self.index.add(id, outbox, subscription);
         }
-        let mut entry = Entry {
+        let mut entry = ConnectionEntry {
             outbox: outbox.clone(),
             subscriptions,
-            feed: Feed::Live,
+            feed: DeliveryState::Live,
             fed: Some(Fed::from(self.log.position().offset)),
             conflate,
             told: false,
@@ -180,14 +180,14 @@ impl State {
                 fed.later.push((new.clone(), offset));
             }
         }
-        if matches!(entry.feed, Feed::Live) && since != Since::Now {
+        if matches!(entry.feed, DeliveryState::Live) && since != Since::Now {
             let mut catch_up = CatchUp::new(Style::Resume);
             for held in before {
                 catch_up.add_after(held, offset, false, &self.log);
             }
             entry.leave_behind(catch_up);
         }
-        if let Feed::Behind(catch_up) = &mut entry.feed {
+        if let DeliveryState::Behind(catch_up) = &mut entry.feed {
             for new in begins {
                 catch_up.add(new, since, &self.log);
             }
@@ -204,7 +204,7 @@ impl State {
             if let Some(fed) = &mut entry.fed {
                 fed.leave(subscription);
             }
-            if let Feed::Behind(catch_up) = &mut entry.feed {
+            if let DeliveryState::Behind(catch_up) = &mut entry.feed {
                 catch_up.remove(subscription, &self.log);
             }
             if !entry.subscriptions.iter().any(|held| held.topic() == subscription.topic()) {
@@ -216,17 +216,17 @@ impl State {
     }
 }
 
-impl Entry {
+impl ConnectionEntry {
     /// The offset up to which the catch-up has come; `None` for a live connection.
     pub(super) fn cursor(&self) -> Option<u64> {
         match &self.feed {
-            Feed::Live => None,
-            Feed::Behind(catch_up) => catch_up.cursor(),
+            DeliveryState::Live => None,
+            DeliveryState::Behind(catch_up) => catch_up.cursor(),
         }
     }
 
     pub(super) fn leave_behind(&mut self, catch_up: CatchUp) {
-        self.feed = Feed::Behind(Box::new(catch_up));
+        self.feed = DeliveryState::Behind(Box::new(catch_up));
         self.outbox.set_fed(false);
         self.ask_for_refill();
     }

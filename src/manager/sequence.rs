@@ -5,8 +5,8 @@
 use slog::warn;
 
 use super::ConnectionManager;
-use super::registry::{Feed, State};
-use crate::log::{CatchUp, Entry, Log, Since, Style};
+use super::registry::{DeliveryState, State};
+use crate::log::{CatchUp, Log, LogEntry, Since, Style};
 use crate::message::{Draft, Timestamp};
 
 impl ConnectionManager {
@@ -21,7 +21,7 @@ impl ConnectionManager {
     }
 
     /// Applies entries that already have their positions, in order, and delivers their messages.
-    pub fn apply(&self, entries: impl IntoIterator<Item = Entry>) {
+    pub fn apply(&self, entries: impl IntoIterator<Item = LogEntry>) {
         let now = Timestamp::now();
         let mut state = self.state();
         for entry in entries {
@@ -49,8 +49,8 @@ impl ConnectionManager {
             "connections" => connections.len());
         for entry in connections.values_mut() {
             match &mut entry.feed {
-                Feed::Behind(catch_up) => catch_up.transfer(before.epoch, log),
-                Feed::Live => {
+                DeliveryState::Behind(catch_up) => catch_up.transfer(before.epoch, log),
+                DeliveryState::Live => {
                     let mut catch_up = CatchUp::new(Style::Resume);
                     for subscription in &entry.subscriptions {
                         catch_up.add(subscription.clone(), Since::Position(before), log);

@@ -89,7 +89,7 @@ mod tests {
     use slog::{Discard, Logger, o};
 
     use super::super::due::EARLY_BYTES;
-    use super::super::{Connect, Limits};
+    use super::super::{Connect, ManagerLimits};
     use super::*;
     use crate::log::{self, Log};
     use crate::message::{Draft, Payload};
@@ -97,9 +97,9 @@ mod tests {
     use crate::topic::Topics;
 
     #[derive(Default)]
-    struct Woken(AtomicBool);
+    struct WakeFlag(AtomicBool);
 
-    impl Wake for Woken {
+    impl Wake for WakeFlag {
         fn wake(self: Arc<Self>) {
             self.0.store(true, Ordering::Relaxed);
         }
@@ -107,8 +107,8 @@ mod tests {
 
     fn manager() -> ConnectionManager {
         let topics: Topics = "odds_updates".parse().unwrap();
-        let log = Log::new(1, &topics, log::Limits::default());
-        ConnectionManager::new(topics, log, Limits::default(), Logger::root(Discard, o!()))
+        let log = Log::new(1, &topics, log::LogLimits::default());
+        ConnectionManager::new(topics, log, ManagerLimits::default(), Logger::root(Discard, o!()))
     }
 
     fn publish(manager: &ConnectionManager) {
@@ -117,8 +117,8 @@ mod tests {
     }
 
     /// Drains the outbox as a waiting writer has done. The flag is set when the writer is woken.
-    fn waits(receiver: &mut Receiver) -> Arc<Woken> {
-        let woken = Arc::new(Woken::default());
+    fn waits(receiver: &mut Receiver) -> Arc<WakeFlag> {
+        let woken = Arc::new(WakeFlag::default());
         while receiver.try_recv().is_some() {}
         let waker = Waker::from(Arc::clone(&woken));
         assert!(pin!(receiver.ready()).poll(&mut Context::from_waker(&waker)).is_pending());

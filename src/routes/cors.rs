@@ -16,14 +16,16 @@ use crate::auth::Origins;
 use crate::config::Config;
 
 /// The `Origin` and `Host` headers of a request.
-pub(super) struct Origin {
+pub(super) struct RequestOrigin {
     origin: Option<HeaderValue>,
     host: Option<HeaderValue>,
 }
 
-pub(super) fn origin() -> impl Filter<Extract = (Origin,), Error = Infallible> + Clone {
-    warp::header::headers_cloned()
-        .map(|headers: HeaderMap| Origin { origin: headers.get(ORIGIN).cloned(), host: headers.get(HOST).cloned() })
+pub(super) fn origin() -> impl Filter<Extract = (RequestOrigin,), Error = Infallible> + Clone {
+    warp::header::headers_cloned().map(|headers: HeaderMap| RequestOrigin {
+        origin: headers.get(ORIGIN).cloned(),
+        host: headers.get(HOST).cloned(),
+    })
 }
 
 /// Answers preflight requests. The answer is the same for every origin: the header that [`allow`] adds says whether the
@@ -47,8 +49,8 @@ pub(super) fn preflight() -> impl Filter<Extract = (Response,), Error = Rejectio
 }
 
 /// Adds the headers that let a page read the response, if its origin is allowed.
-pub(super) fn allow(origin: Origin, config: &Config, mut response: Response) -> Response {
-    let Origin { origin: Some(origin), host } = origin else { return response };
+pub(super) fn allow(origin: RequestOrigin, config: &Config, mut response: Response) -> Response {
+    let RequestOrigin { origin: Some(origin), host } = origin else { return response };
     let origins = config.allowed_origins.as_ref().unwrap_or(&Origins::SameHost);
     let host = host.as_ref().and_then(|host| host.to_str().ok());
     let allowed = origin.to_str().is_ok_and(|origin| origins.allow(origin, host));

@@ -1,4 +1,4 @@
-//! `GET /api/docs/…`: the descriptions of the API (OpenAPI and AsyncAPI), and a page with links to them.
+//! `GET /api/docs/…`: the descriptions of the API for programs, and a page with links to them.
 
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};

@@ -173,7 +173,7 @@ impl Refusal {
 
     fn into_response(self) -> Response {
         #[derive(Serialize)]
-        struct Error<'a> {
+        struct ErrorFields<'a> {
             code: &'a str,
             detail: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -182,11 +182,12 @@ impl Refusal {
             topics: &'a [Subscription],
         }
         #[derive(Serialize)]
-        struct Body<'a> {
-            error: Error<'a>,
+        struct ErrorBody<'a> {
+            error: ErrorFields<'a>,
         }
-        let body =
-            Body { error: Error { code: self.code, detail: &self.detail, index: self.index, topics: &self.topics } };
+        let body = ErrorBody {
+            error: ErrorFields { code: self.code, detail: &self.detail, index: self.index, topics: &self.topics },
+        };
         let mut response = json(self.status, &body);
         response.headers_mut().extend(self.headers);
         response.extensions_mut().insert(Refused(self.code));

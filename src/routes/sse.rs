@@ -88,7 +88,7 @@ async fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
         oldest: None,
         unsettled: 0,
         first: true,
-        then: Then::Continue,
+        then: ChunkEnd::Continue,
         opened,
     };
     let mut response = warp::reply::stream(stream::unfold(events, Events::next)).into_response();
@@ -117,7 +117,7 @@ struct Events {
     /// Bytes of the last chunk. They stay on the outbox's account until hyper asks for the next chunk.
     unsettled: usize,
     first: bool,
-    then: Then,
+    then: ChunkEnd,
     opened: Opened,
 }
 
@@ -132,7 +132,7 @@ struct Opened {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Then {
+enum ChunkEnd {
     Continue,
     Refill,
     End,
@@ -144,13 +144,13 @@ impl Events {
         self.receiver.settle(std::mem::take(&mut self.unsettled));
         let mut chunk = Vec::new();
         while chunk.is_empty() {
-            match std::mem::replace(&mut self.then, Then::Continue) {
-                Then::Continue => {}
-                Then::Refill => {
+            match std::mem::replace(&mut self.then, ChunkEnd::Continue) {
+                ChunkEnd::Continue => {}
+                ChunkEnd::Refill => {
                     self.receiver.give_back();
                     self.connection.manager().refill(self.connection.id());
                 }
-                Then::End => return None,
+                ChunkEnd::End => return None,
             }
             if self.expires.is_some_and(|expires| expires <= Moment::now()) {
                 self.opened.reason = Close::TokenExpired.row().label;
@@ -202,10 +202,10 @@ impl Events {
         let mut next = self.receiver.pop();
         while let Some(item) = next {
             match &item {
-                Outgoing::Refill => return self.then = Then::Refill,
+                Outgoing::Refill => return self.then = ChunkEnd::Refill,
                 Outgoing::Close(close) => {
                     self.opened.reason = close.row().label;
-                    return self.then = Then::End;
+                    return self.then = ChunkEnd::End;
                 }
                 Outgoing::Message(message) => {
                     self.chunk_messages += 1;

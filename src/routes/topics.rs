@@ -12,13 +12,13 @@ use crate::message::Position;
 use crate::topic::Topic;
 
 #[derive(Serialize)]
-struct Body {
+struct TopicList {
     connections: usize,
-    topics: Vec<Entry>,
+    topics: Vec<TopicRow>,
 }
 
 #[derive(Serialize)]
-struct Entry {
+struct TopicRow {
     name: String,
     subscribers: usize,
     keys: usize,
@@ -38,12 +38,12 @@ fn list(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
     incoming.check_origin(app)?;
     incoming.access(app)?;
     let Overview { connections, topics, position } = app.manager.overview();
-    let entry = |(topic, count): (Topic, TopicCount)| Entry {
+    let entry = |(topic, count): (Topic, TopicCount)| TopicRow {
         name: topic.to_string(),
         subscribers: count.subscribers,
         keys: count.kept.keys,
         history: count.kept.history,
         position,
     };
-    Ok(json(StatusCode::OK, &Body { connections, topics: topics.into_iter().map(entry).collect() }))
+    Ok(json(StatusCode::OK, &TopicList { connections, topics: topics.into_iter().map(entry).collect() }))
 }

@@ -18,7 +18,7 @@ use super::{App, Refusal, method, respond, with};
 use crate::config::Config;
 use crate::connection::Io;
 use crate::log::Since;
-use crate::session::{Limits, Session, Wanted};
+use crate::session::{Session, SessionLimits, Wanted};
 
 pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
     warp::path!("api" / "ws")
@@ -113,8 +113,8 @@ async fn serve(wanted: Wanted, on_upgrade: OnUpgrade, app: App) {
     session.start(&app.manager, session_limits(&app.config), &app.tasks, &app.logger);
 }
 
-fn session_limits(config: &Config) -> Limits {
-    Limits {
+fn session_limits(config: &Config) -> SessionLimits {
+    SessionLimits {
         client_message_bytes: config.client_message_bytes,
         client_messages_per_second: u32::try_from(config.client_messages_per_second).unwrap_or(u32::MAX),
         ping_interval: config.ping_interval,

@@ -34,7 +34,7 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
 /// A session's bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct SessionLimits {
     /// Longest message a client may send.
     pub client_message_bytes: usize,
     /// Messages a second that a client may send, with bursts of twice as many.
@@ -107,7 +107,7 @@ impl fmt::Display for End {
 
 impl Session {
     /// Registers the connection and starts its two tasks.
-    pub fn start(self, manager: &ConnectionManager, limits: Limits, tasks: &TaskTracker, logger: &Logger) {
+    pub fn start(self, manager: &ConnectionManager, limits: SessionLimits, tasks: &TaskTracker, logger: &Logger) {
         let Self { stream, early, wanted } = self;
         let Wanted { admitted, access, verifier, connect, unknown, unknown_parameters } = wanted;
         let (read_half, write_half) = stream.into_split();

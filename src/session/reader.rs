@@ -15,7 +15,7 @@ use tungstenite::protocol::Message;
 
 use super::inbound::{Inbound, Pipe, TooManyFragments};
 use super::requests::Requests;
-use super::{End, Limits};
+use super::{End, SessionLimits};
 use crate::close::Close;
 use crate::manager::Connection;
 use crate::message::{Frames, Opcode};
@@ -25,7 +25,7 @@ pub(super) struct Reader {
     socket: OwnedReadHalf,
     /// `None` until the client sends something.
     inbound: Option<Box<Inbound>>,
-    limits: Limits,
+    limits: SessionLimits,
     requests: Requests,
     /// When the client last sent bytes.
     heard: Instant,
@@ -40,7 +40,7 @@ impl Reader {
     pub(super) fn new(
         socket: OwnedReadHalf,
         early: Vec<u8>,
-        limits: Limits,
+        limits: SessionLimits,
         requests: Requests,
         logger: Logger,
     ) -> Self {

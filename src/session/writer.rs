@@ -287,7 +287,7 @@ mod tests {
     use tokio::runtime::Builder;
     use tokio_util::task::TaskTracker;
 
-    use super::super::{Limits, Session, Wanted};
+    use super::super::{Session, SessionLimits, Wanted};
     use super::SCRATCH;
     use crate::admission::Admission;
     use crate::auth::Access;
@@ -295,7 +295,7 @@ mod tests {
     use crate::manager::{self, Connect, ConnectionManager};
     use crate::message::Payload;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: SessionLimits = SessionLimits {
         client_message_bytes: 1 << 10,
         client_messages_per_second: 1,
         ping_interval: std::time::Duration::from_hours(1),
@@ -313,9 +313,9 @@ mod tests {
     impl Stage {
         fn set(places: usize) -> Self {
             let topics = "odds_updates".parse().unwrap();
-            let log = Log::new(1, &topics, log::Limits::default());
+            let log = Log::new(1, &topics, log::LogLimits::default());
             let logger = Logger::root(Discard, o!());
-            let manager = ConnectionManager::new(topics, log, manager::Limits::default(), logger);
+            let manager = ConnectionManager::new(topics, log, manager::ManagerLimits::default(), logger);
             Self { manager, admission: Admission::new(places, 0), tasks: TaskTracker::new() }
         }
 

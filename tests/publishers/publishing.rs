@@ -161,10 +161,10 @@ async fn error_names_its_place_in_the_body() {
     let cases = [
         (LINES, format!("\n\n{GOOD}\r\n\n  {broken}"), 1, "not JSON: expected value at line 5 column 34"),
         (LINES, format!("\n{GOOD}\n\n{unknown}\n"), 1, "odds_updates (line 4 of the body)"),
-        (LINES, format!("\n{{\"data\":1}}\n"), 0, "missing field `topic` at line 2 column 10"),
+        (LINES, "\n{\"data\":1}\n".to_owned(), 0, "missing field `topic` at line 2 column 10"),
         (JSON, format!("[\n  {GOOD},\n  {missing}\n]"), 1, "missing field `topic` at line 4 column 2"),
         (JSON, format!("\n[{GOOD},\n {broken}]"), 1, "not JSON: expected value at line 3 column 33"),
-        (JSON, format!("[{{\"data\":1}}]"), 0, "missing field `topic` at line 1 column 11"),
+        (JSON, "[{\"data\":1}]".to_owned(), 0, "missing field `topic` at line 1 column 11"),
     ];
     for (content_type, body, index, place) in cases {
         let code = match place {

@@ -279,7 +279,7 @@ async fn since_with_unknown_topics_only_is_answered_with_caught_up() {
 }
 
 #[tokio::test]
-async fn subscribe_with_unknown_topics_only_is_answered_with_caught_up() {
+async fn subscribe_to_unknown_topics_only_is_answered_with_caught_up() {
     let app = App::start().await;
     app.odds("1", 1).await;
     let mut client = app.ws("topics=odds_updates").await;

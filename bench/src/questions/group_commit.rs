@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 use oddswire::config::{Config, EngineKind, SyncWhen};
 use oddswire::engine::{Engine as _, Journal};
-use oddswire::manager::{ConnectionManager, Limits};
+use oddswire::manager::{ConnectionManager, ManagerLimits};
 use oddswire::message::{Draft, Payload};
 use serde_json::value::RawValue;
 use slog::{Discard, Logger, o};
@@ -92,7 +92,7 @@ fn open(directory: &Path, most: usize) -> Result<Journal> {
     config.data_dir = Some(directory.to_owned());
     let quiet = || Logger::root(Discard, o!());
     let topics = config.topics.clone();
-    let manager = |log| ConnectionManager::new(topics, log, Limits::default(), quiet());
+    let manager = |log| ConnectionManager::new(topics, log, ManagerLimits::default(), quiet());
     let (journal, _) = Journal::open(&config, &quiet(), manager)?;
     Ok(journal.with_groups_of(most))
 }

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use oddswire::log::Log;
-use oddswire::manager::{Connect, Connection, ConnectionManager, Limits};
+use oddswire::manager::{Connect, Connection, ConnectionManager, ManagerLimits};
 use oddswire::message::{Draft, Payload};
 use oddswire::outbox::{self, Outgoing, Receiver};
 use oddswire::topic::Topics;
@@ -96,8 +96,8 @@ struct Crowd {
 impl Crowd {
     fn new(sessions: u32) -> Result<Self> {
         let topics: Topics = format!("{TOPIC},{OTHER_TOPIC}").parse()?;
-        let log = Log::new(1, &topics, oddswire::log::Limits::default());
-        let manager = ConnectionManager::new(topics, log, Limits::default(), Logger::root(Discard, o!()));
+        let log = Log::new(1, &topics, oddswire::log::LogLimits::default());
+        let manager = ConnectionManager::new(topics, log, ManagerLimits::default(), Logger::root(Discard, o!()));
         let witness = manager.connect(Connect::to(vec![TOPIC.parse()?]));
         let lone = manager.connect(Connect::to(vec![OTHER_TOPIC.parse()?]));
         let received = Arc::new(Received::default());

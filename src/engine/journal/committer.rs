@@ -20,7 +20,7 @@ use super::{JournalState, QUEUE, image_of};
 use crate::config::SyncWhen;
 use crate::engine::idempotency::FirstAnswer;
 use crate::engine::{EXPIRED_AT_ONCE, EXPIRY_RESOLUTION, IdempotencyKey, PublishError, Readiness};
-use crate::log::{Entry, Staging};
+use crate::log::{LogEntry, Staging};
 use crate::manager::{ConnectionManager, Counts, Published};
 use crate::message::{Draft, Timestamp};
 use crate::topic::Topic;
@@ -257,7 +257,7 @@ impl Committer {
 
     /// Adds entries to the log and delivers them. If a delivery panics, the log has its entry already. The manager then
     /// closes all connections, so that clients reconnect and get it, and the remaining entries are delivered.
-    fn apply(&self, mut entries: Vec<Entry>) {
+    fn apply(&self, mut entries: Vec<LogEntry>) {
         while !entries.is_empty() {
             if catch_unwind(AssertUnwindSafe(|| self.manager.apply(entries.iter().cloned()))).is_ok() {
                 return;
@@ -266,9 +266,9 @@ impl Committer {
             error!(self.logger, "journal.panicked"; "position" => position);
             let before = entries.len();
             entries.retain(|entry| match entry {
-                Entry::Message(change) => change.message.offset() > position,
-                Entry::Passed(offset) => *offset > position,
-                Entry::Renewed { .. } => false,
+                LogEntry::Message(change) => change.message.offset() > position,
+                LogEntry::Passed(offset) => *offset > position,
+                LogEntry::Renewed { .. } => false,
             });
             if entries.len() == before {
                 return;
@@ -473,19 +473,19 @@ impl Request {
     }
 }
 
-fn size_of(entry: &Entry) -> usize {
+fn size_of(entry: &LogEntry) -> usize {
     match entry {
-        Entry::Message(change) => change.message.frames().size(),
-        Entry::Renewed { .. } | Entry::Passed(_) => 0,
+        LogEntry::Message(change) => change.message.frames().size(),
+        LogEntry::Renewed { .. } | LogEntry::Passed(_) => 0,
     }
 }
 
 /// The offset of an entry, or 0 for a renewal, which has none.
-fn offset_of(entry: &Entry) -> u64 {
+fn offset_of(entry: &LogEntry) -> u64 {
     match entry {
-        Entry::Message(change) => change.message.offset(),
-        Entry::Passed(offset) => *offset,
-        Entry::Renewed { .. } => 0,
+        LogEntry::Message(change) => change.message.offset(),
+        LogEntry::Passed(offset) => *offset,
+        LogEntry::Renewed { .. } => 0,
     }
 }
 

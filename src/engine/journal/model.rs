@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::image_of;
 use super::store::{self, Changes, FileContents};
 use crate::engine::idempotency::Answers;
-use crate::log::{CatchUp, Entry, Limits, Log, Since, StepLimits, Style};
+use crate::log::{CatchUp, Log, LogEntry, LogLimits, Since, StepLimits, Style};
 use crate::message::{Draft, Message, Payload, Position, Timestamp};
 use crate::topic::{Subscription, Topics};
 
@@ -38,9 +38,9 @@ fn event() -> impl Strategy<Value = JournalEvent> {
     ]
 }
 
-fn limits() -> impl Strategy<Value = Limits> {
+fn limits() -> impl Strategy<Value = LogLimits> {
     (0..12usize, 200..3000usize, 10..200u64, 2..8usize, 10..100u64, any::<bool>()).prop_map(
-        |(history_messages, history_bytes, history_age, state_keys, tombstone_age, suppress_unchanged)| Limits {
+        |(history_messages, history_bytes, history_age, state_keys, tombstone_age, suppress_unchanged)| LogLimits {
             history_messages,
             history_bytes,
             history_age: Duration::from_millis(history_age),
@@ -74,7 +74,7 @@ struct Pair {
     plain: Log,
     kept: Log,
     database: Database,
-    limits: Limits,
+    limits: LogLimits,
     waiting: BTreeSet<u64>,
     runs_written: u64,
     transactions: u64,
@@ -82,7 +82,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &LogLimits) -> Self {
         let new = || Log::new(EPOCH, &topics(), limits.clone());
         let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
         let mut pair = Self {
@@ -156,7 +156,7 @@ impl Pair {
         }
     }
 
-    fn write(&mut self, entries: Vec<Entry>, last: u64) {
+    fn write(&mut self, entries: Vec<LogEntry>, last: u64) {
         self.waiting.extend(self.kept.take_dropped());
         let facts = self.kept.facts(self.runs_written);
         let changes =

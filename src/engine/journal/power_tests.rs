@@ -104,7 +104,7 @@ impl Machine {
         std::fs::write(scratch.0.join("oddswire.redb"), disk).unwrap();
         let config = Config { data_dir: Some(scratch.0.clone()), ..config.clone() };
         let manager =
-            |log| ConnectionManager::new(config.topics.clone(), log, crate::manager::Limits::default(), quiet());
+            |log| ConnectionManager::new(config.topics.clone(), log, crate::manager::ManagerLimits::default(), quiet());
         let (_journal, manager) = Journal::open_through(file::plain(), &config, &quiet(), manager).unwrap();
         kept(&manager)
     }

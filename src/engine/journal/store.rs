@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::engine::idempotency::FirstAnswer;
-use crate::log::{Change, Entry, Run, TopicFacts};
+use crate::log::{Change, LogEntry, OffsetRun, TopicFacts};
 use crate::manager::{Counts, Published};
 use crate::message::{Draft, Message, Payload, Position, Timestamp};
 use crate::topic::{Topic, Topics};
@@ -54,7 +54,7 @@ pub(super) struct Changes {
     /// The offset of the newest message after the transaction.
     pub(super) last: u64,
     /// New steps of the sequence.
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<LogEntry>,
     /// Offsets of messages that are neither in the history nor in the state any more.
     pub(super) dropped: BTreeSet<u64>,
     /// The facts of each topic.
@@ -205,7 +205,7 @@ impl FileContents {
             let (key, run) = row?;
             let ((topic, start), (end, before)) = (key.value(), run.value());
             if let Some(facts) = topics.get(topic).and_then(|topic| kept.facts.get_mut(topic)) {
-                facts.runs.push(Run { start, end, before });
+                facts.runs.push(OffsetRun { start, end, before });
             }
         }
         for row in read.open_table(ANSWERS)?.iter()? {
@@ -311,12 +311,12 @@ fn write_sequence(transaction: &WriteTransaction, changes: &Changes) -> Result<(
     let mut expiries = transaction.open_table(EXPIRIES)?;
     for entry in &changes.entries {
         match entry {
-            Entry::Message(change) if !changes.dropped.contains(&change.message.offset()) => {
+            LogEntry::Message(change) if !changes.dropped.contains(&change.message.offset()) => {
                 messages.insert(change.message.offset(), change.message.frames().text())?;
                 set_expiry(&mut expiries, change.message.offset(), change.expires_at)?;
             }
-            Entry::Renewed { offset, expires_at, .. } => set_expiry(&mut expiries, *offset, *expires_at)?,
-            Entry::Message(_) | Entry::Passed(_) => {}
+            LogEntry::Renewed { offset, expires_at, .. } => set_expiry(&mut expiries, *offset, *expires_at)?,
+            LogEntry::Message(_) | LogEntry::Passed(_) => {}
         }
     }
     for offset in &changes.dropped {

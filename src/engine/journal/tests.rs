@@ -146,7 +146,8 @@ pub(super) fn quiet() -> Logger {
 }
 
 pub(super) fn open(config: &Config, medium: Medium) -> (Journal, ConnectionManager) {
-    let manager = |log| ConnectionManager::new(config.topics.clone(), log, crate::manager::Limits::default(), quiet());
+    let manager =
+        |log| ConnectionManager::new(config.topics.clone(), log, crate::manager::ManagerLimits::default(), quiet());
     Journal::open_through(medium, config, &quiet(), manager).unwrap()
 }
 

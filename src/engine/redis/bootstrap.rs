@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::broker::Link;
 use super::entry::{StreamEntry, of_xrange, stored};
 use super::scripts::{CallError, LastSeen, Names};
-use crate::log::{Change, Entry, Limits, Log, TopicFacts};
+use crate::log::{Change, Log, LogEntry, LogLimits, TopicFacts};
 use crate::message::{Position, Timestamp};
 use crate::topic::{Topic, Topics};
 
@@ -45,7 +45,7 @@ impl From<redis::RedisError> for BootstrapError {
 pub(super) struct LogSource<'a> {
     pub(super) names: &'a Names,
     pub(super) topics: &'a Topics,
-    pub(super) limits: &'a Limits,
+    pub(super) limits: &'a LogLimits,
     pub(super) logger: &'a Logger,
 }
 
@@ -106,7 +106,7 @@ impl LogSource<'_> {
             for entry in &piece {
                 before.get_or_insert(entry.before());
                 entry.nonce().clone_into(&mut seen.nonce);
-                if let Some(Entry::Message(change)) = entry.message(self.topics) {
+                if let Some(LogEntry::Message(change)) = entry.message(self.topics) {
                     changes.insert(entry.position.offset, change);
                 }
             }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use slog::{Logger, warn};
 
 use crate::engine::Broadcast;
-use crate::log::{Change, Entry};
+use crate::log::{Change, LogEntry};
 use crate::message::{Draft, Message, Payload, Position, Timestamp};
 use crate::topic::{Key, Topic, Topics};
 
@@ -44,7 +44,7 @@ impl StreamEntry {
 
     /// Converts the entry for the log. An entry in an unknown format was written by another program, and only advances
     /// the offset.
-    pub(super) fn step(&self, topics: &Topics, logger: &Logger) -> Entry {
+    pub(super) fn step(&self, topics: &Topics, logger: &Logger) -> LogEntry {
         if let Some(entry) = self.message(topics) {
             return entry;
         }
@@ -52,7 +52,7 @@ impl StreamEntry {
         if known && !self.opens() {
             warn!(logger, "redis.foreign_entry"; "position" => %self.position);
         }
-        Entry::Passed(self.position.offset)
+        LogEntry::Passed(self.position.offset)
     }
 
     /// The entry of the broadcast stream as a broadcast. `None` if its format is unknown.
@@ -64,7 +64,7 @@ impl StreamEntry {
     }
 
     /// The entry for the log, if this is a message of a configured topic.
-    pub(super) fn message(&self, topics: &Topics) -> Option<Entry> {
+    pub(super) fn message(&self, topics: &Topics) -> Option<LogEntry> {
         let value = Stored {
             offset: self.position.offset,
             at: number(self.text(b"s")?)?,
@@ -72,7 +72,7 @@ impl StreamEntry {
             data: self.text(b"d")?,
         };
         let key = self.text(b"k").map(Key::from_str).transpose().ok()?;
-        Some(Entry::Message(value.change(topics.get(self.text(b"t")?)?, key, self.position.epoch)?))
+        Some(LogEntry::Message(value.change(topics.get(self.text(b"t")?)?, key, self.position.epoch)?))
     }
 }
 

@@ -34,7 +34,7 @@ pub use self::broker::BrokerUrlError;
 use self::broker::{Broker, Link};
 use self::scripts::{CallError, LastSeen, Names, NodeState, OfferOutcome, Scripts, nonce};
 use super::{Broadcast, Engine, EngineError, IdempotencyKey, PublishError, Readiness};
-use crate::log::{Limits, StateFull};
+use crate::log::{LogLimits, StateFull};
 use crate::manager::{ConnectionManager, Counts, Published};
 use crate::message::{Draft, Position};
 use crate::topic::{Topic, Topics};
@@ -56,7 +56,7 @@ pub struct Settings<'a> {
     /// The common prefix of all names in the broker.
     pub namespace: &'a str,
     /// The limits of each topic.
-    pub limits: Limits,
+    pub limits: LogLimits,
 }
 
 /// Requests that wait until their broadcasts are delivered on this node, by nonce.
@@ -89,7 +89,7 @@ pub struct Redis {
     broker: Broker,
     names: Names,
     scripts: Scripts,
-    limits: Limits,
+    limits: LogLimits,
     /// The maximum number of entries that the stream should keep.
     entries: u64,
     /// The connection for everything except reading the stream. `None` while there is none.

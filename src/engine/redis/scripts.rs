@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::broker::Link;
 use crate::engine::Broadcast;
 use crate::engine::idempotency::{IdempotencyKey, KEPT_FOR};
-use crate::log::Limits;
+use crate::log::LogLimits;
 use crate::message::{Draft, Position};
 use crate::topic::{Topic, Topics};
 
@@ -168,11 +168,11 @@ pub(super) struct Scripts {
     tend: Script,
     names: Names,
     topics: Topics,
-    limits: Limits,
+    limits: LogLimits,
 }
 
 impl Scripts {
-    pub(super) fn new(names: Names, topics: Topics, limits: Limits) -> Self {
+    pub(super) fn new(names: Names, topics: Topics, limits: LogLimits) -> Self {
         let (publish, tend) = (Script::new(include_str!("publish.lua")), Script::new(include_str!("tend.lua")));
         Self { publish, tend, names, topics, limits }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
-use crate::log::{Limits, Log};
+use crate::log::{Log, LogLimits};
 use crate::message::{Draft, Message, Payload, Timestamp};
 use crate::topic::{Key, Topic, Topics};
 
@@ -33,9 +33,9 @@ pub(super) fn event() -> impl Strategy<Value = LogEvent> {
     ]
 }
 
-pub(super) fn limits() -> impl Strategy<Value = Limits> {
+pub(super) fn limits() -> impl Strategy<Value = LogLimits> {
     (0..12usize, 200..3000usize, 10..200u64, 2..8usize, 10..100u64, any::<bool>()).prop_map(
-        |(history_messages, history_bytes, history_age, state_keys, tombstone_age, suppress_unchanged)| Limits {
+        |(history_messages, history_bytes, history_age, state_keys, tombstone_age, suppress_unchanged)| LogLimits {
             history_messages,
             history_bytes,
             history_age: Duration::from_millis(history_age),
@@ -61,7 +61,7 @@ fn key(at: usize) -> Key {
 /// A log under test, with all messages that were ever published and the clock of the test.
 pub(super) struct World {
     pub(super) log: Log,
-    limits: Limits,
+    limits: LogLimits,
     now: i64,
     pub(super) all: Vec<Arc<Message>>,
     /// The expiry that the publisher set last for each key.
@@ -69,12 +69,12 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: LogLimits) -> Self {
         let log = Log::new(EPOCH, &topics(), limits.clone());
         Self { log, limits, now: 1000, all: Vec::new(), expiries: BTreeMap::new() }
     }
 
-    pub(super) fn after(limits: Limits, events: &[LogEvent]) -> Self {
+    pub(super) fn after(limits: LogLimits, events: &[LogEvent]) -> Self {
         let mut world = Self::new(limits);
         for event in events {
             world.apply(event);
