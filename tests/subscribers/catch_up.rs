@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, ws};
+use crate::harness::{App, within, ws};
 
 /// A server whose history has only the last 3 messages of each topic.
 async fn short_history() -> App {
@@ -270,11 +270,11 @@ async fn since_with_unknown_topics_only_is_answered_with_caught_up() {
     app.odds("1", 1).await;
     let mut socket = app.ws("topics=foo&since=snapshot").await;
     socket.expect("error").await;
-    empty_catch_up(&socket.next().await, &socket.next().await, &app);
+    empty_catch_up(&within(socket.next()).await, &within(socket.next()).await, &app);
     socket.nothing_came().await;
     let mut events = app.sse("topics=foo&since=snapshot").await;
     events.expect("error").await;
-    empty_catch_up(&events.next().await, &events.next().await, &app);
+    empty_catch_up(&within(events.next()).await, &within(events.next()).await, &app);
     assert_eq!(events.last_id, app.manager.position().to_string());
 }
 
@@ -286,7 +286,7 @@ async fn subscribe_to_unknown_topics_only_is_answered_with_caught_up() {
     client.send(r#"{"type":"subscribe","topics":["foo"],"since":"snapshot"}"#).await;
     client.expect("subscription_update").await;
     client.expect("error").await;
-    empty_catch_up(&client.next().await, &client.next().await, &app);
+    empty_catch_up(&within(client.next()).await, &within(client.next()).await, &app);
     app.odds("1", 2).await;
     assert_eq!(client.next().await["data"], 2);
 }

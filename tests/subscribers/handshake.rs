@@ -395,8 +395,8 @@ async fn unknown_query_parameters_are_named_after_the_ack() {
         "unknown query parameter '_': expected topics, since, conflate_ms, token",
         "unknown query parameter 'x': expected topics, since, conflate_ms, token",
     ] {
-        assert_eq!(unknown_parameter(&socket.expect("error").await), expected);
-        assert_eq!(unknown_parameter(&events.expect("error").await), expected);
+        assert_eq!(unknown_parameter(&within(socket.expect("error")).await), expected);
+        assert_eq!(unknown_parameter(&within(events.expect("error")).await), expected);
     }
     assert_eq!(socket.ack["topics"].as_array().unwrap().len(), 2, "an unknown parameter has no effect");
     socket.nothing_came().await;
