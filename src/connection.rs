@@ -282,3 +282,40 @@ impl AsyncWrite for WriteDeadline {
         self.linger(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::poll;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn user_timeout_is_off_while_writes_wait() {
+        const TIMEOUT: Duration = Duration::from_secs(100);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let mut stream = WriteDeadline::new(accepted.unwrap().0, TIMEOUT);
+        let set = |stream: &WriteDeadline| SockRef::from(&stream.stream).tcp_user_timeout().unwrap();
+        stream.limit_acknowledgements(Some(user_timeout(TIMEOUT)));
+        stream.write_all(b"it takes this").await.unwrap();
+        assert_eq!(set(&stream), Some(user_timeout(TIMEOUT)));
+        // More than the buffers of both sockets.
+        assert!(poll!(pin!(stream.write_all(&vec![0; 64 << 20]))).is_pending());
+        assert_eq!(set(&stream), None);
+
+        let mut client = client.unwrap();
+        let reading = tokio::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await });
+        stream.write_all(b"it takes this").await.unwrap();
+        assert_eq!(set(&stream), None, "a write waited a moment ago");
+        stream.blocked = stream.blocked.and_then(|blocked| blocked.checked_sub(UNBLOCKED));
+        stream.write_all(b"it takes this").await.unwrap();
+        assert_eq!(set(&stream), Some(user_timeout(TIMEOUT)));
+        assert_eq!(set(&stream).unwrap(), TIMEOUT + UNACKNOWLEDGED);
+        drop(stream);
+        reading.await.unwrap().unwrap();
+    }
+}

@@ -124,7 +124,7 @@ fn rejected(answer: &Answer, input: &[u8]) {
         "invalid_json" | "invalid_message" | "unknown_topic" | "empty" | "state_full" => StatusCode::BAD_REQUEST,
         // The body begins as gzip does.
         "unsupported_media_type" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        code => panic!("'{code}' is no answer to a body"),
+        code => panic!("unexpected code '{code}' for a body"),
     };
     assert_eq!(answer.status, expected);
     if let Some(index) = error.get("index") {

@@ -263,7 +263,7 @@ async fn invalid_token_in_an_auth_message_is_an_error_only() {
     let cases = [
         (json!(other), "unauthorized", "its signature is wrong"),
         (json!(expired), "token_expired", "has expired"),
-        (json!("abc"), "unauthorized", "no JSON Web Token"),
+        (json!("abc"), "unauthorized", "not a JSON Web Token"),
         (json!(""), "bad_request", "'token' must be"),
         (json!(7), "bad_request", "'token' must be"),
         (Value::Null, "bad_request", "'token' must be"),
