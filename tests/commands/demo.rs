@@ -35,7 +35,7 @@ async fn subscriber_receives_scrape_progress_and_changing_prices() {
     let ended = demo.end().await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(
-        ended.stdout.starts_with("oddswire demo: 200 events, 10 bookmakers, 2000 changes a second."),
+        ended.stdout.starts_with("oddswire demo: 200 events, 10 bookmakers, 2,000 changes per second."),
         "{}",
         ended.stdout
     );

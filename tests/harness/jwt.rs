@@ -48,7 +48,7 @@ pub fn signed(header: &Value, claims: &Value, secret: &str) -> String {
 
 /// Header, claims and signature in the compact form (RFC 7515, section 7.1).
 fn assemble(header: &Value, claims: &Value, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
-    let message = format!("{}.{}", base64url(&header.to_string()), base64url(&claims.to_string()));
+    let message = format!("{}.{}", base64url(header.to_string()), base64url(claims.to_string()));
     let signature = sign(message.as_bytes());
     format!("{message}.{}", base64url(signature))
 }

@@ -22,7 +22,7 @@ use self::scrape::Runs;
 use super::publish::publisher::{NotTaken, Publisher};
 use super::publish::{Bar, Batch};
 use super::settings::{Demo, Target};
-use super::{Failure, print};
+use super::{Failure, counted, print};
 use crate::endpoint::Endpoint;
 
 /// Interval between publishes.
@@ -53,10 +53,10 @@ pub(crate) fn feed(demo: &Demo, server: &Server, logger: &Logger) -> JoinSet<()>
 }
 
 fn greeting(demo: &Demo, url: &Endpoint, admin: Option<Endpoint>) -> String {
-    let (count, rate) = (BOOKMAKERS.len(), demo.rate);
+    let (count, rate) = (BOOKMAKERS.len(), counted(demo.rate as u64, "change"));
     let top = admin.map(|admin| format!("  what it costs:      oddswire top --url {admin}\n")).unwrap_or_default();
     format!(
-        "oddswire demo: {EVENTS} events, {count} bookmakers, {rate} changes a second. Ctrl-C ends it.\n  \
+        "oddswire demo: {EVENTS} events, {count} bookmakers, {rate} per second. Ctrl-C ends it.\n  \
          the console:        {url}/\n  \
          what is published:  oddswire tail --url {url}\n\
          {top}"

@@ -133,7 +133,7 @@ impl Show {
             match mode {
                 "replayed" => say(DIM, &format!("-- catching up with {topic}: every message{count}")),
                 "conflated" => {
-                    say(YELLOW, &format!("-- catching up with {topic}: the latest value of each key{count}"))
+                    say(YELLOW, &format!("-- catching up with {topic}: the latest value of each key{count}"));
                 }
                 "snapshot" => say(YELLOW, &format!("-- catching up with {topic}: the whole state{count}")),
                 _ => say(RED, &format!("!! GAP in {topic}: messages are lost{count}")),
