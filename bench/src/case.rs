@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::figures::record::Figures;
 use crate::load::fanout::Fanout;
-use crate::measurement::Measurement;
+use crate::load::measurement::Measurement;
 use crate::server::deployment::Deployment;
 use crate::server::dialect::Dialect;
 

@@ -4,8 +4,8 @@
 //! machine's processor. Linux only: it connects from many addresses of 127.0.0.0/8 and reads `/proc`.
 //!
 //! - [`cli`] is the command line.
-//! - [`questions`] has one file for each question; [`case`](mod@case) is one load of a question.
-//! - [`rounds`] starts the servers and measures the cases in turn, with a [`measurement`] each.
+//! - [`questions`] has one file for each question; [`case`] is one load of a question.
+//! - [`rounds`] starts the servers and measures the cases in turn, one at a time.
 //! - [`load`] has publishers and subscribers, [`server`] the processes under test.
 //! - [`figures`] keeps and shows figures; [`report`] writes them down, with [`aims`].
 //! - [`instructions`] counts what the operations of the library take; [`gate`] compares with the baseline.
@@ -18,7 +18,6 @@ mod figures;
 mod gate;
 mod instructions;
 mod load;
-mod measurement;
 mod questions;
 mod report;
 mod rounds;

@@ -7,8 +7,8 @@ use anyhow::Result;
 use crate::case::Case;
 use crate::deadline::LIMIT;
 use crate::figures::record::{self, Figures, Record};
+use crate::load::measurement::Measurement;
 use crate::load::message::Clock;
-use crate::measurement::Measurement;
 use crate::server::Server;
 use crate::server::spec::ServerSpec;
 

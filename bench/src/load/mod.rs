@@ -4,6 +4,7 @@ pub mod connection;
 pub mod fanout;
 pub mod frames;
 pub mod head;
+pub mod measurement;
 pub mod message;
 pub mod publisher;
 pub mod schedule;

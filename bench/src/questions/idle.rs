@@ -7,9 +7,9 @@ use anyhow::Result;
 use crate::case::{ALL, Case, Scale};
 use crate::figures::record::Figures;
 use crate::figures::statistics::to_f64;
+use crate::load::measurement::Measurement;
 use crate::load::swarm::{Afterwards, CONCURRENT, Plan, Swarm, Target};
 use crate::load::tally::Tally;
-use crate::measurement::Measurement;
 use crate::server::resident::settled_kib;
 
 pub fn cases(scale: &Scale) -> Vec<Case> {

@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use crate::case::{Case, OURS, Scale};
 use crate::figures::record::Figures;
 use crate::figures::statistics::to_f64;
+use crate::load::measurement::Measurement;
 use crate::load::swarm::{Swarm, Target};
 use crate::load::tally::Tally;
 use crate::load::{message, publisher};
-use crate::measurement::Measurement;
 use crate::server::resident::settled_kib;
 
 /// The length of each key's data.
