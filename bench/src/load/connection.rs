@@ -156,8 +156,8 @@ impl Connection {
     }
 }
 
-/// Sends the rest of the request and returns whether all of it is sent. A write blocks while the connect is pending,
-/// and returns the error of a failed connect, so the connect needs no separate check.
+/// Sends the rest of the request and returns whether all of it is sent. While the connect is
+/// pending, a write returns `WouldBlock`. After a failed connect, it returns the reason. So the connect needs no check.
 fn send(stream: &mut TcpStream, request: &[u8], written: &mut usize) -> Result<bool> {
     while *written < request.len() {
         match stream.write(&request[*written..]) {
