@@ -8,7 +8,6 @@ use std::error::Error;
 use oddswire::config::Config;
 use oddswire::server::Server;
 use slog::{Discard, Logger, o};
-use tokio::io::AsyncReadExt as _;
 use warp::{Filter as _, Reply as _};
 
 #[tokio::main]
@@ -21,12 +20,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let manager = server.manager().clone();
     let clients = warp::path!("clients").map(move || format!("{} clients\n", manager.active_count()).into_response());
     let shutdown = async {
-        let mut input = tokio::io::stdin();
+        let input = tokio::task::spawn_blocking(|| std::io::read_to_string(std::io::stdin()));
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
-            _ = input.read_to_end(&mut Vec::new()) => {}
+            _ = input => {}
         }
     };
-    server.run_with(clients, shutdown).await;
+    server.run_with(clients.boxed(), shutdown).await;
     Ok(())
 }

@@ -308,7 +308,8 @@ mod tests {
         assert_eq!(set(&stream), None);
 
         let mut client = client.unwrap();
-        let reading = tokio::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await });
+        let tasks = tokio_util::task::TaskTracker::new();
+        let reading = tasks.spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await });
         stream.write_all(b"it takes this").await.unwrap();
         assert_eq!(set(&stream), None, "a write waited a moment ago");
         stream.blocked = stream.blocked.and_then(|blocked| blocked.checked_sub(UNBLOCKED));

@@ -1,18 +1,14 @@
-//! oddswire pushes scrape progress and odds changes to browsers over WebSocket and SSE, by topic.
+//! oddswire pushes live state to browsers over WebSocket and SSE, by topic.
 //!
-//! One sentence to hold on to: a client is always either up to date or told exactly how it is not.
+//! One promise shapes it: a client is always up to date, or told exactly how it is not.
 //!
-//! The modules, in reading order:
+//! - [`topic`], [`message`], [`close`]: topics, keys, messages, close codes. Valid by type, encoded once.
+//! - [`log`]: history, state and catch-up.
+//! - [`manager`]: connections, their subscriptions and outboxes.
+//! - [`server`], [`config`], [`telemetry`]: the server, its settings and logs.
 //!
-//! - [`topic`], [`message`], [`close`]: the vocabulary. Valid by type, encoded once.
-//! - [`log`]: history, state and catch-up; pure.
-//! - [`protocol`], [`outbox`]: what is said beside the messages, and the channel to one client.
-//! - [`manager`]: who is connected and to what.
-//! - [`engine`]: who orders and keeps messages.
-//! - [`session`], [`routes`]: WebSocket connections and the HTTP surface.
-//! - [`server`], [`config`], [`telemetry`]: the program.
-//!
-//! The commands at a terminal belong to the program (`src/main.rs`), which uses this library through its public API.
+//! The other modules are private. The feature `internals` makes those public that the benchmark and the fuzz targets use;
+//! it promises no stability. The commands at a terminal belong to the program (`src/main.rs`).
 //!
 //! # Without the server
 //!
@@ -46,28 +42,63 @@
 
 #![cfg_attr(
     not(all(feature = "journal", feature = "redis")),
-    allow(dead_code, reason = "the engines that are left out use parts that the memory engine does not")
+    allow(dead_code, reason = "engines that this build lacks use parts that the memory engine does not use")
+)]
+#![cfg_attr(
+    not(feature = "internals"),
+    allow(
+        dead_code,
+        unreachable_pub,
+        reason = "the benchmark and the fuzz targets use parts that the server does not use"
+    )
 )]
 
-pub mod admission;
-pub mod auth;
 pub mod close;
 pub mod config;
 mod connection;
-pub mod engine;
 mod host;
 mod index;
 mod listener;
 pub mod log;
 pub mod manager;
 pub mod message;
-pub mod metrics;
-pub mod outbox;
-pub mod protocol;
+mod metrics;
 mod rate;
-pub mod routes;
 pub mod server;
-pub mod session;
+mod session;
 mod shortened;
 pub mod telemetry;
 pub mod topic;
+
+#[cfg(not(feature = "internals"))]
+mod admission;
+#[cfg(not(feature = "internals"))]
+mod auth;
+#[cfg(not(feature = "internals"))]
+mod engine;
+#[cfg(not(feature = "internals"))]
+mod outbox;
+#[cfg(not(feature = "internals"))]
+mod protocol;
+#[cfg(not(feature = "internals"))]
+mod routes;
+
+// What only the benchmark and the fuzz targets use is public for them alone.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod admission;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod auth;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod engine;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod outbox;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod protocol;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod routes;

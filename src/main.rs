@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use oddswire::config::Config;
 use oddswire::server::Server;
-use oddswire::{engine, telemetry};
+use oddswire::telemetry;
 use slog::{Logger, error, warn};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
@@ -51,7 +51,7 @@ enum Asked {
 
 /// Serves with these settings. `begin` runs once the server is bound; its result lives as long as the server.
 fn serve<T>(config: Config, on_hangup: Asked, begin: impl FnOnce(&Server, &Logger) -> T) -> ExitCode {
-    if let Err(error) = engine::check(&config) {
+    if let Err(error) = Server::check(&config) {
         cli::refuse(&error.to_string());
     }
     let (logger, _flush_at_exit) = telemetry::logger(config.log_format, config.log_level);

@@ -330,7 +330,7 @@ impl Reading {
 
 /// The process's resident memory, open files and their limit. A value is 0 if the system does not report it.
 #[must_use]
-pub fn process() -> [Reading; 3] {
+pub(crate) fn process() -> [Reading; 3] {
     let reading = |name, help, value| Reading { name, help, values: Values::Plain(value) };
     [
         reading("process_resident_memory_bytes", "Memory of the process", resident_bytes()),

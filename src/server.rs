@@ -12,6 +12,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use warp::Filter as _;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
 
 use crate::admission::Admission;
 use crate::close::Close;
@@ -48,6 +51,12 @@ pub struct Server {
 }
 
 impl Server {
+    /// Checks the settings of the storage engine beyond [`Config::check`]: that this build has the engine, and that it can
+    /// use the broker's URL. [`bind`](Self::bind) checks the same.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        Ok(engine::check(config)?)
+    }
+
     /// Binds the address and opens the engine. Needs a tokio runtime.
     pub fn bind(config: Config, logger: Logger) -> Result<Self, StartError> {
         let listener = listener::bind(config.listen, config.write_timeout).map_err(StartError::Listen)?;
@@ -97,6 +106,18 @@ impl Server {
     /// If the engine ends by itself, which only a bug can cause, the server also drains, and returns `false`. Without
     /// an engine it would take traffic and deliver nothing.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> bool {
+        let routes = routes::all(&self.app);
+        self.serve(routes, shutdown).await
+    }
+
+    /// Does what [`run`](Self::run) does, with routes of the caller in front. A request that they reject goes to the
+    /// server's routes.
+    pub async fn run_with(self, own: BoxedFilter<(Response,)>, shutdown: impl Future<Output = ()>) -> bool {
+        let routes = own.or(routes::all(&self.app)).unify();
+        self.serve(routes, shutdown).await
+    }
+
+    async fn serve(self, routes: impl Routes, shutdown: impl Future<Output = ()>) -> bool {
         let admin_address = self.admin_addr();
         let Self { listener, address, admin, app } = self;
         info!(app.logger, "server.listening"; "address" => %address, "version" => env!("CARGO_PKG_VERSION"),
@@ -108,7 +129,7 @@ impl Server {
         // The engine runs until the last request is answered, because requests may publish.
         let mut upkeep = JoinSet::new();
         upkeep.spawn(async move { engine.run().await });
-        let mut accepting = vec![app.tasks.spawn(accept(listener, routes::all(&app), app.clone()))];
+        let mut accepting = vec![app.tasks.spawn(accept(listener, routes, app.clone()))];
         if let Some(admin) = admin {
             accepting.push(app.tasks.spawn(accept(admin, routes::admin(&app), app.clone())));
         }

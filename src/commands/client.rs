@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use oddswire::auth::Token;
+use oddswire::config::Token;
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::task::JoinSet;

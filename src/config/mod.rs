@@ -16,3 +16,5 @@ pub mod values;
 pub use self::check::ConfigError;
 pub use self::serve::{Config, EngineKind, LogFormat, LogLevel, SyncWhen};
 pub use self::values::AdminListen;
+pub use crate::admission::TrustedProxies;
+pub use crate::auth::{Origins, Token};

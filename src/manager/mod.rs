@@ -44,7 +44,8 @@ pub use crate::index::ConnectionId;
 use crate::log::{Log, Since, StateFull};
 use crate::message::{Draft, Frames, Payload, Timestamp};
 use crate::metrics::Metrics;
-use crate::outbox::{self, Budget, Outgoing, Receiver};
+use crate::outbox::{self, Budget};
+pub use crate::outbox::{Outgoing, Receiver};
 use crate::protocol::{self, Acknowledgement};
 use crate::topic::{Subscription, Topic, Topics};
 

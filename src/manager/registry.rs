@@ -16,6 +16,7 @@ use crate::protocol;
 use crate::topic::Subscription;
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts about one connection")]
 pub(super) struct ConnectionEntry {
     pub(super) outbox: Outbox,
     /// Sorted, without duplicates. A connection has few, so a list is enough.

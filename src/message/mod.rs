@@ -20,6 +20,7 @@ use self::frames::index;
 pub use self::frames::{Frames, Opcode};
 pub use self::position::{Position, PositionError};
 pub use self::timestamp::Timestamp;
+pub use crate::protocol::RESERVED_TYPES;
 use crate::topic::{Key, Topic};
 
 /// The part of a message that the publisher sets: everything except topic, position and timestamp.

@@ -71,14 +71,15 @@ const BROADCAST: Shape =
 
 /// An error about a message, before its place in the body is known.
 struct MessageError {
-    refusal: Refusal,
+    /// In a box, so that a result stays small.
+    refusal: Box<Refusal>,
     /// Line and column in the message, from 1, if the JSON reader names them.
     at: Option<(usize, usize)>,
 }
 
 impl From<Refusal> for MessageError {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, at: None }
+        Self { refusal: Box::new(refusal), at: None }
     }
 }
 
@@ -86,7 +87,7 @@ impl MessageError {
     /// An error of the JSON reader, with its place in the message.
     fn reading(code: &'static str, error: &serde_json::Error, detail: String) -> Self {
         let at = (error.line() > 0).then(|| (error.line(), error.column()));
-        Self { refusal: Refusal::new(StatusCode::BAD_REQUEST, code, detail), at }
+        Self { refusal: Box::new(Refusal::new(StatusCode::BAD_REQUEST, code, detail)), at }
     }
 
     fn not_json(error: &serde_json::Error) -> Self {
@@ -111,7 +112,7 @@ impl MessageError {
         } else if format == Format::Lines {
             write!(refusal.detail, " (line {line} of the body)").expect("writing to memory does not fail");
         }
-        refusal
+        *refusal
     }
 }
 

@@ -68,7 +68,9 @@ async fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
     }
     if !unknown_parameters.is_empty() {
         warn!(logger, "sse.unknown_parameter"; "parameters" => protocol::names(&unknown_parameters));
-        unknown_parameters.iter().for_each(|unknown| connection.tell(protocol::unknown_parameter(unknown)));
+        for unknown in &unknown_parameters {
+            connection.tell(protocol::unknown_parameter(unknown));
+        }
     }
     let expires = access.expires.map(|at| {
         let left = at.as_millis().saturating_sub(Timestamp::now().as_millis());

@@ -192,11 +192,11 @@ mod tests {
         match u16::try_from(length) {
             Ok(short @ 0..126) => frame.push(0x80 | u8::try_from(short).unwrap()),
             Ok(medium) => {
-                frame.push(0x80 | 126);
+                frame.push(0xfe);
                 frame.extend(medium.to_be_bytes());
             }
             Err(_) => {
-                frame.push(0x80 | 127);
+                frame.push(0xff);
                 frame.extend((length as u64).to_be_bytes());
             }
         }

@@ -34,7 +34,7 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
 /// A session's bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionLimits {
+pub(crate) struct SessionLimits {
     /// Longest message a client may send.
     pub client_message_bytes: usize,
     /// Messages a second that a client may send, with bursts of twice as many.
@@ -49,7 +49,7 @@ pub struct SessionLimits {
 
 /// A connection after its upgrade to WebSocket.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     /// The socket.
     pub stream: TcpStream,
     /// Bytes that came right after the handshake.
@@ -60,7 +60,7 @@ pub struct Session {
 
 /// The client: its place, its rights and its request.
 #[derive(Debug)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// Its place among the connections.
     pub admitted: Admitted,
     /// The subscriptions that its token allows.
@@ -107,7 +107,13 @@ impl fmt::Display for End {
 
 impl Session {
     /// Registers the connection and starts its two tasks.
-    pub fn start(self, manager: &ConnectionManager, limits: SessionLimits, tasks: &TaskTracker, logger: &Logger) {
+    pub(crate) fn start(
+        self,
+        manager: &ConnectionManager,
+        limits: SessionLimits,
+        tasks: &TaskTracker,
+        logger: &Logger,
+    ) {
         let Self { stream, early, wanted } = self;
         let Wanted { admitted, access, verifier, connect, unknown, unknown_parameters } = wanted;
         let (read_half, write_half) = stream.into_split();
@@ -122,7 +128,9 @@ impl Session {
         requests::tell_unknown(&unknown, &connection);
         if !unknown_parameters.is_empty() {
             warn!(logger, "ws.unknown_parameter"; "parameters" => protocol::names(&unknown_parameters));
-            unknown_parameters.iter().for_each(|unknown| connection.tell(protocol::unknown_parameter(unknown)));
+            for unknown in &unknown_parameters {
+                connection.tell(protocol::unknown_parameter(unknown));
+            }
         }
         let refills = (manager.clone(), connection.id());
         let mut writer = Writer::new(write_half, receiver, refills, conflate, limits.write_timeout);

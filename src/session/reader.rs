@@ -203,7 +203,9 @@ impl Reader {
         let close = match error {
             Error::ConnectionClosed | Error::AlreadyClosed => return End::Peer(self.peer_code),
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return End::Eof,
-            Error::Io(ref error) if error.get_ref().is_some_and(|error| error.is::<TooManyFragments>()) => {
+            Error::Io(ref error)
+                if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<TooManyFragments>) =>
+            {
                 Close::TooManyFragments
             }
             Error::Io(error) => return End::Broken(error),

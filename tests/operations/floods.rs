@@ -27,7 +27,7 @@ async fn answers_during(app: &App, flood: JoinSet<()>) {
     flood.shutdown().await;
 }
 
-/// Opens WebSockets, one after the other, and sends `begin` and then `bytes` without end over each. The server closes
+/// Opens `WebSocket`s, one after the other, and sends `begin` and then `bytes` without end over each. The server closes
 /// each with `code`.
 async fn flood_websockets(address: SocketAddr, begin: &[u8], bytes: &[u8], code: u16) {
     loop {

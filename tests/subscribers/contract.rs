@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use oddswire::close::Close;
-use oddswire::protocol::RESERVED_TYPES;
+use oddswire::message::RESERVED_TYPES;
 use reqwest::Method;
 use serde_json::{Value, json};
 

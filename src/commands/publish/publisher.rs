@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use oddswire::auth::Token;
+use oddswire::config::Token;
 use oddswire::message::Position;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
