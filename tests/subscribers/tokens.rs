@@ -64,7 +64,7 @@ async fn invalid_token_is_refused_everywhere_with_the_reason() {
         (with("exp", json!("tomorrow")), "'exp' is a number"),
         (with("topics", json!("odds_updates")), "'topics' a list of strings"),
         (with("topics", json!([1])), "'topics' a list of strings"),
-        (with("topics", json!(["Odds!"])), "no list of subscriptions"),
+        (with("topics", json!(["Odds!"])), "not a list of subscriptions"),
     ];
     for (token, reason) in cases {
         refused(&app, Some(&token), "unauthorized", reason).await;
