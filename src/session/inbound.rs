@@ -29,6 +29,13 @@ pub(super) const MAX_FRAGMENTS: u32 = 1024;
 #[error("a message has more than {MAX_FRAGMENTS} fragments")]
 pub(super) struct TooManyFragments;
 
+impl TooManyFragments {
+    /// Whether [`Pipe`] failed for this reason.
+    pub(super) fn caused(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Self>)
+    }
+}
+
 /// The library's state, and the bounds on its input. A connection gets one when the client first sends something.
 pub(super) struct Inbound {
     pub(super) context: WebSocketContext,

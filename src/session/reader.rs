@@ -204,11 +204,7 @@ impl Reader {
         let close = match error {
             Error::ConnectionClosed | Error::AlreadyClosed => return End::Peer(self.peer_code),
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return End::Eof,
-            Error::Io(ref error)
-                if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<TooManyFragments>) =>
-            {
-                Close::TooManyFragments
-            }
+            Error::Io(ref error) if TooManyFragments::caused(error) => Close::TooManyFragments,
             Error::Io(error) => return End::Broken(error),
             Error::Utf8(_) => Close::InvalidUtf8,
             Error::Capacity(_) => Close::TooBig,
