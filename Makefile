@@ -8,7 +8,7 @@
 IMAGE ?= oddswire
 # Arguments for the server, as in `make run ARGS="--listen 127.0.0.1:9000"`.
 ARGS ?=
-# Cargo's own variable moves the build output; the benchmark has to start the servers from where they are.
+# Cargo's variable moves the build output. The targets below must find the programs there.
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 # The tests in these folders choose their engine, or start no server: another engine would change nothing.
@@ -51,7 +51,7 @@ test: ## Run every test, with cargo-nextest where it is installed
 	@$(MAKE) --no-print-directory test-js
 	@$(MAKE) --no-print-directory test-engines
 
-# The tests of what one engine does are in both runs; those of the server are what a subscriber must not tell apart.
+# A subscriber must not notice which engine runs, so the server's tests run again on each of the others.
 test-engines: ## Run the tests of the server again on each of the other engines
 	@for engine in journal redis; do \
 		if [ $$engine = redis ] && [ "$$CI" != true ] && ! command -v redis-server >/dev/null; then \
