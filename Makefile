@@ -63,12 +63,12 @@ test-engines: ## Run the tests of the server again on each of the other engines
 		fi; \
 	done
 
-# The interpreter for the Python client, and what it needs for its tests and checks: the client's own [test] packages.
+# The interpreter for the tests and checks of the Python client, and the packages that they need: the client's [test] extra.
 PYTHON := $(or $(TEST_PYTHON),python3)
 PYTHON_PACKAGES := fastapi, hatchling, httpx, hypothesis, mypy, pytest, ruff, uvicorn, websockets
 
-# $(call in_python_client,NAME,COMMANDS): runs them in its folder; where a package is missing that is said in one line,
-# and an error in CI.
+# $(call in_python_client,NAME,COMMANDS): runs the commands in the client's folder. If a package is missing, it prints one line
+# instead, and fails in CI.
 define in_python_client
 	@if $(PYTHON) -c 'import $(PYTHON_PACKAGES)' 2>/dev/null; then \
 		set -ex; cd clients/python; $(2); \
@@ -79,7 +79,7 @@ define in_python_client
 	fi
 endef
 
-# `make test` has built the server; by itself this target builds it where there is none.
+# `make test` has built the server already. Alone, this target builds it if it is missing.
 test-python: ## Run the tests of the Python client against the server that was built last
 	@[ -x $(TARGET_DIR)/debug/oddswire ] || cargo build
 	$(call in_python_client,test,ODDSWIRE_BIN=$(abspath $(TARGET_DIR)/debug/oddswire) $(PYTHON) -m pytest -q)
@@ -98,16 +98,16 @@ define in_js_client
 	fi
 endef
 
-# With a browser where TEST_NODE_MODULES has its driver.
+# Uses a browser if TEST_NODE_MODULES has its driver.
 test-js: ## Run the tests of the JavaScript client against the server that was built last
 	@[ -x $(TARGET_DIR)/debug/oddswire ] || cargo build
 	$(call in_js_client,test,ODDSWIRE_BIN=$(abspath $(TARGET_DIR)/debug/oddswire) npm test --silent)
 
-check-js: ## Types of the JavaScript client, and whether what is generated and built from it is up to date, and small
+check-js: ## Types of the JavaScript client; whether its generated files are up to date and small
 	$(call in_js_client,check,npm run --silent check)
 
-# Some checks need tools that not everybody has, and the advisories a database from the network.
-# Each says so in one line where it could not run; what they do find fails the check.
+# Some checks need a tool that may be missing, or a database from the network. Such a check prints one line and is skipped.
+# Any finding fails the target.
 check: check-api ## Formatting, lints, documentation, dependency audit, Dockerfile, deployment files
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
