@@ -11,8 +11,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use super::program::skip;
 use super::within;
 
-/// A script that drives a browser, killed when the test ends. It reads and writes one JSON object per line. The field
-/// `event` of its output names the kind of event.
+/// A Node script that drives Chromium, killed when the test ends. The script reads and writes one JSON object per line.
+/// The field `event` of an output line names the kind of event.
 pub struct Browser {
     child: Child,
     stdin: ChildStdin,
@@ -22,7 +22,8 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// `None`, with one line on standard error, if Chromium, Node or one of the Node `packages` is not installed.
+    /// Starts the script. Returns `None`, and prints one line to standard error, if Chromium, Node or one of the Node
+    /// `packages` is not installed.
     pub async fn start(script: &str, packages: &[&str]) -> Option<Self> {
         let chromium = std::env::var_os("TEST_CHROMIUM").unwrap_or_else(|| "/usr/bin/chromium".into());
         if !std::path::Path::new(&chromium).exists() {
@@ -51,12 +52,12 @@ impl Browser {
         within(self.stdin.write_all(format!("{what}\n").as_bytes())).await.expect("the script reads");
     }
 
-    /// The next event of a kind. Events of different kinds come in any order.
+    /// Returns the next event of this kind. Keeps events of other kinds for later calls.
     pub async fn next(&mut self, kind: &str) -> Value {
         self.next_of(&[kind]).await
     }
 
-    /// The next event of one of these kinds.
+    /// Returns the next event of one of these kinds.
     pub async fn next_of(&mut self, kinds: &[&str]) -> Value {
         loop {
             if let Some(at) = self.events.iter().position(|event| kinds.iter().any(|kind| event["event"] == *kind)) {
@@ -72,14 +73,14 @@ impl Browser {
         self.events.clear();
     }
 
-    /// Closes the browser cleanly, so that no process and no file of it remains.
+    /// Closes the browser cleanly, so that no process and no file of the browser remains.
     pub async fn end(mut self) {
         drop(self.stdin);
         assert!(within(self.child.wait()).await.unwrap().success());
     }
 }
 
-/// A Node command. It finds its packages in the folder that `TEST_NODE_MODULES` names.
+/// A Node command. Node searches the folder in `TEST_NODE_MODULES` for packages.
 fn node() -> Command {
     let mut command = Command::new("node");
     if let Some(modules) = std::env::var_os("TEST_NODE_MODULES") {

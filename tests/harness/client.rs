@@ -18,7 +18,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// `None`, with one line on standard error, if the program is not installed.
+    /// Starts the program. Returns `None`, and prints one line to standard error, if the program is not installed.
     pub fn start(program: &str, arguments: &[&str]) -> Option<Self> {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -39,7 +39,7 @@ impl Program {
         within(self.lines.next_line()).await.unwrap().expect("the program prints another line")
     }
 
-    /// The next line as JSON, after its prefix is removed.
+    /// The next line, parsed as JSON after `prefix` is removed.
     pub async fn json(&mut self, prefix: &str) -> Value {
         let line = self.line().await;
         let json = line.strip_prefix(prefix).unwrap_or_else(|| panic!("no {prefix:?}: {line}"));
@@ -50,7 +50,8 @@ impl Program {
         within(self.stdin.as_mut().unwrap().write_all(text.as_bytes())).await.expect("the program reads");
     }
 
-    /// Closes its standard input, waits for its end, and returns its exit code and the rest of its output.
+    /// Closes the program's standard input, and waits until the program ends. Returns the exit code and the rest of the
+    /// output.
     pub async fn end(mut self) -> (Option<i32>, String) {
         drop(self.stdin.take());
         let mut rest = String::new();

@@ -19,10 +19,10 @@ pub struct Running {
     stderr: Output,
 }
 
-/// The output from a pipe. A task reads it continuously, so that the program never waits for the test.
+/// The output of a program. A task reads the pipe continuously, so that the program never waits for the test.
 struct Output {
     pieces: UnboundedReceiver<Vec<u8>>,
-    /// Bytes that have arrived and that the test has not yet read.
+    /// Bytes that have arrived but that the test has not read yet.
     come: Vec<u8>,
 }
 
@@ -30,13 +30,14 @@ struct Output {
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
-    /// The part that the test had not read before.
+    /// Standard output, without the part that the test had read before.
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Ended {
-    /// Asserts that the command failed with this code, and that its last line of standard error contains these texts.
+    /// Asserts that the command failed with this exit code, and that the last line on standard error contains these
+    /// texts.
     #[track_caller]
     pub fn failed(&self, code: i32, says: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -56,8 +57,8 @@ impl Running {
         Self::of(command)
     }
 
-    /// Starts a command in a terminal of 100 columns. The terminal's output comes as standard output. `None` if
-    /// `script`, which makes the terminal, is not installed.
+    /// Starts a command in a terminal of 100 columns. All that the terminal gets arrives here as standard output.
+    /// Returns `None` if `script`, the program that creates the terminal, is not installed.
     pub fn in_terminal(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
         if !is_installed("script", std::process::Command::new("script").arg("--version")) {
             return None;
@@ -90,24 +91,24 @@ impl Running {
         self.stdout.line().await.expect("another line of standard output")
     }
 
-    /// The next line of standard output that contains this.
+    /// Reads standard output up to a line that contains this text, and returns that line.
     pub async fn shows(&mut self, text: &str) -> String {
         self.stdout.line_with(text).await
     }
 
-    /// The next line of standard error that contains this.
+    /// Reads standard error up to a line that contains this text, and returns that line.
     pub async fn says(&mut self, text: &str) -> String {
         self.stderr.line_with(text).await
     }
 
-    /// Waits until the unread standard output contains this text, and leaves it unread.
+    /// Waits until the unread standard output contains this text. The output stays unread.
     pub async fn draws(&mut self, text: &str) {
         while !self.stdout.text().contains(text) {
             assert!(self.stdout.more().await, "{text} was never drawn: {:?}", self.stdout.text());
         }
     }
 
-    /// Closes the pipe that its standard output goes to.
+    /// Closes the pipe from the command's standard output.
     pub fn stop_reading(&mut self) {
         self.stdout.pieces.close();
     }
@@ -126,7 +127,7 @@ impl Running {
         signal(std::fs::read_to_string(children).expect("Linux has this file").trim(), name);
     }
 
-    /// Waits for its end.
+    /// Waits until the command ends.
     pub async fn end(mut self) -> Ended {
         for output in [&mut self.stdout, &mut self.stderr] {
             while output.more().await {}
@@ -151,7 +152,7 @@ impl Output {
                     read = pipe.read(&mut buffer) => read,
                     () = send.closed() => return,
                 };
-                // Reading from a terminal fails when its other side has closed.
+                // Reading from a terminal fails after the program at the other side has closed it.
                 let Ok(count @ 1..) = read else { return };
                 if send.send(buffer[..count].to_vec()).is_err() {
                     return;
@@ -161,7 +162,7 @@ impl Output {
         Self { pieces, come: Vec::new() }
     }
 
-    /// Waits for more output; `false` at the end.
+    /// Waits for more output. Returns `false` at the end of the output.
     async fn more(&mut self) -> bool {
         let piece = within(self.pieces.recv()).await;
         self.come.extend(piece.iter().flatten());
@@ -172,7 +173,7 @@ impl Output {
         String::from_utf8_lossy(&self.come).into_owned()
     }
 
-    /// Takes the next line, which must end with a line break; `None` at the end of the output.
+    /// Returns the next line, which must end with a line break; `None` at the end of the output.
     async fn line(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.come.iter().position(|byte| *byte == b'\n') {

@@ -1,5 +1,5 @@
 //! Checks responses and messages against the two documents in `docs/api`. The harness checks every response and every
-//! message that a test receives, so a change that the documents do not describe fails a test.
+//! message that a test receives. So a test fails if the server does what the documents do not describe.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use jsonschema::{Draft, Validator};
 use serde_json::{Value, json};
 
-/// Headers that clients act on. If a response has one of them, the document must describe it.
+/// Headers that clients act on. If a response has one of these headers, the document must describe the header.
 const MEANT_FOR_CLIENTS: [&str; 10] = [
     "accept-encoding",
     "allow",
@@ -36,7 +36,8 @@ pub fn asyncapi() -> &'static Document {
 pub struct Document {
     pub root: Value,
     draft: Draft,
-    /// Compiled validators by the pointer of their schema. Compiling one takes longer than a test's checks with it.
+    /// Compiled validators, by the JSON pointer of the schema. Compiling one takes longer than all checks of a test
+    /// with it.
     validators: Mutex<HashMap<String, Arc<Validator>>>,
 }
 
@@ -53,12 +54,13 @@ impl Document {
         Self { root, draft, validators: Mutex::default() }
     }
 
-    /// The value at a path of names (a JSON pointer, RFC 6901), with references followed; `None` if it does not exist.
+    /// Returns the value at a path of names (a JSON pointer, RFC 6901), and follows references. `None` if there is no
+    /// such value.
     pub fn find(&'static self, names: &[&str]) -> Option<Place> {
         self.find_in(&Place { pointer: String::new(), value: &self.root }, names)
     }
 
-    /// The same, relative to a place in the document.
+    /// The same as `find`, but the path starts at a place in the document.
     pub fn find_in(&'static self, place: &Place, names: &[&str]) -> Option<Place> {
         names.iter().try_fold(place.clone(), |place, name| Some(self.resolve(place.child(name)?)))
     }
@@ -77,21 +79,21 @@ impl Document {
         place
     }
 
-    /// The children of a place with their names, with references followed.
+    /// The children of a place, each with its name. References are followed.
     pub fn children(&'static self, place: &Place) -> Vec<(&'static str, Place)> {
         let Some(children) = place.value.as_object() else { return Vec::new() };
         let named = |name: &'static String| (name.as_str(), self.resolve(place.child(name).expect("the child exists")));
         children.keys().map(named).collect()
     }
 
-    /// The entries of a list, with references followed.
+    /// The entries of a list. References are followed.
     pub fn entries(&'static self, place: &Place) -> Vec<Place> {
         let count = place.value.as_array().map_or(0, Vec::len);
         let entry = |at: usize| Place { pointer: format!("{}/{at}", place.pointer), value: &place.value[at] };
         (0..count).map(|at| self.resolve(entry(at))).collect()
     }
 
-    /// Checks a value against a schema; the error says why it does not conform.
+    /// Checks a value against a schema. The error says why the value does not conform.
     pub fn check(&self, schema: &Place, value: &Value) -> Result<(), String> {
         let mut validators = self.validators.lock().unwrap();
         let validator = validators.entry(schema.pointer.clone()).or_insert_with(|| {
@@ -109,7 +111,7 @@ impl Document {
 }
 
 impl Place {
-    /// The child with this name. A reference is not followed.
+    /// The child with this name. If the child is a reference, returns the reference itself.
     pub fn child(&self, name: &str) -> Option<Self> {
         let value = self.value.get(name)?;
         let escaped = name.replace('~', "~0").replace('/', "~1").replace('{', "%7B").replace('}', "%7D");
@@ -117,7 +119,7 @@ impl Place {
     }
 }
 
-/// The name of the schema for a message of the server, by its type.
+/// The name of the schema for a message from the server. The type of the message selects the schema.
 pub fn schema_of(message: &Value) -> &'static str {
     match message["type"].as_str() {
         Some("connection_ack") => "ConnectionAck",
@@ -141,11 +143,11 @@ pub fn message(message: &Value) {
     }
 }
 
-/// The parts of a response that the document describes.
+/// The parts of a response that `openapi.yaml` describes.
 #[derive(Debug)]
 pub struct Response<'a> {
     pub method: &'a str,
-    /// May include a query, which the check ignores.
+    /// The path of the request. It may include a query, which the check ignores.
     pub path: &'a str,
     pub status: u16,
     pub headers: Vec<(String, String)>,
@@ -162,7 +164,7 @@ impl Response<'_> {
     }
 
     fn fits(&self) -> Result<(), String> {
-        // The document describes these responses once, in its description, because any path can return them.
+        // Any path can return these responses, so the document describes them once, in its `description`.
         let is_preflight = self.method == "OPTIONS" && self.status == 204;
         let is_nowhere = self.status == 404 && self.body.is_some_and(|body| body["error"]["code"] == "not_found");
         if is_preflight || is_nowhere || self.status == 431 {
@@ -170,7 +172,8 @@ impl Response<'_> {
         }
         let item = self.item().ok_or("there is no such path")?;
         let method = if self.method == "HEAD" { "get".to_owned() } else { self.method.to_lowercase() };
-        // The document describes a 405 at the methods that the path allows.
+        // The document has no operation for a refused method. It describes the 405 under the methods that the path
+        // allows.
         let operations = openapi().children(&item);
         let operation = operations
             .iter()
@@ -183,7 +186,7 @@ impl Response<'_> {
         self.check_body(&response)
     }
 
-    /// The path item, by its path or by its template.
+    /// The path item of the document whose path or template matches the requested path.
     fn item(&self) -> Option<Place> {
         let path = self.path.split('?').next().unwrap_or_default();
         let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);

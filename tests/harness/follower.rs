@@ -34,18 +34,18 @@ struct PositionData {
     position: String,
 }
 
-/// A catch-up that has begun and has not ended.
+/// A catch-up that has begun but not ended.
 #[derive(Debug, Default)]
 struct CatchUp {
-    /// The server must send every message after this offset, or count it as skipped.
+    /// The server must send every message after this offset, or count the message as skipped.
     base: u64,
     got: BTreeSet<u64>,
     skipped: u64,
     is_count_unknown: bool,
-    /// A snapshot was announced: the next message may have any position.
+    /// A snapshot was announced, so the next message may have any position.
     snapshot_begins: bool,
-    /// A second snapshot was announced, because the log no longer had deletions that belong to the first one. Keyed
-    /// messages may come twice.
+    /// A second snapshot was announced, because the log no longer had deletions that belong to the first snapshot.
+    /// Keyed messages may then come twice.
     snapshot_repeated: bool,
 }
 
@@ -53,11 +53,11 @@ struct CatchUp {
 pub struct Follower {
     /// The data of each key, byte for byte.
     pub state: BTreeMap<String, String>,
-    /// The position from which it would resume.
+    /// The position from which the client would resume after a disconnect.
     pub cursor: Option<Position>,
     /// How often each catch-up mode was announced.
     pub modes: BTreeMap<String, usize>,
-    /// The number of published messages received.
+    /// The number of published messages that the client has received.
     pub messages: usize,
     /// The data of the newest keyless message.
     pub keyless: Option<String>,
@@ -68,7 +68,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Returns the query parameter for the next connection. Call it before each connection.
+    /// Returns the query parameter with which the client resumes. Call this before each connection.
     pub fn resume(&mut self) -> String {
         self.resuming = self.cursor.is_some();
         self.catching_up = None;

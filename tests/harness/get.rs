@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use super::contract;
 use super::raw::{Raw, Response};
 
-/// Sends the request and reads the response; of an event stream, only its head. The connection stays open until the
-/// returned `Raw` is dropped. Adds the headers of a WebSocket handshake for `/api/ws`, and `Host: localhost` if
+/// Sends the request and reads the response; of an event stream, only the head. The connection stays open until the
+/// caller drops the returned `Raw`. For `/api/ws`, adds the headers of a WebSocket handshake. Adds `Host: localhost` if
 /// `headers` has no `Host`.
 pub async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> (Raw, Response) {
     let mut head = format!("GET {path} HTTP/1.1\r\n");

@@ -12,7 +12,7 @@ pub const GOOD: &str = r#"{"topic":"odds_updates","data":"good"}"#;
 /// The expected parts of an error response: status, code, index of the message, and parts of the detail.
 pub type Refusal<'a> = (u16, &'a str, Option<usize>, &'a [&'a str]);
 
-/// Asserts that an answer is an error in the contract's format, with these parts.
+/// Asserts that an answer is an error in the contract's format and has these parts.
 #[track_caller]
 pub fn refused(answer: &Answer, (status, code, index, says): Refusal<'_>) {
     assert_eq!((answer.status, answer.code()), (status, code), "{}", answer.text);
@@ -45,7 +45,7 @@ impl Hub {
         self.app.manager.position().offset
     }
 
-    /// Posts a body that the server must refuse, and checks that no message of it is stored or delivered.
+    /// Posts a body that the server must refuse. Checks that the server stores and delivers no message of the body.
     pub async fn refuses(&mut self, content_type: &str, body: impl Into<reqwest::Body>, refusal: Refusal<'_>) {
         let before = self.offset();
         let answer = self.app.post("/api/publish", content_type, body).await;
@@ -68,7 +68,7 @@ impl Hub {
     }
 }
 
-/// One message with `topic`, `data`, and these fields.
+/// The JSON text of a message with `topic`, `data`, and these further fields.
 pub fn message(fields: &str) -> String {
     format!(r#"{{"topic":"odds_updates","data":1,{fields}}}"#)
 }

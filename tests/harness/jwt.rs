@@ -15,16 +15,16 @@ use serde_json::{Value, json};
 
 use super::App;
 
-/// The shared secret of the tests' servers.
+/// The secret with which tests sign tokens (HS256), and which their servers accept.
 pub const SECRET: &str = "a-secret-of-at-least-32-bytes-4711";
 
-/// The time, in seconds since 1970.
+/// The current time, in seconds since 1970.
 pub fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
     i64::try_from(since.as_secs()).unwrap()
 }
 
-/// Claims for these topics that expire in an hour.
+/// The claims of a token for these topics that expires in an hour.
 pub fn claims(topics: &[&str]) -> Value {
     json!({"exp": now() + 3600, "topics": topics})
 }
@@ -39,14 +39,15 @@ pub fn token(claims: &Value) -> String {
     signed(&json!({"alg": "HS256", "typ": "JWT"}), claims, SECRET)
 }
 
-/// A token with any header, signed with any secret: with HMAC and SHA-512 for HS512, else with SHA-256.
+/// A token with any header, signed with any secret. Uses HMAC with SHA-512 if the header names HS512, else with
+/// SHA-256.
 pub fn signed(header: &Value, claims: &Value, secret: &str) -> String {
     let hash = if header["alg"] == "HS512" { hmac::HMAC_SHA512 } else { hmac::HMAC_SHA256 };
     let key = hmac::Key::new(hash, secret.as_bytes());
     assemble(header, claims, |message| hmac::sign(&key, message).as_ref().to_vec())
 }
 
-/// Header, claims and signature in the compact form (RFC 7515, section 7.1).
+/// A token in the compact form (RFC 7515, section 7.1): header, claims and signature.
 fn assemble(header: &Value, claims: &Value, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
     let message = format!("{}.{}", base64url(header.to_string()), base64url(claims.to_string()));
     let signature = sign(message.as_bytes());
@@ -57,17 +58,17 @@ fn base64url(bytes: impl AsRef<[u8]>) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Sets the shared secret, so that subscribers need a token signed with it.
+/// Changes the settings so that subscribers need a token signed with the shared secret.
 pub fn required(config: &mut Config) {
     config.subscriber_jwt_secret = Some(SECRET.parse().unwrap());
 }
 
-/// Starts a server whose subscribers need such a token.
+/// Starts a server whose subscribers need a token signed with the shared secret.
 pub async fn start() -> App {
     App::with(required).await
 }
 
-/// The algorithm of a pair of keys.
+/// The signature algorithm of a key pair.
 #[derive(Debug, Clone, Copy)]
 pub enum Algorithm {
     RS256,
@@ -75,7 +76,7 @@ pub enum Algorithm {
     EdDSA,
 }
 
-/// A pair of keys that openssl generates, so that the repository holds no private key.
+/// A key pair. openssl generates it during the test, so that the repository contains no private key.
 pub enum Pair {
     Rsa(RsaKeyPair),
     Ec(EcdsaKeyPair),
@@ -117,7 +118,7 @@ impl Pair {
                 json!({"kty": "RSA", "n": base64url(key.n), "e": base64url(key.e)})
             }
             Self::Ec(pair) => {
-                // An uncompressed point: 4, then 32 bytes each of x and y.
+                // The public key is an uncompressed point: the byte 4, then 32 bytes each for x and y.
                 let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
                 json!({"kty": "EC", "crv": "P-256", "x": base64url(x), "y": base64url(y)})
             }
@@ -128,7 +129,7 @@ impl Pair {
         jwk
     }
 
-    /// A token signed with the private key. Its header names the key if an id is given.
+    /// Signs a token with the private key. If an id is given, the token's header names the key with it.
     pub fn sign(&self, id: Option<&str>, claims: &Value) -> String {
         let mut header = json!({"alg": self.algorithm(), "typ": "JWT"});
         if let Some(id) = id {
@@ -161,7 +162,7 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Vec<u8> {
     output.stdout
 }
 
-/// A temporary file, removed on drop.
+/// A temporary file. Dropping this value removes the file.
 pub struct File(pub PathBuf);
 
 impl File {
@@ -183,7 +184,7 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        // A test may have removed it.
+        // The test may have removed the file itself.
         let _ = std::fs::remove_file(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! A TCP connection between two programs that a test can cut or stall.
+//! A TCP connection between two programs, through a link that a test can cut or stall.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use tokio::task::JoinSet;
 /// What the link does with the bytes that it receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// Pass them on.
+    /// Pass all bytes on.
     Open,
-    /// Hold them back until the flow changes.
+    /// Hold all bytes back until the flow changes.
     Stalled,
-    /// Pass on bytes to the target, and hold back bytes from it.
+    /// Pass on bytes to the target, but hold back bytes from the target.
     Unanswered,
-    /// Pass on about this many bytes in each direction of a connection, and hold back the rest.
+    /// In each direction of a connection, pass on about this many bytes and hold back the rest.
     StalledBehind(usize),
-    /// End all connections, and end new ones at once.
+    /// End all open connections, and end each new connection at once.
     Cut,
 }
 
@@ -72,7 +72,7 @@ impl Link {
 async fn pass(one: TcpStream, target: SocketAddr, flow: watch::Receiver<Flow>, stalled: &Notify) {
     let Ok(other) = TcpStream::connect(target).await else { return };
     let ((from_one, to_one), (from_other, to_other)) = (one.into_split(), other.into_split());
-    // If one side ends, end both.
+    // If one side ends the connection, end it on both sides.
     tokio::select! {
         () = copy(from_one, to_other, false, flow.clone(), stalled) => {}
         () = copy(from_other, to_one, true, flow, stalled) => {}

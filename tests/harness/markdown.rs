@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// One file.
+/// One Markdown file.
 pub struct Page {
-    /// Its path relative to the project's folder.
+    /// The file's path relative to the project's folder.
     pub name: String,
     pub path: PathBuf,
     text: String,
@@ -16,7 +16,7 @@ pub struct Page {
 pub struct Block {
     /// The text after the opening fence, such as `js run`.
     pub info: String,
-    /// The first line of its text, counted from 1.
+    /// The number of the first line after the opening fence, counted from 1.
     pub line: usize,
     pub text: String,
 }
@@ -52,7 +52,7 @@ impl Page {
         found.iter().map(|path| Self::read(path.strip_prefix(root()).unwrap().to_str().unwrap())).collect()
     }
 
-    /// Its lines: the number, the text, and whether the line belongs to a code block, fences included.
+    /// The lines of the file: the number, the text, and whether the line belongs to a code block, fences included.
     fn lines(&self) -> impl Iterator<Item = (usize, &str, bool)> {
         let mut within = false;
         self.text.lines().enumerate().map(move |(at, line)| {
@@ -83,20 +83,21 @@ impl Page {
         blocks
     }
 
-    /// The texts of all comments with this name: `NAME=value` for `<!-- server: NAME=value -->`.
+    /// The contents of all comments with this name. The comment `<!-- server: NAME=value -->` has the name `server` and
+    /// the content `NAME=value`.
     pub fn remarks(&self, name: &str) -> Vec<String> {
         let begin = format!("<!-- {name}: ");
         let said = self.text.lines().filter_map(|line| line.trim().strip_prefix(&begin)?.strip_suffix(" -->"));
         said.map(str::to_owned).collect()
     }
 
-    /// The lines outside of code blocks with their numbers, without inline code.
+    /// The lines outside code blocks with their line numbers, without inline code.
     fn prose(&self) -> impl Iterator<Item = (usize, String)> {
         let prose = self.lines().filter(|(_, _, is_code)| !is_code);
         prose.map(|(at, line, _)| (at, line.split('`').step_by(2).collect::<Vec<_>>().join("``")))
     }
 
-    /// The targets of its links, with their lines.
+    /// The targets of all links in the file, with their line numbers.
     pub fn links(&self) -> Vec<(usize, String)> {
         let mut links = Vec::new();
         for (at, line) in self.prose() {
@@ -106,7 +107,7 @@ impl Page {
         links
     }
 
-    /// The anchors of its headings, as GitHub and similar renderers generate them.
+    /// The anchors of all headings in the file, as GitHub and similar renderers generate them.
     pub fn anchors(&self) -> Vec<String> {
         let mut seen: HashMap<String, usize> = HashMap::new();
         let headings = self.lines().filter(|(_, line, is_code)| !is_code && line.starts_with('#'));
@@ -119,7 +120,7 @@ impl Page {
         anchors.collect()
     }
 
-    /// The rows of the first table whose header begins with these cells. Backticks are removed.
+    /// The rows of the first table whose header begins with these cells, without backticks.
     pub fn table(&self, head: &[&str]) -> Vec<Vec<String>> {
         let cells = |line: &str| -> Option<Vec<String>> {
             let inside = line.trim().strip_prefix('|')?.strip_suffix('|')?;
@@ -133,7 +134,7 @@ impl Page {
     }
 }
 
-/// A heading's anchor: lower case, spaces as dashes, without punctuation.
+/// The anchor of a heading: lower case, dashes instead of spaces, no punctuation.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.collect::<String>().to_lowercase().replace(' ', "-")

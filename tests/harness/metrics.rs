@@ -2,7 +2,7 @@
 
 use super::{Answer, App, within};
 
-/// The value of a series, such as `oddswire_connects_total{transport="sse"}`; 0 if it does not exist yet.
+/// The value of a series, such as `oddswire_connects_total{transport="sse"}`; 0 if the series does not exist yet.
 pub async fn value(app: &App, series: &str) -> f64 {
     let text = exposition(app).await.text;
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));

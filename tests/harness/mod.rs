@@ -44,23 +44,24 @@ use self::program::Directory;
 
 /// The publish token of the tests' servers.
 pub const TOKEN: &str = "test-token";
-/// The deadline of every wait in a test. It is long, because on a busy machine a task can wait a second for its turn.
+/// The deadline of every wait in a test. It is long because a task on a busy machine can wait a second for the
+/// processor.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running server.
 pub struct App {
     pub address: SocketAddr,
-    /// Metrics, health and connections.
+    /// The address of the admin listener: metrics, health and connections.
     pub admin: SocketAddr,
     pub manager: ConnectionManager,
     http: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<bool>,
-    /// The directory or the Redis that keeps the messages. Declared last, so that it is dropped last.
+    /// The directory or the Redis that keeps the messages. Rust drops fields in order, so this one is dropped last.
     _storage: Storage,
 }
 
-/// Where an engine keeps its messages. Dropping this removes them.
+/// Where an engine keeps its messages. Dropping this value removes the messages.
 #[expect(dead_code, reason = "the contents are only kept alive, never read")]
 enum Storage {
     Memory,
@@ -76,7 +77,8 @@ impl Storage {
             EngineKind::Journal => {
                 let directory = Directory::new();
                 config.data_dir = Some(directory.0.clone());
-                // A sync for each publish would slow down every test. Tests of durability set `sync` themselves.
+                // Syncing every publish to the disk would slow down every test. Tests of durability set `sync`
+                // themselves.
                 config.sync = SyncWhen::Interval(Duration::from_millis(50));
                 Self::Journal(directory)
             }
@@ -89,7 +91,7 @@ impl Storage {
     }
 }
 
-/// The engine of tests that do not choose one: `TEST_ENGINE`, or `memory`.
+/// The engine for tests that do not choose one: the value of `TEST_ENGINE`, else `memory`.
 pub fn engine() -> EngineKind {
     match std::env::var("TEST_ENGINE").as_deref() {
         Err(_) | Ok("memory") => EngineKind::Memory,
@@ -109,13 +111,13 @@ impl App {
         Self::logging(logger(), change).await
     }
 
-    /// The same, but always on the memory engine. For tests that pause the clock, since that does not pause a broker,
-    /// and for tests of a restart that loses all state.
+    /// The same as `with`, but always on the memory engine. Tests that pause the clock need this, because a broker's
+    /// clock keeps running. So do tests of a restart that loses all state.
     pub async fn in_memory(change: impl FnOnce(&mut Config)) -> Self {
         Self::on(EngineKind::Memory, logger(), change).await
     }
 
-    /// The same, with a logger that the test supplies.
+    /// The same as `with`, but with a logger from the test.
     pub async fn logging(logger: slog::Logger, change: impl FnOnce(&mut Config)) -> Self {
         Self::on(engine(), logger, change).await
     }
@@ -124,7 +126,8 @@ impl App {
         let mut config = Config::default();
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.publish_token = Some(TOKEN.parse().unwrap());
-        // The defaults would delay the end of each test and limit its messages. Tests of these two settings set them.
+        // The default `drain_spread` would delay the end of each test. The default rate would limit how fast a client
+        // can send. Tests of these two settings set them.
         config.drain_spread = Duration::ZERO;
         config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
         config.client_messages_per_second = 1_000_000;
@@ -137,7 +140,7 @@ impl App {
         let (address, manager) = (server.local_addr(), server.manager().clone());
         let admin = server.admin_addr().expect("the harness sets one");
         let running = tokio::spawn(server.run(async {
-            // A test that ends without stopping its server drops the sender, which stops the server too.
+            // If a test ends without stopping the server, the sender is dropped. That stops the server too.
             let _ = stopped.await;
         }));
         let http = reqwest::Client::new();
@@ -148,7 +151,7 @@ impl App {
         app
     }
 
-    /// Waits until the server is ready: an engine may first have to connect to its broker.
+    /// Waits until the server is ready. Some engines must first connect to their broker.
     async fn wait_until_ready(&self) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let mut looks = tokio::time::interval(Duration::from_millis(2));
@@ -158,14 +161,14 @@ impl App {
         }
     }
 
-    /// Begins the drain.
+    /// Begins the drain of the server.
     pub fn begin_stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             stop.send(()).expect("the server runs");
         }
     }
 
-    /// Drains the server, and returns whether all connections ended in time.
+    /// Drains the server. Returns whether all connections ended before the drain timeout.
     pub async fn stop(mut self) -> bool {
         self.begin_stop();
         within(self.running).await.expect("the server does not panic")
@@ -183,13 +186,13 @@ impl App {
         Answer::of(self.request(reqwest::Method::GET, path)).await
     }
 
-    /// Posts a body with the token.
+    /// Posts a body with the publish token.
     pub async fn post(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Answer {
         let request = self.request(reqwest::Method::POST, path).bearer_auth(TOKEN);
         Answer::of(request.header("content-type", content_type).body(body)).await
     }
 
-    /// Publishes a JSON value, which must be accepted.
+    /// Publishes a JSON value, which the server must accept.
     pub async fn publish(&self, body: &Value) -> Value {
         let answer = self.post("/api/publish", "application/json", body.to_string()).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
@@ -198,7 +201,7 @@ impl App {
     }
 
     /// Waits until this node has delivered the published messages. On a busy machine, a node on a broker can answer a
-    /// publish before it has delivered the messages.
+    /// publish before it delivers the messages.
     async fn delivered(&self, answer: &Value) {
         let published: Position = answer["position"].as_str().expect("a position").parse().expect("a position");
         let is_behind = || {
@@ -208,9 +211,9 @@ impl App {
         eventually(&format!("{published} is delivered"), || !is_behind()).await;
     }
 
-    /// Calls `batch` with an expiry about a second from now and publishes its result. Returns the expiry and the
-    /// answer. On a busy machine a second can pass before the server reads the batch. The server then refuses it, and
-    /// this function tries again with a later expiry.
+    /// Calls `batch` with an expiry about a second from now, and publishes the result. Returns the expiry and the
+    /// answer. On a busy machine a second can pass before the server reads the batch. The server then refuses the
+    /// batch, and this function tries again with a later expiry.
     pub async fn publish_expiring(&self, batch: impl Fn(&str) -> Value) -> (String, Value) {
         for seconds in [1, 5, 30] {
             let soon = Timestamp::now().plus(Duration::from_secs(seconds)).to_string();
@@ -223,7 +226,7 @@ impl App {
         panic!("the server took more than 30 seconds to read the batch");
     }
 
-    /// Publishes one keyed message, which must be accepted.
+    /// Publishes one keyed message, which the server must accept.
     pub async fn odds(&self, key: &str, data: impl Into<Value>) -> Value {
         self.publish(&json!({"topic": "odds_updates", "key": key, "data": data.into()})).await
     }
@@ -242,7 +245,7 @@ impl App {
     }
 }
 
-/// A response.
+/// A complete HTTP response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -253,7 +256,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Sends a request to our server, and checks that the response conforms to `docs/api/openapi.yaml`.
+    /// Sends a request to the server under test, and checks that the response conforms to `docs/api/openapi.yaml`.
     pub async fn of(request: reqwest::RequestBuilder) -> Self {
         let (client, request) = request.build_split();
         let request = request.expect("the test builds a valid request");
@@ -266,7 +269,7 @@ impl Answer {
         answer
     }
 
-    /// Sends a request to another server, or to a proxy in front of ours, without that check.
+    /// Sends a request to another server, or to a proxy in front of oddswire, without checking the response.
     pub async fn of_other(request: reqwest::RequestBuilder) -> Self {
         let response = request.send().await.expect("the server answers");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -288,7 +291,8 @@ impl Answer {
     }
 }
 
-/// Allows this process, and the processes that it starts, to open this many files: the usual limit is 1,024.
+/// Sets the maximum number of open files of this process and of the processes that it starts. The usual maximum is
+/// 1,024.
 pub fn allow_files(count: usize) {
     let limits = std::fs::read_to_string("/proc/self/limits").expect("Linux has this file");
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("Linux lists this limit");
@@ -301,7 +305,7 @@ pub fn allow_files(count: usize) {
     assert!(raised, "this test opens {count} files: raise the hard limit (ulimit -Hn)");
 }
 
-/// Connects with a receive buffer as small as the system allows, so that a client that does not read soon causes
+/// Connects with the smallest receive buffer that the system allows. A client that does not read then soon causes
 /// backpressure.
 pub async fn narrow_socket(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
@@ -322,7 +326,7 @@ pub fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
 /// Waits until `holds` returns true.
 pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    // The condition sends no event, so poll it. Other tasks run between two polls.
+    // Nothing reports when the condition becomes true, so poll it. Other tasks run between two polls.
     let mut looks = tokio::time::interval(Duration::from_millis(2));
     while !holds() {
         assert!(tokio::time::Instant::now() < deadline, "timed out waiting for: {what}");
@@ -340,7 +344,7 @@ fn logger() -> slog::Logger {
     slog::Logger::root(slog_term::FullFormat::new(plain).build().fuse(), slog::o!())
 }
 
-/// A file of the recorded data. `None`, with one line on standard error, if the data is absent.
+/// The path of a file in the recorded data. `None`, with one line on standard error, if the file is absent.
 pub fn recorded(name: &str) -> Option<PathBuf> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
     if path.exists() {

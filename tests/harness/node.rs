@@ -22,7 +22,7 @@ impl Process {
         within(Answer::of(reqwest::Client::new().get(self.url(path)))).await
     }
 
-    /// Waits until the answer of `/readyz` satisfies `holds`, and returns that answer.
+    /// Waits until the response of `/readyz` satisfies `holds`, and returns that response.
     pub async fn becomes(&self, what: &str, holds: impl Fn(&Answer) -> bool) -> Answer {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let mut looks = tokio::time::interval(Duration::from_millis(10));
@@ -41,7 +41,8 @@ impl Process {
         self.becomes("ready", |answer| answer.status == 200 && answer.body["engine"] == "ok").await;
     }
 
-    /// Waits until the node is not ready and its reason contains `says` (ignoring case), and returns the reason.
+    /// Waits until the node reports that it is not ready, with a reason that contains `says` (ignoring case). Returns
+    /// the reason.
     pub async fn starting(&self, says: &str) -> String {
         let says = |answer: &Answer| {
             let detail = answer.body["detail"].as_str().unwrap_or_default();
@@ -51,7 +52,7 @@ impl Process {
         answer.body["detail"].as_str().expect("a reason").to_owned()
     }
 
-    /// Publishes messages, which must be accepted.
+    /// Publishes messages, which the node must accept.
     pub async fn take(&self, messages: &Value) -> Value {
         let answer = within(self.post("/api/publish", TOKEN, &messages.to_string())).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
@@ -59,7 +60,7 @@ impl Process {
     }
 
     /// Publishes a keyed message that expires soon. On a busy machine the expiry can pass before the node reads the
-    /// message; then tries again with a later one.
+    /// message. This function then tries again with a later expiry.
     pub async fn take_expiring(&self, key: &str) {
         for millis in [20, 1_000, 30_000] {
             let soon = Timestamp::now().plus(Duration::from_millis(millis)).to_string();
@@ -71,7 +72,7 @@ impl Process {
         panic!("the node took more than 30 seconds to read the message");
     }
 
-    /// Publishes one keyed message, which must be accepted.
+    /// Publishes one keyed message, which the node must accept.
     pub async fn odds(&self, key: &str, data: impl Into<Value>) -> Value {
         self.take(&json!({"topic": "odds_updates", "key": key, "data": data.into()})).await
     }

@@ -4,14 +4,15 @@ use serde_json::{Value, json};
 
 use super::browser::Browser;
 
-/// Errors that the browser itself logs while the server is down.
+/// Parts of the errors that the browser itself logs while the server is down.
 pub const AWAY: [&str; 2] = ["WebSocket connection to", "Failed to load resource"];
 
 /// A page of the console.
 pub struct Page(Browser);
 
 impl Page {
-    /// `None`, with one line on standard error, if a required program or package is not installed.
+    /// Starts the browser. Returns `None`, and prints one line to standard error, if a required program or package is
+    /// not installed.
     pub async fn start() -> Option<Self> {
         Browser::start("console.mjs", &["playwright-core", "axe-core"]).await.map(Self)
     }
@@ -44,7 +45,7 @@ impl Page {
         self.until("document.querySelector('#status').dataset.state === 'live'").await;
     }
 
-    /// Waits until an expression is truthy, and returns its value.
+    /// Waits until a JavaScript expression is truthy, and returns its value.
     pub async fn until(&mut self, expression: &str) -> Value {
         self.operate(json!({"until": expression})).await
     }
@@ -72,12 +73,13 @@ impl Page {
         self.until(&format!("[...document.querySelectorAll({selector})].some(e => {has})")).await;
     }
 
-    /// The text of a key's row, its cells separated by spaces. `last` is the displayed name of the key: its last part.
+    /// The text of a key's row, with spaces between the cells. `last` is the last part of the key, which the row
+    /// displays.
     pub async fn row(&mut self, last: &str) -> String {
         self.row_with(last, "").await
     }
 
-    /// The same, but waits until the row contains this text.
+    /// The same as `row`, but waits until the row contains this text.
     pub async fn row_with(&mut self, last: &str, text: &str) -> String {
         let [last, text] = [last, text].map(|text| json!(text));
         let row = format!(
@@ -89,7 +91,7 @@ impl Page {
     }
 
     /// Checks that the page has logged no error or warning, thrown no exception and sent no request to another host.
-    /// Texts in the browser's console that contain one of `but_for` are allowed.
+    /// Ignores console texts that contain one of `but_for`.
     pub async fn is_quiet(&mut self, but_for: &[&str]) {
         let noise = self.operate(json!({"noise": null})).await;
         let said = noise["console"].as_array().unwrap().iter().map(|text| text.as_str().unwrap());
@@ -119,7 +121,7 @@ pub fn progress(phase: &str, current: u64, total: impl Into<Value>) -> Value {
     json!({"topic": "scrape_progress", "data": data})
 }
 
-/// The data of a market: two prices and an event.
+/// The data of a market: the home price, the away price and the event.
 pub fn prices(home: f64, away: f64) -> Value {
     json!({"home": home, "away": away, "event_id": 8301})
 }

@@ -20,11 +20,11 @@ pub type Environment<'a> = &'a [(&'a str, &'a str)];
 
 pub const TOKEN: &str = "sesame-4711";
 
-/// The placeholder for an address until the program logs it.
+/// The placeholder for an address that the program has not logged yet.
 const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 
-/// The program with these arguments and environment variables. It listens on ports that the system chooses unless they
-/// name others, so that no test takes a fixed port by accident.
+/// A command that runs the program with these arguments and environment variables. If they name no ports, the program
+/// listens on ports that the system chooses. So no test takes a fixed port by accident.
 fn program(arguments: &[&str], environment: Environment<'_>) -> Command {
     let mut command = Command::new(PROGRAM);
     command.args(arguments);
@@ -48,7 +48,7 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// Runs the program to its end.
+/// Runs the program until it ends.
 pub async fn run(arguments: &[&str], environment: Environment<'_>) -> Ended {
     let output = within(program(arguments, environment).output()).await.expect("the program starts");
     let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
@@ -58,12 +58,12 @@ pub async fn run(arguments: &[&str], environment: Environment<'_>) -> Ended {
 /// A running server.
 pub struct Process {
     child: Child,
-    /// A task reads the log continuously, so that the program never waits for the test.
+    /// The lines of the log. A task reads the log continuously, so that the program never waits for the test.
     log: UnboundedReceiver<String>,
     pub address: SocketAddr,
-    /// Metrics, health and connections.
+    /// The address of the admin listener: metrics, health and connections.
     pub admin: SocketAddr,
-    /// The part of its log that the test has read.
+    /// The part of the log that the test has read.
     text: String,
     /// The engine's directory, if the harness created one.
     _directory: Option<Directory>,
@@ -75,22 +75,22 @@ impl Process {
         Self::of(program(arguments, environment)).await
     }
 
-    /// Starts the program with a publish token and a limit on its open files.
+    /// Starts the program with a publish token and a maximum number of open files.
     pub async fn with_files(most: usize, environment: Environment<'_>) -> Self {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("ulimit -n {most} && exec \"$0\""), PROGRAM]);
         Self::of(prepared(command, &[&[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)], environment].concat())).await
     }
 
-    /// Starts the program with a publish token and a limit on the size of its files: a number of bytes, or `unlimited`.
-    /// A write beyond the limit fails with an error, because the signal XFSZ is ignored.
+    /// Starts the program with a publish token and a maximum size of its files: a number of bytes, or `unlimited`. A
+    /// write beyond this size fails with an error, because the program ignores the signal XFSZ.
     pub async fn with_files_of(bytes: &str, environment: Environment<'_>) -> Self {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("trap '' XFSZ && exec prlimit --fsize={bytes}: \"$0\""), PROGRAM]);
         Self::of(prepared(command, &[&[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)], environment].concat())).await
     }
 
-    /// Changes the limit on the size of its files: a number of bytes, or `unlimited`.
+    /// Changes the maximum size of the program's files: a number of bytes, or `unlimited`.
     pub fn limit_files_to(&self, bytes: &str) {
         let (process, limit) = (self.child.id().expect("it has not ended").to_string(), format!("--fsize={bytes}:"));
         let limited = std::process::Command::new("prlimit").args(["--pid", &process, &limit]).status();
@@ -126,7 +126,7 @@ impl Process {
         Self::start(&[], &[&common, environment].concat()).await
     }
 
-    /// The next log record with this event. Skips all others.
+    /// Returns the next log record with this event. Skips all other records.
     pub async fn event(&mut self, event: &str) -> Value {
         loop {
             let line = within(self.log.recv()).await;
@@ -145,11 +145,11 @@ impl Process {
         self.text.matches(&format!(r#""event":"{event}""#)).count()
     }
 
-    /// The processor time that the program has used, in steps of 10 ms.
+    /// The processor time that the program has used, with a resolution of 10 ms.
     pub fn processor_time(&self) -> Duration {
         let stat =
             std::fs::read_to_string(format!("/proc/{}/stat", self.child.id().expect("it has not ended"))).unwrap();
-        // The second field is the name, in parentheses; the 14th and 15th are user and system time in ticks of 10 ms.
+        // Field 2 is the program's name, in parentheses. Fields 14 and 15 are user and system time, in ticks of 10 ms.
         let (_, after_name) = stat.rsplit_once(") ").expect("the name is in parentheses");
         let ticks = after_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
         Duration::from_millis(ticks.sum::<u64>() * 10)
@@ -169,7 +169,7 @@ impl Process {
         assert!(sent.expect("kill is installed").success());
     }
 
-    /// Waits for its end.
+    /// Waits until the program ends.
     pub async fn end(mut self) -> Ended {
         while let Some(line) = within(self.log.recv()).await {
             self.text.push_str(&line);
@@ -192,7 +192,7 @@ impl Process {
     }
 }
 
-/// Asserts exit code 2 and a single line on standard error that contains these texts.
+/// Asserts that the exit code is 2, and that standard error is a single line that contains these texts.
 #[track_caller]
 pub fn refused(ended: &Ended, says: &[&str]) {
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{}", ended.stderr);

@@ -10,16 +10,16 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::App;
 
-/// Skips a test whose program is not installed. Prints one line directly to standard error, which the test runner does
-/// not capture. Panics in CI, where every program must be installed.
+/// Reports that a program is not installed, so its test is skipped. Prints one line directly to standard error, which
+/// the test runner does not capture. Panics in CI, where every program must be installed.
 pub fn skip<T>(what: &str) -> Option<T> {
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{what} is not installed, but CI must have it");
     std::io::stderr().write_all(format!("skipped: {what} is not installed\n").as_bytes()).unwrap();
     None
 }
 
-/// Whether a program is installed. `version` is a command that prints its version. If not, prints that the test is
-/// skipped.
+/// Whether a program is installed. `version` is a command that prints the program's version. If the program is not
+/// installed, prints that the test is skipped.
 pub fn is_installed(name: &str, version: &mut Command) -> bool {
     match version.stdout(Stdio::null()).stderr(Stdio::null()).status() {
         Err(error) if error.kind() == ErrorKind::NotFound => skip(name).unwrap_or(false),
@@ -27,7 +27,7 @@ pub fn is_installed(name: &str, version: &mut Command) -> bool {
     }
 }
 
-/// A file of `deploy/`.
+/// The path of a file in `deploy/`.
 pub fn deploy(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
 }
@@ -35,8 +35,8 @@ pub fn deploy(name: &str) -> PathBuf {
 /// A free port.
 pub struct Port {
     pub address: SocketAddr,
-    /// Reserves the port: bound but not listening, so that the system does not choose it for another socket. A program
-    /// can still listen on it, because on Linux `SO_REUSEADDR` on both sockets allows that.
+    /// Reserves the port. This socket is bound but not listening, so the system does not choose the port for another
+    /// socket. A program can still listen on the port, because on Linux `SO_REUSEADDR` on both sockets allows that.
     _held: TcpSocket,
 }
 
@@ -53,7 +53,7 @@ impl Port {
         socket
     }
 
-    /// Listens on the port. Until then, the system refuses connections to it.
+    /// Listens on the port. Before this call, the system refuses connections to the port.
     pub fn listen(&self) -> TcpListener {
         Self::bind(self.address).listen(16).expect("no other socket listens on the port")
     }
@@ -68,8 +68,8 @@ impl Port {
     }
 }
 
-/// A temporary directory, removed on drop. It is not below the target directory, whose path may exceed the length limit
-/// of a Unix socket's path.
+/// A temporary directory. Dropping this value removes the directory. It is not below the target directory, whose path
+/// may exceed the length limit of a Unix socket's path.
 pub struct Directory(pub PathBuf);
 
 impl Directory {

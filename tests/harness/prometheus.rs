@@ -17,7 +17,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it, and waits until it has scraped the server once. `None` if Prometheus is not installed.
+    /// Starts Prometheus, and waits until it has scraped the server once. `None` if Prometheus is not installed.
     pub async fn start(app: &App) -> Option<Self> {
         if !program::is_installed("prometheus", Command::new("prometheus").arg("--version")) {
             return None;
@@ -30,7 +30,7 @@ impl Prometheus {
                 {"job_name": "oddswire", "static_configs": [{"targets": [app.admin.to_string()]}]},
             ],
         });
-        // JSON is valid YAML.
+        // Prometheus reads YAML. JSON is valid YAML.
         let file = directory.0.join("prometheus.yml");
         std::fs::write(&file, configuration.to_string()).unwrap();
         let output =
@@ -69,14 +69,14 @@ impl Prometheus {
         format!("http://{}{path}", self.port.address)
     }
 
-    /// The `data` field of the API's answer.
+    /// The field `data` in the answer of Prometheus' HTTP API.
     pub async fn get(&self, path: &str) -> Value {
         let answer = within(Answer::of_other(reqwest::Client::new().get(self.url(path)))).await;
         assert_eq!(answer.body["status"], "success", "{path}: {}", answer.text);
         answer.body["data"].clone()
     }
 
-    /// The current values of an expression, which must be valid.
+    /// Evaluates an expression, which must be valid, and returns the current values.
     pub async fn query(&self, expression: &str) -> Vec<f64> {
         let query: String = form_urlencoded::byte_serialize(expression.as_bytes()).collect();
         let data = self.get(&format!("/api/v1/query?query={query}")).await;
@@ -105,7 +105,7 @@ pub async fn promtool(arguments: &[&str], input: &str) -> Option<Output> {
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut process = command.spawn().expect("promtool starts");
     let mut stdin = process.stdin.take().expect("standard input is piped");
-    // This fails if promtool ends without reading its input.
+    // This write fails if promtool ends without reading its input.
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
     Some(within(process.wait_with_output()).await.expect("promtool ends"))

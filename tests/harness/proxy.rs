@@ -1,8 +1,8 @@
 //! The reverse proxies nginx, `HAProxy` and Caddy, run with the files of `deploy/`.
 //!
-//! Tests replace text in a copy of the file, and only where necessary: the listening address, the address of the
-//! server, the places of logs and admin socket, and in some tests a timeout that would be too long. Each replaced text
-//! must occur in the file, so a change of the file cannot silently remove a line that a test relies on.
+//! Each test changes a copy of the file, and only where necessary: the listening address, the address of the server,
+//! the places of logs and admin socket, and in some tests a timeout that would be too long. Each replaced text must
+//! occur in the file, so a change of the file cannot silently remove a line that a test relies on.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use super::program::{self, Directory, Port, deploy};
 use super::{PATIENCE, within};
 
-/// The two timeouts in the files that tests shorten: how long a connection may be idle, and how long old connections
-/// survive a reload.
+/// The two timeouts in the files that tests shorten. A connection may be idle for `IDLE`. After a reload, old
+/// connections may stay for `GRACE`.
 pub const IDLE: &str = "75s";
 pub const GRACE: &str = "2m";
 
@@ -54,10 +54,10 @@ impl Software {
         program::is_installed(self.name(), self.command(Path::new("/")).arg(version))
     }
 
-    /// A command of the program that writes its files into this directory.
+    /// A command that runs the proxy. The proxy writes its files into `directory`.
     fn command(self, directory: &Path) -> Command {
         let mut command = Command::new(self.name());
-        // Add the directories of daemons, which ordinary users do not have in their path.
+        // Add the directories of daemons, which are not in the `PATH` of ordinary users.
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
         command.env("PATH", path).env("HOME", directory).env_remove("XDG_CONFIG_HOME").env_remove("XDG_DATA_HOME");
         command.stdin(Stdio::null());
@@ -70,7 +70,7 @@ pub struct Configuration {
     software: Software,
     directory: Directory,
     file: PathBuf,
-    /// Where the proxy listens.
+    /// The address on which the proxy listens.
     pub address: SocketAddr,
     _port: Port,
 }
@@ -136,7 +136,7 @@ impl Configuration {
         command
     }
 
-    /// Runs the proxy's own configuration check.
+    /// Runs the proxy's built-in check of the configuration.
     pub fn check(&self) -> Output {
         let mut command = match self.software {
             Nginx => self.nginx(&["-t"]),
@@ -181,12 +181,13 @@ impl Configuration {
 pub struct Proxy {
     configuration: Configuration,
     pub address: SocketAddr,
-    /// A reload of `HAProxy` adds a process. The newest is last.
+    /// The proxy's processes, the newest last. Each reload of `HAProxy` adds a process.
     processes: Vec<Child>,
 }
 
 impl Proxy {
-    /// Starts the proxy in front of a server, and waits until it accepts connections. `None` if it is not installed.
+    /// Starts the proxy in front of a server, and waits until the proxy accepts connections. `None` if it is not
+    /// installed.
     pub async fn start(software: Software, server: SocketAddr, changes: &[(&str, &str)]) -> Option<Self> {
         if !software.is_installed() {
             return None;
@@ -213,7 +214,7 @@ impl Proxy {
         self.configuration.logs()
     }
 
-    /// Makes the proxy reload its configuration, in the same way as its service does.
+    /// Makes the proxy reload its configuration, in the same way as the proxy's system service does.
     pub async fn reload(&mut self) {
         let current = self.processes.last().expect("a process runs").id();
         match self.configuration.software {
@@ -238,7 +239,8 @@ impl Drop for Proxy {
             eprintln!("{}", self.logs());
         }
         for process in &mut self.processes {
-            // If nginx's master is killed, its workers keep running. On SIGTERM it ends its workers and then itself.
+            // If nginx's master process is killed, its worker processes keep running. On SIGTERM the master ends the
+            // workers and then itself.
             if self.configuration.software == Nginx && matches!(process.try_wait(), Ok(None)) {
                 signal("TERM", process.id());
             } else {
@@ -253,7 +255,7 @@ fn signal(name: &str, id: u32) -> ExitStatus {
     Command::new("kill").args(["-s", name, &id.to_string()]).status().expect("kill is installed")
 }
 
-/// An event stream through a proxy, read line by line, because a parser of events would hide the comments.
+/// An event stream through a proxy, read line by line, because an SSE parser would hide the comments.
 pub struct Lines {
     response: reqwest::Response,
     buffer: Vec<u8>,
@@ -267,7 +269,7 @@ impl Lines {
         Self { response, buffer: Vec::new() }
     }
 
-    /// The next line that is not empty; `None` at the end of the stream, also after an error.
+    /// The next line that is not empty; `None` at the end of the stream and after an error.
     pub async fn next(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
@@ -293,7 +295,7 @@ impl Lines {
     }
 }
 
-/// A request that the recording server received.
+/// A request that the [`Recorder`] has received.
 #[derive(Debug)]
 pub struct Request {
     /// The number of the connection, counted from 0.
@@ -309,7 +311,8 @@ impl Request {
     }
 }
 
-/// A server in place of oddswire that records the requests of a proxy. It answers every request with an empty 200.
+/// A server that takes the place of oddswire, and records the requests that a proxy sends. It answers every request
+/// with 200 and an empty body.
 pub struct Recorder {
     pub address: SocketAddr,
     requests: mpsc::UnboundedReceiver<Request>,
@@ -330,7 +333,7 @@ impl Recorder {
         Self { address, requests }
     }
 
-    /// The next request to this path. Skips others, such as health checks.
+    /// Returns the next request to this path. Skips requests to other paths, such as health checks.
     pub async fn request(&mut self, path: &str) -> Request {
         loop {
             let request = within(self.requests.recv()).await.expect("the recorder runs");
@@ -343,7 +346,7 @@ impl Recorder {
 
 async fn record(mut socket: TcpStream, connection: usize, heads: mpsc::UnboundedSender<Request>) {
     let mut head = Vec::new();
-    // The requests in these tests have no body.
+    // The requests in these tests have no body, so a request ends after its head.
     while let Ok(byte) = socket.read_u8().await {
         head.push(byte);
         if head.ends_with(b"\r\n\r\n") {

@@ -16,7 +16,7 @@ pub struct Raw {
     pub socket: TcpStream,
 }
 
-/// A response, with its head unparsed.
+/// A response. The head is not parsed.
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
@@ -62,7 +62,7 @@ impl Raw {
         Self { socket: within(TcpStream::connect(address)).await.expect("the server accepts") }
     }
 
-    /// Connects with a small receive buffer, so that unread bytes soon fill the server's buffers.
+    /// Connects with a small receive buffer, so that the server's buffers are soon full if the test does not read.
     pub async fn narrow(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4 << 10).unwrap();
@@ -81,7 +81,7 @@ impl Raw {
         self.accepted().await;
     }
 
-    /// Reads the 101 and the acknowledgement.
+    /// Reads the 101 response and the acknowledgement.
     pub async fn accepted(&mut self) {
         let head = self.head().await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
@@ -92,7 +92,7 @@ impl Raw {
         within(self.socket.write_all(bytes)).await.expect("the connection is open");
     }
 
-    /// Reads a response's head, blank line included.
+    /// Reads the head of a response, including the blank line.
     pub async fn head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -112,13 +112,13 @@ impl Raw {
         response
     }
 
-    /// Sends a ping frame and waits for its pong: the server has then read everything sent before.
+    /// Sends a ping frame and waits for the pong. The server has then read everything that was sent before.
     pub async fn turn(&mut self) {
         self.send(&frame(0x89, b"turn")).await;
         assert_eq!(self.frame().await, Some(Frame { opcode: 0xa, payload: b"turn".to_vec() }));
     }
 
-    /// Reads a close frame, checks that the server then ends the connection without a reset, and returns the code.
+    /// Reads a close frame and returns the close code. Checks that the server then ends the connection without a reset.
     pub async fn closed(&mut self) -> u16 {
         let code = self.frame().await.expect("a close frame").close_code();
         let end = within(self.socket.read(&mut [0])).await;

@@ -1,4 +1,4 @@
-//! The recorded odds.
+//! The recorded odds, which tests publish again.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -24,7 +24,8 @@ impl Line {
     }
 }
 
-/// The 18,605 messages, grouped into bursts of the same `seen_at`. `None` if the data is absent.
+/// The 18,605 recorded messages, grouped into bursts: all messages of a burst have the same `seen_at`. `None` if the
+/// data is absent.
 pub fn bursts() -> Option<Vec<Vec<Line>>> {
     #[derive(Deserialize)]
     struct Recorded<'a> {
@@ -49,7 +50,7 @@ pub fn bursts() -> Option<Vec<Vec<Line>>> {
     Some(bursts.into_values().collect())
 }
 
-/// A burst as one NDJSON body.
+/// The messages of a burst as one NDJSON body: one message per line.
 pub fn ndjson(burst: &[Line]) -> String {
     burst.iter().map(|line| line.body() + "\n").collect()
 }

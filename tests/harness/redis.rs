@@ -28,7 +28,7 @@ impl Redis {
         Self::with(&[]).await
     }
 
-    /// The same, with further arguments.
+    /// The same as `start`, but with these additional arguments.
     pub async fn with(arguments: &[&str]) -> Option<Self> {
         if !Self::is_installed() {
             return None;
@@ -39,7 +39,7 @@ impl Redis {
         Some(redis)
     }
 
-    /// Starts Redis on the same port with the data in its directory.
+    /// Starts Redis on its port, with the data in its directory.
     pub async fn resume(&mut self) {
         assert!(self.process.is_none(), "redis-server already runs");
         let output = || {
@@ -76,29 +76,29 @@ impl Redis {
         Client::open(self.url())?.get_multiplexed_async_connection().await
     }
 
-    /// The answer to a command; `None` if Redis refuses the command or closes the connection.
+    /// Sends a command and returns the answer; `None` if Redis refuses the command or closes the connection.
     pub async fn try_ask<T: FromRedisValue>(&self, command: &[&str]) -> Option<T> {
         let (name, arguments) = command.split_first().expect("a command");
         redis::cmd(name).arg(arguments).query_async(&mut self.connection().await.ok()?).await.ok()
     }
 
-    /// The answer to a command, which must succeed.
+    /// Sends a command, which must succeed, and returns the answer.
     pub async fn ask<T: FromRedisValue>(&self, command: &[&str]) -> T {
         let mut connection = self.connection().await.expect("redis-server answers");
         let (name, arguments) = command.split_first().expect("a command");
         redis::cmd(name).arg(arguments).query_async(&mut connection).await.expect("the command succeeds")
     }
 
-    /// Restarts Redis, with a copy of its data made in between.
+    /// Kills Redis, copies its data, and starts Redis again.
     pub async fn remember(&mut self) {
         self.kill();
         self.copy();
         self.resume().await;
     }
 
-    /// Copies its data while it runs.
+    /// Copies the data of Redis while Redis runs.
     pub fn remember_running(&self) {
-        // Pause the process, because its files are consistent only while it does not write.
+        // Pause the process, because the files are consistent only while the process does not write.
         self.signal("STOP");
         self.copy();
         self.signal("CONT");
@@ -109,7 +109,8 @@ impl Redis {
         assert!(Command::new("cp").arg("-r").args([&kept, &copy]).status().unwrap().success());
     }
 
-    /// Kills Redis and replaces its data by the copy: as after a failover or a crash that loses the newest writes.
+    /// Kills Redis and replaces its data by the earlier copy. The newest writes are then lost, as after a failover or a
+    /// crash.
     pub fn lose_end(&mut self) {
         self.kill();
         let [kept, copy] = self.places();
@@ -121,7 +122,7 @@ impl Redis {
         ["appendonlydir", "copy"].map(|name| self.directory.0.join(name))
     }
 
-    /// Kills the process.
+    /// Kills the Redis process.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().expect("the process runs");
@@ -210,7 +211,7 @@ impl Cluster {
         Some(Self { masters, _buses: buses })
     }
 
-    /// A URL that names only one master. Clients discover the others.
+    /// A URL that names only one of the masters. Nodes discover the others.
     pub fn url(&self) -> String {
         format!("redis-cluster://{}", self.masters[0].address())
     }
@@ -256,7 +257,7 @@ impl Sentinel {
         sentinel
     }
 
-    /// The URL that asks this Sentinel for the master.
+    /// The URL with which a node asks this Sentinel for the master.
     pub fn url(&self) -> String {
         format!("redis-sentinel://{}/main", self.port.address)
     }
@@ -300,8 +301,8 @@ impl Drop for Sentinel {
     }
 }
 
-/// A certificate authority, a certificate that it has signed for 127.0.0.1, and a second authority
-/// that has signed nothing.
+/// A certificate authority, a certificate for 127.0.0.1 that this authority has signed, and a second authority that has
+/// signed nothing.
 pub struct Certificates {
     directory: Directory,
 }

@@ -17,9 +17,9 @@ pub struct Client {
     events: Pin<Box<EventStream<BoxStream<'static, Bytes>>>>,
     pub status: u16,
     pub headers: reqwest::header::HeaderMap,
-    /// The first message.
+    /// The first message of the stream.
     pub ack: Value,
-    /// The `id` that the browser would send when it reconnects.
+    /// The `id` that a browser would send as `Last-Event-ID` when it reconnects.
     pub last_id: String,
 }
 

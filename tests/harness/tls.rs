@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::redis::Certificates;
 
-/// Accepts TLS connections, and passes on the decrypted bytes to the server.
+/// Accepts TLS connections, and passes the decrypted bytes on to the server.
 pub struct Tls {
     pub address: SocketAddr,
     _passing: JoinSet<()>,

@@ -1,4 +1,4 @@
-//! A client of a node that reads up to a position, and a publish that retries until the node accepts it.
+//! A client of a node that reads up to a position, and a publish that is repeated until the node accepts it.
 
 use oddswire::message::Position;
 use serde_json::Value;
@@ -38,7 +38,7 @@ pub fn position(published: &Value) -> Position {
     published["position"].as_str().expect("a position").parse().expect("a position")
 }
 
-/// Repeats a publish, with the same idempotency key, until it is accepted.
+/// Repeats a publish, with the same idempotency key, until the node accepts it.
 pub async fn publish_until_accepted(node: &Process, key: &str, messages: &Value) -> Value {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let mut tries = tokio::time::interval(std::time::Duration::from_millis(10));

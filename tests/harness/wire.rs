@@ -1,4 +1,5 @@
-//! A WebSocket client so small that a test can have thousands: a socket and a buffer. Its waits have no deadline.
+//! A WebSocket client that needs only a socket and a buffer, so that a test can have thousands of clients. Its waits
+//! have no deadline.
 
 use std::net::SocketAddr;
 

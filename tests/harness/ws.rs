@@ -13,7 +13,7 @@ use super::{contract, within};
 
 pub struct Client {
     stream: WebSocketStream<TcpStream>,
-    /// The first message.
+    /// The first message of the connection.
     pub ack: Value,
 }
 
@@ -62,7 +62,7 @@ impl Client {
         message
     }
 
-    /// The next frame of any kind; `None` at the end.
+    /// The next frame of any kind; `None` at the end of the connection.
     pub async fn frame(&mut self) -> Option<Result<Message, Error>> {
         within(self.stream.next()).await
     }
@@ -75,8 +75,8 @@ impl Client {
         within(self.stream.send(message)).await.expect("the connection is open");
     }
 
-    /// Sends a `ping`, and checks that the next message is its `pong`. This proves that the server has handled
-    /// everything sent before, and has sent nothing else.
+    /// Sends a `ping` message, and checks that the next message is its `pong`. This proves that the server has handled
+    /// everything that the client sent before, and has sent nothing else.
     pub async fn nothing_came(&mut self) {
         self.send(r#"{"type":"ping"}"#).await;
         self.expect("pong").await;
