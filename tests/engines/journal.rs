@@ -1,4 +1,4 @@
-//! `engine=journal`: restarts, kills, full disks and damaged files.
+//! Tests of `engine=journal`: restarts, kills, full disks and damaged files.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::harness::program::Directory;
 use crate::harness::wire::Wire;
 use crate::harness::{App, TOKEN, eventually, within, ws};
 
-/// Starts a server on the directory that syncs each publish.
+/// Starts a server on the directory. The server syncs each publish to the disk.
 async fn start_on(directory: &Directory, change: impl FnOnce(&mut Config)) -> App {
     App::with(|config| {
         config.engine = EngineKind::Journal;
@@ -33,7 +33,8 @@ fn file(directory: &Directory) -> PathBuf {
     directory.0.join("oddswire.redb")
 }
 
-/// All messages of a client's catch-up from this position. Control messages lose their timestamps, which vary.
+/// All messages of a client's catch-up from this position. Control messages come without timestamps, because these
+/// vary.
 async fn catch_up(app: &App, since: &str, topics: &str) -> Vec<Value> {
     let mut client = app.ws(&format!("since={since}&topics={topics}")).await;
     let mut received = Vec::new();
@@ -212,18 +213,18 @@ async fn file_does_not_grow_beyond_the_kept_messages() {
             early = size();
         }
     }
-    // Of 20,000 published messages the server keeps 450, of about 1,200 bytes each.
+    // The server keeps only 450 of the 20,000 published messages, of about 1,200 bytes each.
     assert!(size() < 6 << 20, "{} bytes", size());
     assert!(size() <= early * 2, "{} bytes, and {early} early on", size());
     assert!(app.stop().await);
 }
 
-// Kills.
+// Kills of the server.
 
-/// The answers that the publishers have received.
+/// The answers that all publishers have received.
 #[derive(Default)]
 struct Known {
-    /// The data of the last message of each acknowledged batch, by its offset.
+    /// The data of the last message of each acknowledged batch, by the offset of that message.
     acknowledged: Mutex<BTreeMap<u64, String>>,
     /// The number of answers since the last start of the server.
     answers: AtomicUsize,
@@ -231,8 +232,8 @@ struct Known {
 
 const PUBLISHERS: usize = 4;
 
-/// Publishes batches until the server is killed. Returns the number of the batch that got no answer, which the next
-/// round repeats.
+/// Publishes batches until the server is killed. Returns the number of the batch that got no answer. The next round
+/// publishes that batch again.
 async fn publish_until_killed(address: std::net::SocketAddr, known: Arc<Known>, publisher: usize, from: u64) -> u64 {
     let client = reqwest::Client::new();
     for number in from.. {
@@ -262,7 +263,7 @@ async fn publish_until_killed(address: std::net::SocketAddr, known: Arc<Known>, 
     unreachable!("the range of numbers is endless")
 }
 
-/// Listens until the server is killed, and returns the last offset that it received.
+/// Receives messages until the server is killed, and returns the offset of the last message.
 async fn listen_until_killed(mut client: ws::Client) -> u64 {
     let mut last = 0;
     while let Some(Ok(frame)) = client.frame().await {
@@ -274,7 +275,7 @@ async fn listen_until_killed(mut client: ws::Client) -> u64 {
     last
 }
 
-/// All messages after a position. Checks that there is no gap.
+/// The data of all messages after a position. Checks that no message is missing.
 async fn replay(process: &Process, since: Position) -> Vec<String> {
     let mut wire = Wire::connect(process.address, &format!("since={since}")).await;
     wire.expect("connection_ack").await;
@@ -448,7 +449,7 @@ async fn start_on_a_full_disk_serves_reads_and_publishes_later() {
     let message =
         |number: usize| json!({"topic": "odds_updates", "key": number.to_string(), "data": number}).to_string();
     let mut taken = 0;
-    // In turn: a new directory, a file closed by a stop, and a file of a killed server.
+    // The rounds start on a new directory, on a file that a stop has closed, and on a file of a killed server.
     for end in ["TERM", "KILL", "KILL"] {
         let mut process = Process::with_files_of("0", &environment).await;
         let mut client = ws::Client::connect(process.address, "since=snapshot&topics=odds_updates").await;
@@ -484,7 +485,7 @@ async fn start_on_a_full_disk_serves_reads_and_publishes_later() {
 
 // Unusable files.
 
-/// A directory with a closed file that contains messages.
+/// A directory with a journal file that contains messages and that the server has closed.
 async fn filled_directory() -> Directory {
     let directory = Directory::new();
     let app = start_on(&directory, |_| {}).await;
@@ -509,7 +510,8 @@ fn try_start_on(directory: &Path) -> Result<Value, String> {
     Ok(data.collect::<Vec<_>>().into())
 }
 
-/// Checks that the error names the file and `--reset-data`, and that the file has not changed.
+/// Checks that no server starts on the directory, that the error names the file and `--reset-data`, and that the file
+/// has not changed.
 fn check_refused(directory: &Directory, what: &str) -> String {
     let before = std::fs::read(file(directory)).unwrap();
     let error = try_start_on(&directory.0).expect_err(what);

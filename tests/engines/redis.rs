@@ -8,7 +8,7 @@ use crate::harness::process::{Process, TOKEN};
 use crate::harness::redis::Redis;
 use crate::harness::{App, eventually, within, ws};
 
-/// Redis syncs each write to the disk before it answers.
+/// Arguments that make Redis sync each write to the disk before it answers.
 const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
 async fn node(redis: &Redis) -> App {
@@ -23,7 +23,7 @@ fn position(value: &Value) -> Position {
     value.as_str().expect("a position").parse().unwrap()
 }
 
-/// Waits until `/readyz` reports this state of the engine.
+/// Waits until `/readyz` reports that the engine is in this state.
 async fn engine_is(app: &App, says: &str) -> Value {
     within(async {
         loop {
@@ -36,7 +36,7 @@ async fn engine_is(app: &App, says: &str) -> Value {
     .await
 }
 
-/// Repeats a publish until it is accepted, for instance until Redis is available again.
+/// Repeats a publish until the node accepts it, for instance until Redis is available again.
 async fn publish_until_accepted(app: &App, body: &Value) -> Value {
     let body = body.to_string();
     within(async {
@@ -117,7 +117,7 @@ async fn client_resumes_on_another_node_with_the_same_id() {
     for number in 2..5 {
         nodes[number % 2].odds("8301", number).await;
     }
-    // The second node may not have read up to this position yet.
+    // The second node may not have read the log up to this position yet.
     let mut client = nodes[1].ws(&format!("since={id}")).await;
     let told = client.expect("catch_up").await;
     let all = json!({"odds_updates": {"mode": "replayed", "skipped": 0}, "scrape_progress": {"mode": "replayed", "skipped": 0}});
@@ -186,7 +186,7 @@ async fn key_expires_once_and_a_renewed_key_stays() {
         message["expires_at"] = json!(at);
         message
     };
-    // On a busy machine the key can expire before the test renews it. Then the test starts again.
+    // On a busy machine the key can expire before the test renews it. The test then starts again with other keys.
     for attempt in 1..=3 {
         let [soon, later, other] = ["soon", "later", "other"].map(|name| format!("{attempt}/{name}"));
         let mut client = nodes[2].ws(&format!("topics=odds_updates/{attempt}")).await;
@@ -322,7 +322,7 @@ async fn hanging_redis_makes_the_outcome_unknown_and_then_recovers() {
     publish_until_accepted(&app, &odds("8301", 2)).await;
     let mut heard = client.next().await;
     if heard["data"] == 1 {
-        // Redis executed the first publish later. `outcome_unknown` allows that.
+        // Redis has executed the first publish after all. The error `outcome_unknown` allows that.
         heard = client.next().await;
     }
     assert_eq!(heard["data"], 2);
@@ -336,7 +336,7 @@ async fn full_redis_refuses_publishes_and_clients_stay_connected() {
     app.odds("8301", 1).await;
     let mut client = app.ws("").await;
     let () = redis.ask(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    // Publish several times, so that the node's regular maintenance runs in the meantime.
+    // Publish several times, so that the node's regular maintenance runs between the publishes.
     for _ in 0..20 {
         let refused = app.post("/api/publish", "application/json", odds("8301", 2).to_string()).await;
         assert_eq!((refused.status, refused.code()), (503, "engine_unavailable"));
@@ -349,7 +349,7 @@ async fn full_redis_refuses_publishes_and_clients_stay_connected() {
     assert_eq!(client.next().await["data"], 3, "nothing else was delivered");
 }
 
-/// Expects the catch-up after a new epoch: these modes by topic, with an unknown number of skipped messages.
+/// Expects the `catch_up` of a new epoch: these modes by topic, and an unknown number of skipped messages.
 async fn expect_new_epoch(client: &mut ws::Client, modes: &Value) {
     let told = client.expect("catch_up").await;
     for (topic, mode) in modes.as_object().unwrap() {
@@ -414,7 +414,7 @@ async fn no_key_expires_while_the_state_has_foreign_data() {
     let mut client = app.ws("").await;
     let before = position(&app.odds("8301", 1).await["position"]);
     assert_eq!(position(&client.next().await["id"]), before);
-    // Both expire at once; the foreign entry comes last.
+    // Both keys expire at the same time. The entry that no node has written comes last.
     let both = "redis.call('HSET', KEYS[1], 'k', 'not ours') return redis.call('ZADD', KEYS[2], 1, '8301', 2, 'k')";
     let [state, expiries] = ["{oddswire}:state:odds_updates", "{oddswire}:expiries:odds_updates"];
     let _: u64 = redis.ask(&["EVAL", both, "2", state, expiries]).await;
@@ -426,8 +426,8 @@ async fn no_key_expires_while_the_state_has_foreign_data() {
     assert_eq!(next, Position { offset: after.offset + 1, ..after });
 }
 
-/// Redis restarts with older data, like a replica that lacks the newest writes. Another node than the one that
-/// published the lost message then publishes first.
+/// Redis restarts with older data, like a replica that lacks the newest writes. The first publish after that goes to
+/// another node than the lost message did.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_end_of_the_log_is_detected_after_another_nodes_write() {
     let Some(mut redis) = Redis::with(&DURABLE).await else { return };
@@ -486,7 +486,7 @@ async fn node_behind_a_trimmed_log_rereads_it_and_clients_catch_up() {
     let _: u64 = redis.ask(&["XTRIM", "{oddswire}:log", "MAXLEN", "10"]).await;
     sleeps.signal("CONT");
     let (mut told, mut next) = (client.next().await, 2);
-    // Before it stopped, the node may have read some of these messages.
+    // The node may have read some of these messages before it was stopped.
     while told["data"] == next {
         (told, next) = (client.next().await, next + 1);
     }

@@ -1,8 +1,8 @@
-//! Three nodes on one Redis, with random faults. Nodes and Redis are killed, paused and restarted, their connections
-//! are cut and stalled, and Redis loses all of its data or the newest part. Clients move from node to node.
+//! Three nodes on one Redis, with random faults. The faults kill, pause and restart nodes and Redis, cut and stall
+//! their connections, and make Redis lose all of its data or the newest part. Clients move from node to node.
 //!
 //! Each client gets every message once and in order, and learns of each gap (the follower checks this). All clients get
-//! the same bytes at the same position. At the end, each client has the state that Redis has.
+//! the same bytes at the same position. At the end, the state of each client equals the state in Redis.
 //!
 //! `TEST_FAULTS` sets the number of faults in each test.
 
@@ -32,11 +32,11 @@ const NODES: usize = 3;
 const CLIENTS: usize = 12;
 const PUBLISHERS: usize = 4;
 const KEYS: usize = 20;
-/// The deadline of a request. An answer never takes longer.
+/// The timeout of each request. A node that is not paused always answers sooner.
 const ANSWER: Duration = Duration::from_secs(8);
 const END: &str = "\"end\"";
 
-/// A fault.
+/// A fault that the test causes.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     KillNode,
@@ -51,7 +51,7 @@ enum Fault {
     LoseEnd,
 }
 
-/// The faults that must not lose an acknowledged message.
+/// The faults after which no acknowledged message may be missing.
 const HARMLESS: [Fault; 6] =
     [Fault::KillNode, Fault::PauseNode, Fault::CutLink, Fault::StallLink, Fault::KillRedis, Fault::PauseRedis];
 const ALL: [Fault; 9] = [
@@ -66,7 +66,7 @@ const ALL: [Fault; 9] = [
     Fault::LoseEnd,
 ];
 
-/// The messages that clients received, by position. A second client's message must equal the first one's.
+/// The messages that clients received, by position. All clients must receive the same message at a position.
 #[derive(Default)]
 struct Tape(Mutex<BTreeMap<(u64, u64), String>>);
 
@@ -80,7 +80,7 @@ impl Tape {
         assert_eq!(known, text, "the same message at the same position");
     }
 
-    /// How often each value was published.
+    /// How many of the received messages have each value.
     fn values(&self) -> HashMap<String, usize> {
         let mut values = HashMap::new();
         for text in self.0.lock().unwrap().values() {
@@ -91,7 +91,7 @@ impl Tape {
     }
 }
 
-/// The state that the tasks of a run share.
+/// The state that all tasks of a run share.
 struct Stage {
     addresses: Vec<SocketAddr>,
     tape: Tape,
@@ -106,7 +106,7 @@ impl Stage {
         self.addresses[random.usize(..self.addresses.len())]
     }
 
-    /// Waits for this many attempts to publish.
+    /// Waits until the publishers have made this many more attempts.
     async fn pass(&self, count: usize) {
         let mut attempts = self.attempts.subscribe();
         let until = *attempts.borrow() + count;
@@ -114,7 +114,7 @@ impl Stage {
     }
 }
 
-/// Follows the messages, moving from node to node, until the last message.
+/// Follows the messages up to the last one, and moves from node to node.
 async fn follow(stage: Arc<Stage>, mut random: Rng) -> Follower {
     let mut follower = Follower::default();
     loop {
@@ -142,7 +142,7 @@ async fn follow(stage: Arc<Stage>, mut random: Rng) -> Follower {
     }
 }
 
-/// Publishes batches, repeating each until it is accepted, and returns the acknowledged values.
+/// Publishes batches, and repeats each batch until a node accepts it. Returns the acknowledged values.
 async fn publish(stage: Arc<Stage>, publisher: usize, mut random: Rng) -> Vec<String> {
     let http = reqwest::Client::builder().timeout(ANSWER).build().unwrap();
     let mut acknowledged = Vec::new();
@@ -165,7 +165,7 @@ async fn publish(stage: Arc<Stage>, publisher: usize, mut random: Rng) -> Vec<St
             match answer {
                 Ok(answer) if answer.status() == 200 => break,
                 Ok(answer) => assert_eq!(answer.status(), 503, "{:?}", answer.text().await),
-                // The node was killed or is paused.
+                // The node was killed or is paused, so try again.
                 Err(_) => tokio::task::yield_now().await,
             }
         }
@@ -221,7 +221,7 @@ async fn cause(fault: Fault, redis: &mut Redis, nodes: &mut Nodes, stage: &Stage
         }
         Fault::PauseNode => {
             nodes.signal(at, "STOP");
-            // Requests to the paused node wait until their deadline, so wait for few attempts.
+            // Requests to the paused node last until their timeout, so wait for fewer attempts.
             stage.pass(attempts / 10).await;
             nodes.signal(at, "CONT");
         }

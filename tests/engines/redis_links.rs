@@ -14,7 +14,7 @@ use crate::harness::redis::{Certificates, Cluster, Redis, Sentinel};
 use crate::harness::watcher::{Watcher, position, publish_until_accepted};
 use crate::harness::{Answer, sse, within, ws};
 
-/// Publishes a value, and checks that it arrives live and in the state.
+/// Publishes a value, and checks that the value arrives live and is in the state.
 async fn check_delivery(node: &Process) {
     let mut client = ws::Client::connect(node.address, "topics=odds_updates").await;
     // Use a random value, because an unchanged value would not be delivered.
@@ -48,7 +48,8 @@ async fn redis_with_an_untrusted_certificate_is_refused_with_a_reason() {
     let Some((_redis, _port, url)) = certificates.redis().await else { return };
     let other = certificates.path("other.crt");
     let url = url.replace("rediss://", "rediss://oddswire:marmalade@");
-    // In the second round the node uses the system's certificate authorities, which did not sign it either.
+    // In the second round the node trusts the system's certificate authorities. They have not signed the certificate
+    // either.
     for settings in [&[("ODDSWIRE_REDIS_CA_FILE", other.as_str())][..], &[]] {
         let node = node(&[&[("ODDSWIRE_REDIS_URL", url.as_str())], settings].concat()).await;
         let reason = node.starting("certificate").await;
@@ -86,8 +87,8 @@ async fn wrong_password_is_reported_without_showing_it() {
     check_delivery(&from_file).await;
 }
 
-/// The commands that a node uses. Its user needs exactly these rights, with Sentinel also `role`, with Cluster also
-/// `cluster|slots`.
+/// The commands that a node uses. Its Redis user needs exactly the rights for these commands, with Sentinel also for
+/// `role`, with Cluster also for `cluster|slots`.
 const RIGHTS: [&str; 25] = [
     "evalsha",
     "exists",
@@ -131,7 +132,7 @@ async fn documented_rights_are_sufficient_and_all_used() {
     first.ready().await;
     check_delivery(&first).await;
     let mut client = ws::Client::connect(first.address, "").await;
-    // Publish two keyless messages, and a key that expires and whose tombstone is removed.
+    // Publish two keyless messages, and a key that expires and whose tombstone the node then removes.
     for _ in 0..2 {
         first.take(&json!({"topic": "scrape_progress", "data": "keyless"})).await;
         client.expect("scrape_progress").await;
@@ -148,7 +149,7 @@ async fn documented_rights_are_sufficient_and_all_used() {
     client.expect("odds_updates").await;
     assert_eq!(first.post("/api/broadcast", TOKEN, r#"{"type":"notice","data":1}"#).await.status, 200);
     client.expect("notice").await;
-    // Delete more keys than `state-keys` allows, so that the oldest tombstones are removed early.
+    // Delete more keys than `state-keys` allows, so that the node removes the oldest tombstones early.
     let names = ["c", "d", "e", "f", "g", "8301/1x2/works", "b"];
     for key in names {
         first.odds(key, Value::Null).await;
@@ -174,7 +175,7 @@ async fn documented_rights_are_sufficient_and_all_used() {
     let called = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next());
     let of_the_test = ["auth", "acl|log", "config|resetstat", "del", "client|setinfo"];
     let called: BTreeSet<&str> = called.filter(|name| !of_the_test.contains(name)).collect();
-    // `zrange` is used only if there are more tombstones beyond `state-keys` than in this test.
+    // A node uses `zrange` only if many more tombstones exceed `state-keys` than in this test.
     let rights: BTreeSet<&str> = RIGHTS.into_iter().filter(|right| *right != "zrange").collect();
     assert_eq!(called, rights, "denied: {denied:?}");
 }
@@ -196,7 +197,8 @@ async fn retry_delay_stays_within_250_ms_however_long_redis_is_down() {
     let mut node = node(&[("ODDSWIRE_REDIS_URL", &url), ("ODDSWIRE_LOG_LEVEL", "debug")]).await;
     for _ in 0..14 {
         let lost = node.event("redis.lost").await;
-        // The delay must stay well below a second: after a restart of Redis, nodes wait only that long for each other.
+        // The delay must stay well below a second, because after a restart of Redis, nodes wait only a second for each
+        // other.
         assert!(lost["again_in_ms"].as_u64().expect("a number") <= 250, "{lost}");
     }
     let lost = node.stop().await;
@@ -262,7 +264,7 @@ async fn sentinel_failover_is_seamless_or_starts_a_new_epoch() {
     let (published, heard) = {
         let publishing = async {
             let mut number = 1;
-            // Publish until the old master has become a replica, and a few more times.
+            // Publish until the old master has become a replica, and then a few more times.
             loop {
                 publish_until_accepted(&node, &number.to_string(), &round(number)).await;
                 number += 1;
@@ -316,7 +318,8 @@ async fn failover_that_loses_messages_starts_a_new_epoch() {
     let kept = position(&first.take(&round(0)).await);
     watcher.reaches(kept).await;
 
-    // Wait until the replica has the first round, then kill it, so that it misses the second one.
+    // Wait until the replica has the messages of the first round. Then kill the replica, so that it misses the second
+    // round.
     let has = async || replica.ask::<u64>(&["HLEN", "{oddswire}:state:odds_updates"]).await;
     within(async { while has().await == 0 {} }).await;
     replica.ask::<()>(&["SAVE"]).await;
@@ -340,7 +343,7 @@ async fn failover_that_loses_messages_starts_a_new_epoch() {
     assert_eq!(watcher.follower.state, state);
     assert_eq!(state.keys().collect::<Vec<_>>(), ["8301/1x2/0", "8301/1x2/2"]);
 
-    // A later node also sends a snapshot to a client that resumes from the lost position.
+    // A node that starts later also sends a snapshot to a client that resumes from the lost position.
     let second = node(&[("ODDSWIRE_REDIS_URL", &url)]).await;
     second.ready().await;
     let mut late = ws::Client::connect(second.address, &format!("topics=odds_updates&since={lost}")).await;
@@ -355,7 +358,7 @@ async fn failover_that_loses_messages_starts_a_new_epoch() {
 async fn cluster_works_and_survives_the_restart_of_a_master() {
     let Some(mut cluster) = Cluster::of(3).await else { return };
     let url = cluster.url();
-    // These namespaces have slots on different masters. The node must send each command to the right one.
+    // The keys of these namespaces are on different masters. The node must send each command to the right master.
     let namespaces = ["oddswire", "a", "b", "c", "d"];
     let mut owners = BTreeSet::new();
     for namespace in namespaces {

@@ -1,5 +1,5 @@
-//! Redis loses the end of the log, and the nodes that had read it are gone or return late. All clients must still learn
-//! of the loss.
+//! Redis loses the end of the log, and the nodes that had read this end are gone or return late. All clients must still
+//! learn of the loss.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use crate::harness::{within, ws};
 
 const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
-/// Publishes a message for each of these keys, and returns the last position.
+/// Publishes a message for each of these keys, and returns the position of the last message.
 async fn odds(node: &Process, keys: std::ops::Range<usize>, says: &str) -> oddswire::message::Position {
     let mut last = None;
     for key in keys {
@@ -45,7 +45,7 @@ async fn loss_seen_only_by_a_dead_node_starts_a_new_epoch() {
 
     let cold = node(&settings).await;
     cold.ready().await;
-    // The new messages use the offsets of the lost ones, and two more.
+    // The new messages use the offsets of the lost messages, and two more offsets.
     let after = odds(&cold, 0..12, "new").await;
     assert!(after.epoch > lost.epoch, "{after} after {lost}");
     let query = watcher.follower.resume();
@@ -71,7 +71,7 @@ async fn client_cut_off_while_it_learns_of_a_loss_misses_nothing() {
     redis.resume().await;
     let new = odds(&node, 0..3, "new").await;
     assert!(new.epoch > kept.epoch, "{new} after {kept}");
-    // Cut the client off when it has received the last kept message of the snapshot.
+    // Cut the client off when it has received the snapshot's last message (the last one that Redis has kept).
     let last = Some(oddswire::message::Position { epoch: new.epoch, offset: kept.offset });
     while watcher.follower.cursor != last {
         watcher.read().await;
@@ -98,7 +98,8 @@ async fn paused_node_detects_a_loss_even_after_the_log_was_trimmed() {
     let mut watcher = Watcher::of(&ahead).await;
     watcher.reaches(odds(&behind, 0..5, "kept").await).await;
     redis.remember().await;
-    // Both nodes have found their position in the restarted Redis. Cut off one before the messages that will be lost.
+    // Both nodes have found their position in the restarted Redis. Cut one node off before the test publishes the
+    // messages that Redis will lose.
     behind.ready().await;
     link.set(Flow::Cut);
     behind.becomes("degraded", |answer| answer.body["engine"] == "degraded").await;
@@ -133,7 +134,7 @@ async fn log_trimmed_during_the_first_read_is_reported_as_a_gap() {
         since.get_or_insert(position(&taken));
     }
     let link = Link::to(redis.address()).await;
-    // Stall the node while it reads the first piece of the log, and trim the second piece before it asks for that.
+    // Stall the node while it reads the first piece of the log. Trim the second piece before the node asks for it.
     link.set(Flow::StalledBehind(32 << 10));
     let linked = format!("redis://{}", link.address);
     let late = node(&[("ODDSWIRE_REDIS_URL", &linked)]).await;

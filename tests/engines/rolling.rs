@@ -1,4 +1,4 @@
-//! Two nodes behind a real proxy, restarted in turn while publishers publish. Clients that resume get every message
+//! Two nodes behind a real proxy are restarted in turn while publishers publish. Clients that resume get every message
 //! once, and every acknowledged message arrives once.
 
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ const STREAMS: usize = 10;
 const PUBLISHERS: usize = 3;
 const END: &str = "\"end\"";
 
-/// The messages of a client: its follower, and how often each value came.
+/// The messages that a client has received: the client's follower, and how often each value came.
 #[derive(Default)]
 struct Heard {
     follower: Follower,
@@ -33,7 +33,7 @@ struct Heard {
 }
 
 impl Heard {
-    /// Takes a message, and returns whether the client has received everything.
+    /// Handles a message, and returns whether the client has received everything.
     fn take(&mut self, text: &str) -> bool {
         let message: serde_json::Value = serde_json::from_str(text).expect("the server sends JSON");
         if message["id"].is_string() {
@@ -46,7 +46,7 @@ impl Heard {
     }
 }
 
-/// Follows over a `WebSocket` to the end. After each disconnect it resumes from the last id.
+/// Follows the messages over a `WebSocket` to the last one. After each disconnect, the client resumes from the last id.
 async fn by_socket(proxy: SocketAddr, here: watch::Sender<usize>) -> Heard {
     let mut heard = Heard::default();
     loop {
@@ -66,7 +66,7 @@ async fn by_socket(proxy: SocketAddr, here: watch::Sender<usize>) -> Heard {
     }
 }
 
-/// The same over SSE.
+/// The same as `by_socket`, but over SSE.
 async fn by_events(proxy: SocketAddr, here: watch::Sender<usize>) -> Heard {
     let mut heard = Heard::default();
     let http = reqwest::Client::new();

@@ -12,7 +12,7 @@ use crate::harness::{App, eventually, sse, ws};
 
 // Topics.
 
-/// The topics of a token, the topics in the query, and the resulting topics or the quoted refused one.
+/// A token's topics, the topics in the query, and the outcome: the allowed topics, or the refused topic in quotes.
 type Case<'a> = (&'a [&'a str], &'a str, Result<&'a [&'a str], &'a str>);
 
 #[tokio::test]
@@ -134,12 +134,13 @@ async fn connection_ends_when_its_token_expires() {
     }
 }
 
-/// The server accepts a token, and keeps its connections, for this many seconds after its expiry: clocks differ.
+/// Clocks differ. For this many seconds after a token's expiry, the server still accepts the token and keeps its
+/// connections.
 const LEEWAY: i64 = 30;
 
-/// Connects a WebSocket and a stream whose token ends them in about two seconds. Returns that time and both clients.
-/// The token expires `leeway` seconds before that. On a busy machine connecting can take longer than two seconds. Then
-/// connects again, with more time.
+/// Connects a WebSocket and a stream whose token makes the server end them in about two seconds. The token itself
+/// expires `leeway` seconds before that. Returns the time of the end and both clients. On a busy machine connecting can
+/// take longer than two seconds. This function then connects again, with more time.
 async fn expiring_soon(app: &App, leeway: i64) -> (i64, ws::Client, sse::Client) {
     for left in [2, 5, 15] {
         let ends = now() + left;
@@ -170,7 +171,7 @@ async fn slow_client_gets_no_message_published_after_token_expiry() {
     for at in 0..60 {
         app.odds(&at.to_string(), padding.as_str()).await;
     }
-    // When a later token has expired, the earlier one has expired too.
+    // The token of this second WebSocket expires later. So when the server closes it, the first token has expired too.
     let mut later = app.ws(&format!("token={}", expiring(5))).await;
     assert_eq!(u16::from(later.closed().await.expect("a close code").code), 4401);
     app.odds("after", "after").await;
@@ -224,7 +225,7 @@ async fn auth_message_can_extend_widen_and_shorten_a_connection() {
     let mut sentinel = app.ws(&format!("token={}", token(&json!({"exp": now() + 4, "topics": ["*"]})))).await;
     assert_eq!(u16::from(sentinel.closed().await.expect("a close code").code), 4401);
     client.nothing_came().await;
-    // A new token may also shorten the connection.
+    // A new token may also make the connection end earlier.
     client.send(json!({"type": "auth", "token": expiring(1)}).to_string()).await;
     client.expect("auth_ack").await;
     assert_eq!(u16::from(client.closed().await.expect("a close code").code), 4401);

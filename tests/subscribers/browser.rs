@@ -1,4 +1,5 @@
-//! A real browser: headless Chromium, with its built-in `EventSource`, which reconnects automatically, and `WebSocket`.
+//! A real browser, headless Chromium, with its built-in `WebSocket` and `EventSource`. An `EventSource` reconnects
+//! automatically.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -21,7 +22,8 @@ const TOPICS: &str = "/api/sse?topics=odds_updates,scrape_progress";
 struct Page(Browser);
 
 impl Page {
-    /// `None`, with one line on standard error, if a required program or package is not installed.
+    /// Starts the browser. Returns `None`, and prints one line to standard error, if a required program or package is
+    /// not installed.
     async fn start() -> Option<Self> {
         Browser::start("eventsource.mjs", &["playwright-core"]).await.map(Self)
     }
@@ -65,7 +67,7 @@ struct Received {
 }
 
 impl Received {
-    /// Takes messages until the page is connected, has this many published messages, and is live.
+    /// Takes messages until the page is connected, has received this many published messages, and is live.
     async fn until(&mut self, messages: usize, browser: &mut Page) {
         while self.connections == 0 || self.data.len() < messages || !self.follower.is_live() {
             let event = browser.next("message").await;
@@ -109,11 +111,11 @@ impl Received {
     }
 }
 
-/// A TCP proxy between the browser and the server that the test can cut.
+/// A TCP proxy between the browser and the server. The test can cut it.
 struct Wire(JoinSet<()>);
 
 impl Wire {
-    /// Forwards connections, and cuts each after this many bytes to the browser.
+    /// Forwards connections. Cuts each connection after this many bytes to the browser.
     fn open(port: &Port, server: SocketAddr, bytes: u64) -> Self {
         let listener = port.listen();
         let mut tasks = JoinSet::new();
@@ -216,8 +218,8 @@ async fn page_whose_connection_is_cut_gets_every_message_once() {
     wire.cut().await;
     app.connections(0).await;
     app.publish(&json!(missed)).await;
-    // The page missed 61 to 65 KiB, depending on the number of chunks. So the replay is cut after more than half of it,
-    // in the middle of a message. The next connection brings the rest.
+    // The page missed 61 to 65 KiB, depending on the number of chunks. So the cut comes after more than half of the
+    // replay, in the middle of a message. The next connection brings the rest.
     let wire = Wire::open(&port, app.address, 40 << 10);
     received.until(400, &mut browser).await;
     assert_eq!(json!(received.data), json!((0..400).collect::<Vec<_>>()));

@@ -1,4 +1,5 @@
-//! `since` over both transports: the messages of a catch-up, and the announced mode and number of skipped messages.
+//! The parameter `since` over both transports: the messages of a catch-up, the announced mode and the number of skipped
+//! messages.
 
 use serde_json::{Value, json};
 
@@ -9,13 +10,14 @@ async fn short_history() -> App {
     App::with(|config| config.history_messages = 3).await
 }
 
-/// The announced mode and number of skipped messages of a subscription.
+/// The mode and the number of skipped messages that a `catch_up` announces for a subscription.
 fn told(message: &Value, subscription: &str) -> (String, Value) {
     let told = &message["data"]["topics"][subscription];
     (told["mode"].as_str().unwrap_or("not announced").to_owned(), told["skipped"].clone())
 }
 
-/// Reads a catch-up to its end. Returns the announced mode and number for the subscription, and the messages' data.
+/// Reads a catch-up to its end. Returns the announced mode and number of skipped messages for the subscription, and the
+/// data of the messages.
 async fn catch_up(client: &mut ws::Client, subscription: &str) -> ((String, Value), Vec<Value>) {
     let first = client.expect("catch_up").await;
     let mut data = Vec::new();
@@ -57,7 +59,7 @@ async fn snapshot_has_the_latest_message_of_each_key_in_order() {
 async fn cursor_within_the_history_gets_every_later_message() {
     let app = short_history().await;
     let positions = [app.odds("1", 1).await, app.odds("1", 2).await, app.odds("1", 3).await, app.odds("1", 4).await];
-    // The history has 2, 3 and 4, so it reaches back to the position of 1.
+    // The history has the messages 2, 3 and 4. So a client at the position of message 1 has lost nothing.
     let since = positions[0]["position"].as_str().unwrap();
     let mut client = app.ws(&format!("topics=odds_updates&since={since}")).await;
     let (told, data) = catch_up(&mut client, "odds_updates").await;
@@ -97,7 +99,8 @@ async fn cursor_older_than_removed_tombstones_gets_a_snapshot() {
     app.odds("1", 1).await;
     let first = app.odds("1", Value::Null).await;
     app.odds("2", 2).await;
-    // With `state_keys` at 1 the server keeps one tombstone, so this deletion replaces the tombstone of "1".
+    // With `state_keys` at 1 the server keeps one tombstone. So the tombstone of this deletion replaces the tombstone
+    // of "1".
     app.odds("2", Value::Null).await;
     app.odds("3", 3).await;
     let position = app.manager.position();
@@ -105,7 +108,7 @@ async fn cursor_older_than_removed_tombstones_gets_a_snapshot() {
     let (told, data) = catch_up(&mut client, "odds_updates").await;
     assert_eq!(told, ("snapshot".to_owned(), json!(3)));
     assert_eq!(data, [3]);
-    // This cursor already includes the deletion of "1".
+    // This cursor comes after the deletion of "1", so the client does not need the removed tombstone.
     let since = first["position"].as_str().unwrap();
     let mut client = app.ws(&format!("topics=odds_updates&since={since}")).await;
     assert_eq!(catch_up(&mut client, "odds_updates").await.0.0, "conflated");
@@ -118,7 +121,7 @@ async fn lost_messages_without_a_key_are_a_gap() {
         app.publish(&json!({"topic": "scrape_progress", "data": data})).await;
     }
     let epoch = app.manager.position().epoch;
-    // The history has 3, 4 and 5, so a cursor at 1 has lost message 2.
+    // The history has the messages 3, 4 and 5. So a client at position 1 has lost message 2.
     for (cursor, expected) in [(1, ("gap", 1)), (2, ("replayed", 0))] {
         let mut client = app.ws(&format!("topics=scrape_progress&since={epoch}-{cursor}")).await;
         let (told, data) = catch_up(&mut client, "scrape_progress").await;
@@ -256,7 +259,7 @@ async fn conflated_event_stream_gets_the_latest_message_of_each_key() {
     assert_eq!(client.next().await["data"], 50);
 }
 
-/// The catch-up of a client that has no subscription to catch up with.
+/// Checks the control messages of a catch-up that contains no subscription.
 fn empty_catch_up(told: &Value, caught_up: &Value, app: &App) {
     assert_eq!(told["type"], "catch_up", "{told}");
     assert_eq!(told["data"], json!({"topics": {}}));

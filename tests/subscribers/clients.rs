@@ -10,7 +10,7 @@ use crate::harness::client::Program;
 use crate::harness::program::skip;
 use crate::harness::{App, TOKEN, within};
 
-/// The Python interpreter, if it has the package.
+/// The Python interpreter, if it has the package `websockets`.
 async fn python() -> Option<OsString> {
     let python = std::env::var_os("TEST_PYTHON").unwrap_or_else(|| "python3".into());
     let mut command = Command::new(&python);

@@ -15,7 +15,7 @@ use crate::harness::get::get;
 use crate::harness::jwt;
 use crate::harness::{Answer, App, TOKEN, ws};
 
-/// The values under `examples` or `example` of a place.
+/// All examples in a place: the values under `examples` or `example`.
 fn examples(of: &Place) -> Vec<&'static Value> {
     let named = of.value.get("examples").and_then(Value::as_object);
     let listed = of.value.get("examples").and_then(Value::as_array);
@@ -36,7 +36,7 @@ fn examples_with_schemas(document: &'static Document, at: &[&'static str], found
         found.extend(examples(&place).into_iter().map(|example| (example.clone(), place.clone())));
     }
     for (name, _) in document.children(&place).into_iter().filter(|(name, _)| *name != "examples") {
-        // The target of a reference is elsewhere in the document, and is visited there.
+        // The target of a reference is elsewhere in the document, and this function visits the target there.
         if place.value[name].get("$ref").is_none() {
             examples_with_schemas(document, &[at, &[name]].concat(), found);
         }
@@ -107,7 +107,7 @@ impl Operation {
     /// Sends the request to a server, once for each example of a body, and returns the statuses.
     async fn send(&self, app: &App) -> Vec<u16> {
         let address = if self.is_for_operators { app.admin } else { app.address };
-        // The harness has its own function for upgrades and streams, which adds the headers of a handshake.
+        // For upgrades and streams the harness has the function `get`, which adds the headers of a handshake.
         if self.path.starts_with("/api/ws") || self.path.starts_with("/api/sse") {
             return vec![get(address, &self.path, &[]).await.1.status];
         }
@@ -151,7 +151,7 @@ async fn documented_headers_of_a_handshake_are_accepted() {
     raw.accepted().await;
 }
 
-/// The names of the messages in a list of references.
+/// The names of the messages that a list of references points to.
 fn names(messages: &Value) -> BTreeSet<String> {
     let reference = |message: &Value| message["$ref"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
     messages.as_array().into_iter().flatten().map(reference).collect()
@@ -179,7 +179,7 @@ async fn every_example_client_message_gets_the_documented_answer() {
     }
 }
 
-/// The name of a message of the server in `asyncapi.yaml`.
+/// The name in `asyncapi.yaml` for this message from the server.
 fn message_of(message: &Value) -> String {
     let schema = format!("#/components/schemas/{}", schema_of(message));
     let messages = asyncapi().at(&["components", "messages"]);
@@ -201,7 +201,7 @@ fn messages_over(channel: &str) -> BTreeSet<String> {
     said.collect()
 }
 
-/// A server with a history of one message, so that few messages put a client behind the history.
+/// A server with a history of one message. After a few messages, a client's position is older than the history.
 async fn short_history() -> App {
     App::in_memory(|config| {
         config.history_messages = 1;
@@ -222,7 +222,7 @@ async fn every_type_of_message_over_websocket_conforms_to_its_schema() {
     app.publish(&json!({"topic": "scrape_progress", "data": {"current": 2}})).await;
     app.odds("8301/1x2/betpawa", Value::Null).await;
 
-    // Expect `conflated` for the topic with keys, `gap` for the topic without keys, and `snapshot` on request.
+    // Expect the mode `conflated` for the topic with keys, `gap` for the topic without keys, and `snapshot` on request.
     let mut client = app.ws(&format!("since={start}&token={token}")).await;
     let mut received = BTreeSet::from([message_of(&client.ack)]);
     client.send(r#"{"type":"subscribe","topics":["odds_updates/8302","foo"],"since":"snapshot"}"#).await;
@@ -260,7 +260,7 @@ async fn every_type_of_message_over_sse_conforms_to_its_schema() {
     assert_eq!(received, messages_over("sse"));
 }
 
-/// All source files below a folder, with comments and tests.
+/// The text of all source files below a folder, including comments and tests.
 fn sources(folder: &str) -> String {
     fn collect(folder: &Path, text: &mut String) {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -277,7 +277,7 @@ fn sources(folder: &str) -> String {
     text
 }
 
-/// The string literals that follow a mark, with only white space in between.
+/// The string literals that follow `mark` with only white space in between.
 fn literals_after<'a>(text: &'a str, mark: &'a str) -> BTreeSet<&'a str> {
     let literals = text.split(mark).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
     literals.filter_map(|rest| rest.split('"').next()).collect()
@@ -296,7 +296,7 @@ fn listed<'a>(
 fn error_codes_match_the_source() {
     let routes = sources("src/routes");
     let codes = listed(openapi(), "ErrorCode", |schema| &schema["enum"]);
-    // Most errors in the source have a status followed by a code. The harness checks the codes of the others.
+    // Most errors in the source have a status followed by a code. The harness checks the codes of the other errors.
     let statuses = routes.split("StatusCode::").skip(1).filter_map(|rest| rest.split_once(','));
     let given: BTreeSet<&str> =
         statuses.filter_map(|(_, rest)| rest.trim_start().strip_prefix('"')?.split('"').next()).collect();

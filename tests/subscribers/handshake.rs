@@ -9,7 +9,7 @@ use crate::harness::contract;
 use crate::harness::raw::{HANDSHAKE, Raw, Response, frame};
 use crate::harness::{Answer, App, within};
 
-/// The handshake with one header replaced by other lines, or removed if `lines` is empty.
+/// The handshake with one header replaced by `lines`, or removed if `lines` is empty.
 fn handshake_with(name: &str, lines: &str) -> String {
     let of_another = |line: &&str| !line.split(':').next().unwrap().eq_ignore_ascii_case(name);
     let kept: String = HANDSHAKE.trim_end().split_inclusive("\r\n").filter(of_another).collect();
@@ -164,7 +164,7 @@ async fn frames_in_the_same_segment_as_the_handshake_are_handled() {
     let mut bytes = HANDSHAKE.as_bytes().to_vec();
     bytes.extend(frame(0x89, b"early"));
     bytes.extend(frame(0x81, format!(r#"{{"type":"ping"{}}}"#, " ".repeat(2000)).as_bytes()));
-    // Send only the beginning of the last frame now, and the rest later.
+    // Send only the first 9 bytes of the last frame now, and the rest later.
     let last = frame(0x81, br#"{"type":"subscribe","topics":[]}"#);
     bytes.extend_from_slice(&last[..9]);
     raw.send(&bytes).await;
@@ -236,7 +236,7 @@ async fn handshake_sent_slowly_has_the_same_deadline() {
                 read = raw.socket.read_u8() => return read,
                 _ = moments.tick() => {}
             }
-            // Extend a header that never ends. An error here also occurs in the next read.
+            // Extend a header that never ends. If this write fails, the next read fails too.
             let _ = raw.socket.write_all(b"x").await;
         }
     };
@@ -294,7 +294,8 @@ async fn too_many_or_too_large_headers_are_refused() {
     client.nothing_came().await;
 }
 
-/// Requests of every kind, each with the listener that answers it: `false` is the admin listener.
+/// Requests of every kind. The first value names the listener that answers: `true` is the public one, `false` the admin
+/// listener.
 const REQUESTS: [(bool, &str, &str); 14] = [
     (true, "GET", "/"),
     (true, "GET", "/console/oddswire.js"),
@@ -378,7 +379,7 @@ async fn host_of_an_absolute_target_overrides_the_header() {
     assert_eq!(ask(&app, &absolute("http://user@odds.example.com", "Host: other\r\n")).await.status, 400);
 }
 
-/// What an `error` about a parameter says.
+/// The text of an `error` about an unknown query parameter.
 fn unknown_parameter(message: &serde_json::Value) -> &str {
     assert_eq!(message["data"]["code"], "unknown_parameter", "{message}");
     message["data"]["detail"].as_str().unwrap()

@@ -1,5 +1,5 @@
-//! Clients that connect, stall, disconnect and resume at random while messages flow. The follower checks each message
-//! against the contract. At the end, each client has the server's state.
+//! Clients connect, stall, disconnect and resume at random while messages flow. The follower checks each message
+//! against the contract. At the end, the state of each client equals the server's state.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -47,7 +47,7 @@ impl Client {
 /// The data of the last message of a run. It has no key, so every client receives it.
 const END: &str = "\"end\"";
 
-/// Follows to the end, with random cuts and stalls. `published` is the number of published messages.
+/// Follows the messages to the last one, with random cuts and stalls. `published` is the number of published messages.
 async fn follow(address: SocketAddr, events: bool, mut random: Rng, mut published: watch::Receiver<usize>) -> Follower {
     let mut follower = Follower::default();
     loop {
@@ -94,7 +94,7 @@ fn state(app: &App) -> BTreeMap<String, String> {
 /// Runs the test with one seed, and returns how often each catch-up mode was announced.
 async fn run(seed: u64) -> BTreeMap<String, usize> {
     let app = App::with(|config| {
-        // Test two causes of falling behind: the client's own limit, and the common memory budget.
+        // Test two causes of falling behind: the limit of one client's outbox, and the memory budget of all outboxes.
         config.outbox_bytes = if seed.is_multiple_of(2) { 16 << 10 } else { 48 << 10 };
         config.memory_budget = 48 << 10;
         config.history_messages = 400;

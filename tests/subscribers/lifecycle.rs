@@ -1,4 +1,4 @@
-//! The ways in which a connection ends, and the end of the server.
+//! The ways in which a connection ends, and the shutdown of the server.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -76,7 +76,8 @@ async fn begin_drain(app: &mut App) {
 }
 
 fn publish_head(length: usize) -> String {
-    // With this header the server asks for the body, so the test knows that it has begun to handle the request.
+    // With the header `Expect` the server asks for the body. The test then knows that the server has begun to handle
+    // the request.
     format!(
         "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\
          Content-Type: application/json\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
@@ -138,7 +139,7 @@ async fn protocol_error_causes_exactly_one_disconnect() {
         let mut raw = Raw::websocket(stage.app.address).await;
         raw.send(&breach).await;
         assert_eq!(raw.closed().await, code);
-        // The client is removed from the registry although it has not ended the connection yet.
+        // The server removes the client from the registry although the client has not ended the connection yet.
         stage.only_one_stays().await;
     }
     stage.leave_nothing_behind().await;
@@ -155,7 +156,7 @@ async fn client_that_leaves_before_the_answer_is_not_registered() {
                 raw.socket.set_zero_linger().unwrap();
             }
             drop(raw);
-            // When the server answers this request, it has read the bytes sent before.
+            // When the server answers this request, it has read the bytes that the client sent before.
             stage.app.get("/healthz").await;
             stage.only_one_stays().await;
         }
@@ -220,7 +221,7 @@ async fn client_that_sends_pongs_or_anything_else_stays_connected() {
     tokio::time::pause();
     let started = Instant::now();
     while started.elapsed() < Config::default().idle_timeout * 3 {
-        // The library answers pings when the test reads.
+        // The client library answers pings while the test reads.
         assert!(matches!(answers.frame().await, Some(Ok(Message::Ping(_)))));
         talks.send(&frame(0x82, b"ignored")).await;
         assert_eq!(talks.frame().await.unwrap().opcode, 0x9);
@@ -274,7 +275,7 @@ async fn event_stream_that_never_reads_is_closed_and_others_get_all() {
     stage.leave_nothing_behind().await;
 }
 
-/// Reads this many bytes. Uses `try_read` and yields, because an idle runtime would advance the paused clock.
+/// Reads this many bytes. Uses `try_read` and yields, because a runtime without work would advance the paused clock.
 async fn take(raw: &Raw, length: usize) {
     let (mut taken, mut buffer, begun) = (0, vec![0; length], std::time::Instant::now());
     while taken < length {
@@ -378,7 +379,7 @@ async fn request_begun_before_the_drain_is_answered_as_draining() {
     handshake.send(&HANDSHAKE.as_bytes()[..60]).await;
     let mut events = Raw::connect(app.address).await;
     events.send(begun.as_bytes()).await;
-    // When the server answers this request, it has read the bytes sent before.
+    // When the server answers this request, it has read the bytes that the clients sent before.
     assert_eq!(app.get("/healthz").await.status, 200);
     begin_drain(&mut app).await;
 
@@ -415,7 +416,7 @@ async fn client_that_ignores_the_close_delays_the_drain_only_briefly() {
     assert_eq!(silent.frame().await.expect("the notice").opcode, 0x1);
     assert_eq!(silent.closed().await, 1001);
     let mut stopping = std::pin::pin!(app.stop());
-    // The other client keeps sending pings.
+    // The other client keeps sending pings during the drain.
     let drained = loop {
         let _ = floods.socket.try_write(&frame(0x89, b"still here"));
         if let Some(drained) = stopping.as_mut().now_or_never() {
@@ -437,7 +438,7 @@ async fn drain_timeout_cuts_requests_that_do_not_end() {
     assert!(!app.stop().await);
 }
 
-/// Connects and disconnects in a random way.
+/// Connects, and disconnects in a random way.
 async fn visit(address: SocketAddr, mut random: Rng) {
     let key = random.u8(..4);
     let begun = random.usize(1..HANDSHAKE.len());

@@ -1,4 +1,5 @@
-//! The limits, tested at their value and just beyond: the client gets an error, and others are not affected.
+//! The limits. At a limit the server accepts a request; one step beyond, it sends an error, and other clients are not
+//! affected.
 
 use std::time::Duration;
 
@@ -58,8 +59,8 @@ async fn refused_request_does_not_count_as_a_connection() {
     app.ws("").await;
 }
 
-/// Connects with each of these forwarding headers in turn, and keeps the connections. Checks whether the server admits
-/// each of them.
+/// Connects with each of these forwarding headers in turn, and keeps the connections open. Checks for each header
+/// whether the server admits the connection.
 async fn check_in_turn(app: &App, cases: &[(&str, &str, bool)]) {
     let mut held = Vec::new();
     for (at, (header, value, admitted)) in cases.iter().enumerate() {
@@ -151,7 +152,7 @@ async fn every_message_counts_for_the_rate_except_pongs() {
         raw.send(&counted.repeat(3)).await;
         assert_eq!(raw.closed().await, 4429);
     }
-    // A pong of which the server has sent no ping.
+    // Send pongs although the server has sent no ping.
     let app = App::with(|config| config.client_messages_per_second = 1).await;
     let mut raw = Raw::websocket(app.address).await;
     raw.send(&frame(0x8a, b"").repeat(3)).await;
@@ -213,7 +214,8 @@ async fn subscribe_beyond_the_limit_has_no_effect() {
     }
     app.odds("2/a", 2).await;
     client.nothing_came().await;
-    // Exactly the limit is allowed: an existing subscription counts once, and an unsubscribe frees a place.
+    // A client may have exactly as many subscriptions as the limit. An existing subscription counts once, and an
+    // unsubscribe frees a place.
     client.send(r#"{"type":"subscribe","topics":["odds_updates/1","odds_updates/2","odds_updates/3"]}"#).await;
     assert_eq!(client.expect("subscription_update").await["topics"].as_array().unwrap().len(), 3);
     client.send(r#"{"type":"unsubscribe","topics":["odds_updates/1"]}"#).await;
@@ -235,7 +237,7 @@ async fn head_of_up_to_header_bytes_passes_and_a_longer_one_gets_431() {
     assert_eq!(edge.response().await.status, 200);
 
     let mut beyond = Raw::connect(app.address).await;
-    // Hold back the end of the head, so that the server must answer before it.
+    // Hold back the end of the head. The server must answer before the head is complete.
     beyond.send(&head((8 << 10) + 1).as_bytes()[..8 << 10]).await;
     let response = beyond.response().await;
     assert_eq!(response.status, 431);
@@ -264,7 +266,7 @@ async fn late_body_gets_408_and_publishes_nothing() {
     assert_eq!(answer.status, 200, "a body in time is accepted");
 }
 
-/// Publish and broadcast requests for one write, so that no time passes between them.
+/// The bytes of several publish and broadcast requests. One write sends them all, so that no time passes between them.
 fn pipelined(paths: &[&str], token: &str) -> Vec<u8> {
     let request = |path: &&str| {
         let body = match *path {
@@ -310,7 +312,7 @@ async fn publisher_beyond_its_rate_gets_429_and_others_do_not() {
     assert_eq!(app.manager.position().offset, 1, "no message of a refused request was stored");
     raw.send(&pipelined(&["/api/publish"], "scraper-token")).await;
     assert_eq!(raw.response().await.status, 200);
-    // After some time the publisher is admitted again.
+    // After some time the server admits the publisher again.
     let again = async {
         loop {
             let answer = app.post("/api/publish", "application/json", r#"{"topic":"odds_updates","data":1}"#).await;

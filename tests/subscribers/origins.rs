@@ -1,4 +1,4 @@
-//! Pages of other origins: which may connect, and the CORS headers of the answers.
+//! Pages of other origins: which pages may connect, and the CORS headers of the answers.
 
 use reqwest::Method;
 
@@ -11,7 +11,7 @@ async fn with_origins(list: &str) -> App {
     App::with(|config| config.allowed_origins = Some(list.parse().unwrap())).await
 }
 
-/// Publishes or broadcasts like a page of this origin.
+/// Publishes or broadcasts as a page of this origin does.
 async fn post(app: &App, path: &str, origin: Option<&str>) -> Answer {
     let body = match path {
         "/api/broadcast" => r#"{"type":"notice","data":1}"#,
@@ -156,6 +156,6 @@ async fn preflight_allows_only_listed_pages() {
         let other = preflight(path, "https://evil.example").await;
         assert_eq!(other.header("access-control-allow-origin"), "", "{path}");
     }
-    // Without the preflight's headers, OPTIONS is refused like any other method.
+    // Without the headers of a preflight, the server refuses OPTIONS like any other method.
     assert_eq!(Answer::of(app.request(Method::OPTIONS, "/api/publish")).await.status, 405);
 }

@@ -15,7 +15,7 @@ use crate::harness::proxy::{Configuration, GRACE, IDLE, Lines, Proxy, Recorder, 
 use crate::harness::raw::Raw;
 use crate::harness::{Answer, App, TOKEN, within, ws};
 
-/// Makes each test a test for every proxy.
+/// Defines each test once for every proxy.
 macro_rules! with_each_proxy {
     ($($test:ident),* $(,)?) => {
         mod nginx { $(#[tokio::test] async fn $test() { super::$test(super::Software::Nginx).await; })* }
@@ -69,7 +69,7 @@ fn times_and_sizes_in_the_files_match_the_servers_defaults() {
         }
     }
     assert!(numbers("nginx.conf", " send_timeout ")[0] > config.write_timeout.as_secs());
-    // oddswire closes a silent connection after the header timeout.
+    // oddswire closes a connection without a request after the header timeout.
     let silent = config.header_timeout.as_secs();
     assert!(numbers("nginx.conf", "keepalive_timeout ")[0] < silent, "the first value is the upstream's");
     assert!(numbers("Caddyfile", "keepalive ")[0] < silent);
@@ -130,7 +130,7 @@ async fn publish(proxy: &Proxy, data: Value) {
 }
 
 async fn messages_are_not_buffered(software: Software) {
-    // Send no comments, since they could push an event out of a buffer.
+    // Send no comments, because a comment could push an event out of a proxy's buffer.
     let app = App::with(|config| config.sse_comment_interval = Duration::from_hours(1)).await;
     let Some(proxy) = Proxy::start(software, app.address, &[]).await else { return };
     let mut socket = ws::Client::connect(proxy.address, "topics=odds_updates").await;
@@ -190,7 +190,7 @@ fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_secs())
 }
 
-/// A connection to the proxy from another address than the proxy's own.
+/// A client's connection to the proxy. The client has another address than the proxy.
 async fn client(proxy: &Proxy) -> Raw {
     client_from("127.0.0.2:0", proxy).await
 }
@@ -393,7 +393,7 @@ async fn client_that_resumes_after_a_reload_misses_no_message(software: Software
     }
 }
 
-/// A publish request of about this many bytes, split into messages of allowed length.
+/// A publish request of about this many bytes, split into messages within the size limit.
 fn large(bytes: usize) -> String {
     let data = "x".repeat(32 << 10);
     let message = json!({"topic": "scrape_progress", "data": data}).to_string();
@@ -464,7 +464,7 @@ async fn token_in_the_query_is_not_logged(software: Software) {
     socket.close().await;
     let path = "/api/topics?token=marmalade&a=1";
     assert_eq!(within(Answer::of_other(reqwest::Client::new().get(proxy.url(path)))).await.status, 200);
-    // Stop the server, because proxies log most about an unreachable server.
+    // Stop the server, because a proxy logs most when it cannot reach the server.
     assert!(app.stop().await);
     let status = within(Answer::of_other(reqwest::Client::new().get(proxy.url(path)))).await.status;
     assert!([502, 503].contains(&status), "{status}");

@@ -143,7 +143,7 @@ async fn deleted_key_is_not_in_the_state() {
     assert_eq!(keys(&app.get(STATE).await), ["b", "a"]);
 }
 
-/// A message of a key that expires.
+/// A message whose key expires at this time.
 fn expiring(key: &str, at: &str) -> Value {
     json!({"topic": "odds_updates", "key": key, "data": 1, "expires_at": at})
 }
@@ -256,7 +256,7 @@ async fn state_of_20_000_keys_is_streamed_completely_in_order() {
     let lines: String = (0..KEYS).map(line).collect();
     let answer = app.post("/api/publish", "application/x-ndjson", lines).await;
     assert_eq!(answer.body["accepted"], KEYS);
-    // Publish two keys again, so that they come last.
+    // Publish two keys again, so that these two come last.
     app.publish(&json!([
         {"topic": "odds_updates", "key": "7/1x2", "data": {"at": 20_000}},
         {"topic": "odds_updates", "key": "3/1x2", "data": {"at": 20_001}},

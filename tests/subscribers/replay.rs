@@ -9,7 +9,7 @@ use oddswire::topic::Subscription;
 use crate::harness::recording::{self, Line};
 use crate::harness::{App, eventually, within};
 
-/// A client's subscriptions, and the messages that it must receive, as their numbers in the recording.
+/// A client's subscriptions, and the messages that the client must receive, as their numbers in the recording.
 struct Listener {
     topics: String,
     expected: Vec<usize>,
@@ -27,7 +27,7 @@ impl Listener {
         Arc::new(Self { topics, expected, received: AtomicUsize::new(0) })
     }
 
-    /// Checks the next message byte for byte.
+    /// Checks byte for byte that this text is the next expected message.
     fn take(&self, text: &str, delivered: &[Option<u64>], lines: &[Line]) {
         let at = self.received.fetch_add(1, Ordering::AcqRel);
         let expected = self.expected[at];

@@ -9,25 +9,25 @@ const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
-/// The first byte of the frames of a fragmented text message.
+/// The first bytes of the frames of a fragmented text message: of the first frame, a middle frame, and the last frame.
 const TEXT_BEGINS: u8 = 0x01;
 const CONTINUES: u8 = 0x00;
 const ENDS: u8 = 0x80;
 
-/// A `ping` request of exactly this length, which the server answers.
+/// A `ping` message of exactly this length, in bytes. The server answers it.
 fn request(length: usize) -> Vec<u8> {
     let text = br#"{"type":"ping""#;
     [text, vec![b' '; length - text.len() - 1].as_slice(), b"}"].concat()
 }
 
-/// The close code of a new connection that sends these bytes.
+/// Sends these bytes over a new connection, and returns the close code.
 async fn closed_with(app: &App, bytes: &[u8]) -> u16 {
     let mut raw = Raw::websocket(app.address).await;
     raw.send(bytes).await;
     raw.closed().await
 }
 
-/// Expects the answer to a [`request`].
+/// Expects the answer to a message from [`request`].
 async fn answered(raw: &mut Raw) {
     let answer = raw.frame().await.expect("an answer");
     assert!(answer.opcode == 0x1 && answer.payload.starts_with(br#"{"type":"pong""#), "{answer:?}");
@@ -250,7 +250,7 @@ async fn a_message_of_1025_fragments_is_closed_with_1008() {
         frame(TEXT_BEGINS, &text[..1]).into_iter().chain(middle).chain(ends.iter().copied()).collect::<Vec<u8>>()
     };
     let mut raw = Raw::websocket(app.address).await;
-    // The last byte of a message of 1,024 fragments ends it.
+    // Set the bit FIN in the last fragment, so that the message ends after 1,024 fragments.
     let mut most = fragments(b"");
     let last = most.len() - 7;
     most[last] = ENDS;

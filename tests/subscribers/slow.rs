@@ -8,12 +8,12 @@ use crate::harness::follower::Follower;
 use crate::harness::process::Process;
 use crate::harness::{App, TOKEN, narrow_socket, sse, within, ws};
 
-/// Data so large that it soon fills the kernel's buffers.
+/// Data so large that a few messages fill the kernel's buffers.
 fn large(number: usize) -> Value {
     json!([number, "x".repeat(8000)])
 }
 
-/// Publishes 3,000 messages to 10 keys, more than enough for a slow client to fall behind. Returns that number.
+/// Publishes 3,000 messages to 10 keys, so that a slow client certainly falls behind. Returns the number of messages.
 async fn publish_until_behind(app: &App) -> usize {
     let mut number = 0;
     while number < 3000 {
@@ -119,8 +119,8 @@ async fn server_stops_reading_from_a_client_that_never_reads() {
     let handshake = crate::harness::raw::HANDSHAKE.as_bytes();
     socket.write_all(handshake).await.unwrap();
     let burst: Vec<u8> = request.repeat(1000);
-    // The server stops reading, so the kernel's buffers fill and writing stops. Each answer has about 150 bytes. If the
-    // server kept reading, 600,000 answers would take 90 MB in the outbox.
+    // When the server stops reading, the kernel's buffers fill up, and this client can no longer write. Each answer has
+    // about 150 bytes. If the server kept reading, 600,000 answers would take 90 MB in the outbox.
     let mut sent = 0;
     while sent < 600 {
         let wrote = tokio::time::timeout(std::time::Duration::from_secs(2), socket.write_all(&burst)).await;
@@ -133,7 +133,7 @@ async fn server_stops_reading_from_a_client_that_never_reads() {
     assert!(sent < 600, "the server did not stop reading");
 }
 
-/// Connects without ever reading: even numbers over WebSocket, odd ones over SSE.
+/// Connects a client that never reads: over WebSocket if the number is even, over SSE if it is odd.
 async fn never_reads(address: std::net::SocketAddr, number: usize) -> tokio::net::TcpStream {
     let mut socket = narrow_socket(address).await;
     let events = "GET /api/sse HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -145,7 +145,8 @@ async fn never_reads(address: std::net::SocketAddr, number: usize) -> tokio::net
 #[tokio::test]
 async fn memory_of_clients_that_never_read_is_within_the_stated_limit() {
     const CLIENTS: usize = 100;
-    // The terms of ARCHITECTURE.md in KiB: the outbox, the rest of a partial write, and hyper's buffer over SSE.
+    // The terms of the sum in ARCHITECTURE.md, in KiB: the outbox, the rest of a partial write, and hyper's buffer over
+    // SSE.
     const STATED: u64 = (64 + 64 + 16 + 16 + 64) << 10;
     let arguments = ["--outbox-bytes=64KiB", "--history-messages=10", "--history-bytes=64KiB"];
     let process = Process::start(&arguments, &[("ODDSWIRE_PUBLISH_TOKEN", TOKEN)]).await;
@@ -164,7 +165,7 @@ async fn memory_of_clients_that_never_read_is_within_the_stated_limit() {
         sockets.push(never_reads(process.address, number).await);
     }
     let before = process.resident();
-    // Publish 60 MB. Without a limit, the server would keep all of it for these clients.
+    // Publish 60 MB. Without a limit, the server would keep all of these bytes for the clients.
     for number in 1..300 {
         publish(number).await;
     }
@@ -194,7 +195,8 @@ async fn expiry_of_many_keys_at_once_does_not_block_the_writers() {
     assert!(left > 0, "the client received the first deletion only after the last was published");
 }
 
-/// Limit of an outbox in the tests of windows; a step of a catch-up has no more bytes than the limit.
+/// The limit of an outbox in the tests of conflation windows, in bytes. One step of a catch-up has at most as many
+/// bytes.
 const WINDOW_OUTBOX: usize = 64 << 10;
 
 /// A server whose state is many times as large as an outbox.
@@ -207,7 +209,7 @@ async fn large_state() -> App {
     app
 }
 
-/// The limit and one step, with the message that ends the step.
+/// Checks the largest outbox: at most the limit plus one step of a catch-up, with the message that ends the step.
 fn assert_bounded(app: &App) {
     let queued = app.manager.load().outbox_bytes_max;
     assert!(queued <= 2 * WINDOW_OUTBOX + 10_000, "{queued} bytes are queued");

@@ -27,7 +27,7 @@ impl Bytes {
         Self { response, pending: String::new() }
     }
 
-    /// Everything up to the next blank line.
+    /// Returns everything up to the next blank line.
     async fn block(&mut self) -> String {
         loop {
             if let Some(at) = self.pending.find("\n\n") {
@@ -257,7 +257,7 @@ async fn disconnected_client_is_removed_and_others_stay() {
 
 // Resuming.
 
-/// Reads a catch-up of `odds_updates`, and returns its mode and the messages' data.
+/// Reads a catch-up of `odds_updates`. Returns the announced mode and the data of the messages.
 async fn catch_up(stream: &mut Client) -> (Value, Vec<Value>) {
     let mode = stream.expect("catch_up").await["data"]["topics"]["odds_updates"].clone();
     let mut data = Vec::new();

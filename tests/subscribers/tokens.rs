@@ -1,4 +1,4 @@
-//! Subscribers' tokens: which are valid, how clients send them, and that the log does not contain them.
+//! Subscribers' tokens: which tokens are valid, how clients send them, and that the log does not contain them.
 
 use std::fmt::Write as _;
 
@@ -84,7 +84,7 @@ async fn clocks_may_differ_by_30_seconds() {
 
 #[tokio::test]
 async fn times_in_a_token_may_have_a_fraction() {
-    // RFC 7519, section 2, allows fractions. For example, Python's `time.time() + 3600` has one.
+    // RFC 7519, section 2, allows fractions of a second. For example, Python's `time.time() + 3600` has a fraction.
     let app = start().await;
     let seconds = f64::from(i32::try_from(now()).unwrap());
     admitted(&app, &token(&json!({"exp": seconds + 3600.5, "nbf": seconds - 0.5, "topics": ["*"]}))).await;

@@ -1,4 +1,4 @@
-//! Clients that vanish without a FIN or a reset, as a phone does that loses its network.
+//! Clients that vanish without a FIN or a reset, like a phone that loses its network.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::harness::App;
 use crate::harness::get::get;
 use crate::harness::raw::Raw;
 
-/// The client's kernel drops whatever comes from now on. It acknowledges nothing, and answers no probe.
+/// Makes the client's kernel drop all packets from now on. It then acknowledges no data, and answers no probe.
 fn vanish(client: &Raw) {
     // A filter program of one instruction: BPF_RET | BPF_K, which keeps no byte of a packet.
     let keep_nothing = SockFilter::new(0x06, 0, 0, 0);
@@ -17,7 +17,8 @@ fn vanish(client: &Raw) {
 
 #[tokio::test]
 async fn vanished_event_streams_give_their_places_back() {
-    // One gets comments that nobody acknowledges. The other gets no data, so the kernel's probes have to find it.
+    // The first stream gets comments that nobody acknowledges. The second gets no data, so only the probes of the
+    // server's kernel can find the vanished client.
     let streams = [Duration::from_millis(200), Duration::from_hours(1)].map(async |comments| {
         let app = App::with(|config| {
             (config.write_timeout, config.sse_comment_interval) = (Duration::from_secs(1), comments);
@@ -27,7 +28,7 @@ async fn vanished_event_streams_give_their_places_back() {
         assert_eq!(response.status, 200);
         app.connections(1).await;
         vanish(&client);
-        // The kernel needs 31 to 40 seconds.
+        // The server's kernel gives up a connection after 31 to 40 seconds.
         app.connections(0).await;
         drop(client);
     });
