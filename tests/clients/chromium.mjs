@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 // `require` searches NODE_PATH for packages; `import` does not.
 const { chromium } = createRequire(import.meta.url)("playwright-core");
 
-/** Starts this browser program. No wait here has a deadline, since the test that started the script has one. */
+/** Starts the browser at this path. Waits have no deadline here, since the test that started the script has one. */
 export function launch(executablePath) {
   return chromium.launch({
     executablePath,

@@ -3,7 +3,7 @@
 // Usage: console.mjs CHROMIUM
 // as in: echo '{"open":{"url":"http://127.0.0.1:8000/"}}' | console.mjs …
 //
-// Each input line is a JSON object with one operation. Each gets one output line as its answer: a JSON object with the
+// Each input line is a JSON object with one operation. The script answers with one output line: a JSON object with the
 // `event` "done" and a `value`, or with "failed" and a `detail`.
 //
 //   open       close the previous page, and open `url` with `width`, `height`, `scheme` and `motion`
@@ -28,7 +28,10 @@ import { launch } from "./chromium.mjs";
 // `require` searches NODE_PATH for packages; `import` does not.
 const require = createRequire(import.meta.url);
 
-/** Shorter than the deadline of the tests, so that a test gets the failure with the text of the page. */
+/**
+ * The deadline of each wait, in milliseconds. It is shorter than the deadline of the tests, so that a test gets the
+ * failure with the text of the page.
+ */
 const PATIENCE = 40_000;
 
 const browser = await launch(process.argv[2]);

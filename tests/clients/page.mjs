@@ -1,5 +1,5 @@
-// Opens a page in headless Chromium, runs the code from standard input in it, and prints its console calls, one line
-// for each. Prints values other than strings as JSON. An error in the page ends the script with exit code 1.
+// Opens a page in headless Chromium, and runs the code from standard input in the page. Prints each console call of the
+// code as one line, with values other than strings as JSON. An error in the page ends the script with exit code 1.
 //
 // Usage: page.mjs CHROMIUM URL < code.js
 //

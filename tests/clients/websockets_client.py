@@ -42,7 +42,7 @@ def check(holds, expected, came):
 
 
 def receive(ws, expected):
-    """The next message: its text, since `data` is compared byte for byte, and the parsed text."""
+    """The next message, as text and as parsed JSON. The text is for comparing `data` byte for byte."""
     try:
         text = ws.recv(timeout=TIMEOUT)
     except TimeoutError:

@@ -16,7 +16,7 @@ use crate::harness::{App, TOKEN, within, ws};
 
 const ENVIRONMENT: [(&str, &str); 1] = [("ODDSWIRE_PUBLISH_TOKEN", TOKEN)];
 
-/// A file of this many messages without key and topic. The data of each is its number.
+/// A file of this many messages without key and topic. The data of each message is its number.
 fn numbers(directory: &Directory, count: usize) -> PathBuf {
     let lines: Vec<String> = (1..=count).map(|number| format!("{{\"data\":{number}}}\n")).collect();
     file(directory, "numbers.ndjson", lines.concat().as_bytes())
@@ -32,7 +32,7 @@ fn arguments<'a>(url: &'a str, path: &'a Path, more: &[&'a str]) -> Vec<&'a str>
     [&["publish", "--topic=odds_updates", "--url", url, path.to_str().unwrap()], more].concat()
 }
 
-/// Reads messages, whose data must be these numbers in order.
+/// Reads messages, and checks that their data are these numbers in order.
 async fn expect(client: &mut ws::Client, numbers: std::ops::RangeInclusive<usize>) {
     for number in numbers {
         assert_eq!(client.expect("odds_updates").await["data"], number);
@@ -138,7 +138,7 @@ async fn publish_retries_after_503_until_all_lines_are_accepted() {
     let environment = [
         ("ODDSWIRE_ENGINE", "journal"),
         ("ODDSWIRE_DATA_DIR", data.0.to_str().unwrap()),
-        // The client reads nothing until all is published, so its outbox must hold everything.
+        // The client reads nothing until the command has published all messages, so the outbox must hold all of them.
         ("ODDSWIRE_OUTBOX_BYTES", "64MiB"),
     ];
     let mut server = Process::with_files_of("unlimited", &environment).await;
@@ -227,7 +227,7 @@ async fn killed_run_resumes_and_does_not_duplicate_messages() {
     publish.says("429: ").await;
     publish.signal("KILL");
     assert_eq!(publish.end().await.code, None);
-    // Simulate a kill after the server accepted a batch and before the command saved that progress.
+    // Simulate a kill after the server accepted a batch and before the command saved the progress of that batch.
     let kept = std::fs::read_to_string(&progress).unwrap();
     let mut kept: Value = serde_json::from_str(&kept).unwrap();
     let reached = kept["line"].as_u64().unwrap();
@@ -278,7 +278,8 @@ async fn from_line_beyond_the_end_of_the_file_is_refused() {
     let ended = Running::run(&arguments(&url, &path, &["--from-line=99999"]), &ENVIRONMENT).await;
     ended.failed(2, &["there is no line 99999 to continue from: the file has 3 lines"]);
     assert_eq!(ended.stdout, "");
-    // The line after the last one is valid: a run that was interrupted at the end has nothing left to publish.
+    // `--from-line` may name the line after the last one. A run that was interrupted at the end has nothing left to
+    // publish.
     let ended = Running::run(&arguments(&url, &path, &["--from-line=4"]), &ENVIRONMENT).await;
     assert_eq!((ended.code, ended.stdout.starts_with("0 messages published")), (Some(0), true), "{ended:?}");
 }

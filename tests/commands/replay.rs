@@ -42,7 +42,7 @@ async fn replay_takes_the_recorded_time_divided_by_the_speed() {
         assert_eq!(message["key"], at.to_string());
         arrived.push(began.elapsed());
     }
-    // A message must not come early. It may come late on a busy machine.
+    // A message must not come early. On a busy machine it may come late.
     assert!(arrived[1] >= Duration::from_millis(200) && arrived[3] >= Duration::from_millis(800), "{arrived:?}");
     let summary = replay.line().await;
     assert!(summary.starts_with("4 messages published in ") && summary.contains("s late"), "{summary}");
@@ -104,7 +104,7 @@ async fn recorded_odds_arrive_byte_for_byte() {
     std::fs::write(&some, lines.join("\n")).unwrap();
     let app = App::with(|config| {
         config.suppress_unchanged = false;
-        // The client reads nothing until all is published, so its outbox must hold everything.
+        // The client reads nothing until the command has published all messages, so the outbox must hold all of them.
         config.outbox_bytes = 64 << 20;
     })
     .await;

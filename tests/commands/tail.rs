@@ -20,7 +20,7 @@ fn tail(address: SocketAddr, arguments: &[&str]) -> Running {
     Running::start(&[&["tail", &format!("http://{address}")], arguments].concat(), &[])
 }
 
-/// The next published message of a tail that prints JSON.
+/// The next published message in the output of `oddswire tail`, which prints JSON.
 async fn published(tail: &mut Running) -> Value {
     loop {
         let message: Value = serde_json::from_str(&tail.line().await).unwrap();
@@ -79,7 +79,7 @@ async fn tail_resumes_after_a_cut_and_after_a_silent_connection() {
     link.set(Flow::Stalled);
     tail.says("no data from the server for 1s").await;
     app.odds("3", 3).await;
-    // The stalled bytes belong to the connection that tail has given up, so drop them.
+    // The stalled bytes belong to a connection that tail no longer uses, so drop them.
     link.set(Flow::Cut);
     link.set(Flow::Open);
     assert_eq!(published(&mut tail).await["key"], "3");
@@ -102,7 +102,7 @@ async fn tail_moves_to_the_next_server_before_the_old_one_closes() {
     // First no server listens at the new address, so tail keeps its connection.
     let unused = Port::free();
     link.lead_to(unused.address);
-    // Only announce the drain: this connection's turn comes at once, and the server does not close it.
+    // Only announce the drain. The announced delay of this connection is zero, but the server does not close it.
     assert_eq!(last.manager.announce_drain(Duration::ZERO).len(), 1);
     tail.says("the server is shutting down").await;
     last.odds("0", 0).await;
@@ -375,7 +375,7 @@ async fn readable_lines_are_coloured_and_cut_only_in_a_terminal() {
     for home in [1.85, 1.9] {
         app.odds("8301/1x2/betpawa", json!({"home": home, "name": long})).await;
     }
-    // Search with the name, because the time at the start of the line may contain the same digits.
+    // Search for the price with its name, because the time at the start of the line may contain the same digits.
     let line = piped.shows("home 1.9").await;
     assert!(line.contains("odds_updates  8301/1x2/betpawa  home 1.9▲  name xxx") && line.contains(&long), "{line}");
     assert!(!line.contains('\x1b'), "{line}");

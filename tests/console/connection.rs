@@ -220,7 +220,7 @@ async fn lost_broadcasts_are_shown_until_the_user_dismisses_them() {
     let link = Link::to(app.address).await;
     page.open(&format!("http://{}/", link.address)).await;
     link.set(Flow::Stalled);
-    // Fill the buffers on the way first.
+    // First fill the buffers between the server and the page.
     let notice = json!({"type": "notice", "data": "x".repeat(60_000)}).to_string();
     let mut lost = 0;
     while lost < 2 {
@@ -229,7 +229,7 @@ async fn lost_broadcasts_are_shown_until_the_user_dismisses_them() {
     }
     link.set(Flow::Open);
     page.shows("#gaps", "Gap in the broadcasts: 2 broadcasts are lost").await;
-    // One catch-up tells of both, or each of its own.
+    // One catch-up may report both lost broadcasts, or two catch-ups report one each.
     page.shows("#timeline .gap", "Broadcasts: a gap, messages are lost").await;
     page.click("#gaps button").await;
     assert_eq!(page.evaluate("document.querySelector('#gaps').childElementCount").await, 0);

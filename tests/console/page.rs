@@ -333,7 +333,7 @@ async fn drawer_keeps_fewer_large_messages_but_each_in_full() {
         page.shows("#counted", &format!("{number} key")).await;
     }
     page.press("r").await;
-    // The drawer keeps two million characters.
+    // The drawer keeps at most two million characters of messages.
     page.evaluate("document.querySelector('#raw-filter').focus()").await;
     for (text, found) in [("end of ", "6 of the last "), ("4", "1 of the last ")] {
         page.type_text(text).await;

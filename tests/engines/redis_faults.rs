@@ -1,5 +1,5 @@
-//! Three nodes on one Redis, with random faults. The faults kill, pause and restart nodes and Redis, cut and stall
-//! their connections, and make Redis lose all of its data or the newest part. Clients move from node to node.
+//! Three nodes on one Redis, with random faults. Nodes and Redis are killed, paused and restarted by the test. Their
+//! connections are cut and stalled. Redis loses all of its data, or the newest part. Clients move from node to node.
 //!
 //! Each client gets every message once and in order, and learns of each gap (the follower checks this). All clients get
 //! the same bytes at the same position. At the end, the state of each client equals the state in Redis.

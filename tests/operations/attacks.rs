@@ -18,9 +18,9 @@ use crate::harness::raw::Raw;
 use crate::harness::{App, TOKEN, allow_files, eventually, within};
 
 const ATTACKERS: usize = 1_000;
-/// Honest clients over each transport.
+/// The number of honest clients over each transport.
 const HONEST: usize = 50;
-/// The duration of an attack if the server does not end it.
+/// The duration of an attack, in seconds, if the server does not end it.
 const ATTACK_SECONDS: &str = "45";
 
 /// A server with honest clients, and room for one more connection.
@@ -60,7 +60,7 @@ impl Stage {
         Self { app, clients, received, published: 0 }
     }
 
-    /// Publishes a message, and waits until every honest client has it.
+    /// Publishes a message, and waits until every honest client has received it.
     async fn publish(&mut self) {
         self.published += 1;
         self.app.odds(&format!("{}/x", self.published % 7), self.published).await;
@@ -74,7 +74,7 @@ impl Stage {
         .await;
     }
 
-    /// Publishes during the attack, and once after it.
+    /// Publishes while the attack runs, and once after the attack.
     async fn outlasts<T: Send + 'static>(&mut self, attack: impl Future<Output = T> + Send + 'static) -> T {
         let attack = tokio::spawn(attack);
         while !attack.is_finished() {
@@ -84,7 +84,8 @@ impl Stage {
         attack.await.expect("the attack's checks pass")
     }
 
-    /// Attacks with `slowhttptest` until it has no connection left. `false` if `slowhttptest` is not installed.
+    /// Attacks with `slowhttptest` until the server has ended all its connections. Returns `false` if `slowhttptest` is
+    /// not installed.
     async fn outlasts_slowhttptest(&mut self, path: &str, arguments: &[&str]) -> bool {
         let (url, count) = (self.app.url(path), ATTACKERS.to_string());
         let all_at_once = ["-u", &url, "-c", &count, "-r", &count, "-i", "1", "-l", ATTACK_SECONDS, "-v", "1"];
@@ -95,7 +96,7 @@ impl Stage {
         true
     }
 
-    /// Checks that the server is as before the attack: the free place is still free.
+    /// Checks that the server works as before the attack, and that the place for one more connection is still free.
     async fn check_unaffected(mut self) {
         assert!(self.published > 0);
         self.publish().await;
@@ -125,8 +126,8 @@ async fn slow_headers_are_cut_by_header_timeout() {
 async fn slow_bodies_are_cut_by_publish_body_timeout() {
     let mut stage = Stage::start(|config| config.publish_body_timeout = Duration::from_secs(3)).await;
     let length = ["-B", "-s", "100000", "-f"];
-    // Without a token the server refuses before it reads the body. With a token it waits for the body. slowhttptest has
-    // no option for a token, so the value of the content type contains the header.
+    // Without a token the server refuses the request before it reads the body. With a token the server waits for the
+    // body. slowhttptest has no option for a token, so the value of the content type contains the header of the token.
     if !stage.outlasts_slowhttptest("/api/publish", &[&length[..], &["application/json"]].concat()).await {
         return;
     }

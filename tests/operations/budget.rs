@@ -10,7 +10,7 @@ use crate::harness::metrics;
 use crate::harness::{App, eventually, narrow_socket, ws};
 
 const BUDGET: usize = 2 << 20;
-/// The size of each message's data.
+/// The size of each message's data, in bytes.
 const DATA_BYTES: usize = 8000;
 
 /// A server whose memory budget is enough for one full outbox, but not for several.
@@ -114,7 +114,7 @@ async fn largest_outbox_is_cut_and_a_smaller_one_keeps_every_message() {
 async fn late_subscription_still_begins_at_its_own_position() {
     let app = app_with_small_budget().await;
     let progress: Topic = "scrape_progress".parse().unwrap();
-    // With only one client, its own limit would apply before the budget.
+    // With only one client, the limit of the client's own outbox would apply before the budget.
     let _other = slow_client(&app, "topics=odds_updates").await;
     let mut slow = slow_client(&app, "topics=odds_updates").await;
     // Publish enough that the following messages wait in the outbox.
@@ -192,7 +192,7 @@ async fn clients_already_behind_are_cut_before_a_smaller_one() {
     for _ in 0..2 {
         large.push(slow_client(&app, "topics=odds_updates").await);
     }
-    // Publish until both clients exceed their own limit and are behind.
+    // Publish until both clients exceed the limits of their own outboxes and are behind.
     let mut published = 0;
     while app.manager.load().behind < large.len() {
         publish_some(&app, "odds_updates", published).await;

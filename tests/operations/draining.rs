@@ -1,5 +1,5 @@
-//! The drain: the server tells each client when it will close the connection, closes one after the other, and loses no
-//! message.
+//! The drain: the server tells each client when it will close the connection. Then it closes the connections one after
+//! the other, and loses no message.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn read_reconnect(events: &mut sse::Client) -> (u64, u64) {
     (after_ms(&notice), u64::try_from(retry.as_millis()).unwrap())
 }
 
-/// Stops the server and waits until it is not ready: then the drain has begun.
+/// Stops the server and waits until it reports that it is not ready. The drain has then begun.
 async fn begin_drain(app: &mut App) {
     app.begin_stop();
     let app = &*app;
@@ -58,7 +58,7 @@ async fn closes_are_announced_and_spread_evenly_over_drain_spread() {
     for (after, closed) in &left {
         assert!(*closed >= Duration::from_millis(*after), "closed after {closed:?} instead of {after} ms");
     }
-    // Compare closes that are half a second apart, since nearer ones may swap on a busy machine.
+    // Compare closes that are half a second apart, because a busy machine may swap the order of closer ones.
     for (early, late) in left.iter().zip(&left[50..]) {
         assert!(early.1 < late.1, "{early:?} was closed after {late:?}");
     }
@@ -97,7 +97,8 @@ async fn event_streams_are_drained_like_websockets() {
 async fn client_registered_after_the_drain_began_is_closed_at_once() {
     let app = App::start().await;
     app.odds("8301/1x2/a", 1).await;
-    // Start only the manager's part of the drain. The routes still accept connections, as just before a real drain.
+    // Start only the manager's part of the drain. The HTTP routes still accept connections, as just before a real
+    // drain.
     assert!(app.manager.announce_drain(LONG).is_empty());
     for query in ["", "since=snapshot", "conflate_ms=60000"] {
         let mut client = app.ws(query).await;
@@ -132,8 +133,8 @@ async fn drain_spread_is_at_most_half_the_drain_timeout() {
     assert!(app.stop().await, "no connection was cut");
 }
 
-/// A server whose drain takes an hour, and its client that is closed after half of that. The other client is closed at
-/// once.
+/// A server whose drain takes an hour, and one of its two clients. The server closes this client after half an hour. It
+/// closes the other client at once.
 async fn draining() -> (App, ws::Client) {
     let mut app = App::with(|config| (config.drain_spread, config.drain_timeout) = (LONG, 2 * LONG)).await;
     let clients = [app.ws("").await, app.ws("").await];

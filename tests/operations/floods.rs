@@ -1,4 +1,4 @@
-//! Clients that send without end, as fast as they can. Other clients are answered meanwhile.
+//! Clients that send as fast as they can and never stop. Meanwhile the server must answer other clients.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -11,10 +11,11 @@ use crate::harness::raw::{Raw, frame};
 use crate::harness::{App, within};
 
 const FLOODERS: usize = 8;
-/// Requests that are answered while a flood goes on.
+/// The number of requests that the server must answer during a flood.
 const REQUESTS: usize = 50;
 
-/// Answers requests while the flooders send; none of them ends before.
+/// Sends requests and checks that the server answers them while the flooders send. No flooder may end before the last
+/// answer.
 async fn answers_during(app: &App, flood: JoinSet<()>) {
     let mut flood = flood;
     for number in 0..REQUESTS {
@@ -27,8 +28,8 @@ async fn answers_during(app: &App, flood: JoinSet<()>) {
     flood.shutdown().await;
 }
 
-/// Opens `WebSocket`s, one after the other, and sends `begin` and then `bytes` without end over each. The server closes
-/// each with `code`.
+/// Opens one `WebSocket` after the other. Over each, sends `begin` once, and then `bytes` until the server closes the
+/// connection with `code`.
 async fn flood_websockets(address: SocketAddr, begin: &[u8], bytes: &[u8], code: u16) {
     loop {
         let mut raw = Raw::websocket(address).await;
@@ -42,7 +43,7 @@ async fn flood_websockets(address: SocketAddr, begin: &[u8], bytes: &[u8], code:
     }
 }
 
-/// Skips answers up to the close frame.
+/// Skips answers up to the close frame, and returns the close code.
 async fn close_code(reader: &mut (impl AsyncRead + Unpin)) -> u16 {
     loop {
         let (opcode, length) = (reader.read_u8().await.expect("a close frame"), reader.read_u8().await.unwrap());

@@ -71,7 +71,8 @@ async fn messages_are_counted_from_publisher_to_client() {
 async fn catch_ups_do_not_count_in_the_delivery_latency() {
     let app = App::start().await;
     app.odds("8301", 1).await;
-    // The snapshot and the live message may leave in one write: each message is judged by itself.
+    // One write may contain messages of the snapshot and live messages. The server must decide for each message by
+    // itself.
     let mut socket = app.ws("topics=odds_updates&since=snapshot").await;
     let mut events = app.sse("topics=odds_updates&since=snapshot").await;
     while socket.next().await["type"] != "caught_up" {}

@@ -9,7 +9,7 @@ use crate::harness::program::deploy;
 use crate::harness::prometheus::{Prometheus, promtool};
 use crate::harness::{Answer, App, PATIENCE, sse, within, ws};
 
-/// A server with room for three clients and a single key, so that one more request reaches the limit.
+/// A server with room for three clients and one key. One more client or key is beyond the limit.
 async fn small_server() -> App {
     App::with(|config| (config.max_connections, config.state_keys, config.history_messages) = (3, 1, 1)).await
 }
@@ -20,14 +20,14 @@ struct Clients {
     _events: sse::Client,
 }
 
-/// Causes every event that creates a series of its own.
+/// Causes every event for which the metrics have a separate series.
 async fn traffic(app: &App) -> Clients {
     for number in 0..3 {
         app.publish(&json!({"topic": "scrape_progress", "data": number})).await;
     }
     app.odds("1", 0).await;
     app.odds("1", 0).await;
-    // Resume from before the oldest message in the history. That is a gap for only one of the two topics.
+    // Resume from a position before the oldest message in the history. That causes a gap in only one of the two topics.
     let epoch = app.manager.position().epoch;
     let socket = app.ws(&format!("since={epoch}-1")).await;
     let events = app.sse("since=snapshot").await;
@@ -54,7 +54,7 @@ struct Metric<'a> {
 }
 
 impl Metric<'_> {
-    /// The names of its series.
+    /// The names of the metric's series.
     fn series(&self) -> Vec<String> {
         let suffixes: &[&str] = match self.kind {
             "counter" => &["_total"],
@@ -87,7 +87,7 @@ fn dashboard() -> Value {
     serde_json::from_str(&text("grafana.json")).expect("JSON")
 }
 
-/// The expressions of the dashboard.
+/// The Prometheus expressions in the dashboard.
 fn queries(dashboard: &Value) -> Vec<&str> {
     members(dashboard, "expr").into_iter().map(|query| query.as_str().unwrap()).collect()
 }
@@ -252,7 +252,7 @@ fn without_condition_keeps_matchers() {
     assert_eq!(without_condition(asked), expected);
 }
 
-/// Publishes a message every tick until each expression has only finite results.
+/// Publishes a message at each tick until every expression has results, and all of them are finite.
 async fn all_have_results(app: &App, prometheus: &Prometheus, mut expressions: Vec<String>) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
@@ -346,7 +346,7 @@ async fn prometheus_reads_the_type_and_help_of_each_metric() {
         assert_eq!(found["type"], kind, "{name}");
         assert!(found["help"].as_str().is_some_and(|help| help.ends_with('.')), "{found}");
     }
-    // Prometheus has kept every sample.
+    // Prometheus has kept every sample of the exposition.
     let samples = exposition.lines().filter(|line| !line.starts_with('#')).count();
     let kept = format!("scrape_samples_post_metric_relabeling == {samples}");
     assert_eq!(prometheus.query(&kept).await.len(), 1, "{samples}");

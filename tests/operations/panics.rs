@@ -1,7 +1,8 @@
 //! A panic in the task of one connection ends that connection and nothing else.
 //!
 //! The production code has no known panic, so these tests pass a logger that panics once, at a certain event. The unit
-//! tests in `manager` cover a panic under the manager's lock, those in `session::writer` a panic in a session's writer.
+//! tests in `manager` cover a panic under the manager's lock. Those in `session::writer` cover a panic in a session's
+//! writer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +44,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Starts a server that panics at the next such event. The two clients here are connected before.
+    /// Starts a server and connects the two clients. The server then panics at the next log record of this event.
     async fn start(event: &'static str) -> Self {
         let panicked = Arc::new(AtomicBool::new(true));
         let faulty = Faulty { event, panicked: Arc::clone(&panicked) };

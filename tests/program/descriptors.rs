@@ -1,5 +1,5 @@
-//! A server that has run out of file descriptors. It waits for one without a busy loop, serves its connections, logs
-//! one warning, and accepts connections again when one is free.
+//! A server that has run out of file descriptors. It waits for a free one without a busy loop, and logs one warning.
+//! It serves the connections that it has, and accepts others when a descriptor is free.
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,9 @@ use crate::harness::process::{Process, TOKEN};
 use crate::harness::raw::{HANDSHAKE, Raw, frame};
 use crate::harness::{within, ws};
 
-/// The limit of open files. The program itself uses about a dozen.
+/// The maximum number of files that the server may open. It needs about a dozen without connections.
 const FILES: usize = 64;
-/// The server retries accepting at most this often.
+/// The maximum number of attempts to accept a connection, in a second, after a failed attempt.
 const RETRIES_PER_SECOND: u64 = 10;
 
 /// A server whose file descriptors are all in use, and the connections that it accepted before.
@@ -19,7 +19,7 @@ struct Exhausted {
     process: Process,
     honest: ws::Client,
     websockets: Vec<Raw>,
-    /// Connections that send no request. The server has accepted some of them, and the others wait for it.
+    /// Connections that send no request. The server has accepted some of them. The others wait until it accepts them.
     silent: Vec<Raw>,
     publisher: Raw,
     operator: Raw,
@@ -27,7 +27,8 @@ struct Exhausted {
 }
 
 impl Exhausted {
-    /// Starts a server with the honest client and this many further clients.
+    /// Starts a server, the honest client, this many further WebSockets, and silent connections until no descriptor is
+    /// free.
     async fn start(websockets: usize, environment: &[(&str, &str)]) -> Self {
         // Keep the silent connections open during the whole test.
         let environment = [&[("ODDSWIRE_HEADER_TIMEOUT", "10m")], environment].concat();
@@ -64,7 +65,7 @@ impl Exhausted {
         assert_eq!(self.honest.expect("odds_updates").await["data"], self.published);
     }
 
-    /// The number of failed attempts to accept, from the metrics.
+    /// The number of failed attempts to accept a connection, from the metrics.
     async fn errors(&mut self) -> u64 {
         self.operator.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         let head = self.operator.head().await.to_lowercase();
@@ -76,10 +77,12 @@ impl Exhausted {
         value.expect("the counter").parse().unwrap()
     }
 
-    /// Watches 20 more attempts to accept. Checks that they keep the retry interval and use little processor time.
+    /// Waits for 20 more attempts to accept a connection. Checks that they keep the retry interval and use little
+    /// processor time.
     async fn waits_without_spinning(&mut self) {
         const ATTEMPTS: u64 = 20;
-        // Start the clock before the first look, so that a busy machine makes the measured time longer, never shorter.
+        // Start the clock before the first look at the counter. A busy machine can then make the measured time longer,
+        // never shorter.
         let (began, used) = (Instant::now(), self.process.processor_time());
         let before = self.errors().await;
         let mut looks = tokio::time::interval(Duration::from_millis(50));
@@ -91,8 +94,8 @@ impl Exhausted {
             }
         };
         let (took, used) = (began.elapsed(), self.process.processor_time().saturating_sub(used));
-        // The first attempt may come at once, since the time of the previous one is unknown. The others must keep the
-        // interval.
+        // The first attempt may come at once, since the test does not know the time of the attempt before it. All later
+        // attempts must keep the interval.
         assert!(took >= Duration::from_secs(attempts - 1) / u32::try_from(RETRIES_PER_SECOND).unwrap(), "{took:?}");
         assert!(used < took / 2, "{used:?} of processor time in {took:?}");
     }
@@ -123,7 +126,7 @@ async fn accepting_resumes_when_a_file_descriptor_is_free() {
 #[tokio::test]
 async fn drain_without_file_descriptors_does_not_busy_loop() {
     let long = [("ODDSWIRE_DRAIN_SPREAD", "30m"), ("ODDSWIRE_DRAIN_TIMEOUT", "1h")];
-    // The drain ends the silent connections, and waiting ones take their place. The WebSockets stay.
+    // The drain ends the silent connections, and waiting connections take their descriptors. The WebSockets stay.
     let mut exhausted = Exhausted::start(FILES / 2, &long).await;
     exhausted.process.signal("TERM");
     exhausted.process.event("server.draining").await;

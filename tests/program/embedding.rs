@@ -1,4 +1,4 @@
-//! The programs in `examples/`: each runs as it is built, and does what it says.
+//! The programs in `examples/`: runs each of them, and checks its output.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use crate::harness::within;
 
-/// Cargo builds the examples next to the tests.
+/// A command that runs an example. Cargo builds the examples next to the tests.
 fn example(name: &str) -> Command {
     let test = std::env::current_exe().unwrap();
     let profile: PathBuf = test.parent().and_then(|deps| deps.parent()).unwrap().to_owned();
@@ -39,7 +39,7 @@ async fn embedded_example_serves_its_own_route_and_ours() {
     assert_eq!(within(reqwest::get(health)).await.unwrap().status(), 200);
     let unknown = within(reqwest::get(url.replace("/clients", "/unknown"))).await.unwrap();
     assert_eq!(unknown.status(), 404);
-    // The end of its input stops it.
+    // The example ends when its standard input ends.
     drop(child.stdin.take());
     assert!(within(child.wait()).await.unwrap().success());
 }

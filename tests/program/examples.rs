@@ -46,7 +46,7 @@ impl Reader {
         let mut command = Command::new(program);
         let programs = Path::new(env!("CARGO_BIN_EXE_oddswire")).parent().unwrap().display();
         command.env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap())).env("NO_PROXY", "*");
-        // The default server of the program's commands.
+        // The program's commands use this server by default.
         command.env("ODDSWIRE_URL", format!("http://{}", self.server.address));
         command.env("ODDSWIRE_ADMIN_URL", format!("http://{}", self.server.admin));
         command.current_dir(&self.folder.0).kill_on_drop(true);
@@ -101,7 +101,7 @@ impl Reader {
     }
 }
 
-/// Whether a requirement is installed: `probe` then succeeds. If not, prints that the test is skipped.
+/// Whether a required program is installed: the command `probe` then succeeds. If not, prints that the test is skipped.
 fn has(probe: &mut StdCommand, what: &str) -> bool {
     let status = probe.stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success()) || skip(what).unwrap_or(false)
@@ -150,8 +150,8 @@ impl Running {
         Self { shown, child, lines }
     }
 
-    /// Compares its output with the expected lines. Then waits for its end, unless the program runs forever
-    /// (`goes_on`).
+    /// Compares the program's output with the expected lines. Then waits for the end of the program, unless the program
+    /// runs forever (`goes_on`).
     async fn prints(mut self, expected: &str, goes_on: bool) {
         for expected in expected.lines() {
             let Some(line) = within(self.lines.next_line()).await.expect("the output is UTF-8") else {
@@ -186,7 +186,7 @@ impl Running {
     }
 }
 
-/// Replaces the parts of a line that differ between runs. Offsets stay, since they count the page's own publishes.
+/// Replaces the parts of a line that differ between runs. Keeps offsets, because each run publishes the same messages.
 fn comparable(line: &str) -> String {
     static VARIES: LazyLock<[(Regex, &str); 6]> = LazyLock::new(|| {
         [

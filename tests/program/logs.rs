@@ -116,7 +116,7 @@ async fn log_level_and_format_follow_the_settings() {
 async fn unknown_variable_is_logged_as_a_warning_with_its_name() {
     let environment =
         [("ODDSWIRE_LISTEN", "127.0.0.1:0"), ("ODDSWIRE_LISTN", "marmalade"), ("ODDSWIRE_", "1"), ("ODDS", "1")];
-    // The variables of other commands are known.
+    // The server knows the variables of the other commands, so it logs no warning about them.
     let of_commands = [("ODDSWIRE_URL", "http://localhost"), ("ODDSWIRE_TOKEN", "1"), ("ODDSWIRE_ADMIN_URL", "1")];
     let environment = [&environment[..], &of_commands].concat();
     let mut process = Process::start(&[], &environment).await;

@@ -151,7 +151,7 @@ fn settings() -> String {
     page
 }
 
-/// `UPDATE_DOCS=1` rewrites the page.
+/// Run this test with `UPDATE_DOCS=1` to rewrite the page.
 #[test]
 fn settings_page_matches_the_help_text() {
     let path = root().join("docs/settings.md");

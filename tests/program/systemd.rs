@@ -1,4 +1,4 @@
-//! What the program tells systemd: messages on the socket that `NOTIFY_SOCKET` names.
+//! The messages that the program sends to systemd, over the socket that `NOTIFY_SOCKET` names.
 
 use serde_json::json;
 use tokio::net::UnixDatagram;
@@ -7,7 +7,7 @@ use crate::harness::process::{Process, TOKEN, temporary};
 use crate::harness::program::{Directory, Port};
 use crate::harness::within;
 
-/// The socket of a service manager.
+/// A socket that receives messages in place of systemd.
 struct ServiceManager {
     socket: UnixDatagram,
     path: String,
@@ -26,14 +26,14 @@ impl ServiceManager {
         Process::serve(&[&[("NOTIFY_SOCKET", self.path.as_str())], environment].concat()).await
     }
 
-    /// The next message, as its lines.
+    /// The next message from the program, as a list of lines.
     async fn told(&self) -> Vec<String> {
         let mut message = [0; 4096];
         let length = within(self.socket.recv(&mut message)).await.unwrap();
         std::str::from_utf8(&message[..length]).unwrap().lines().map(str::to_owned).collect()
     }
 
-    /// Whether all messages were read: a message of the test is the next one.
+    /// Whether the program has sent no further message. The test sends a message itself, which must be the next one.
     async fn has_told_nothing_else(&self) -> bool {
         let test = UnixDatagram::unbound().unwrap();
         test.send_to(b"END", &self.path).await.unwrap();
@@ -67,7 +67,7 @@ async fn sighup_tells_systemd_of_the_reload_and_its_end() {
     let reloading = systemd.told().await;
     assert_eq!((reloading.len(), reloading[0].as_str()), (2, "RELOADING=1"), "{reloading:?}");
     let time: u64 = reloading[1].strip_prefix("MONOTONIC_USEC=").expect("its time").parse().unwrap();
-    // The kernel's uptime also counts suspended time, and has hundredths of a second.
+    // The kernel's uptime also counts suspended time, and has a resolution of 10 ms.
     assert!(time <= monotonic_microseconds() + 10_000, "{time}");
     assert_eq!(systemd.told().await, ["READY=1"]);
     assert_eq!((process.publish("sesame-1").await, process.publish("sesame-2").await), (401, 200));
@@ -94,7 +94,7 @@ async fn server_without_its_broker_is_not_ready_for_systemd() {
     let mut process = systemd.serve(&settings).await;
     let status = systemd.told().await;
     assert!(status.len() == 1 && status[0].starts_with("STATUS=starting: "), "{status:?}");
-    // A reload in between does not end the start.
+    // A reload during the start does not report to systemd that the server is ready.
     process.signal("HUP");
     process.event("config.reloaded").await;
     process.signal("TERM");

@@ -3,10 +3,10 @@
 //! The sequence of the memory engine ends with its process. These tests check what the server still guarantees:
 //!
 //! - Each client receives every message from its acknowledgement to its close, without a gap. That includes every
-//!   message whose publish was answered before the client's close was due.
+//!   message that the server confirmed to its publisher before the client's close was due.
 //! - The closes are spread evenly and happen in order. So a client that is closed later never has fewer messages.
 //! - The server answers publishes with 200 until it stops listening.
-//! - The next server recognizes a position of another sequence, tells the client so, and sends its own state.
+//! - The next server notices that a position is from another sequence, tells the client so, and sends its own state.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -28,9 +28,9 @@ use crate::harness::{PATIENCE, allow_files, eventually, sse, within};
 const SOCKETS: usize = 5_000;
 const STREAMS: usize = 100;
 const SPREAD: Duration = Duration::from_secs(5);
-/// How many connections the test opens at the same time.
+/// The maximum number of connections that the test opens at the same time.
 const OPENING: usize = 200;
-/// The publishers watch one of this many clients.
+/// The publishers watch one client in every 50.
 const LOOKED_AT: usize = 50;
 const PUBLISHERS: usize = 3;
 /// The number of messages in a publish.
@@ -46,7 +46,7 @@ fn position(value: &Value) -> Position {
 struct Tape(Mutex<BTreeMap<u64, Bytes>>);
 
 impl Tape {
-    /// Whether the payload is the message with this offset; `false` if it is not a published message.
+    /// Whether the payload is the message with this offset; `false` if the payload is not a published message.
     fn is(&self, offset: u64, payload: &Bytes) -> bool {
         let mut tape = self.0.lock().unwrap();
         if let Some(known) = tape.get(&offset) {
@@ -62,7 +62,7 @@ impl Tape {
     }
 }
 
-/// The result of a client that the server has closed: its first and last offset, and its announced delay.
+/// The result of a client that the server has closed: first offset, last offset, and the announced delay of the close.
 #[derive(Debug, Clone, Copy)]
 struct Left {
     acknowledged: u64,
@@ -70,8 +70,8 @@ struct Left {
     after_ms: u64,
 }
 
-/// The last offsets of the clients that the publishers watch. Publishers wait for these clients, because clients that
-/// fall behind are the subject of other tests.
+/// The last offsets of the clients that the publishers watch. Publishers wait for these clients, so that no client
+/// falls behind. Other tests cover clients that fall behind.
 struct Audience(Vec<AtomicU64>);
 
 impl Audience {
@@ -126,7 +126,7 @@ impl Crowd {
         Left { acknowledged: acknowledged.offset, last, after_ms: after_ms.expect("the close was announced") }
     }
 
-    /// The same over SSE.
+    /// The same as `listen`, but over SSE.
     async fn listen_to_stream(self: Arc<Self>, mut events: sse::Client) -> Left {
         let mut last = position(&events.ack["data"]["position"]);
         let (acknowledged, mut after_ms) = (last.offset, None);
@@ -143,8 +143,8 @@ impl Crowd {
         Left { acknowledged, last, after_ms: after_ms.expect("the close was announced") }
     }
 
-    /// Publishes batches until the server no longer listens. Before each one, waits until the watched clients have
-    /// the previous one.
+    /// Publishes batches until the server no longer listens. Before each batch, waits until the watched clients have
+    /// the previous batch.
     async fn publish(self: Arc<Self>, publisher: usize) {
         let client = reqwest::Client::new();
         for round in 0.. {
@@ -179,7 +179,7 @@ impl Crowd {
         }
     }
 
-    /// The highest offset whose publish was answered before a moment.
+    /// The highest offset that the server had confirmed to a publisher before this moment.
     fn answered_before(&self, moment: Instant) -> u64 {
         let answered = self.answered.lock().unwrap();
         answered.iter().filter(|(at, _)| *at < moment).map(|(_, offset)| *offset).max().unwrap_or(0)
@@ -322,7 +322,7 @@ async fn drained_clients_have_every_message_and_get_the_new_state() {
     left.sort_unstable_by_key(|left| (left.after_ms, left.last.offset));
     check_even_spread(&left);
     for left in &left {
-        // The announced delay counts from when the server receives the signal, so no close comes earlier than this.
+        // The announced delay begins when the server receives the signal. So no close comes earlier than this moment.
         let due = crowd.answered_before(signalled + Duration::from_millis(left.after_ms));
         assert!(left.last.offset >= due && left.last.offset > left.acknowledged, "{left:?} lacks messages up to {due}");
     }

@@ -110,7 +110,7 @@ async fn topic_holds_up_to_state_keys_keys() {
     hub.refuses(JSON, set("a", json!(1)).to_string(), full(0)).await;
 }
 
-/// So many arrays, or objects, inside each other.
+/// A number inside this many arrays, and a number inside this many objects.
 fn nested(levels: usize) -> [String; 2] {
     [("[", "]"), (r#"{"a":"#, "}")].map(|(open, close)| open.repeat(levels) + "1" + &close.repeat(levels))
 }
