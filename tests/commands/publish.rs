@@ -311,7 +311,7 @@ async fn publish_gives_up_after_retry_for() {
 }
 
 #[tokio::test]
-async fn publish_to_nothing_says_at_once_that_it_retries() {
+async fn publish_without_a_server_reports_retries_at_once() {
     let directory = Directory::new();
     let path = numbers(&directory, 10);
     let says = "nothing listens on http://127.0.0.1:1: start a server with 'oddswire serve', or set --url";

@@ -297,7 +297,7 @@ async fn replay(process: &Process, since: Position) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn acknowledged_messages_survive_a_kill_at_any_time_once() {
+async fn acknowledged_messages_survive_kills_exactly_once() {
     let kills: usize = std::env::var("TEST_KILLS").map_or(12, |kills| kills.parse().expect("a number"));
     let directory = Directory::new();
     let path = directory.0.to_str().unwrap();

@@ -55,7 +55,7 @@ async fn close_code(reader: &mut (impl AsyncRead + Unpin)) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn floods_of_frames_are_closed_while_others_are_answered() {
+async fn floods_of_frames_are_closed_and_other_clients_are_served() {
     let app = App::with(|config| config.client_messages_per_second = 20).await;
     let kinds = [
         ("empty fragments", frame(0x01, b""), frame(0x00, b""), 1008),
@@ -77,7 +77,7 @@ async fn floods_of_frames_are_closed_while_others_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pipelined_requests_leave_others_their_turn() {
+async fn endless_pipelined_requests_do_not_block_other_clients() {
     let app = App::start().await;
     for (path, reads) in [("/healthz", true), ("/healthz", false), ("/nothing", true), ("/nothing", false)] {
         let (requests, mut flood) =

@@ -29,7 +29,7 @@ async fn manager_example_prints_the_prices_of_one_event() {
 }
 
 #[tokio::test]
-async fn embedded_example_serves_its_own_route_and_ours() {
+async fn embedded_example_serves_its_own_and_the_servers_routes() {
     let mut child = example("embedded").spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let url = within(lines.next_line()).await.unwrap().expect("the example prints its address");

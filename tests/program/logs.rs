@@ -133,7 +133,7 @@ async fn unknown_variable_is_logged_as_a_warning_with_its_name() {
 }
 
 #[tokio::test]
-async fn unknown_query_parameters_are_one_warning() {
+async fn unknown_query_parameters_cause_one_warning() {
     let mut process = Process::serve(&[]).await;
     let _socket = ws::Client::connect(process.address, "topic=odds_updates&x=1").await;
     let warning = process.event("ws.unknown_parameter").await;

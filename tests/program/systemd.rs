@@ -48,7 +48,7 @@ fn monotonic_microseconds() -> u64 {
 }
 
 #[tokio::test]
-async fn systemd_hears_of_readiness_and_the_server_answers() {
+async fn systemd_is_told_that_the_server_is_ready() {
     let systemd = ServiceManager::new();
     let process = systemd.serve(&[]).await;
     let status = format!("STATUS=serving on {}", process.address);
@@ -109,7 +109,7 @@ async fn server_without_its_broker_is_not_ready_for_systemd() {
 }
 
 #[tokio::test]
-async fn unreachable_systemd_is_a_warning_and_the_server_serves() {
+async fn unreachable_systemd_causes_only_a_warning() {
     let directory = Directory::new();
     let path = directory.0.join("nobody").into_os_string().into_string().unwrap();
     let mut process = Process::serve(&[("NOTIFY_SOCKET", &path)]).await;

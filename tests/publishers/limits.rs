@@ -116,7 +116,7 @@ fn nested(levels: usize) -> [String; 2] {
 }
 
 #[tokio::test]
-async fn data_of_128_levels_is_taken_and_of_129_refused() {
+async fn data_of_128_levels_is_accepted_and_of_129_is_refused() {
     let app = App::start().await;
     let says = ["'data' is nested 129 levels deep", "at most 128"];
     for (content_type, before, after, index) in
@@ -144,7 +144,7 @@ async fn data_of_128_levels_is_taken_and_of_129_refused() {
 }
 
 #[tokio::test]
-async fn data_nested_as_deep_as_a_message_may_be_long_is_refused() {
+async fn data_of_5000_levels_is_refused_as_nested_too_deeply() {
     let app = App::start().await;
     for data in nested(5000) {
         let answer = app.post("/api/publish", JSON, format!(r#"{{"topic":"odds_updates","data":{data}}}"#)).await;

@@ -343,7 +343,7 @@ async fn missing_repeated_or_invalid_host_is_answered_400() {
 }
 
 #[tokio::test]
-async fn request_without_one_host_passes_no_origin_check() {
+async fn foreign_origin_with_no_or_two_hosts_gets_400() {
     let app = App::start().await;
     for host in
         ["", "Host: odds.example.com\r\nHost: evil.example\r\n", "Host: evil.example\r\nHost: odds.example.com\r\n"]
@@ -386,7 +386,7 @@ fn unknown_parameter(message: &serde_json::Value) -> &str {
 }
 
 #[tokio::test]
-async fn unknown_query_parameters_are_named_after_the_ack() {
+async fn errors_after_the_ack_name_unknown_query_parameters() {
     let app = App::start().await;
     let query = "topic=odds_updates&topic=scrape_progress&_=1&x=2&y=3";
     let mut socket = app.ws(query).await;

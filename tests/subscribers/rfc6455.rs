@@ -242,7 +242,7 @@ async fn message_of_up_to_client_message_bytes_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_message_of_1025_fragments_is_closed_with_1008() {
+async fn message_of_1025_fragments_gets_1008() {
     let app = App::start().await;
     let text = request(1024);
     let fragments = |ends: &[u8]| {

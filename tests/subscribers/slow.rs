@@ -216,7 +216,7 @@ fn assert_bounded(app: &App) {
 }
 
 #[tokio::test]
-async fn windows_do_not_outgrow_the_outbox_of_a_slow_websocket() {
+async fn outbox_of_a_slow_websocket_is_bounded_with_conflate_ms() {
     let app = large_state().await;
     let socket = narrow_socket(app.address).await;
     let mut slow = ws::Client::over(socket, app.address, "topics=odds_updates&since=snapshot&conflate_ms=1").await;
@@ -226,7 +226,7 @@ async fn windows_do_not_outgrow_the_outbox_of_a_slow_websocket() {
 }
 
 #[tokio::test]
-async fn windows_do_not_outgrow_the_outbox_of_a_slow_stream() {
+async fn outbox_of_a_slow_stream_is_bounded_with_conflate_ms() {
     let app = large_state().await;
     let socket = narrow_socket(app.address).await;
     let mut slow = sse::Client::over(socket, "topics=odds_updates&since=snapshot&conflate_ms=1").await;

@@ -16,7 +16,7 @@ fn vanish(client: &Raw) {
 }
 
 #[tokio::test]
-async fn vanished_event_streams_give_their_places_back() {
+async fn event_streams_of_vanished_clients_are_removed() {
     // The first stream gets comments that nobody acknowledges. The second gets no data, so only the probes of the
     // server's kernel can find the vanished client.
     let streams = [Duration::from_millis(200), Duration::from_hours(1)].map(async |comments| {
