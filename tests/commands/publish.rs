@@ -357,7 +357,7 @@ async fn terminal_shows_a_bar_with_rate_and_time_left() {
     let url = app.url("");
     let started = Running::in_terminal(&arguments(&url, &path, &["--batch-messages=15"]), &ENVIRONMENT);
     let Some(mut publish) = started else { return };
-    // The bar overwrites its line, so everything before the summary counts as one line.
+    // The progress bar overwrites its own line, so everything before the summary counts as one line.
     let mut shown = String::new();
     while !shown.contains("messages published") {
         shown += &publish.line().await;

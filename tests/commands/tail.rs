@@ -99,7 +99,7 @@ async fn tail_moves_to_the_next_server_before_the_old_one_closes() {
     let link = Link::to(last.address).await;
     let mut tail = tail(link.address, &["--json"]);
     tail.says("connected to").await;
-    // First no server listens at the new address, so tail keeps its connection.
+    // At first no server listens at the new address, so tail keeps its old connection.
     let unused = Port::free();
     link.lead_to(unused.address);
     // Only announce the drain. The announced delay of this connection is zero, but the server does not close it.
@@ -146,7 +146,7 @@ async fn broadcast_during_a_move_to_the_next_server_is_printed_once() {
     tail.says("connected to").await;
     link.lead_to(held.address);
     last.manager.announce_drain(Duration::ZERO);
-    // Tail is connected to the next server, but has not received its response yet.
+    // Tail is connected to the next server, but has not received the response of that server yet.
     next.connections(1).await;
     let broadcast = async |data: &str| {
         let notice = json!({"type": "notice", "data": data}).to_string();

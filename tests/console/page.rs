@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::App;
 use crate::harness::page::{Page, prices, progress};
 
-/// A JavaScript expression for the class of a number in a key's row, followed by its sign (such as `up▲`).
+/// A JavaScript expression for a number in a key's row: the class of the number, followed by its sign (such as `up▲`).
 fn moved(last: &str, name: &str) -> String {
     let [last, name] = [last, name].map(|text| json!(text));
     format!(
@@ -362,7 +362,7 @@ async fn event_name_follows_the_key_that_named_it_first() {
         page.evaluate("[...document.querySelectorAll('.fixture button')].map(button => button.ariaLabel)").await,
         json!(["Only this: Burnley – Leeds", "Only this: Zarsenal – Leeds"])
     );
-    // Another bookmaker spells the name differently, but the name stays the same with each of its prices.
+    // Another bookmaker spells the event's name differently. The page keeps the first name, also after new prices.
     app.odds("8301/1x2/sporty", named("Arsenal FC", 1.7)).await;
     app.odds("8301/1x2/sporty", named("Arsenal FC", 1.8)).await;
     page.row_with("sporty", "1.80").await;

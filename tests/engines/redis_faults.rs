@@ -95,7 +95,7 @@ impl Tape {
 struct Stage {
     addresses: Vec<SocketAddr>,
     tape: Tape,
-    /// The number of attempts to publish. The test waits by this number, not by time.
+    /// The number of attempts to publish. The test waits for a number of attempts, not for a time.
     attempts: watch::Sender<usize>,
     /// True after the last fault. The publishers then stop.
     over: watch::Sender<bool>,

@@ -71,7 +71,7 @@ async fn client_cut_off_while_it_learns_of_a_loss_misses_nothing() {
     redis.resume().await;
     let new = odds(&node, 0..3, "new").await;
     assert!(new.epoch > kept.epoch, "{new} after {kept}");
-    // Cut the client off when it has received the snapshot's last message (the last one that Redis has kept).
+    // Cut the client off after the last message of the snapshot, which is the last message that Redis has kept.
     let last = Some(oddswire::message::Position { epoch: new.epoch, offset: kept.offset });
     while watcher.follower.cursor != last {
         watcher.read().await;

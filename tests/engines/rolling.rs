@@ -46,7 +46,7 @@ impl Heard {
     }
 }
 
-/// Follows the messages over a `WebSocket` to the last one. After each disconnect, the client resumes from the last id.
+/// Follows the messages over a `WebSocket` to the end. After each disconnect, the client resumes from the last id.
 async fn by_socket(proxy: SocketAddr, here: watch::Sender<usize>) -> Heard {
     let mut heard = Heard::default();
     loop {

@@ -1,4 +1,4 @@
-//! An installed client program that people use, such as curl.
+//! A client program that people use, such as curl, if it is installed.
 
 use std::io::ErrorKind;
 use std::process::Stdio;

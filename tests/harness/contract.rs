@@ -36,8 +36,8 @@ pub fn asyncapi() -> &'static Document {
 pub struct Document {
     pub root: Value,
     draft: Draft,
-    /// Compiled validators, by the JSON pointer of the schema. Compiling one takes longer than all checks of a test
-    /// with it.
+    /// Compiled validators, by the JSON pointer of the schema. Compiling a schema takes longer than all checks of a
+    /// test with it.
     validators: Mutex<HashMap<String, Arc<Validator>>>,
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::App;
 
-/// The secret with which tests sign tokens (HS256), and which their servers accept.
+/// The secret with which the tests sign tokens (HS256), and which the servers of the tests accept.
 pub const SECRET: &str = "a-secret-of-at-least-32-bytes-4711";
 
 /// The current time, in seconds since 1970.

@@ -72,7 +72,7 @@ impl Link {
 async fn pass(one: TcpStream, target: SocketAddr, flow: watch::Receiver<Flow>, stalled: &Notify) {
     let Ok(other) = TcpStream::connect(target).await else { return };
     let ((from_one, to_one), (from_other, to_other)) = (one.into_split(), other.into_split());
-    // If one side ends the connection, end it on both sides.
+    // If one side ends the connection, end the other side too.
     tokio::select! {
         () = copy(from_one, to_other, false, flow.clone(), stalled) => {}
         () = copy(from_other, to_one, true, flow, stalled) => {}

@@ -57,7 +57,7 @@ pub struct App {
     http: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<bool>,
-    /// The directory or the Redis that keeps the messages. Rust drops fields in order, so this one is dropped last.
+    /// The directory or the Redis that keeps the messages. Rust drops fields in order, so `_storage` is dropped last.
     _storage: Storage,
 }
 

@@ -146,7 +146,7 @@ async fn panic_in_a_plain_request_ends_only_that_connection() {
     );
     raw.send(request.as_bytes()).await;
     assert_eq!(raw.rest().await, b"");
-    // The same request on another connection is answered.
+    // The server answers the same request on another connection.
     bystander.send(request.as_bytes()).await;
     assert_eq!(bystander.response().await.status, 401);
     drop(bystander);

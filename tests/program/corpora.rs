@@ -1,4 +1,5 @@
-//! Runs the fuzz targets on their seeds in every build. Each bug that fuzzing finds becomes a seed, so it stays tested.
+//! Runs the fuzz targets on their seeds in every build. Each input for which fuzzing finds a bug becomes a seed, so the
+//! bug cannot return unnoticed.
 
 use std::fs;
 use std::path::Path;

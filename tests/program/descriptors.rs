@@ -19,7 +19,7 @@ struct Exhausted {
     process: Process,
     honest: ws::Client,
     websockets: Vec<Raw>,
-    /// Connections that send no request. The server has accepted some of them. The others wait until it accepts them.
+    /// Connections that send no request. The server has accepted some of them, and has not accepted the others yet.
     silent: Vec<Raw>,
     publisher: Raw,
     operator: Raw,

@@ -88,7 +88,7 @@ async fn health_exits_with_0_if_the_server_runs() {
 
 #[tokio::test]
 async fn health_exits_with_1_and_one_line_if_no_server_answers() {
-    // Bind without listening, so that no other program gets the port and connections are refused.
+    // Bind without listening. No other program then gets the port, and the system refuses connections to it.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = socket.local_addr().unwrap().to_string();

@@ -30,7 +30,7 @@ const STREAMS: usize = 100;
 const SPREAD: Duration = Duration::from_secs(5);
 /// The maximum number of connections that the test opens at the same time.
 const OPENING: usize = 200;
-/// The publishers watch one client in every 50.
+/// The publishers watch one client in every `LOOKED_AT`.
 const LOOKED_AT: usize = 50;
 const PUBLISHERS: usize = 3;
 /// The number of messages in a publish.
@@ -41,7 +41,7 @@ fn position(value: &Value) -> Position {
 }
 
 /// The messages of a server by their offsets. The server encodes a message once, so every client gets the same bytes.
-/// Only the first client's copy is parsed; the others are compared with it.
+/// Only the first client's copy is parsed, and the copies of all other clients are compared with it.
 #[derive(Default)]
 struct Tape(Mutex<BTreeMap<u64, Bytes>>);
 
@@ -87,7 +87,7 @@ impl Audience {
     }
 }
 
-/// The clients of the first server, its messages, and the answers to publishes.
+/// The clients of the first server, the server's messages, and the answers to publishes.
 struct Crowd {
     address: SocketAddr,
     tape: Tape,

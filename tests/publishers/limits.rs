@@ -41,7 +41,7 @@ async fn content_length_over_the_limit_is_refused_before_the_body() {
 
 #[tokio::test]
 async fn error_reaches_a_publisher_that_sends_its_whole_body_first() {
-    // The body is larger than the socket buffers of both sides.
+    // The body is larger than the socket buffers of client and server together.
     let body = vec![b' '; 16 << 20];
     let app = App::start().await;
     let token = format!("Authorization: Bearer {TOKEN}\r\n");

@@ -294,8 +294,8 @@ async fn too_many_or_too_large_headers_are_refused() {
     client.nothing_came().await;
 }
 
-/// Requests of every kind. The first value names the listener that answers: `true` is the public one, `false` the admin
-/// listener.
+/// Requests of every kind. The first value names the listener that answers: `true` is the public listener, `false` the
+/// admin listener.
 const REQUESTS: [(bool, &str, &str); 14] = [
     (true, "GET", "/"),
     (true, "GET", "/console/oddswire.js"),

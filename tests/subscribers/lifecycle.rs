@@ -312,7 +312,7 @@ async fn client_that_only_sends_gets_backpressure_and_is_closed() {
     let mut floods = Raw::narrow(stage.app.address).await;
     floods.shake_hands().await;
     let pings = frame(0x89, &[0; 125]).repeat(500);
-    // Pause the clock, so that the write timeout passes only when both sides wait for each other.
+    // Pause the clock. The clock then reaches the write timeout only when client and server wait for each other.
     tokio::time::pause();
     for sent in 0.. {
         assert!(sent < 2000, "the server still reads after 131 MB");

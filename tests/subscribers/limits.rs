@@ -1,5 +1,5 @@
-//! The limits. At a limit the server accepts a request; one step beyond, it sends an error, and other clients are not
-//! affected.
+//! The limits: the server accepts a value at the limit. Beyond the limit, the client gets an error, and other clients
+//! are not affected.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn full_server_refuses_new_connections_and_keeps_the_others() {
 async fn ended_connection_frees_its_place_on_both_transports() {
     let app = App::with(|config| config.max_connections = 1).await;
     for path in ["/api/ws", "/api/sse", "/api/ws", "/api/sse"] {
-        // The server notices the end of the previous connection with a short delay.
+        // The server notices with a short delay that the previous connection has ended.
         let (taken, _) = within(async {
             loop {
                 let (raw, response) = get(app.address, path, &[]).await;

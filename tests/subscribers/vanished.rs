@@ -10,7 +10,7 @@ use crate::harness::raw::Raw;
 
 /// Makes the client's kernel drop all packets from now on. It then acknowledges no data, and answers no probe.
 fn vanish(client: &Raw) {
-    // A filter program of one instruction: BPF_RET | BPF_K, which keeps no byte of a packet.
+    // A filter program of one instruction (BPF_RET | BPF_K). It keeps 0 bytes of each packet.
     let keep_nothing = SockFilter::new(0x06, 0, 0, 0);
     SockRef::from(&client.socket).attach_filter(&[keep_nothing]).expect("Linux takes filters from anybody");
 }
