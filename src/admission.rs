@@ -1,4 +1,4 @@
-//! Limits on connections, in all and from one address. Finds a client's address behind proxies.
+//! Limits the number of connections, in total and from one address. Finds a client's address behind proxies.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,13 +9,13 @@ use http::header::FORWARDED;
 use ipnet::IpNet;
 use thiserror::Error;
 
-/// Why a connection is refused. The server never closes another connection to make room.
+/// Why the server refuses a new connection. It never closes an existing connection to make room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AdmissionError {
-    /// The server is full.
+    /// The server already has `max-connections` connections.
     #[error("the server has {0} connections, which is the limit (max-connections): try again later")]
     Full(usize),
-    /// The address has reached its limit.
+    /// The client's address already has `max-connections-per-ip` connections.
     #[error("your address has {0} connections, which is the limit (max-connections-per-ip)")]
     FullForAddress(usize),
 }
@@ -41,13 +41,14 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// At most `most` connections, and `most_per_address` from one address (0: no limit; IPv6 by /64).
+    /// Allows at most `most` connections in total, and `most_per_address` from one address (0: no limit). All IPv6
+    /// addresses of a /64 count as one address.
     #[must_use]
     pub fn new(most: usize, most_per_address: usize) -> Self {
         Self { shared: Arc::new(Shared { counts: Mutex::default(), most, most_per_address }) }
     }
 
-    /// Admits a connection for as long as the result lives.
+    /// Admits a connection and counts it until the result is dropped, or says why not.
     pub fn admit(&self, address: Option<IpAddr>) -> Result<Admitted, AdmissionError> {
         let Shared { counts, most, most_per_address } = &*self.shared;
         let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,7 +68,7 @@ impl Admission {
     }
 }
 
-/// An admitted connection. Dropping it frees its place.
+/// An admitted connection. Dropping this value makes room for another connection.
 #[derive(Debug)]
 pub struct Admitted {
     admission: Admission,
@@ -88,7 +89,7 @@ impl Drop for Admitted {
     }
 }
 
-/// A customer has at least a /64 of IPv6 addresses, so a /64 counts as one address.
+/// The address to count. A customer of a provider has at least a /64 of IPv6 addresses, so a /64 counts as one address.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -125,9 +126,9 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The client's address. Behind a trusted proxy this is the nearest address on the way that is not a trusted proxy.
-    /// If the proxy passes on both `Forwarded` and `X-Forwarded-For` and they differ, the client itself sent one of
-    /// them, so neither is used. An unreadable address differs from every other.
+    /// Finds the client's address. Behind trusted proxies this is the nearest address in the header that is not a
+    /// trusted proxy. If `Forwarded` and `X-Forwarded-For` give different addresses, the client itself sent one of the
+    /// headers. So the server then uses the peer's address, as it does if the address is unreadable.
     #[must_use]
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let peer = peer.to_canonical();
@@ -142,7 +143,8 @@ impl TrustedProxies {
         }
     }
 
-    /// Walks from the nearest hop to the first untrusted one. Any entries beyond it come from the client itself.
+    /// Walks from the nearest address to the first untrusted address, and returns it. Entries farther away may be
+    /// invented by the client.
     fn last_untrusted(&self, way: &[Option<IpAddr>]) -> Option<IpAddr> {
         let mut farthest = None;
         for hop in way.iter().rev() {
@@ -160,7 +162,7 @@ fn x_forwarded_for(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     elements(headers, "x-forwarded-for").map(|element| address(&element)).collect()
 }
 
-/// The `for` parameters of `Forwarded` (RFC 7239, section 5.2).
+/// The addresses in the `for` parameters of the header `Forwarded` (RFC 7239, section 5.2).
 fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     let of_element = |element: String| {
         element.split(';').find_map(|pair| {
@@ -171,14 +173,14 @@ fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     elements(headers, FORWARDED.as_str()).map(of_element).collect()
 }
 
-/// The elements of a list header, over all of its lines. Invalid UTF-8 spoils only its own element, because the proxy
-/// may have added another one to the same line.
+/// The elements of a list header, from all header lines with this name. Invalid UTF-8 in one element does not affect
+/// the other elements, because the proxy may have added a valid element to the client's line.
 fn elements(headers: &HeaderMap, name: &str) -> impl Iterator<Item = String> {
     let values = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
     values.map(|element| String::from_utf8_lossy(element).trim().to_owned())
 }
 
-/// An address, with or without a port, IPv6 with or without brackets.
+/// Parses an address with or without a port. IPv6 addresses may have brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(text, |(inside, _)| inside);
     let parsed = bare.parse::<IpAddr>().ok();

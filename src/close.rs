@@ -1,11 +1,11 @@
 //! The close-code table: every reason for which the server closes a WebSocket.
 
-/// Why the server closes a connection. [`Close::row`] is the table.
+/// Why the server closes a connection. [`Close::row`] returns the row of the table for a reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Close {
     /// The server is shutting down.
     Draining,
-    /// The peer broke RFC 6455.
+    /// The client violated RFC 6455.
     Protocol,
     /// A text message was not valid UTF-8 (RFC 6455, section 8.1).
     InvalidUtf8,
@@ -13,26 +13,26 @@ pub enum Close {
     TooManyFragments,
     /// A message was longer than `client-message-bytes`.
     TooBig,
-    /// Something failed in the server. The client can try again.
+    /// The server failed to serve this connection. The client can reconnect.
     TryAgain,
     /// The subscriber's token has expired.
     TokenExpired,
-    /// The subscriber's token no longer allows what it is subscribed to.
+    /// The subscriber's new token does not allow its current subscriptions.
     Forbidden,
     /// The client sends more messages than `client-messages-per-second`.
     TooManyMessages,
-    /// The server received nothing from the peer for `idle-timeout`.
+    /// The server received no byte from the client for `idle-timeout`.
     KeepAlive,
-    /// The peer took no byte for `write-timeout`.
+    /// The client took no byte from the server for `write-timeout`.
     Stalled,
 }
 
-/// One row of the table.
+/// One row of the close-code table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// The code on the wire (RFC 6455, section 7.4; 4000 to 4999 are the application's).
+    /// The code in the close frame (RFC 6455, section 7.4; codes from 4000 to 4999 are for applications).
     pub code: u16,
-    /// The reason on the wire, at most 123 bytes.
+    /// The reason in the close frame, at most 123 bytes.
     pub reason: &'static str,
     /// The reason in logs and metrics.
     pub label: &'static str,
@@ -41,7 +41,7 @@ pub struct Row {
 }
 
 impl Close {
-    /// All variants.
+    /// All reasons.
     pub const ALL: [Self; 11] = [
         Self::Draining,
         Self::Protocol,
@@ -56,7 +56,7 @@ impl Close {
         Self::Stalled,
     ];
 
-    /// Code, reason, label and whether to reconnect.
+    /// The row of the table for this reason.
     #[must_use]
     pub const fn row(self) -> Row {
         let (code, reason, label, reconnect) = match self {
@@ -72,7 +72,7 @@ impl Close {
                 (4429, "more messages than client-messages-per-second", "too_many_messages", false)
             }
             Self::KeepAlive => (4408, "nothing received within idle-timeout", "keep_alive_timeout", true),
-            // A peer that takes no bytes would not get a close frame. On the wire this is a reset.
+            // A peer that takes no bytes would not get a close frame. The server resets the connection instead.
             Self::Stalled => (4413, "took no data within write-timeout", "stalled", true),
         };
         Row { code, reason, label, reconnect }

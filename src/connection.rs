@@ -27,18 +27,18 @@ use warp::reply::Response;
 
 use crate::host::{self, HostError};
 
-/// The stream that hyper uses, and that an upgrade gives back.
+/// The type of the stream that hyper uses, and that an upgrade to WebSocket returns.
 pub(crate) type Io = TokioIo<WriteDeadline>;
 
-/// The peer's address, in the extensions of each request.
+/// The peer's address. Each request has it as an extension.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
 
-/// Why a request's host is invalid, in the extensions of the request. The routes refuse such a request.
+/// Why a request's host is invalid. A request with this extension is refused by the routes.
 #[derive(Debug, Clone)]
 pub(crate) struct InvalidHost(pub(crate) HostError);
 
-/// The limits of every connection.
+/// The limits that apply to each connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) header_timeout: Duration,
@@ -46,7 +46,7 @@ pub(crate) struct Options {
     pub(crate) write_timeout: Duration,
 }
 
-/// A filter that answers requests.
+/// A warp filter that answers every request.
 pub(crate) trait Routes:
     Filter<Extract = (Response,), Error = std::convert::Infallible, Future: Send> + Clone + Send + Sync + 'static
 {
@@ -79,13 +79,14 @@ pub(crate) async fn serve(
         let response = routes.call(request);
         async move {
             if is_pipelined {
-                // hyper answers 16 requests of its buffer before it yields. That can keep others waiting too long.
+                // hyper answers 16 pipelined requests before it yields. During that time other connections could wait
+                // too long.
                 tokio::task::yield_now().await;
             }
             response.await
         }
     });
-    // A connection that comes while the server drains gets one answer.
+    // A connection that arrives while the server drains gets one response; then hyper closes it.
     let late = draining.is_cancelled();
     let io = TokioIo::new(stream);
     let connection = http1::Builder::new()
@@ -108,20 +109,20 @@ pub(crate) async fn serve(
     }
 }
 
-/// A connection stays open this long after the last response if the peer still sends.
+/// The maximum time that a connection stays open after the last response while the peer still sends.
 const LINGER: Duration = Duration::from_secs(5);
-/// Bytes that the peer may send during that time. A publish body of the default limit fits.
+/// The maximum number of bytes that the peer may send during [`LINGER`]. A publish body of the default limit fits.
 const LINGER_BYTES: usize = 32 << 20;
-/// Those bytes are read and dropped in pieces of this size.
+/// The size of the buffer for bytes that are read and dropped during [`LINGER`].
 const LINGER_BUFFER: usize = 8 << 10;
 
-/// How much longer than `write-timeout` a peer may acknowledge nothing.
+/// The difference between the user timeout and `write-timeout`.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
-/// The user timeout is set again once no write has waited for this long.
+/// After this time without a waiting write, the server sets the user timeout again.
 const UNBLOCKED: Duration = Duration::from_secs(30);
 
-/// After this long without an acknowledgement the kernel ends a connection (`TCP_USER_TIMEOUT`). By default it retries
-/// for about 15 minutes.
+/// The user timeout (`TCP_USER_TIMEOUT`): after this time without an acknowledgement, the kernel ends the connection.
+/// By default the kernel retries for about 15 minutes.
 pub(crate) fn user_timeout(write_timeout: Duration) -> Duration {
     write_timeout + UNACKNOWLEDGED
 }
@@ -134,21 +135,22 @@ pub(crate) fn set_user_timeout(socket: &SockRef<'_>, timeout: Option<Duration>) 
     Ok(())
 }
 
-/// A TCP stream whose writes fail if the peer takes no byte within the timeout. hyper has no such bound: it would hold
-/// a response for ever if the client does not read.
+/// A TCP stream whose writes fail if the peer takes no byte within the timeout. hyper has no such timeout: if the
+/// client does not read, hyper would keep the response for ever.
 #[derive(Debug)]
 pub(crate) struct WriteDeadline {
     stream: TcpStream,
     timeout: Duration,
-    /// Set when the stream is read. A request that finds it unset came in the same read as the one before.
+    /// Each read sets this flag, and each request clears it. A request that finds the flag cleared came in the same
+    /// read as the previous request.
     has_read: Arc<AtomicBool>,
-    /// Runs while a write waits.
+    /// The timer for `timeout`. It runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
-    /// When a write last waited, while the user timeout is off for that.
+    /// When a write last waited. `Some` while the user timeout is off because of waiting writes.
     blocked: Option<Instant>,
-    /// Runs once the last response is written.
+    /// The timer for [`LINGER`]. It runs once the last response is written.
     lingering: Option<Pin<Box<Sleep>>>,
-    /// Bytes dropped since then.
+    /// The number of bytes that were read and dropped during [`LINGER`].
     dropped: usize,
 }
 
@@ -157,7 +159,8 @@ impl WriteDeadline {
         Self { stream, timeout, has_read: Arc::default(), waiting: None, blocked: None, lingering: None, dropped: 0 }
     }
 
-    /// The stream, for a WebSocket session. The session detects a peer that has vanished with its own pings.
+    /// Returns the stream for a WebSocket session, with the user timeout off. The session sends pings to detect a peer
+    /// that has vanished.
     pub(crate) fn into_inner(self) -> TcpStream {
         self.limit_acknowledgements(None);
         self.stream
@@ -167,13 +170,13 @@ impl WriteDeadline {
     ///
     /// Linux (since 5.11) also counts the time in which the peer's receive window is too small for the next segment,
     /// although the peer acknowledges each probe. A client that reads 4 KiB/s was reset after two minutes (measured).
-    /// The timeout is therefore off while writes wait, where `write-timeout` decides.
+    /// So the user timeout is off while writes wait. During that time `write-timeout` applies.
     fn limit_acknowledgements(&self, timeout: Option<Duration>) {
-        // It fails only on a socket that is closed.
+        // The call fails only on a closed socket.
         let _ = set_user_timeout(&SockRef::from(&self.stream), timeout);
     }
 
-    /// Called before each write.
+    /// Called before each write. Sets the user timeout again once no write has waited for [`UNBLOCKED`].
     fn unblock(&mut self) {
         if self.blocked.is_some_and(|blocked| self.waiting.is_none() && blocked.elapsed() >= UNBLOCKED) {
             self.blocked = None;
@@ -181,14 +184,15 @@ impl WriteDeadline {
         }
     }
 
-    /// Called when a write waits.
+    /// Called when a write waits. Turns the user timeout off.
     fn block(&mut self) {
         if self.blocked.replace(Instant::now()).is_none() {
             self.limit_acknowledgements(None);
         }
     }
 
-    /// Bounds how long a write waits. Then tries once more, although the socket is not reported as writable.
+    /// Limits how long a write waits. After the timeout it tries once more, although the kernel has not reported the
+    /// socket as writable.
     fn watch(
         &mut self,
         cx: &mut Context<'_>,
@@ -206,7 +210,8 @@ impl WriteDeadline {
         self.waiting = None;
         match write_unannounced(&self.stream, buffers) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // A reset frees what the kernel holds for the peer. It fails only if the socket is closed already.
+                // A reset frees the data that the kernel holds for the peer. The call fails only if the socket is
+                // closed.
                 let _ = self.stream.set_zero_linger();
                 let stalled = "the peer took no data within write-timeout";
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, stalled)))
@@ -217,8 +222,9 @@ impl WriteDeadline {
 }
 
 impl WriteDeadline {
-    /// Drops further input until the peer ends the connection. A refusal is sent before the whole request is read.
-    /// Closing at that point would cause a reset, which can overtake the refusal (RFC 9112, section 9.6).
+    /// Reads and drops input until the peer ends the connection. The server may send a refusal before it has read the
+    /// whole request. If it then closed the connection at once, a reset could overtake the refusal (RFC 9112, section
+    /// 9.6).
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let end = self.lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + LINGER)));
         while Instant::now() < end.deadline() && self.dropped < LINGER_BYTES {
@@ -235,12 +241,12 @@ impl WriteDeadline {
     }
 }
 
-/// Writes to a socket that the kernel has not reported as writable. Linux reports a full socket again only once a third
-/// of its queue is gone (`sk_stream_is_writeable`), which can be a megabyte on a fast path. A peer that takes a little
-/// at a time may not get there within `write-timeout`. A write succeeds as soon as some bytes are gone.
+/// Writes to a socket that the kernel has not reported as writable. Linux reports a full socket as writable only once
+/// the peer has taken a third of its queue (`sk_stream_is_writeable`), which can be a megabyte on a fast path. A slow
+/// peer may take less than that within `write-timeout`. A direct write succeeds once the peer has taken some bytes.
 pub(crate) fn write_unannounced(stream: &TcpStream, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
-    // A second descriptor of the same socket, also non-blocking. tokio's own does not call the kernel until the socket
-    // is reported as writable.
+    // A second descriptor of the same socket, also non-blocking. A write through tokio does not call the kernel until
+    // the kernel has reported the socket as writable.
     let socket = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?);
     io::Write::write_vectored(&mut &socket, buffers)
 }
@@ -303,7 +309,7 @@ mod tests {
         stream.limit_acknowledgements(Some(user_timeout(TIMEOUT)));
         stream.write_all(b"it takes this").await.unwrap();
         assert_eq!(set(&stream), Some(user_timeout(TIMEOUT)));
-        // More than the buffers of both sockets.
+        // More bytes than the buffers of both sockets hold, so that the write waits.
         assert!(poll!(pin!(stream.write_all(&vec![0; 64 << 20]))).is_pending());
         assert_eq!(set(&stream), None);
 

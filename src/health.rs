@@ -15,7 +15,7 @@ use crate::endpoint::Endpoint;
 /// Why a server counts as unhealthy.
 #[derive(Debug, Error)]
 pub(crate) enum HealthError {
-    /// TLS cannot be set up.
+    /// The client cannot set up TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The server does not accept a connection.
@@ -24,10 +24,10 @@ pub(crate) enum HealthError {
     /// The answer is not HTTP, or the connection broke.
     #[error("{0} did not answer: {1}")]
     Http(Endpoint, hyper::Error),
-    /// The server says that it is unhealthy.
+    /// The server answers with a status other than 200.
     #[error("{0} answered {1}")]
     Status(Endpoint, StatusCode),
-    /// The server does not answer in time.
+    /// The server does not answer within the timeout.
     #[error("{0} did not answer within {1:?}")]
     Timeout(Endpoint, Duration),
 }

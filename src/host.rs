@@ -1,5 +1,6 @@
-//! The host that a request is for. An HTTP/1.1 request has exactly one valid `Host` header (RFC 9112, section 3.2;
-//! RFC 6455, section 4.2.1). HTTP/1.0 requests may omit it, as the health checks of some load balancers do.
+//! Checks the host that a request names. An HTTP/1.1 request must have exactly one valid `Host` header (RFC 9112,
+//! section 3.2; RFC 6455, section 4.2.1). HTTP/1.0 requests may omit it, as the health checks of some load balancers
+//! do.
 
 use std::net::Ipv6Addr;
 
@@ -10,7 +11,7 @@ use thiserror::Error;
 
 use crate::shortened::shortened;
 
-/// What is wrong with a request's `Host`.
+/// Why the `Host` header of a request is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum HostError {
     #[error("missing Host header: an HTTP/1.1 request needs one, such as 'Host: odds.example.com'")]
@@ -21,8 +22,8 @@ pub(crate) enum HostError {
     Invalid(String),
 }
 
-/// Checks the host. A request target in absolute form replaces the header (RFC 9112, section 3.2.2), so that the routes
-/// need to look only at the header.
+/// Checks the host. If the request target is an absolute URL, its host replaces the header (RFC 9112, section 3.2.2).
+/// So the routes need only the header.
 pub(crate) fn check<B>(request: &mut Request<B>) -> Result<(), HostError> {
     let given: Vec<&HeaderValue> = request.headers().get_all(HOST).iter().collect();
     match given[..] {
@@ -44,7 +45,8 @@ fn check_value(value: &[u8]) -> Result<(), HostError> {
     if is_valid { Ok(()) } else { Err(shown()) }
 }
 
-/// `Authority` also accepts a user, an empty host, and any text in brackets or as the port.
+/// Whether an authority is a host with an optional port. The type `Authority` also accepts a user, an empty host, and
+/// any text in brackets or as the port.
 fn is_host_and_port(authority: &Authority) -> bool {
     let (text, host) = (authority.as_str(), authority.host());
     let Some(port) = text.strip_prefix(host) else { return false };
@@ -53,7 +55,7 @@ fn is_host_and_port(authority: &Authority) -> bool {
 
 fn is_host(host: &str) -> bool {
     let Some(literal) = host.strip_prefix('[') else { return !host.is_empty() && !host.contains(['[', ']']) };
-    // A link-local address has a zone behind it: `[fe80::1%eth0]`.
+    // A link-local IPv6 address may end with a zone, such as `%eth0` in `[fe80::1%eth0]`.
     let address = literal.strip_suffix(']').map(|literal| literal.split('%').next().unwrap_or_default());
     address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
 }
@@ -160,7 +162,7 @@ mod tests {
         let mut absolute = request(Version::HTTP_11, "http://odds.example.com:81/api/ws?a=1", &["other"]);
         assert_eq!(check(&mut absolute), Ok(()));
         assert_eq!(absolute.headers()[HOST], "odds.example.com:81");
-        // RFC 9112, section 3.2 requires the header even then.
+        // RFC 9112, section 3.2 requires the header even if the request target names the host.
         assert_eq!(check(&mut request(Version::HTTP_11, "http://a/", &[])), Err(HostError::Missing));
         let user = check(&mut request(Version::HTTP_11, "http://user@a/", &["a"]));
         assert_eq!(user, Err(HostError::Invalid("user@a".to_owned())));

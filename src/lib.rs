@@ -1,18 +1,18 @@
 //! oddswire pushes live state to browsers over WebSocket and SSE, by topic.
 //!
-//! One promise shapes it: a client is always up to date, or told exactly how it is not.
+//! The design keeps one promise: each client is up to date, or the server tells the client in which way it is not.
 //!
-//! - [`topic`], [`message`], [`close`]: topics, keys, messages, close codes. Valid by type, encoded once.
+//! - [`topic`], [`message`], [`close`]: topics, keys, messages and close codes. These types hold only valid values.
 //! - [`log`]: history, state and catch-up.
-//! - [`manager`]: connections, their subscriptions and outboxes.
-//! - [`server`], [`config`], [`telemetry`]: the server, its settings and logs.
+//! - [`manager`]: connections, with the subscriptions and the outbox of each.
+//! - [`server`], [`config`], [`telemetry`]: the server, the settings and the log.
 //!
-//! The other modules are private. The feature `internals` makes those public that the benchmark and the fuzz targets use;
-//! it promises no stability. The commands at a terminal belong to the program (`src/main.rs`).
+//! All other modules are private. The feature `internals` publishes the modules that the benchmark and the fuzz targets
+//! use; these modules may change at any time. Commands such as `tail` belong to the program (`src/main.rs`).
 //!
 //! # Without the server
 //!
-//! The manager works alone: whatever drains an outbox is a client.
+//! The manager also works without the server. Code that takes the messages from an outbox acts as a client.
 //!
 //! ```
 //! use oddswire::log::Log;
@@ -83,7 +83,7 @@ mod protocol;
 #[cfg(not(feature = "internals"))]
 mod routes;
 
-// What only the benchmark and the fuzz targets use is public for them alone.
+// Modules that only the benchmark and the fuzz targets use from outside. The feature `internals` makes them public.
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod admission;

@@ -1,4 +1,4 @@
-//! A listening socket, which keeps accepting after errors.
+//! A listening socket. After an error it continues to accept connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,30 +13,31 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::connection;
 use crate::metrics::Metrics;
 
-/// Connections that the kernel queues until the server accepts them. With the usual 128, a burst of 200 concurrent
-/// connects overflowed the queue. Each dropped connect was repeated after a second (measured: 4.6k connects a second
-/// instead of 17k and more).
+/// The maximum number of connections that the kernel queues until the server accepts them. With the usual 128, a burst
+/// of 200 concurrent connects overflowed the queue. The clients repeated each dropped connect after a second (measured:
+/// 4.6k connects a second instead of 17k and more).
 const BACKLOG: u32 = 4096;
-/// Bytes that the kernel queues for one client; it adds as many for its own needs. By default it queues up to 4 MB for
-/// a slow client. The memory budget does not cover that, and a ping would wait behind it for a quarter of a minute.
+/// The maximum number of bytes that the kernel queues for one client; it adds as many for its own needs. By default the
+/// kernel queues up to 4 MB for a slow client. The memory budget does not cover these bytes, and a ping would wait
+/// behind them for a quarter of a minute.
 const SEND_BUFFER: u32 = 128 << 10;
-/// A connection without traffic is probed after this time, and then every [`PROBE_INTERVAL`].
+/// The kernel sends a keep-alive probe on a connection after this time without traffic, then every [`PROBE_INTERVAL`].
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-/// The pause after an error such as too many open files. The kernel does not report that a file descriptor is free
-/// again, and trying again at once would keep a CPU busy.
+/// The pause before the next attempt after an error such as too many open files. The kernel does not report when a file
+/// descriptor becomes free, and attempts without a pause would keep a CPU busy.
 const RETRY: Duration = Duration::from_millis(100);
-/// The trouble is over after this long without such an error. While the table of files is full, a connection can be
-/// accepted whenever another one ends. Without this time each of them would cause two lines in the log.
+/// [`Trouble`] ends after this time without such an error. While the process has too many open files, it can accept a
+/// connection whenever another connection ends. Without this time, each accepted connection would cause two log lines.
 const CALM: Duration = Duration::from_secs(1);
 
-/// Binds an address and listens on it. Accepted sockets inherit the options.
+/// Binds an address and listens on it. Accepted sockets inherit the options of the listening socket.
 pub(crate) fn bind(address: SocketAddr, write_timeout: Duration) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
-    // A peer may vanish without a FIN or a reset. Probes detect that on an idle connection. The user timeout detects
-    // that the peer acknowledges no data.
+    // A peer may vanish without a FIN or a reset. Keep-alive probes detect this on an idle connection. The user timeout
+    // detects it while the peer acknowledges no data.
     let options = SockRef::from(&socket);
     options.set_tcp_keepalive(&TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL))?;
     connection::set_user_timeout(&options, Some(connection::user_timeout(write_timeout)))?;
@@ -53,7 +54,8 @@ pub(crate) struct Acceptor {
     trouble: Option<Trouble>,
 }
 
-/// A time in which accepting fails. The log has one line when it begins and one when it ends.
+/// A period in which the server fails to accept connections. The log has one line for its beginning and one for its
+/// end.
 struct Trouble {
     began: Instant,
     latest: Instant,
@@ -65,7 +67,7 @@ impl Acceptor {
         Self { listener, metrics, logger, trouble: None }
     }
 
-    /// The next connection.
+    /// Waits for the next connection, through all errors.
     pub(crate) async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             match self.attempt().await {
@@ -76,7 +78,7 @@ impl Acceptor {
                     }
                     return connection;
                 }
-                // The kernel may hold many such connections, so other tasks get a turn in between.
+                // The kernel may queue many broken connections, so other tasks get a turn between two attempts.
                 Some(Err(error)) if is_of_one_connection(&error) => tokio::task::yield_now().await,
                 Some(Err(error)) => {
                     self.failed(&error);
@@ -86,8 +88,9 @@ impl Acceptor {
         }
     }
 
-    /// Waits for a connection. Returns `None` if the trouble is over before one comes. The kernel looks for a free file
-    /// descriptor before it looks for a connection, so it would have reported an error even without a new connection.
+    /// Waits for a connection. Returns `None` if [`CALM`] passes first, which ends the trouble. The kernel looks for a
+    /// free file descriptor before it looks for a connection, so it would have reported an error even without a new
+    /// connection.
     async fn attempt(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
         match &self.trouble {
             None => Some(self.listener.accept().await),
@@ -115,8 +118,9 @@ impl Acceptor {
     }
 }
 
-/// Whether an error concerns only the connection that would have been accepted: the next one may be fine. Linux reports
-/// network errors of a new connection like this and asks callers to try again (`accept(2)`, "Error handling").
+/// Whether an error concerns only the connection that `accept` would have returned; the next connection may be fine.
+/// Linux reports network errors of a new connection as errors of `accept`, and asks callers to try again (`accept(2)`,
+/// "Error handling").
 fn is_of_one_connection(error: &io::Error) -> bool {
     const ERRORS: &[i32] = &[
         libc::ECONNABORTED,

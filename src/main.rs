@@ -1,4 +1,4 @@
-//! The program: parses its arguments, starts a runtime, serves until a signal, drains, and exits with a code.
+//! The program: parses the command line, starts a runtime, serves until a signal, drains, and exits with a code.
 
 mod cli;
 #[cfg(feature = "cli")]
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     match cli::read() {
         Command::Serve(config) => serve(*config, Asked::Reload, |_, _| ()),
         Command::Health(settings) => check_health(&settings),
-        // The demo runs in a terminal, so it ends with the terminal.
+        // The demo runs in a terminal, so it stops when the terminal closes (SIGHUP).
         #[cfg(feature = "cli")]
         Command::Demo(demo) => {
             let config = demo.config.clone();
@@ -49,7 +49,8 @@ enum Asked {
     Reload,
 }
 
-/// Serves with these settings. `begin` runs once the server is bound; its result lives as long as the server.
+/// Runs a server with these settings. Calls `begin` once the server listens, and drops the result of `begin` at the
+/// end.
 fn serve<T>(config: Config, on_hangup: Asked, begin: impl FnOnce(&Server, &Logger) -> T) -> ExitCode {
     if let Err(error) = Server::check(&config) {
         cli::refuse(&error.to_string());
@@ -82,14 +83,14 @@ fn serve<T>(config: Config, on_hangup: Asked, begin: impl FnOnce(&Server, &Logge
     code
 }
 
-/// All signals that the server handles.
+/// A stream of all signals that the server handles. SIGHUP yields `on_hangup`.
 fn signals(on_hangup: Asked) -> io::Result<impl Stream<Item = Asked> + Unpin> {
     let stop = signals::stop()?.map(|()| Asked::Stop);
     let hangup = signals::hangup()?.map(move |()| on_hangup);
     Ok(stop.merge(hangup))
 }
 
-/// Serves until the first signal to stop, then drains until the second.
+/// Serves until the first signal to stop, then drains. A second signal to stop ends the drain at once.
 async fn run(
     server: Server,
     signals: impl Stream<Item = Asked> + Unpin,
@@ -117,7 +118,7 @@ async fn run(
     };
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
-        // The server ended without being asked to.
+        // The server ended although no signal asked it to stop.
         _ = serving.as_mut() => return ExitCode::FAILURE,
         _ = stops.next() => {
             systemd.stop(drain_timeout);

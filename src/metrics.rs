@@ -1,6 +1,7 @@
-//! Every metric: name, help and labels.
+//! All metrics, with the name, help text and labels of each.
 //!
-//! Counters change where the counted event happens. Gauges are read for each request to `/metrics` (admin listener).
+//! The code where an event happens increases the counter of the event. The server reads the values of [`Reading`] for
+//! each request to `/metrics` (admin listener).
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::topic::Topic;
 
-/// How a client is connected.
+/// The transport of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Transport {
     /// WebSocket.
@@ -59,12 +60,13 @@ struct OfPublisher {
     publisher: String,
 }
 
-/// The modes of catch-ups, and the codes of refusals that mean lost data or lost clients. Their series exist from the
-/// start, because Prometheus sees no increase in a series that first appears with a value above 0.
+/// The modes of catch-ups, and the codes of refusals that mean lost data or lost clients. The series with these labels
+/// exist from the start: Prometheus sees no increase in a series that first appears with a value above 0.
 const MODES: [&str; 4] = ["replayed", "conflated", "snapshot", "gap"];
 const CODES: [&str; 2] = ["full", "state_full"];
 
-/// The counters of what is written to the clients of one transport. Keeping them saves each write the look-up by label.
+/// The counters of messages and bytes for all clients of one transport. They are stored here so that a write need not
+/// look them up by label.
 #[derive(Debug)]
 struct Out {
     messages: Counter,
@@ -107,7 +109,7 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        // From a quarter of a millisecond to eight seconds.
+        // The bounds of the buckets: from a quarter of a millisecond to eight seconds.
         let latency = || Histogram::new(exponential_buckets(0.000_25, 2.0, 16));
         let (delivered, bytes_out) = (Family::default(), Family::default());
         let mut metrics = Self {
@@ -200,7 +202,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a client for as long as the result lives.
+    /// Counts a client as connected until the result is dropped.
     #[must_use]
     pub fn connected(self: &Arc<Self>, transport: Transport) -> Tracked {
         self.connections.get_or_create(&OfTransport { transport }).inc();
@@ -208,25 +210,26 @@ impl Metrics {
         Tracked { metrics: Arc::clone(self), transport }
     }
 
-    /// Counts a client that left.
+    /// Counts a client that disconnected for this reason.
     pub fn disconnected(&self, transport: Transport, reason: &str) {
         self.disconnects.get_or_create(&Gone { transport, reason: reason.to_owned() }).inc();
     }
 
-    /// Counts the accepted messages of a topic, and those among them that changed nothing.
+    /// Counts the accepted messages of a topic, and how many of these messages are unchanged.
     pub(crate) fn published(&self, topic: &Topic, accepted: usize, unchanged: usize) {
         let label = OfTopic { topic: topic.to_string() };
         self.published.get_or_create(&label).inc_by(accepted as u64);
         self.unchanged.get_or_create(&label).inc_by(unchanged as u64);
     }
 
-    /// Counts an accepted publish request.
+    /// Counts a publish request that the server accepted, and the time that the request took.
     pub(crate) fn publish_taken(&self, publisher: &str, took: Duration) {
         self.publishes.get_or_create(&OfPublisher { publisher: publisher.to_owned() }).inc();
         self.publish_latency.observe(took.as_secs_f64());
     }
 
-    /// Counts what one write sent to a client. `latency` is that of its first live message, if it has one.
+    /// Counts the messages and bytes of one write to a client. `latency` is the latency of the first live message in
+    /// the write, if there is one.
     pub(crate) fn delivered(&self, transport: Transport, messages: u64, bytes: u64, latency: Option<Duration>) {
         let out = match transport {
             Transport::websocket => &self.out_websocket,
@@ -239,18 +242,18 @@ impl Metrics {
         }
     }
 
-    /// Counts an announced catch-up, and the messages that it skips.
+    /// Counts a catch-up that the server announces, and the messages that the catch-up skips.
     pub(crate) fn caught_up(&self, mode: &'static str, skipped: Option<u64>) {
         self.catch_ups.get_or_create(&OfMode { mode }).inc();
         self.conflated.inc_by(skipped.unwrap_or(0));
     }
 
-    /// Counts that an outbox was full.
+    /// Counts a client that fell behind because its outbox was full.
     pub(crate) fn fell_behind(&self) {
         self.slow.inc();
     }
 
-    /// Counts that all outboxes together exceeded the budget.
+    /// Counts that all outboxes together exceeded the memory budget.
     pub(crate) fn over_budget(&self) {
         self.over_budget.inc();
     }
@@ -265,27 +268,28 @@ impl Metrics {
         self.accept_errors.inc();
     }
 
-    /// Sets the lag from the last offset of the sequence and the last one delivered here.
+    /// Sets the lag: the difference between the last offset of the sequence and the last offset that this node
+    /// delivered.
     pub(crate) fn engine_position(&self, last: u64, delivered: u64) {
         self.engine_lag.set(i64::try_from(last.saturating_sub(delivered)).unwrap_or(i64::MAX));
     }
 
-    /// Counts that the storage engine was lost.
+    /// Counts that this node lost the storage engine.
     pub(crate) fn engine_lost(&self) {
         self.engine_losses.inc();
     }
 
-    /// Counts that the log was read again because the sequence broke.
+    /// Counts that this node read the log again because the sequence broke.
     pub(crate) fn engine_reset(&self) {
         self.engine_resets.inc();
     }
 
-    /// All metrics and these gauges in the `OpenMetrics` text format.
+    /// Writes all metrics and these gauges in the `OpenMetrics` text format.
     #[must_use]
     pub fn expose(&self, gauges: &[Reading]) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to memory does not fail");
-        // `# EOF` appears once, after the gauges.
+        // Remove the `# EOF` of the library: it must appear once, after the gauges.
         text.truncate(text.trim_end().trim_end_matches("# EOF").len());
         for reading in gauges {
             reading.write(&mut text).expect("writing to memory does not fail");
@@ -295,14 +299,14 @@ impl Metrics {
     }
 }
 
-/// A gauge that is read on request.
+/// A gauge that the server reads for each request to `/metrics`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
-    /// Its name, without the prefix.
+    /// The name of the gauge, without the prefix `oddswire_`.
     pub name: &'static str,
-    /// Its help text.
+    /// The help text of the gauge.
     pub help: &'static str,
-    /// One value, or one for each topic.
+    /// One value, or one value for each topic.
     pub values: Values,
 }
 
@@ -328,7 +332,8 @@ impl Reading {
     }
 }
 
-/// The process's resident memory, open files and their limit. A value is 0 if the system does not report it.
+/// Gauges of the process: resident memory in bytes, number of open files, and the limit on open files. A value is 0 if
+/// the system does not report it.
 #[must_use]
 pub(crate) fn process() -> [Reading; 3] {
     let reading = |name, help, value| Reading { name, help, values: Values::Plain(value) };
@@ -339,7 +344,7 @@ pub(crate) fn process() -> [Reading; 3] {
     ]
 }
 
-/// Counts a client until it is dropped.
+/// Counts a client as connected until this value is dropped.
 #[derive(Debug)]
 pub struct Tracked {
     metrics: Arc<Metrics>,
@@ -347,7 +352,7 @@ pub struct Tracked {
 }
 
 impl Tracked {
-    /// The metrics that count it.
+    /// The metrics that count the client.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -359,7 +364,7 @@ impl Drop for Tracked {
     }
 }
 
-/// The process's resident memory; 0 if the system does not report it.
+/// The process's resident memory in bytes; 0 if the system does not report it.
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -367,7 +372,7 @@ fn resident_bytes() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// The process's open files; 0 if the system does not report them.
+/// The number of files that the process has open; 0 if the system does not report it.
 fn open_files() -> u64 {
     std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64)
 }

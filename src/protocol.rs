@@ -1,6 +1,7 @@
 //! The control messages: all messages on a connection except the published ones.
 //!
-//! Both directions are in this file, so that it can be compared with docs/protocol.md.
+//! The messages of the server and those of clients are in one file, so that readers can compare it with
+//! docs/protocol.md.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::message::{Frames, Position, Timestamp};
 use crate::shortened::shortened;
 use crate::topic::{ParseError, Subscription, Topics};
 
-/// Message types of the protocol itself. Publishers cannot use them.
+/// The types of control messages. A publisher's message cannot have one of them.
 pub const RESERVED_TYPES: [&str; 10] = [
     "auth",
     "auth_ack",
@@ -29,10 +30,11 @@ pub const RESERVED_TYPES: [&str; 10] = [
     "reconnect",
 ];
 
-/// The parameters of a subscriber's query.
+/// The parameters that a subscriber's query string may have.
 pub const QUERY_PARAMETERS: [&str; 4] = ["topics", "since", "conflate_ms", "token"];
 
-/// The envelope of a control message. `topics` is here and in `data`, because existing clients read one or the other.
+/// The envelope of a control message. `topics` is both here and in `data`, because some existing clients read it here,
+/// and some in `data`.
 #[derive(Serialize)]
 struct Envelope<'a, D> {
     #[serde(rename = "type")]
@@ -59,27 +61,27 @@ fn json_at<D: Serialize>(at: Timestamp, kind: &str, topics: Option<&[Subscriptio
 /// The contents of `connection_ack`.
 #[derive(Debug, Serialize)]
 pub struct Acknowledgement<'a> {
-    /// Its subscriptions, sorted.
+    /// The subscriptions of the connection, sorted.
     pub topics: &'a [Subscription],
-    /// Its name in logs.
+    /// The name of the connection in logs.
     pub connection: String,
-    /// The end of the log when the connection was registered.
+    /// The position at the end of the log when the manager registered the connection.
     pub position: Position,
-    /// Its conflation window; 0 means none.
+    /// The conflation window of the connection, in milliseconds; 0 means none.
     pub conflate_ms: u64,
-    /// When its token expires. The connection ends then.
+    /// When the client's token expires. At that time the server ends the connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
 }
 
-/// `connection_ack`, always the first message. Its SSE event has an `id` if a client can resume there without a loss.
-/// If a catch-up follows, it cannot.
+/// `connection_ack`, always the first message on a connection. If `resumable`, its SSE event has an `id`: the client
+/// can resume there without a loss. The client cannot if a catch-up follows.
 #[must_use]
 pub fn connection_ack(ack: &Acknowledgement<'_>, resumable: bool) -> Frames {
     envelope("connection_ack", Some(ack.topics), ack, resumable.then_some(ack.position))
 }
 
-/// `subscription_update`, the answer to `subscribe` and `unsubscribe`: all current subscriptions, sorted.
+/// `subscription_update`, the answer to `subscribe` and `unsubscribe`: all subscriptions of the connection, sorted.
 #[must_use]
 pub fn subscription_update(topics: &[Subscription], position: Position) -> Frames {
     #[derive(Serialize)]
@@ -98,7 +100,7 @@ pub fn pong() -> Frames {
     envelope("pong", None, Empty {}, None)
 }
 
-/// `error`: what was wrong with a client's message, and what would be right. The connection stays open.
+/// `error`: says why a client's message is invalid, and what would be valid. The connection stays open.
 #[must_use]
 pub fn error(code: &str, detail: &str, topics: &[Subscription]) -> Frames {
     #[derive(Serialize)]
@@ -119,22 +121,22 @@ pub fn unknown_topics(unknown: &[Subscription], known: &Topics) -> Frames {
     error("unknown_topic", &detail, unknown)
 }
 
-/// A parameter of a subscriber's query that the server does not know, fit to be shown.
+/// An unknown parameter of a subscriber's query, in a form that is safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownParameter {
-    /// Its name, shortened.
+    /// The shortened name of the parameter.
     pub name: String,
-    /// The known parameter that its name is most like, if one is close.
+    /// The known parameter with the most similar name, if one is similar enough.
     pub nearest: Option<&'static str>,
 }
 
-/// Their names, for the log.
+/// The names of unknown parameters, for the log.
 pub(crate) fn names(unknown: &[UnknownParameter]) -> String {
     unknown.iter().map(|unknown| unknown.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// The `error` for a query parameter that the server does not know. It had no effect, which a client that misspelt one
-/// would not notice.
+/// The `error` for an unknown query parameter. The parameter has no effect, so without this `error` the author of a
+/// client would not notice a misspelt name.
 #[must_use]
 pub fn unknown_parameter(unknown: &UnknownParameter) -> Frames {
     let name = &unknown.name;
@@ -145,11 +147,12 @@ pub fn unknown_parameter(unknown: &UnknownParameter) -> Frames {
     error("unknown_parameter", &detail, &[])
 }
 
-/// The `id` of a `catch_up` that announces a snapshot. The client has dropped its state, and has no message yet. An
-/// `EventSource` that is cut off here reconnects with this id and gets a snapshot, on any node.
+/// The SSE `id` of a `catch_up` that announces a snapshot. At that moment the client has dropped its state, and has no
+/// message of the snapshot yet. An `EventSource` whose connection breaks here reconnects with this id. Any node then
+/// sends it a snapshot.
 const NOWHERE: Position = Position { epoch: 0, offset: 0 };
 
-/// `catch_up`, before the messages of a catch-up.
+/// `catch_up`, which comes before the messages of a catch-up.
 #[must_use]
 pub fn catch_up(announcements: &[Announcement], broadcasts_skipped: u64) -> Frames {
     #[derive(Serialize)]
@@ -176,7 +179,7 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// `caught_up`, after the messages of a catch-up: live from this position.
+/// `caught_up`, which comes after the messages of a catch-up. From this position on the client is live.
 #[must_use]
 pub fn caught_up(position: Position) -> Frames {
     #[derive(Serialize)]
@@ -186,7 +189,7 @@ pub fn caught_up(position: Position) -> Frames {
     envelope("caught_up", None, Data { position }, Some(position))
 }
 
-/// `auth_ack`: the server accepted a new token, which is valid until then.
+/// `auth_ack`: the server accepted the client's new token, which is valid until `expires`.
 #[must_use]
 pub fn auth_ack(expires: Option<Timestamp>) -> Frames {
     #[derive(Serialize)]
@@ -199,9 +202,9 @@ pub fn auth_ack(expires: Option<Timestamp>) -> Frames {
 /// `reconnect`: the server shuts down, and closes this connection after the time `after`. It closes the last connection
 /// after the time `spread`.
 ///
-/// An `EventSource` reconnects by itself, but gives up for good if the answer is 503. A draining server answers 503.
-/// The event therefore has a `retry:` that is `spread` longer than usual. So the first stream reconnects only after the
-/// last one has ended, and reconnects are spread as evenly as the closes were.
+/// An `EventSource` reconnects by itself, but never again after a 503. A draining server answers 503. The event
+/// therefore has a `retry:` that is `spread` longer than usual. So the first stream reconnects only after the server
+/// has closed the last stream, and the reconnects are spread as evenly as the closes.
 #[must_use]
 pub fn reconnect(after: Duration, spread: Duration) -> Frames {
     #[derive(Serialize)]
@@ -220,8 +223,8 @@ pub fn retry_ms() -> u64 {
     fastrand::u64(1_000..4_000)
 }
 
-/// A publisher's broadcast to every connection. It has no position, and the server does not keep it. Its text is the
-/// same on all connections, so that a client with two connections recognizes it.
+/// A publisher's broadcast to every connection. It has no position, and the server does not store it. The text is the
+/// same on all connections, so that a client with two connections can recognize the duplicate.
 #[must_use]
 pub fn broadcast(kind: &str, data: &RawValue, at: Timestamp) -> Frames {
     Frames::json(&json_at(at, kind, None, data), None)
@@ -234,19 +237,19 @@ pub enum ClientMessage {
     Ping,
     /// Adds subscriptions.
     Subscribe {
-        /// What to add.
+        /// The subscriptions to add.
         topics: Vec<Subscription>,
-        /// Where to start them.
+        /// Where the new subscriptions begin.
         since: Since,
     },
-    /// Replaces the token before it expires.
+    /// Replaces the client's token before it expires.
     Auth {
         /// The new token.
         token: Token,
     },
-    /// Drops subscriptions.
+    /// Removes subscriptions.
     Unsubscribe {
-        /// What to drop.
+        /// The subscriptions to remove.
         topics: Vec<Subscription>,
     },
 }
@@ -254,13 +257,13 @@ pub enum ClientMessage {
 /// Why a client's message has no effect.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ClientMessageError {
-    /// Not a JSON object with a `type`: logged and ignored.
+    /// The message is not a JSON object with a `type`. The server logs and ignores it.
     #[error("{0}")]
     Malformed(String),
-    /// A type that the server does not know: ignored.
+    /// The server does not know the type of the message, and ignores the message.
     #[error("unknown message type '{0}'")]
     UnknownType(String),
-    /// A known type with invalid contents: answered with `error`.
+    /// The type of the message is known, but the contents are invalid. The server answers with `error`.
     #[error("{0}")]
     BadRequest(String),
 }
@@ -278,7 +281,7 @@ impl From<SinceError> for ClientMessageError {
 }
 
 impl ClientMessage {
-    /// Reads a client's text message.
+    /// Parses a client's text message.
     pub fn parse(text: &str) -> Result<Self, ClientMessageError> {
         let value: Value =
             serde_json::from_str(text).map_err(|error| ClientMessageError::Malformed(format!("not JSON: {error}")))?;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Fills at the rate, up to the burst. Each event takes one token.
+/// Gains `per_second` tokens each second, up to `burst` tokens. Each event takes one token.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bucket {
     per_second: f64,
@@ -12,13 +12,13 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    /// A full bucket.
+    /// Creates a full bucket.
     pub(crate) fn new(per_second: u32, burst: u32, now: Instant) -> Self {
         let burst = f64::from(burst);
         Self { per_second: f64::from(per_second), burst, filled: burst, at: now }
     }
 
-    /// Takes one token, or returns the time until there is one.
+    /// Takes one token. If the bucket has none, returns the time until it has one.
     pub(crate) fn take(&mut self, now: Instant) -> Result<(), Duration> {
         let since = now.saturating_duration_since(self.at).as_secs_f64();
         self.filled = (self.filled + since * self.per_second).min(self.burst);

@@ -1,4 +1,4 @@
-//! Puts the parts together: binds, accepts, and drains.
+//! The server: creates all parts, binds the addresses, accepts connections, and drains.
 
 use std::future::Future;
 use std::io;
@@ -28,21 +28,21 @@ use crate::routes::{self, App, PublishRates};
 /// Why a server cannot be started.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// An address cannot be listened on.
+    /// The server cannot listen on the address for clients and publishers.
     #[error("cannot listen on {0}; set listen to another address and port")]
     Listen(io::Error),
-    /// The admin listener's address cannot be listened on.
+    /// The server cannot listen on the address of the admin listener.
     #[error("cannot listen on {0}; set admin-listen to another address and port, or to 'off' for none")]
     AdminListen(io::Error),
     /// The storage engine cannot be opened.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A file that a setting names has changed since it was checked.
+    /// A file that a setting names became unreadable or invalid after [`Config::check`].
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
 
-/// A server that listens. It serves once [`Server::run`] is called.
+/// A server that listens on its addresses. [`Server::run`] makes it answer requests.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -51,13 +51,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Checks the settings of the storage engine beyond [`Config::check`]: that this build has the engine, and that it can
-    /// use the broker's URL. [`bind`](Self::bind) checks the same.
+    /// Checks settings of the storage engine that [`Config::check`] does not check: that this build has the engine, and
+    /// that the engine can use the broker's URL. [`bind`](Self::bind) checks the same.
     pub fn check(config: &Config) -> Result<(), StartError> {
         Ok(engine::check(config)?)
     }
 
-    /// Binds the address and opens the engine. Needs a tokio runtime.
+    /// Binds the addresses and opens the storage engine. The caller must be inside a tokio runtime.
     pub fn bind(config: Config, logger: Logger) -> Result<Self, StartError> {
         let listener = listener::bind(config.listen, config.write_timeout).map_err(StartError::Listen)?;
         let address = listener.local_addr().map_err(StartError::Listen)?;
@@ -82,7 +82,8 @@ impl Server {
         Ok(Self { listener, address, admin, app })
     }
 
-    /// The address it listens on. If the configured port is 0, it has the port that the system chose.
+    /// The address that the server listens on. If the configured port is 0, the address has the port that the system
+    /// chose.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
@@ -94,24 +95,24 @@ impl Server {
         self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
-    /// The manager of its connections.
+    /// The manager of the server's connections.
     #[must_use]
     pub fn manager(&self) -> &ConnectionManager {
         &self.app.manager
     }
 
-    /// Serves until `shutdown` completes, then drains: closes sessions with 1001, ends event streams, finishes
-    /// publishes, and stops accepting. Returns whether all connections ended within `drain-timeout`.
+    /// Serves until `shutdown` completes, then drains: closes WebSockets with code 1001, ends event streams, finishes
+    /// publishes, and stops accepting connections. Returns whether all connections ended within `drain-timeout`.
     ///
     /// If the engine ends by itself, which only a bug can cause, the server also drains, and returns `false`. Without
-    /// an engine it would take traffic and deliver nothing.
+    /// an engine the server would accept clients and deliver no messages.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> bool {
         let routes = routes::all(&self.app);
         self.serve(routes, shutdown).await
     }
 
-    /// Does what [`run`](Self::run) does, with routes of the caller in front. A request that they reject goes to the
-    /// server's routes.
+    /// Serves like [`run`](Self::run), but tries the caller's routes `own` first. The server's routes answer the
+    /// requests that `own` rejects.
     pub async fn run_with(self, own: BoxedFilter<(Response,)>, shutdown: impl Future<Output = ()>) -> bool {
         let routes = own.or(routes::all(&self.app)).unify();
         self.serve(routes, shutdown).await
@@ -123,10 +124,10 @@ impl Server {
         info!(app.logger, "server.listening"; "address" => %address, "version" => env!("CARGO_PKG_VERSION"),
             "publishing" => !app.publishers().is_empty(),
             "admin" => admin_address.map(|address| address.to_string()));
-        // Waves and upkeep run in separate tasks, so that a long step of one does not delay the other.
+        // The manager's waves and the engine run in separate tasks, so that neither delays the other.
         let (manager, engine) = (app.manager.clone(), Arc::clone(&app.engine));
         app.tasks.spawn(app.draining.clone().run_until_cancelled_owned(async move { manager.run_waves().await }));
-        // The engine runs until the last request is answered, because requests may publish.
+        // The engine runs until the server has answered the last request, because a request may publish messages.
         let mut upkeep = JoinSet::new();
         upkeep.spawn(async move { engine.run().await });
         let mut accepting = vec![app.tasks.spawn(accept(listener, routes, app.clone()))];
@@ -146,7 +147,7 @@ impl Server {
         drained && !broken
     }
 
-    /// Returns what the engine still waits for, and `None` once the server can answer requests.
+    /// Returns a function that says why the engine is still starting, or `None` once the server can answer requests.
     pub fn starting(&self) -> impl Fn() -> Option<String> + Send + use<> {
         let engine = Arc::clone(&self.app.engine);
         move || match engine.readiness() {
@@ -155,7 +156,8 @@ impl Server {
         }
     }
 
-    /// Returns the reaction to SIGHUP: it reads the publishers' tokens again. If that fails, the old ones stay valid.
+    /// Returns a function for SIGHUP. It reads the publishers' tokens again. If reading fails, the old tokens stay
+    /// valid.
     pub fn reloader(&self) -> impl Fn() + Send + use<> {
         let app = self.app.clone();
         move || match app.config.publishers() {
@@ -178,7 +180,7 @@ async fn accept(listener: TcpListener, routes: impl Routes, app: App) {
     loop {
         let (stream, peer) = acceptor.accept().await;
         if let Err(error) = stream.set_nodelay(true) {
-            // The peer has closed the connection already.
+            // The call fails if the peer has closed the connection already.
             slog::debug!(app.logger, "http.broken"; "peer" => %peer, "error" => %error);
             continue;
         }
@@ -188,7 +190,8 @@ async fn accept(listener: TcpListener, routes: impl Routes, app: App) {
     }
 }
 
-/// Closes the connections one after the other while the server refuses new clients. Then waits for those that are left.
+/// Refuses new clients and closes the connections one after the other. Then waits until all connections have ended, at
+/// most until `drain-timeout`.
 async fn drain(app: &App, accepting: Vec<JoinHandle<()>>) -> bool {
     let deadline = Instant::now() + app.config.drain_timeout;
     app.draining.cancel();

@@ -3,8 +3,8 @@
 /// The maximum number of characters that [`shortened`] keeps.
 const SHOWN: usize = 80;
 
-/// Escapes control characters and quotes, and replaces everything after 80 characters with `…`. So a reply stays
-/// small however large the request is, and text from a peer never breaks a log line.
+/// Escapes control characters and quotes, and replaces everything after 80 characters with `…`. So a reply stays small
+/// even if the request is large, and text from a peer never breaks a log line.
 pub(crate) fn shortened(text: &str) -> String {
     let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
     if text.chars().nth(SHOWN).is_some() {

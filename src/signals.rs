@@ -1,4 +1,4 @@
-//! Signals as streams.
+//! Streams of the signals that the process receives.
 
 use std::io;
 

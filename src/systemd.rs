@@ -12,12 +12,12 @@ use sd_notify::NotifyState;
 use slog::{Logger, warn};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often `announce` asks whether the engine is ready. An engine has no event for it.
+/// How often `announce` asks whether the engine is ready. An engine sends no event when it becomes ready.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Time to end the process after `drain-timeout` has cut the last connections.
+/// The time to end the process after the server has cut the last connections at `drain-timeout`.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 
-/// What systemd was told last. Each phase follows the one before it, or is skipped.
+/// The phase that the server last reported to systemd. Phases come in this order; `Ready` may be missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Starting,
@@ -25,7 +25,7 @@ enum Phase {
     Stopping,
 }
 
-/// The service manager that started this process, if one did.
+/// The connection to the service manager that started this process. It has no effect if there is no service manager.
 pub(super) struct ServiceManager {
     logger: Logger,
     phase: Cell<Phase>,
@@ -36,7 +36,8 @@ impl ServiceManager {
         Self { logger: logger.clone(), phase: Cell::new(Phase::Starting) }
     }
 
-    /// Sends `READY=1` once `starting` returns `None`. Until then `systemctl status` shows the reason that it returns.
+    /// Sends `READY=1` once `starting` returns `None`. Until then `systemctl status` shows the text that `starting`
+    /// returns.
     pub(super) async fn announce(&self, address: SocketAddr, starting: impl Fn() -> Option<String>) -> Infallible {
         let mut ticks = interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -57,8 +58,8 @@ impl ServiceManager {
         std::future::pending().await
     }
 
-    /// Runs `reload` between `RELOADING=1` and `READY=1`. Sends neither during the start or the drain: `READY=1` would
-    /// end the start. systemd 253 and later need the time of `RELOADING=1`.
+    /// Sends `RELOADING=1`, runs `reload`, and sends `READY=1`. During the start or the drain it sends neither message:
+    /// `READY=1` would tell systemd that the start is over. systemd 253 and later require a time with `RELOADING=1`.
     pub(super) fn reload(&self, reload: impl FnOnce()) {
         if self.phase.get() != Phase::Ready {
             return reload();
@@ -71,7 +72,8 @@ impl ServiceManager {
         self.send(&[NotifyState::Ready]);
     }
 
-    /// Sends `STOPPING=1` and asks for as much time as the drain may take: `TimeoutStopSec` of the unit may be shorter.
+    /// Sends `STOPPING=1` and asks systemd for as much time as the drain may take: the unit's `TimeoutStopSec` may be
+    /// shorter.
     pub(super) fn stop(&self, drain_timeout: Duration) {
         self.phase.set(Phase::Stopping);
         let time = drain_timeout.saturating_add(STOP_MARGIN).as_micros();
@@ -90,7 +92,7 @@ impl ServiceManager {
     }
 }
 
-/// A line break would begin another field of the notification.
+/// Replaces control characters, because a line break would begin another field of the notification.
 fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }

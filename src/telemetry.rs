@@ -8,10 +8,11 @@ use slog_async::{Async, AsyncGuard};
 use crate::config::{LogFormat, LogLevel};
 use crate::message::Timestamp;
 
-/// Records that may wait for the terminal or pipe. More are dropped, and the log says how many.
+/// The maximum number of records that wait for the terminal or pipe. The logger drops further records, and logs how
+/// many.
 const QUEUE: usize = 8192;
 
-/// The log and its guard. Dropping the guard writes the records that still wait.
+/// Creates the logger and its guard. Dropping the guard writes the records that still wait.
 pub fn logger(format: LogFormat, level: LogLevel) -> (Logger, AsyncGuard) {
     let level = match level {
         LogLevel::Error => Level::Error,
@@ -28,7 +29,7 @@ pub fn logger(format: LogFormat, level: LogLevel) -> (Logger, AsyncGuard) {
         let decorator = slog_term::TermDecorator::new().stderr().build();
         asynchronous(slog_term::FullFormat::new(decorator).use_utc_timestamp().build().fuse())
     } else {
-        // Write whole lines. Standard error has no buffer, so each token of the JSON would be a system call.
+        // Write whole lines. Standard error has no buffer: without `LineWriter` each JSON token would be a system call.
         let json = slog_json::Json::new(LineWriter::new(stderr())).add_key_value(o!(
             "event" => PushFnValue(|record: &slog::Record<'_>, serializer| serializer.emit(record.msg())),
             "level" => FnValue(|record: &slog::Record<'_>| record.level().as_str()),
@@ -44,7 +45,8 @@ fn asynchronous(drain: impl Drain<Ok = (), Err = slog::Never> + Send + 'static) 
     (queue.fuse(), guard)
 }
 
-/// Writes panics to the log, in its format. By default they would appear between its lines.
+/// Writes panics to the log, in the log's format. By default Rust writes each panic as plain text between the log
+/// lines.
 pub fn log_panics(logger: &Logger) {
     let logger = logger.clone();
     std::panic::set_hook(Box::new(move |panic| {

@@ -1,4 +1,4 @@
-//! Topics, keys and subscriptions. Text is parsed once at the edge, so these types always hold valid values.
+//! Topics, keys and subscriptions. The server parses text once, when it receives it, so these types hold valid values.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -39,7 +39,7 @@ pub enum ParseError {
 pub struct Topic(Arc<str>);
 
 impl Topic {
-    /// The name.
+    /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -73,7 +73,7 @@ impl Borrow<str> for Topic {
 pub struct Key(Arc<str>);
 
 impl Key {
-    /// The path.
+    /// The path as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -148,19 +148,19 @@ impl Subscription {
         Self { topic, key }
     }
 
-    /// The topic.
+    /// The topic of this subscription.
     #[must_use]
     pub fn topic(&self) -> &Topic {
         &self.topic
     }
 
-    /// The leading segments of the keys that it covers. `None` if it covers the whole topic.
+    /// The leading segments of the keys that this subscription covers. `None` if it covers the whole topic.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
         self.key.as_ref()
     }
 
-    /// Whether some message could belong to both subscriptions.
+    /// Whether both subscriptions can cover the same message.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let keys = match (&self.key, &other.key) {
