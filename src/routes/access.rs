@@ -1,4 +1,4 @@
-//! Access to the endpoints: origins, tokens, free places, and the client's address.
+//! Checks whether a request may use an endpoint: its origin, its token, and the limits on connections.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::connection::Peer;
 use crate::shortened::shortened;
 use crate::topic::Subscription;
 
-/// The parts of a request that decide about access.
+/// The parts of a request that these checks need.
 #[derive(Debug, Clone)]
 pub(super) struct Incoming {
     pub(super) headers: HeaderMap,
@@ -23,7 +23,7 @@ pub(super) struct Incoming {
     peer: Option<Peer>,
 }
 
-/// Extracts the parts; refuses no request.
+/// Extracts these parts from each request. Never refuses a request.
 pub(super) fn incoming() -> impl Filter<Extract = (Incoming,), Error = Infallible> + Clone {
     warp::header::headers_cloned()
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
@@ -65,7 +65,8 @@ impl Incoming {
         Err(Refusal::new(StatusCode::FORBIDDEN, "origin_forbidden", detail))
     }
 
-    /// What the request's token gives access to: everything, if the server requires no token.
+    /// Returns the access that the request's token gives. If the server requires no token, every request has full
+    /// access.
     pub(super) fn access(&self, app: &App) -> Result<Access, Refusal> {
         let Some(verifier) = &app.verifier else { return Ok(Access::PUBLIC) };
         let access = self.token(app).ok_or(AccessError::Missing).and_then(|token| verifier.check(&token));
@@ -100,7 +101,8 @@ impl Incoming {
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     }
 
-    /// Takes a place among the connections. Dropping the result frees it.
+    /// Counts a new connection, or refuses it if the server drains or has reached a limit. Dropping the result ends the
+    /// count.
     pub(super) fn admit(&self, app: &App) -> Result<Admitted, Refusal> {
         if app.draining.is_cancelled() {
             let detail = "the server is shutting down: connect to another one";
@@ -116,7 +118,7 @@ impl Incoming {
     }
 }
 
-/// Compares weakly (RFC 9110, section 13.1.2).
+/// Whether `listed` contains the entity tag, by weak comparison (RFC 9110, section 13.1.2).
 fn matches(listed: &str, etag: &str) -> bool {
     listed.split(',').map(str::trim).any(|entry| entry == "*" || entry.strip_prefix("W/").unwrap_or(entry) == etag)
 }
@@ -125,7 +127,7 @@ fn unavailable(code: &'static str, detail: &str) -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with_header(RETRY_AFTER, "2")
 }
 
-/// Refuses subscriptions that the token does not allow, and names them.
+/// Refuses the request if the token does not allow a requested subscription. The error names these subscriptions.
 pub(super) fn check_allowed(access: &Access, asked: &[Subscription]) -> Result<(), Refusal> {
     let forbidden: Vec<Subscription> = asked.iter().filter(|asked| !access.covers(asked)).cloned().collect();
     if forbidden.is_empty() {

@@ -1,5 +1,5 @@
-//! The admin listener: metrics, health, and the list of connections, for operators. It requires no token, so it listens on
-//! the loopback interface by default.
+//! The endpoints of the admin listener, for operators: metrics, health, and the list of connections. They require no
+//! token, so the admin listener uses the loopback interface by default.
 
 use std::convert::Infallible;
 
@@ -54,7 +54,7 @@ fn readings(app: &App) -> Vec<Reading> {
     readings
 }
 
-/// `GET /api/connections`: the connections, the one with the most queued bytes first.
+/// `GET /api/connections`: lists the connections, sorted by queued bytes in descending order.
 fn connections(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
     warp::path!("api" / "connections").and(get()).and(with(app)).map(|app: App| {
         let connections = app.manager.connections();

@@ -1,4 +1,4 @@
-//! Reads the bodies that publishers send, within bounds of bytes and time.
+//! Reads the bodies of publishers' requests, with limits on bytes and time.
 
 use bytes::Buf;
 use futures_util::{Stream, StreamExt as _};
@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use super::{App, Refusal};
 use crate::shortened::shortened;
 
-/// The first bytes of gzip (RFC 1952, section 2.3.1).
+/// The first two bytes of gzip data (RFC 1952, section 2.3.1).
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// The format of a body.
@@ -51,7 +51,8 @@ where
     type Chunk = B;
 }
 
-/// Collects the body, up to the limit. A body whose Content-Length is over it, or that is compressed, is not read.
+/// Reads the body, up to `limit` bytes. If Content-Length exceeds `limit`, or Content-Encoding names a compression,
+/// refuses the body before reading it.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: impl BodyStream,
@@ -72,7 +73,7 @@ pub(super) async fn read(
     Ok(body)
 }
 
-/// Refuses a body with a content coding.
+/// Refuses a body that is compressed according to its Content-Encoding.
 fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
     let codings = headers.get_all(CONTENT_ENCODING).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
     for coding in codings {
@@ -84,7 +85,7 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Makes a 415 that names the content coding to use instead (RFC 9110, sections 12.5.3 and 15.5.16).
+/// Makes a refusal with status 415, which names the accepted content coding (RFC 9110, sections 12.5.3 and 15.5.16).
 fn compressed(detail: String) -> Refusal {
     let refusal = Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
     refusal.with_header(ACCEPT_ENCODING, "identity")

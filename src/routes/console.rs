@@ -1,4 +1,4 @@
-//! `GET /` and `GET /console/…`: the console, a page that shows topics and messages. Its files are part of the program.
+//! `GET /` and `GET /console/…`: the console, a page that shows topics and messages. The program contains its files.
 //!
 //! All URLs in the files are relative, so that the page works behind a proxy that adds a prefix.
 
@@ -14,12 +14,12 @@ use super::docs::etag_of;
 use super::{App, get};
 
 /// The page may load its own files and connect to its own server. `'self'` includes `ws:` and `wss:` (Content Security
-/// Policy Level 3; Chromium 71, Firefox, Safari 16). Trusted Types forbid scripts to turn any text into markup.
+/// Policy Level 3; Chromium 71, Firefox, Safari 16). Trusted Types forbid scripts to turn text into markup.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// The page itself has an empty name: it is served at `/`.
+/// The name of the page itself. It is empty because the URL of the page is `/`.
 const PAGE: &str = "";
 
 /// A file of the console.
@@ -94,7 +94,8 @@ fn respond(file: &'static File, incoming: &Incoming) -> Response {
     let headers = response.headers_mut();
     let etag = HeaderValue::from_str(&etag).expect("hexadecimal digits and quotes are a valid header value");
     headers.insert(ETAG, etag);
-    // Browsers ask again each time, and mostly get a 304. So a new version of the program shows its new page at once.
+    // Browsers check each time whether a file has changed, and mostly get a 304. So they show the new page of a new
+    // program version at once.
     for (name, value) in [
         (CACHE_CONTROL, "no-cache"),
         (CONTENT_SECURITY_POLICY, POLICY),

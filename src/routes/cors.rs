@@ -1,6 +1,7 @@
-//! Cross-origin requests: the headers that let a page of an allowed origin read the responses.
+//! Cross-origin requests: adds the headers that let a page of an allowed origin read the responses.
 //!
-//! `allowed-origins` decides, as it does for connections. The endpoints themselves refuse other origins.
+//! The setting `allowed-origins` says which origins are allowed, as it does for connections. The endpoints themselves
+//! refuse pages of all other origins.
 
 use std::convert::Infallible;
 
@@ -28,8 +29,8 @@ pub(super) fn origin() -> impl Filter<Extract = (RequestOrigin,), Error = Infall
     })
 }
 
-/// Answers preflight requests. The answer is the same for every origin: the header that [`allow`] adds says whether the
-/// origin is allowed.
+/// Answers preflight requests. The answer is the same for every origin: only the header that [`allow`] adds tells the
+/// browser whether the origin is allowed.
 pub(super) fn preflight() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     let asked = warp::method().and(warp::header::headers_cloned()).and_then(|method, headers: HeaderMap| async move {
         let is_preflight = method == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
@@ -48,7 +49,7 @@ pub(super) fn preflight() -> impl Filter<Extract = (Response,), Error = Rejectio
     })
 }
 
-/// Adds the headers that let a page read the response, if its origin is allowed.
+/// If the page's origin is allowed, adds the headers that let the page read the response.
 pub(super) fn allow(origin: RequestOrigin, config: &Config, mut response: Response) -> Response {
     let RequestOrigin { origin: Some(origin), host } = origin else { return response };
     let origins = config.allowed_origins.as_ref().unwrap_or(&Origins::SameHost);

@@ -1,4 +1,4 @@
-//! `GET /api/docs/…`: the descriptions of the API for programs, and a page with links to them.
+//! `GET /api/docs/…`: the machine-readable descriptions of the API, and a page with links to these descriptions.
 
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
@@ -11,8 +11,8 @@ use warp::{Filter, Rejection};
 use super::access::{Incoming, incoming};
 use super::get;
 
-/// The links are relative, so that the page works behind a proxy that adds a prefix. `{base}` stands for the beginning of
-/// each link: it is empty if the page's own path ends with a slash.
+/// The links are relative, so that the page works behind a proxy that adds a prefix. `{base}` stands for the beginning
+/// of each link: it is empty if the page's own path ends with a slash.
 const PAGE: &str = "<!doctype html>
 <html lang=\"en\">
 <meta charset=\"utf-8\">
@@ -58,14 +58,15 @@ fn respond(incoming: &Incoming, content_type: &'static str, content: String) -> 
     };
     let headers = response.headers_mut();
     headers.insert(ETAG, HeaderValue::from_str(&etag).expect("hexadecimal digits and quotes are a valid header value"));
-    // Clients ask again each time, so a new version of the program serves its new documents at once.
+    // Clients check each time whether a document has changed, so they get the documents of a new program version at
+    // once.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-/// The entity tag of a content: the same on every node that runs the same version.
+/// The entity tag of a file, made from its content. So the tag is the same on every node that runs the same version.
 pub(super) fn etag_of(content: &str) -> String {
     let mut etag = String::from("\"");
     for byte in &digest(&SHA256, content.as_bytes()).as_ref()[..8] {

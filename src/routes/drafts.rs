@@ -1,6 +1,6 @@
-//! Checks the messages in a publisher's body: all of them before any is published.
+//! Checks the messages in the body of a publish request. The server publishes none of them before it has checked all.
 //!
-//! A refusal names the first bad message and its place in the body. It never quotes `data`.
+//! The error names the first invalid message and the place of that message in the body. The error never quotes `data`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,10 +23,10 @@ use crate::protocol::RESERVED_TYPES;
 use crate::shortened::shortened;
 use crate::topic::Topics;
 
-/// Bytes of a `type`, at most.
+/// The maximum length of a `type`, in bytes.
 const MAX_TYPE_BYTES: usize = 64;
 
-/// A message in a body.
+/// A message in the body of a publish request.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a message object")]
 struct IncomingMessage<'a> {
@@ -50,13 +50,13 @@ struct IncomingBroadcast<'a> {
     data: &'a RawValue,
 }
 
-/// The rules for an object that errors name.
+/// The rules for a kind of JSON object. Errors quote these rules.
 struct Shape {
-    /// The error for any other JSON value.
+    /// The error for a JSON value that is not an object.
     no_object: &'static str,
-    /// Members that must be strings.
+    /// The names of the members that must be strings.
     strings: &'static [&'static str],
-    /// Those of them that may also be null.
+    /// The names among `strings` whose members may also be null.
     nullable: &'static [&'static str],
 }
 
@@ -69,11 +69,11 @@ const MESSAGE: Shape = Shape {
 const BROADCAST: Shape =
     Shape { no_object: "a broadcast must be an object with 'type' and 'data'", strings: &["type"], nullable: &[] };
 
-/// An error about a message, before its place in the body is known.
+/// An error about a message, before the place of the message in the body is known.
 struct MessageError {
-    /// In a box, so that a result stays small.
+    /// Boxed, so that a `Result` with this error stays small.
     refusal: Box<Refusal>,
-    /// Line and column in the message, from 1, if the JSON reader names them.
+    /// Line and column of the error in the message, counted from 1, if the JSON parser reports them.
     at: Option<(usize, usize)>,
 }
 
@@ -84,7 +84,7 @@ impl From<Refusal> for MessageError {
 }
 
 impl MessageError {
-    /// An error of the JSON reader, with its place in the message.
+    /// Makes an error from an error of the JSON parser, with the line and column in the message.
     fn reading(code: &'static str, error: &serde_json::Error, detail: String) -> Self {
         let at = (error.line() > 0).then(|| (error.line(), error.column()));
         Self { refusal: Box::new(Refusal::new(StatusCode::BAD_REQUEST, code, detail)), at }
@@ -94,8 +94,8 @@ impl MessageError {
         Self::reading("invalid_json", error, format!("not JSON: {}", without_place(error)))
     }
 
-    /// Adds the place to the text of the error. `text` is the part of `body` that holds the message. Publishers look for
-    /// the place in the body, so lines and columns count from its beginning.
+    /// Adds the place of the error to the text of the error. `text` is the part of `body` that contains the message.
+    /// Publishers search for the place in the body, so line and column count from the beginning of `body`.
     fn in_body(self, body: &str, text: &str, format: Format) -> Refusal {
         let Self { mut refusal, at } = self;
         let before = &body.as_bytes()[..text.as_ptr().addr() - body.as_ptr().addr()];
@@ -116,7 +116,7 @@ impl MessageError {
     }
 }
 
-/// The reader's error without its place, which counts from the beginning of the message.
+/// The error text of the JSON parser, without the line and column, which count from the beginning of the message.
 fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
@@ -152,7 +152,7 @@ pub(super) fn broadcast(body: &[u8]) -> Result<Broadcast, Refusal> {
     Ok(Broadcast { kind: message.kind.into_owned(), data: message.data.to_owned(), at: Timestamp::now() })
 }
 
-/// Checks a whole body; an error names the message that it is about.
+/// Checks all messages of a body. An error names the first invalid message.
 pub(super) fn parse(body: &[u8], format: Format, app: &App) -> Result<Vec<Draft>, Refusal> {
     let body = text(body)?;
     let (messages, broken) = match format {
@@ -179,11 +179,11 @@ pub(super) fn parse(body: &[u8], format: Format, app: &App) -> Result<Vec<Draft>
         })
     };
     let drafts = messages.into_iter().enumerate().map(check).collect::<Result<_, _>>()?;
-    // The place where an array breaks follows its complete messages, so an error in one of those comes first.
+    // In a broken array, the complete messages come before the syntax error, so report an invalid message first.
     broken.map_or(Ok(drafts), Err)
 }
 
-/// Whether a second JSON value follows the first. Then the text is most likely NDJSON.
+/// Whether a second JSON value follows the first one. Such a text is most likely NDJSON.
 fn holds_several_values(text: &str) -> bool {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     matches!((values.next(), values.next()), (Some(Ok(_)), Some(Ok(_))))
@@ -194,7 +194,7 @@ fn several_values() -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, "invalid_json", detail)
 }
 
-/// Collects the elements of an array up to where it breaks, so that the error can name the index.
+/// Collects the elements of an array up to the first syntax error, so that the error can name the index of the element.
 struct Elements<'a, 'b>(&'b mut Vec<&'a str>);
 
 impl<'a> Visitor<'a> for Elements<'a, '_> {
@@ -220,8 +220,8 @@ impl<'a> DeserializeSeed<'a> for Elements<'a, '_> {
     }
 }
 
-/// The messages of a JSON body: the elements of an array, or the one object. A broken array yields its elements before
-/// the break, and the error.
+/// The messages of a JSON body: the elements of an array, or the single object. For an array with a syntax error,
+/// returns the elements before the syntax error, and the error.
 fn elements(body: &str) -> (Vec<&str>, Option<Refusal>) {
     let trimmed = body.trim_ascii();
     if !trimmed.starts_with('[') {
@@ -235,7 +235,7 @@ fn elements(body: &str) -> (Vec<&str>, Option<Refusal>) {
     (found, broken)
 }
 
-/// Reads a JSON object.
+/// Parses a JSON object. Errors name the rule of `shape` that the text breaks.
 fn object<'a, T: Deserialize<'a>>(text: &'a str, shape: &Shape) -> Result<T, MessageError> {
     match serde_json::from_str(text) {
         Ok(read) if text.starts_with('{') => Ok(read),
@@ -248,7 +248,8 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str, shape: &Shape) -> Result<T, Mes
     }
 }
 
-/// Names the first member that must be a string but has another type. The reader's own error would quote its value.
+/// Makes an error that names the first member with a wrong type. The JSON parser's own error would quote the value of
+/// the member.
 fn wrong_type(text: &str, shape: &Shape) -> Option<String> {
     let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).ok()?;
     shape.strings.iter().find_map(|name| {
@@ -265,11 +266,11 @@ fn wrong_type(text: &str, shape: &Shape) -> Option<String> {
     })
 }
 
-/// Names a missing, unknown or repeated member, with the reader's own text. Cuts a long name, so that the response is
-/// never as large as the request.
+/// Makes an error for a missing, unknown or repeated member from the JSON parser's error text. Shortens a long name, so
+/// that the response stays small even if the request is large.
 fn misfit(error: &serde_json::Error) -> MessageError {
     const SHOWN: usize = 150;
-    // The reader quotes an unknown name as it is, line breaks included.
+    // The JSON parser quotes an unknown name unchanged, even with line breaks.
     let text = without_place(error).replace(char::is_control, "\u{fffd}");
     let ends = text.char_indices().nth(SHOWN).zip(text.char_indices().nth_back(SHOWN));
     let text = match ends {

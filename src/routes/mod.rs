@@ -1,4 +1,4 @@
-//! The HTTP endpoints: warp filters, one file for each endpoint. This file turns refusals into JSON responses.
+//! The HTTP endpoints: warp filters, with one file for each endpoint. This file turns refusals into JSON responses.
 
 mod access;
 mod admin;
@@ -37,18 +37,18 @@ use crate::engine::{Engine, Readiness};
 use crate::manager::ConnectionManager;
 use crate::topic::Subscription;
 
-/// What the endpoints need.
+/// The parts of the server that the endpoints use.
 #[derive(Clone)]
 pub struct App {
     /// The settings.
     pub config: Arc<Config>,
     /// The connection manager.
     pub manager: ConnectionManager,
-    /// The publishers; replaced on SIGHUP.
+    /// The publishers. SIGHUP replaces them.
     pub publishers: Arc<RwLock<Arc<Publishers>>>,
     /// The publish rate of each publisher, by name.
     pub publish_rates: PublishRates,
-    /// Checks subscribers' tokens; `None` if the server requires none.
+    /// Checks subscribers' tokens. `None` if the server requires no tokens.
     pub verifier: Option<Arc<Verifier>>,
     /// Limits the number of connections.
     pub admission: Admission,
@@ -56,7 +56,7 @@ pub struct App {
     pub engine: Arc<dyn Engine>,
     /// Cancelled when the server begins to drain.
     pub draining: CancellationToken,
-    /// The tasks of connections.
+    /// Tracks the tasks that a drain waits for, such as those of connections.
     pub tasks: TaskTracker,
     /// The server's log.
     pub logger: Logger,
@@ -115,7 +115,7 @@ fn endpoints(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible
     valid_host().and(endpoints).boxed().recover(recover).unify()
 }
 
-/// Passes requests with a valid host; refuses the others.
+/// Passes requests with a valid host, and refuses all other requests.
 fn valid_host() -> impl Filter<Extract = (), Error = Rejection> + Clone {
     warp::ext::optional()
         .and_then(|invalid: Option<InvalidHost>| async move {
@@ -149,7 +149,7 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
     }
 
-    /// The engine is not available.
+    /// Makes a refusal with status 503, because the storage engine is not available.
     fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "engine_unavailable", detail).with_header(RETRY_AFTER, "1")
     }
@@ -195,7 +195,7 @@ impl Refusal {
     }
 }
 
-/// Carries the code of a refusal to the metrics, with its response.
+/// The code of a refusal, as an extension of the response. The metrics read it there.
 #[derive(Debug, Clone, Copy)]
 struct Refused(&'static str);
 
@@ -212,7 +212,7 @@ fn respond(result: Result<Response, Refusal>) -> Response {
     result.unwrap_or_else(Refusal::into_response)
 }
 
-/// Passes the allowed methods. Answers others with 405 and `Allow`.
+/// Passes requests with an allowed method. Answers all other requests with 405 and the header `Allow`.
 fn method(allowed: &'static [Method], allow: &'static str) -> impl Filter<Extract = (), Error = Rejection> + Clone {
     warp::method()
         .and_then(move |method: Method| async move {
@@ -227,7 +227,7 @@ fn method(allowed: &'static [Method], allow: &'static str) -> impl Filter<Extrac
         .untuple_one()
 }
 
-/// Passes GET and HEAD.
+/// Passes requests with the method GET or HEAD.
 fn get() -> impl Filter<Extract = (), Error = Rejection> + Clone {
     method(&[Method::GET, Method::HEAD], "GET, HEAD")
 }
@@ -243,7 +243,8 @@ fn with<T: Clone + Send + Sync + 'static>(
     warp::any().map(move || value.clone())
 }
 
-/// Turns a rejection into a JSON response. Filters of this module reject with a [`Refusal`]; no match at all is a 404.
+/// Turns a rejection into a JSON response. The filters of this module reject with a [`Refusal`]. If no filter matches
+/// the path, the response is a 404.
 async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
     let refusal = match rejection.find::<Refusal>() {
         Some(refusal) => refusal.clone(),

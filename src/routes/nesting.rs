@@ -1,15 +1,15 @@
 //! Counts how deeply a publisher's `data` is nested.
 //!
-//! The server passes `data` on without parsing it. Clients parse it, often with recursive parsers: Python's fails at about
-//! 1,000 levels, which ends the client.
+//! The server passes `data` on without parsing it. Clients parse `data`, often with recursive parsers. The parser of
+//! Python fails at about 1,000 levels, which ends the client.
 
-/// Arrays and objects inside each other in `data`, at most.
+/// The maximum number of levels of arrays and objects inside each other in `data`.
 pub(super) const MAX_LEVELS: usize = 128;
 
-/// The number of arrays and objects inside each other in a text that is valid JSON; 0 if it is too short for
-/// [`MAX_LEVELS`].
+/// The number of levels of arrays and objects inside each other in a valid JSON text. Returns 0 if the text is too
+/// short to have [`MAX_LEVELS`].
 pub(super) fn levels(json: &[u8]) -> usize {
-    // Each level takes two brackets, so most messages are too short to be too deep.
+    // Each level needs two brackets, so most messages are too short to exceed the limit.
     if json.len() < 2 * MAX_LEVELS {
         return 0;
     }
@@ -29,7 +29,7 @@ pub(super) fn levels(json: &[u8]) -> usize {
     deepest
 }
 
-/// The end of the string that begins before `at`. Brackets in a string are text.
+/// Returns the end of the JSON string whose opening quote is before `at`. Brackets in a string do not count as levels.
 fn end_of_string(json: &[u8], mut at: usize) -> usize {
     while let Some(found) = json.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
         at += found + 1;
@@ -49,7 +49,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts the levels by recursion.
+    /// Counts the levels by recursion, as a simple model for `levels`.
     fn levels_of(value: &Value) -> usize {
         match value {
             Value::Array(list) => 1 + list.iter().map(levels_of).max().unwrap_or(0),

@@ -1,4 +1,5 @@
-//! `GET /healthz` (the process lives) and `GET /readyz` (it takes traffic), for orchestrators and load balancers.
+//! `GET /healthz` (the process runs) and `GET /readyz` (the server takes traffic), for orchestrators and load
+//! balancers.
 
 use http::StatusCode;
 use serde_json::json as value;
@@ -14,8 +15,8 @@ pub(super) fn routes(app: &App) -> impl Filter<Extract = (Response,), Error = Re
     health.or(ready).unify()
 }
 
-/// Whether the server takes traffic. It also does with a degraded engine: clients get the last known state, and new messages
-/// later. If the broker is away, all nodes are degraded, and degraded nodes are better than none.
+/// Whether the server takes traffic. A server with a degraded engine does: its clients get the last known state, and
+/// new messages later. If the broker fails, all nodes are degraded, and degraded nodes are better than no nodes.
 pub(super) fn is_ready(app: &App) -> bool {
     !app.draining.is_cancelled() && !matches!(app.engine.readiness(), Readiness::Starting(_))
 }

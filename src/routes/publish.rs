@@ -1,4 +1,4 @@
-//! `POST /api/publish` and `POST /api/broadcast`: authorisation, rates, and the answers.
+//! `POST /api/publish` and `POST /api/broadcast`: checks the publisher's token and rate, and answers.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +32,8 @@ pub(super) fn routes(app: &App) -> impl Filter<Extract = (Response,), Error = Re
     publish.or(broadcast).unify()
 }
 
-/// Longest wait for the engine. Without it a disk that hangs would hold the request and its batch forever.
+/// The maximum time that a request waits for the engine. Without this limit, a disk that hangs would keep the request
+/// and its batch in memory forever.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn answer(result: Result<Response, Refusal>, app: &App) -> Response {
@@ -82,7 +83,8 @@ async fn broadcast(incoming: &Incoming, stream: impl BodyStream, app: &App) -> R
     Ok(json(StatusCode::OK, &serde_json::json!({ "connections": connections })))
 }
 
-/// Finds the publisher with the request's bearer token. If there are no publishers, the error names the setting.
+/// Finds the publisher with the request's bearer token. If no publishers are configured, the error names the settings
+/// that add them.
 fn authorise(incoming: &Incoming, app: &App) -> Result<Publisher, Refusal> {
     incoming.check_origin(app)?;
     let publishers = app.publishers();
@@ -104,7 +106,7 @@ fn authorise(incoming: &Incoming, app: &App) -> Result<Publisher, Refusal> {
     Ok(publisher.clone())
 }
 
-/// The publish rates of all publishers. They are configured, so the map stays small.
+/// A token bucket for each publisher, by name. The operator configures all publishers, so the map stays small.
 #[derive(Debug, Clone, Default)]
 pub struct PublishRates(Arc<Mutex<HashMap<String, Bucket>>>);
 
@@ -124,7 +126,8 @@ impl PublishRates {
     }
 }
 
-/// The request's `Idempotency-Key`. It includes the publisher's name, so that no other publisher gets its answers.
+/// Reads the request's `Idempotency-Key`, and adds the publisher's name. So a publisher never gets the answer to a
+/// request of another publisher.
 fn idempotency_key(headers: &HeaderMap, publisher: &Publisher, body: &[u8]) -> Result<Option<IdempotencyKey>, Refusal> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = value.to_str().ok().filter(|key| (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len()));

@@ -14,11 +14,11 @@ use crate::protocol::{QUERY_PARAMETERS, UnknownParameter};
 use crate::shortened::shortened;
 use crate::topic::Subscription;
 
-/// Longest conflation window, in milliseconds.
+/// The maximum length of a conflation window, in milliseconds.
 const MAX_CONFLATE_MS: u64 = 60_000;
-/// The number of unknown parameters that a client is told about.
+/// The maximum number of unknown parameters that the server reports to a client.
 const MAX_UNKNOWN: usize = 3;
-/// A known name is suggested for an unknown one from this likeness on; 1 means equal.
+/// The server suggests a known name for an unknown name if they are at least this similar; 1 means equal.
 const LEAST_LIKENESS: f64 = 0.6;
 
 /// A subscriber's query.
@@ -27,7 +27,7 @@ pub(super) struct Query {
     subscriptions: Option<Vec<Subscription>>,
     pub(super) since: Option<Since>,
     conflate: Option<Duration>,
-    /// Unknown parameters, without duplicates.
+    /// The first [`MAX_UNKNOWN`] unknown parameters, without duplicates.
     pub(super) unknown: Vec<UnknownParameter>,
 }
 
@@ -63,7 +63,7 @@ impl Query {
     }
 
     /// Makes the request to the manager, and lists the subscriptions to unknown topics. A query without topics gets all
-    /// that the token allows. One with topics that the token does not allow is refused.
+    /// subscriptions that the token allows. Refuses a query with topics that the token does not allow.
     pub(super) fn connect(
         self,
         incoming: &Incoming,

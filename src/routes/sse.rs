@@ -1,4 +1,4 @@
-//! `GET /api/sse`: the messages as server-sent events.
+//! `GET /api/sse`: sends the messages of a client's subscriptions as server-sent events.
 
 use std::time::{Duration, Instant};
 
@@ -24,9 +24,9 @@ use crate::metrics::{Tracked, Transport};
 use crate::outbox::{self, Outgoing, Receiver};
 use crate::protocol;
 
-/// The longest wait for a token to expire: a timer must not overflow.
+/// The maximum time that a stream waits for its token to expire. Without a maximum, the timer could overflow.
 const MAX_WAIT: Duration = Duration::from_hours(24 * 365);
-/// Bytes of events in one chunk of the response, about.
+/// The approximate size of one chunk of the response, in bytes.
 const CHUNK_BYTES: usize = 16 << 10;
 
 pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
@@ -37,7 +37,7 @@ pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rej
         .then(|incoming: Incoming, app: App| async move { respond(open(&incoming, &app).await) })
 }
 
-/// The last position that an `EventSource` has seen. It sends it with each reconnect.
+/// The position in `Last-Event-ID`: an `EventSource` sends the `id` of its last event with each reconnect.
 fn last_event_id(incoming: &Incoming) -> Result<Option<Since>, Refusal> {
     let Some(value) = incoming.headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
     let position = String::from_utf8_lossy(value.as_bytes()).parse();
@@ -102,7 +102,8 @@ async fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
     Ok(response)
 }
 
-/// One event stream. When the client disconnects, hyper drops it, and the registration with it.
+/// One event stream. When the client disconnects, hyper drops this value, which also ends the registration with the
+/// manager.
 struct Events {
     receiver: Receiver,
     connection: Connection,
@@ -111,19 +112,19 @@ struct Events {
     expires: Option<Moment>,
     _admitted: Admitted,
     comment_interval: Duration,
-    /// When the next comment is due. Each chunk postpones it.
+    /// When the next comment is due. Each chunk postpones this time.
     comment_due: Moment,
-    /// Messages in the current chunk, and the timestamp of its first live message.
+    /// The number of messages in the current chunk.
     chunk_messages: u64,
     oldest: Option<Timestamp>,
-    /// Bytes of the last chunk. They stay on the outbox's account until hyper asks for the next chunk.
+    /// Bytes of the last chunk. The outbox counts them as queued until hyper asks for the next chunk.
     unsettled: usize,
     first: bool,
     then: ChunkEnd,
     opened: Opened,
 }
 
-/// Counts what a stream sends, and logs it at the end.
+/// Counts the messages and bytes of a stream, and logs them when the stream ends.
 struct Opened {
     tracked: Tracked,
     started: Instant,
@@ -174,14 +175,14 @@ impl Events {
         Some((Ok(chunk.into()), self))
     }
 
-    /// How long to wait for an item: until a comment is due, a conflation window ends, or the token expires.
+    /// The maximum time to wait for an item: until a comment is due, a conflation window ends, or the token expires.
     fn wait(&self) -> Duration {
         let window = self.window.map(|(_, end)| end);
         let ends = [Some(self.comment_due), window, self.expires].into_iter().flatten();
         ends.min().unwrap_or(self.comment_due).saturating_duration_since(Moment::now())
     }
 
-    /// Handles the end of a wait without an item.
+    /// Handles a wait that ended without an item: starts the next conflation window, or adds a comment.
     fn waited(&mut self, chunk: &mut Vec<u8>) {
         let now = Moment::now();
         if let Some((length, end)) = &mut self.window
@@ -191,7 +192,7 @@ impl Events {
             self.connection.manager().end_window(self.connection.id());
         }
         if self.comment_due <= now {
-            // A comment shows both sides and the proxies between them that the stream is alive.
+            // A comment shows the client, the server and the proxies between them that the stream is alive.
             chunk.extend_from_slice(b":\n\n");
         }
     }

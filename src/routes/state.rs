@@ -17,7 +17,7 @@ use crate::message::{Message, Position, write_string};
 use crate::shortened::shortened;
 use crate::topic::{Key, Subscription, Topic};
 
-/// Bytes of items in one chunk of the response, about.
+/// The approximate size of one chunk of the response, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
 
 pub(super) fn route(app: &App) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
@@ -64,7 +64,8 @@ fn etag_of(position: Position) -> String {
     format!("\"{position}\"")
 }
 
-/// Writes the body one chunk at a time. The log shares the messages, so only one chunk is copied at a time.
+/// Writes the body one chunk at a time. It shares the messages with the log, so that only one chunk of copies is in
+/// memory.
 fn body(
     topic: &Topic,
     position: Position,

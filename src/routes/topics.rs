@@ -1,4 +1,4 @@
-//! `GET /api/topics`: the topics, with their subscribers and the size of their logs.
+//! `GET /api/topics`: lists the topics, with the number of subscribers and the size of the log of each topic.
 
 use http::StatusCode;
 use serde::Serialize;

@@ -1,8 +1,8 @@
-//! `GET /api/ws`: checks the handshake, then takes the upgraded connection over from hyper.
+//! `GET /api/ws`: checks the WebSocket handshake, then takes the upgraded connection over from hyper.
 //!
 //! warp's own `ws()` gives each connection a read buffer of 128 KiB that becomes resident (measured: 140 KB per idle
-//! connection). Here the session gets the bare TCP stream and a copy of the bytes that came after the handshake, so that
-//! hyper's buffer is freed.
+//! connection). Here the session gets the bare TCP stream and a copy of the bytes that came after the handshake, so
+//! that hyper's buffer is freed.
 
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -68,14 +68,14 @@ fn check(headers: &HeaderMap) -> Result<String, Refusal> {
     }
 }
 
-/// Whether a header that is a list contains this token, in upper or lower case.
+/// Whether a list header contains this token, in upper or lower case.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
-/// Whether a key is 16 bytes in base64: 22 characters and two of padding. The last character carries two bits of the last
-/// byte and four zero bits.
+/// Whether a `Sec-WebSocket-Key` is 16 bytes in base64: 22 characters and two characters of padding. The last of the 22
+/// characters carries two bits of the last byte and four zero bits.
 fn is_key(key: &[u8]) -> bool {
     let alphabet = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
     matches!(key, [digits @ .., last, b'=', b'='] if digits.len() == 21
@@ -99,7 +99,7 @@ async fn serve(wanted: Wanted, on_upgrade: OnUpgrade, app: App) {
     }
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
-        // The peer disconnected before it got the 101.
+        // The peer disconnected before it got the response 101.
         Err(error) => return debug!(app.logger, "ws.upgrade_failed"; "error" => %error),
     };
     let Ok(parts) = upgraded.downcast::<Io>() else {
@@ -109,7 +109,7 @@ async fn serve(wanted: Wanted, on_upgrade: OnUpgrade, app: App) {
     let early = parts.read_buf.to_vec();
     drop(parts.read_buf);
     let session = Session { stream: parts.io.into_inner().into_inner(), early, wanted };
-    // The session starts its own tasks. This task holds everything since the request, so it ends here.
+    // The session starts its own tasks. This task still keeps the memory of the request, so it ends here.
     session.start(&app.manager, session_limits(&app.config), &app.tasks, &app.logger);
 }
 
