@@ -1,7 +1,8 @@
-//! What the client sends, in bounded portions: so many bytes a turn, and so many fragments a message.
+//! Limits the input from the client: the bytes that the reader takes in one turn, and the fragments of one message.
 //!
-//! `tungstenite` reads until it has a whole message. A client that sends endless fragments would keep it reading, and
-//! the thread with it. [`Pipe`] therefore stops the library after [`TURN_BYTES`], and the reader yields to other tasks.
+//! The library `tungstenite` reads until it has a whole message. A client that sends endless fragments would keep the
+//! library reading, and the thread busy. [`Pipe`] therefore stops the library after [`TURN_BYTES`], and the reader
+//! yields to other tasks.
 
 use std::io::{self, Cursor, Read, Write};
 use std::sync::Arc;
@@ -17,11 +18,13 @@ use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use crate::message::{Frames, Opcode};
 use crate::outbox::{Outbox, Outgoing};
 
-/// Clients send little, so each connection has a small buffer. A longer frame takes several reads.
+/// The size of the library's read buffer, in bytes. Clients send little, so it is small; a longer frame needs several
+/// reads.
 const READ_BUFFER: usize = 512;
-/// Bytes read before other tasks run. 4 KiB hold 682 frames of the smallest size (6 bytes).
+/// The maximum number of bytes to read before other tasks run. 4 KiB can contain 682 frames of the minimum size
+/// (6 bytes).
 const TURN_BYTES: usize = 4 << 10;
-/// Most fragments of one message. Even an empty fragment costs a pass through the library.
+/// The maximum number of fragments of one message. The library needs time even for an empty fragment.
 pub(super) const MAX_FRAGMENTS: u32 = 1024;
 
 /// A message came in more than [`MAX_FRAGMENTS`] fragments.
@@ -30,13 +33,14 @@ pub(super) const MAX_FRAGMENTS: u32 = 1024;
 pub(super) struct TooManyFragments;
 
 impl TooManyFragments {
-    /// Whether [`Pipe`] failed for this reason.
+    /// Whether [`Pipe`] failed with `error` because of too many fragments.
     pub(super) fn caused(error: &io::Error) -> bool {
         error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Self>)
     }
 }
 
-/// The library's state, and the bounds on its input. A connection gets one when the client first sends something.
+/// The library's state, and the limits on the library's input. The reader creates this value when the client first
+/// sends bytes.
 pub(super) struct Inbound {
     pub(super) context: WebSocketContext,
     pub(super) feed: Feed,
@@ -55,11 +59,11 @@ impl Inbound {
     }
 }
 
-/// The library's input, with its bounds.
+/// The input of the library, with its limits.
 pub(super) struct Feed {
-    /// Bytes that came with the handshake. They are read before the socket.
+    /// Bytes that came with the handshake. The library reads these bytes before the bytes of the socket.
     early: Bytes,
-    /// Bytes that are left of this turn.
+    /// The number of bytes that the library may still read in this turn.
     turn: usize,
     fragments: Fragments,
 }
@@ -93,7 +97,7 @@ impl Feed {
     }
 }
 
-/// The socket as the library sees it.
+/// The reader and writer that the library uses instead of the socket.
 pub(super) struct Pipe<'a> {
     pub(super) socket: &'a OwnedReadHalf,
     pub(super) outbox: &'a Outbox,
@@ -110,7 +114,8 @@ impl Read for Pipe<'_> {
 }
 
 impl Write for Pipe<'_> {
-    /// The library writes one whole frame at a time: a pong or the answer to a close.
+    /// Puts a frame into the outbox. The library writes one whole frame at a time: a pong, or the answer to a close
+    /// frame.
     fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
         let frames = Frames::raw(frame.to_vec());
         if frame.first().is_some_and(|first| first & 0x0f == Opcode::Close as u8) {
@@ -126,15 +131,15 @@ impl Write for Pipe<'_> {
     }
 }
 
-/// Counts the fragments of a message while its bytes pass. The library limits only the bytes of a message, so it would
-/// take any number of empty fragments.
+/// Counts the fragments of each message in the bytes that the library reads. The library limits only the bytes of a
+/// message, so it would accept any number of empty fragments.
 #[derive(Default)]
 struct Fragments {
-    /// The first bytes of a frame header whose rest has not come yet.
+    /// The first bytes of a frame header, while the rest of the header has not arrived.
     header: Vec<u8>,
-    /// Bytes of the current frame's payload that have not come yet.
+    /// The number of bytes of the current frame's payload that have not arrived.
     payload: u64,
-    /// Frames of the current message so far.
+    /// The number of frames of the current message so far.
     count: u32,
 }
 
@@ -148,7 +153,7 @@ impl Fragments {
         self.pass_frames(&joined)
     }
 
-    /// Passes bytes that begin inside a payload, or with a header.
+    /// Counts the frames in bytes that begin inside a payload, or with a header.
     fn pass_frames(&mut self, mut rest: &[u8]) -> Result<(), TooManyFragments> {
         loop {
             let payload = usize::try_from(self.payload).unwrap_or(usize::MAX).min(rest.len());
@@ -166,7 +171,7 @@ impl Fragments {
                     self.header.extend_from_slice(rest);
                     return Ok(());
                 }
-                // The library fails with the same error as soon as it gets there.
+                // The header is invalid. The library fails with the same error when it parses this header.
                 Err(_) => return Ok(()),
             }
         }
@@ -219,7 +224,7 @@ mod tests {
             let message = [frame(0x01, 0), middle, frame(0x80, 0)].concat();
             let mut passed = Fragments::default();
             assert_eq!(passed.pass(&message).is_ok(), passes);
-            // The next message has the whole limit again.
+            // The limit applies to each message separately.
             assert!(!passes || passed.pass(&message).is_ok());
         }
     }

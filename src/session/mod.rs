@@ -1,8 +1,8 @@
-//! One WebSocket connection: a reader that speaks the protocol and a writer that moves bytes.
+//! One WebSocket connection: a reader that handles the client's frames, and a writer that sends the outbox.
 //!
-//! The reader's task owns the session: it holds the registration, starts the writer, and waits for its end. Each task
-//! ends the other through the outbox. When the reader drops the registration, the writer's queue ends. When the writer
-//! ends, the reader sees that the outbox is closed. Both ways lead to one `ws.disconnect` in the log.
+//! The reader's task owns the session: it holds the registration with the manager, and waits for the writer to end.
+//! Each task ends the other through the outbox. When the reader drops the registration, the writer's queue ends. When
+//! the writer ends, the reader sees that the outbox is closed. In both cases the log gets one `ws.disconnect`.
 
 mod inbound;
 mod reader;
@@ -29,21 +29,21 @@ use crate::metrics::Transport;
 use crate::protocol::{self, UnknownParameter};
 use crate::topic::Subscription;
 
-/// A peer has this long to end the connection after the close frames. Then the server drops it.
+/// The time that a peer has to end the connection after the close frames. After it the server drops the connection.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
-/// A session's bounds.
+/// The limits of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SessionLimits {
-    /// Longest message a client may send.
+    /// The maximum length of a message from the client, in bytes.
     pub client_message_bytes: usize,
-    /// Messages a second that a client may send, with bursts of twice as many.
+    /// The maximum number of messages per second from the client. A burst may be twice as large.
     pub client_messages_per_second: u32,
-    /// A ping is sent after this long without inbound bytes.
+    /// The server sends a ping after this time without a byte from the client.
     pub ping_interval: Duration,
-    /// The connection is closed after this long without inbound bytes.
+    /// The server closes the connection after this time without a byte from the client.
     pub idle_timeout: Duration,
-    /// The connection is closed when the peer takes no byte for this long.
+    /// The server closes the connection if the client takes no byte for this time.
     pub write_timeout: Duration,
 }
 
@@ -54,37 +54,37 @@ pub(crate) struct Session {
     pub stream: TcpStream,
     /// Bytes that came right after the handshake.
     pub early: Vec<u8>,
-    /// What the handshake asked for.
+    /// The client's rights and request, from the handshake.
     pub wanted: Wanted,
 }
 
-/// The client: its place, its rights and its request.
+/// The client's place among the connections, its rights and its request.
 #[derive(Debug)]
 pub(crate) struct Wanted {
-    /// Its place among the connections.
+    /// The client's place among the connections.
     pub admitted: Admitted,
-    /// The subscriptions that its token allows.
+    /// The subscriptions that the client's token allows.
     pub access: Access,
     /// Checks tokens that the client sends later.
     pub verifier: Option<Arc<Verifier>>,
-    /// What to register it for.
+    /// The client's request to the manager.
     pub connect: Connect,
     /// Requested subscriptions whose topics are not configured.
     pub unknown: Vec<Subscription>,
-    /// Parameters of its query that are not known.
+    /// The unknown parameters of the client's query.
     pub unknown_parameters: Vec<UnknownParameter>,
 }
 
 /// Why a session ended.
 #[derive(Debug)]
 enum End {
-    /// The peer closed, with this code.
+    /// The peer sent a close frame, with this code if it has one.
     Peer(Option<u16>),
-    /// The peer went away without a close frame.
+    /// The connection ended without a close frame.
     Eof,
-    /// The connection broke.
+    /// The socket failed with this error.
     Broken(std::io::Error),
-    /// The server closed.
+    /// The server closed the connection for this reason.
     Closed(Close),
     /// The writer's task panicked.
     Panicked,
@@ -94,7 +94,8 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Peer(Some(code @ (1000 | 1001))) => write!(f, "peer_closed_{code}"),
-            // Clients choose other codes freely. As labels they would make the number of series unbounded.
+            // Clients may send any other code. With these codes as labels, the number of metric series would have no
+            // limit.
             Self::Peer(Some(_)) => f.write_str("peer_closed_other"),
             Self::Peer(None) => f.write_str("peer_closed"),
             Self::Eof => f.write_str("eof"),
@@ -134,7 +135,8 @@ impl Session {
         }
         let refills = (manager.clone(), connection.id());
         let mut writer = Writer::new(write_half, receiver, refills, conflate, limits.write_timeout);
-        // An async block stores its captures once. An async function would store its arguments twice.
+        // The future of an async block stores its captured variables once. That of an async function would store the
+        // arguments twice.
         let writer = tasks.spawn(async move {
             writer.run().await;
             writer.into_written()
@@ -144,15 +146,17 @@ impl Session {
         let started = Instant::now();
         tasks.spawn(async move {
             let seen = reader.run(&connection).await;
-            // Boxed, because it runs once, at the end. Unboxed it would make every idle task larger.
+            // Box the future of `finish`, because it runs only at the end. Unboxed it would make every idle task
+            // larger.
             Box::pin(finish(seen, reader, connection, writer, started)).await;
             drop((admitted, tracked));
         });
     }
 }
 
-/// Disconnects, lets the writer send the rest, and waits until the peer ends the connection. Closing with unread input
-/// would cause a reset, which can overtake the close frame (RFC 6455, section 7.1.1).
+/// Ends the registration, lets the writer send the rest of the outbox, and waits until the peer ends the connection.
+/// Closing a socket with unread input would cause a reset, which can overtake the close frame (RFC 6455, section
+/// 7.1.1).
 async fn finish(
     seen: Option<End>,
     reader: Reader,
@@ -162,7 +166,8 @@ async fn finish(
 ) {
     let manager = connection.manager().clone();
     drop(connection);
-    // The writer ends by itself: after it has written the rest, after an error, or after the write timeout.
+    // The writer ends by itself: after it has written the rest of the outbox, after an error, or after the write
+    // timeout.
     let (end, written) = outcome(seen, writer.await);
     let logger = reader.logger();
     if let End::Broken(error) = &end {

@@ -1,7 +1,7 @@
-//! The reader: the client's frames and requests, and the keep-alive.
+//! The reader: handles the client's frames and requests, and sends keep-alive pings.
 //!
-//! `tungstenite` implements the protocol (RFC 6455). It reads the socket without blocking. Its pongs and close frames
-//! go into the outbox like all other output.
+//! The library `tungstenite` implements the protocol (RFC 6455). The library reads the socket without blocking. Its
+//! pongs and close frames go into the outbox like all other output.
 
 use std::io;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) struct Reader {
     requests: Requests,
     /// When the client last sent bytes.
     heard: Instant,
-    /// Pings that the client has not answered.
+    /// The number of pings that the client has not answered.
     pings: u32,
     /// The code of the peer's close frame, once received.
     peer_code: Option<u16>,
@@ -52,7 +52,7 @@ impl Reader {
         reader
     }
 
-    /// Creates the state that is needed once the client sends something.
+    /// Creates the state for input, once the client sends something.
     fn receive(&mut self, early: Bytes) {
         self.inbound = Some(Box::new(Inbound::new(early, self.limits.client_message_bytes)));
     }
@@ -60,7 +60,8 @@ impl Reader {
     /// Reads until the connection ends. Returns `None` if the writer ended it.
     pub(super) async fn run(&mut self, connection: &Connection) -> Option<End> {
         loop {
-            // A client that sends without reading fills its outbox with answers. Read from it only while there is room.
+            // A client that sends without reading fills its outbox with answers. Read from the client only while the
+            // outbox has room.
             if !self.has_room(connection.outbox()).await {
                 return None;
             }
@@ -72,7 +73,8 @@ impl Reader {
                     }
                     self.take(message, connection);
                 }
-                // Unlike the budget below, this also lets the runtime check which other sockets have become ready.
+                // Unlike `consume_budget` below, this also lets the runtime check which other sockets have become
+                // ready.
                 Ok(None) if self.is_spent() => {
                     tokio::task::yield_now().await;
                     self.begin_turn();
@@ -84,7 +86,8 @@ impl Reader {
                 },
                 Err(error) => return Some(self.end(error, connection)),
             }
-            // The scheduler does not count non-blocking reads. Without this a flood would keep the thread busy.
+            // The scheduler does not count non-blocking reads. Without this call, a client that floods the server would
+            // keep the thread busy.
             tokio::task::coop::consume_budget().await;
         }
     }
@@ -122,12 +125,12 @@ impl Reader {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => return,
             }
-            // A client that still floods would otherwise keep the thread busy.
+            // Without this call, a client that floods the server would keep the thread busy.
             tokio::task::yield_now().await;
         }
     }
 
-    /// The next message that is complete within this turn's bytes.
+    /// Reads the next message. Returns `None` if no message is complete within this turn's bytes.
     fn next(&mut self, outbox: &Outbox) -> Result<Option<Message>, Error> {
         let Some(inbound) = &mut self.inbound else { return Ok(None) };
         let Inbound { context, feed } = inbound.as_mut();
@@ -138,8 +141,8 @@ impl Reader {
         }
     }
 
-    /// Waits for input. Sends a ping after each `ping-interval` of silence. Closes the connection after `idle-timeout`,
-    /// or when the client's token expires.
+    /// Waits for input. Sends a ping after each `ping-interval` without input. Closes the connection after
+    /// `idle-timeout` without input, or when the client's token expires.
     async fn wait(&mut self, outbox: &Outbox) -> Waited {
         let mut idle_end = self.heard + self.limits.idle_timeout;
         let expires = self.requests.expires();
@@ -160,7 +163,8 @@ impl Reader {
             let close = if expires.is_some_and(|expires| now >= expires) {
                 Close::TokenExpired
             } else if now >= idle_end && outbox.queued() > 0 {
-                // The pings are queued behind data that a slow client has not taken yet. `write-timeout` decides.
+                // The pings are queued behind data that a slow client has not taken yet. So only `write-timeout`
+                // applies.
                 idle_end = now + self.limits.idle_timeout;
                 continue;
             } else if now >= idle_end {
@@ -178,7 +182,8 @@ impl Reader {
         }
     }
 
-    /// Counts a message against the client's rate, unless it answers a ping of the server or closes the connection.
+    /// Counts a message against the client's rate, unless the message answers a ping of the server or is a close frame.
+    /// Returns whether the client exceeds its rate.
     fn is_too_fast(&mut self, message: &Message) -> bool {
         let is_answer = matches!(message, Message::Pong(_)) && self.pings > 0;
         if is_answer {

@@ -1,4 +1,4 @@
-//! The client's requests (`ping`, `subscribe`, `unsubscribe`, `auth`), and whether its token allows them.
+//! Carries out the client's requests (`ping`, `subscribe`, `unsubscribe`, `auth`), if the client's token allows them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::protocol::{self, ClientMessage, ClientMessageError};
 use crate::rate::Bucket;
 use crate::topic::Subscription;
 
-/// A burst may have this many seconds' worth of messages.
+/// A burst may be as large as the number of messages that the rate allows in this many seconds.
 const BURST_SECONDS: u32 = 2;
 
 pub(super) struct Requests {
@@ -36,12 +36,12 @@ impl Requests {
         Instant::now().checked_add(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
     }
 
-    /// Counts a message against the client's rate.
+    /// Counts a message, and returns whether the client exceeds its message rate.
     pub(super) fn is_too_fast(&mut self) -> bool {
         self.bucket.take(std::time::Instant::now()).is_err()
     }
 
-    /// Carries out a text message.
+    /// Carries out the request in a text message.
     pub(super) fn obey(&mut self, text: &str, connection: &Connection, logger: &Logger) {
         match ClientMessage::parse(text) {
             Ok(ClientMessage::Ping) => connection.tell(protocol::pong()),
@@ -64,7 +64,7 @@ impl Requests {
         }
     }
 
-    /// Subscribes to what is configured and allowed. Names the rest in an `error`.
+    /// Adds the subscriptions that the token allows and whose topics are configured. Names all others in an `error`.
     fn subscribe(&self, topics: Vec<Subscription>, since: Since, connection: &Connection) {
         let (known, unknown) = connection.manager().topics().partition(topics);
         let (allowed, forbidden): (Vec<_>, Vec<_>) = known.into_iter().partition(|asked| self.access.covers(asked));
@@ -97,7 +97,7 @@ impl Requests {
     }
 }
 
-/// Names the topics that are not configured, if there are any.
+/// Sends an `error` that names the requested topics that are not configured, if there are any.
 pub(super) fn tell_unknown(unknown: &[Subscription], connection: &Connection) {
     if !unknown.is_empty() {
         connection.tell(protocol::unknown_topics(unknown, connection.manager().topics()));

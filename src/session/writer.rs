@@ -1,11 +1,11 @@
 //! The writer: moves items from the outbox to the socket with as few system calls as possible.
 //!
 //! The manager wakes writers in waves ([`ConnectionManager::run_waves`]). A writer that finds more items after a write
-//! yields once to the scheduler, so that items about to be queued go out with the same system call. Measured with 200
-//! subscribers and 2,000 messages/s, this raised deliveries from 232k/s to 389k/s and more.
+//! yields once to the scheduler. So items that other tasks queue in the meantime go out with the same system call.
+//! Measured with 200 subscribers and 2,000 messages/s, this raised deliveries from 232k/s to 389k/s and more.
 //!
-//! Small frames are gathered in a scratch buffer of the thread, so that no connection needs its own. A large frame is
-//! written without a copy.
+//! The writer gathers small frames in a scratch buffer that all connections of a thread share. It writes a large frame
+//! without a copy.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -21,9 +21,9 @@ use crate::message::{Frames, Timestamp};
 use crate::metrics::Transport;
 use crate::outbox::{self, Outgoing, Receiver};
 
-/// About how many bytes are gathered for one system call.
+/// The approximate number of bytes that a writer gathers for one system call.
 const SCRATCH_BYTES: usize = 64 << 10;
-/// Frames of this size or more are not copied.
+/// The writer does not copy frames of this size (in bytes) or more.
 const LARGE_FRAME: usize = 16 << 10;
 
 thread_local! {
@@ -33,19 +33,19 @@ thread_local! {
 pub(super) struct Writer {
     socket: OwnedWriteHalf,
     receiver: Receiver,
-    /// Where to ask for the next step of a catch-up.
+    /// The manager and the connection's id, to request the next messages of a catch-up.
     refills: (ConnectionManager, ConnectionId),
-    /// The conflation window and its next end.
+    /// The length of the conflation window, and the time when the current window ends.
     window: Option<(Duration, Instant)>,
     write_timeout: Duration,
     written: Written,
 }
 
-/// What a writer did.
+/// What a writer has sent, and why it ended.
 #[derive(Debug, Default)]
 pub(super) struct Written {
     pub(super) end: WriterEnd,
-    /// Published messages.
+    /// The number of published messages.
     pub(super) messages: u64,
     pub(super) bytes: u64,
 }
@@ -53,14 +53,14 @@ pub(super) struct Written {
 /// Why a writer ended.
 #[derive(Debug, Default)]
 pub(super) enum WriterEnd {
-    /// The session is over and all was written.
+    /// The session is over, and the writer has written all items.
     #[default]
     Drained,
-    /// It wrote a close frame.
+    /// The writer wrote a close frame with this reason.
     Closed(Close),
-    /// The peer took no byte for the write timeout.
+    /// The peer took no byte within the write timeout.
     Stalled,
-    /// The socket failed.
+    /// The socket failed with this error.
     Failed(io::ErrorKind),
 }
 
@@ -69,16 +69,16 @@ enum Woken {
     Window,
 }
 
-/// What one system call writes in addition to the scratch buffer, and what follows it.
+/// The parts of one write that are not in the scratch buffer, and the step after the write.
 #[derive(Default)]
 struct Batch {
-    /// A frame that is not copied. It comes after those in the scratch buffer.
+    /// An item whose frame is not copied. The socket gets this frame after the frames in the scratch buffer.
     uncopied: Option<Outgoing>,
     messages: u64,
-    /// When the log took the first live message.
+    /// The timestamp of the first live message in the batch.
     oldest: Option<Timestamp>,
     bytes: usize,
-    /// Bytes that the outbox's account gets back once all is written.
+    /// Bytes that the outbox counts as queued until the whole batch is written.
     account: usize,
     then: Then,
 }
@@ -91,11 +91,11 @@ enum Then {
     Close(Close),
 }
 
-/// What a system call has not written yet.
+/// The part of a batch that the first system call did not write.
 struct Rest {
     gathered: Vec<u8>,
     uncopied: Option<Outgoing>,
-    /// Bytes already written, counted over `gathered` and then `uncopied`.
+    /// The number of bytes of this rest that are written: first those of `gathered`, then those of `uncopied`.
     written: usize,
 }
 
@@ -111,7 +111,7 @@ impl Writer {
         Self { socket, receiver, refills, window, write_timeout, written: Written::default() }
     }
 
-    /// Writes until the session is over, the close frame is out, or the peer is gone.
+    /// Writes until the session is over, the close frame is written, the socket fails, or the peer stalls.
     pub(super) async fn run(&mut self) {
         while let Some(woken) = self.wait().await {
             let then = match woken {
@@ -133,7 +133,7 @@ impl Writer {
         }
     }
 
-    /// What the writer did. Drops the outbox's receiver and the socket's write half.
+    /// Returns what the writer has sent. Drops the outbox's receiver and the socket's write half.
     pub(super) fn into_written(self) -> Written {
         self.written
     }
@@ -162,7 +162,8 @@ impl Writer {
             Ok((batch, rest))
         })?;
         if let Some(rest) = rest {
-            // Boxed, because it runs only when the socket is full. Unboxed it would make every idle task larger.
+            // Box this future, because it runs only when the socket is full. Unboxed it would make every idle task
+            // larger.
             Box::pin(self.write_rest(rest)).await?;
         }
         self.written.messages += batch.messages;
@@ -173,9 +174,9 @@ impl Writer {
         Ok(batch.then)
     }
 
-    /// Writes as much as the socket takes now, which may be nothing.
+    /// Writes as many bytes as the socket takes now, and returns their number, which may be 0.
     fn try_write(&self, slices: &[IoSlice<'_>]) -> Result<usize, WriterEnd> {
-        // Usually there is only one buffer. A plain write is cheaper than a vectored one.
+        // Usually only one of the buffers has bytes. A plain write is cheaper than a vectored write.
         let written = match slices {
             [one, rest] if rest.is_empty() => self.socket.try_write(one),
             [none, one] if none.is_empty() => self.socket.try_write(one),
@@ -199,13 +200,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Tries once more after the write timeout. If the socket takes nothing, the peer has stalled.
+    /// Tries to write once more after the write timeout. If the socket takes no byte, the peer has stalled.
     fn write_late(&self, slices: &[IoSlice<'_>]) -> Result<usize, WriterEnd> {
         match connection::write_unannounced(self.socket.as_ref(), slices) {
             Ok(written) => Ok(written),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // This peer takes no more data. A reset frees what the kernel holds for it, and fails only if the
-                // socket is closed already.
+                // A reset frees the data that the kernel holds for the stalled peer. The call fails only if the socket
+                // is closed.
                 let _ = self.socket.as_ref().set_zero_linger();
                 Err(WriterEnd::Stalled)
             }
@@ -214,7 +215,7 @@ impl Writer {
     }
 }
 
-/// Takes items out until there are enough for a system call, or until an item requires another step.
+/// Takes items from the outbox until they fill one system call, or until an item requires another step.
 fn gather(receiver: &mut Receiver, scratch: &mut Vec<u8>) -> Batch {
     let mut batch = Batch::default();
     receiver.take();
@@ -243,7 +244,7 @@ fn gather(receiver: &mut Receiver, scratch: &mut Vec<u8>) -> Batch {
             batch.uncopied = Some(item);
             break;
         }
-        // A full scratch buffer takes no more frames. A single frame is written without a copy.
+        // Stop when the scratch buffer is full. If there is only one frame, write it without a copy.
         let lone = scratch.is_empty();
         let full = scratch.len() + frame.len() >= SCRATCH_BYTES;
         next = if full { None } else { receiver.pop() };
@@ -303,7 +304,7 @@ mod tests {
         write_timeout: std::time::Duration::from_hours(1),
     };
 
-    /// Sessions without a server around them.
+    /// Runs sessions without a server.
     struct Stage {
         manager: ConnectionManager,
         admission: Admission,
@@ -319,7 +320,7 @@ mod tests {
             Self { manager, admission: Admission::new(places, 0), tasks: TaskTracker::new() }
         }
 
-        /// Starts a session for one key; the client has read the acknowledgement.
+        /// Starts a session that subscribes to one key. The returned client has read the `connection_ack`.
         async fn connect(&self, key: &str) -> TcpStream {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (client, accepted) =
@@ -346,7 +347,7 @@ mod tests {
         }
     }
 
-    /// The next frame, which must be text.
+    /// Reads the next frame, which must be a text frame.
     async fn text(client: &mut TcpStream) -> String {
         assert_eq!(client.read_u8().await.unwrap(), 0x81);
         let length = match client.read_u8().await.unwrap() {
@@ -364,7 +365,7 @@ mod tests {
         let stage = Stage::set(2);
         let [mut unlucky, mut other] =
             runtime.block_on(async { [stage.connect("unlucky").await, stage.connect("other").await] });
-        // The test holds the scratch buffer, so the writer panics when it borrows it.
+        // The test keeps the scratch buffer borrowed, so the writer panics when it borrows the buffer.
         SCRATCH.with_borrow_mut(|_| {
             runtime.block_on(async {
                 stage.publish("unlucky");
