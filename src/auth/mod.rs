@@ -1,4 +1,4 @@
-//! The tokens of publishers and subscribers, and the origins of pages.
+//! The tokens of publishers and subscribers, and the origins of pages that may connect.
 //!
 //! Tokens never appear in logs, errors or `Debug` output.
 

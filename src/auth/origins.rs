@@ -7,7 +7,7 @@ use http::Uri;
 /// The pages that may connect from a browser.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origins {
-    /// Pages of the host that the request is for.
+    /// Pages of the same host and port as the request's `Host` header.
     SameHost,
     /// All pages.
     Any,
@@ -20,7 +20,7 @@ pub enum Origins {
 pub enum Origin {
     /// `https://odds.example.com`
     Exact(String),
-    /// `https://*.example.com`: the scheme, and the end of the host with its leading dot and port.
+    /// `https://*.example.com`: the scheme, and the end of the host from the dot on, with the port if there is one.
     Subdomains(String, String),
 }
 
@@ -60,7 +60,7 @@ impl FromStr for Origin {
 }
 
 impl Origins {
-    /// Whether a page of this origin may connect to the host of the request.
+    /// Whether a page of `origin` may connect. `host` is the request's `Host` header.
     #[must_use]
     pub fn allow(&self, origin: &str, host: Option<&str>) -> bool {
         let origin = origin.to_ascii_lowercase();
@@ -83,7 +83,8 @@ impl Origin {
     }
 }
 
-/// Whether the origin's host and port are those of `Host`. Schemes may differ, because TLS may end at a proxy.
+/// Whether the origin has the same host and port as the `Host` header. Schemes may differ, because TLS may end at a
+/// proxy.
 fn same_host(origin: &str, host: Option<&str>) -> bool {
     let authority = |uri: &str| {
         let uri = uri.parse::<Uri>().ok().filter(|uri| uri.scheme().is_some())?;

@@ -9,21 +9,21 @@ const DEFAULT_PUBLISHER: &str = "default";
 /// A client that may publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publisher {
-    /// Its name in logs and metrics.
+    /// The publisher's name in logs and metrics.
     pub name: String,
     token: Token,
-    /// The topics that it may publish to; `None` is all.
+    /// The topics that the publisher may publish to; `None` means all topics.
     topics: Option<Vec<Topic>>,
 }
 
 impl Publisher {
-    /// Whether it may publish to every topic, and broadcast.
+    /// Whether the publisher may publish to every topic, and broadcast.
     #[must_use]
     pub fn is_unlimited(&self) -> bool {
         self.topics.is_none()
     }
 
-    /// Whether it may publish to the topic.
+    /// Whether the publisher may publish to `topic`.
     #[must_use]
     pub fn may_publish(&self, topic: &Topic) -> bool {
         self.topics.as_ref().is_none_or(|topics| topics.contains(topic))
@@ -35,8 +35,8 @@ impl Publisher {
 pub struct Publishers(Vec<Publisher>);
 
 impl Publishers {
-    /// The publisher of the setting `publish-token`, and one for each line `name:token[:topics]` of the file. A line
-    /// may also be a token alone. Empty lines and those that begin with `#` are ignored.
+    /// Makes the publisher of the setting `publish-token`, and one publisher for each line `name:token[:topics]` of the
+    /// file. A line may also be a token alone. Empty lines and lines that begin with `#` are ignored.
     pub fn new(token: Option<&Token>, file: Option<&str>, topics: &Topics) -> Result<Self, String> {
         let of_setting =
             token.map(|token| Publisher { name: DEFAULT_PUBLISHER.to_owned(), token: token.clone(), topics: None });
@@ -64,7 +64,7 @@ impl Publishers {
         self.0.is_empty()
     }
 
-    /// The publisher with this token. Every token is compared, each in constant time.
+    /// Finds the publisher with this token. Compares every publisher's token, each in constant time.
     #[must_use]
     pub fn find(&self, token: &str) -> Option<&Publisher> {
         let mut found = None;
@@ -86,7 +86,7 @@ fn publisher(line: &str, topics: &Topics) -> Result<Publisher, String> {
         return Err("expected name:token[:topics], the name 1 to 64 letters, digits, '_', '-' and '.'".to_owned());
     }
     let limited = third.map(|list| {
-        // Do not show the third part: it may belong to a token that contains a colon.
+        // Do not show the third part of the line: it may belong to a token that contains a colon.
         let unknown = || format!("its third part must list topics; the topics are: {topics}");
         let known = |name: &str| topics.get(name.trim()).cloned().ok_or_else(unknown);
         list.split(',').map(known).collect()

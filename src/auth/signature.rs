@@ -1,5 +1,5 @@
-//! Verifies the signatures of JSON Web Tokens with ring, which TLS needs anyway. jsonwebtoken's own backends would add
-//! 40 crates to the build.
+//! Verifies the signatures of JSON Web Tokens with the crate ring, which TLS needs anyway. The own backends of the
+//! crate jsonwebtoken would add 40 crates to the build.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::ErrorKind;
@@ -11,7 +11,8 @@ use ring::signature::{
     VerificationAlgorithm,
 };
 
-/// Smallest and largest RSA modulus that ring verifies, in bytes (RFC 7518, section 3.3: 2048 bits or more).
+/// The minimum and maximum size of an RSA modulus that ring accepts, in bytes (RFC 7518, section 3.3: 2048 bits or
+/// more).
 pub(super) const RSA_MODULUS_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 
 /// Implements only the verifier, because the server signs nothing and makes no keys.
@@ -78,7 +79,7 @@ mod tests {
         DecodingKey::from_jwk(&jwk).unwrap()
     }
 
-    /// Checks that the signature is valid, and that it no longer is once the message changes.
+    /// Checks that the signature is valid for the message, and invalid for a changed message.
     fn check(algorithm: Algorithm, key: &DecodingKey, message: &str, signature: &str) {
         install();
         assert_eq!(verify(signature, message.as_bytes(), key, algorithm), Ok(true), "{algorithm:?}");

@@ -1,4 +1,4 @@
-//! The JSON Web Tokens of subscribers: keys, claims, and the access that they give.
+//! The JSON Web Tokens of subscribers: their keys, their claims, and the access that a token gives.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,20 +14,20 @@ use super::token::Token;
 use crate::message::Timestamp;
 use crate::topic::Subscription;
 
-/// Clocks may differ by this much, in seconds.
+/// The maximum accepted difference between the clocks of the token's issuer and this server, in seconds.
 const CLOCK_SKEW_SECONDS: u64 = 30;
 
-/// The subscriptions that a client may have, and until when.
+/// The subscriptions that a client may have, and the time when this access ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
-    /// `None` allows everything.
+    /// The allowed subscriptions; `None` allows all topics.
     allowed: Option<Vec<Subscription>>,
-    /// When the connection ends; `None` is never.
+    /// When the access ends, and the server closes the connection; `None` means never.
     pub expires: Option<Timestamp>,
 }
 
 impl Access {
-    /// Everything, for ever. All clients have it if the server requires no tokens.
+    /// Access to all topics, for ever. All clients have this access if the server requires no tokens.
     pub const PUBLIC: Self = Self { allowed: None, expires: None };
 
     /// Whether this subscription is allowed.
@@ -41,14 +41,14 @@ impl Access {
         })
     }
 
-    /// The subscriptions of a client that names none: all that are allowed. `None` is every topic.
+    /// The subscriptions of a client that requests none: all allowed subscriptions. `None` means every topic.
     #[must_use]
     pub fn everything(&self) -> Option<Vec<Subscription>> {
         self.allowed.clone()
     }
 }
 
-/// Why a token is refused. No message contains the token.
+/// Why the server refuses a token. The error texts never contain the token.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AccessError {
     /// The request has no token.
@@ -70,17 +70,18 @@ pub struct Verifier {
 struct VerifyingKey {
     id: Option<String>,
     key: DecodingKey,
-    /// Comes from the key, never from a token's header (RFC 8725, section 3.1).
+    /// The algorithm to verify with. It comes from the key, never from a token's header (RFC 8725, section 3.1).
     algorithm: Algorithm,
 }
 
-/// The end of the year 9999 in milliseconds, the last moment that a timestamp can show. Some issuers use a later `exp`
-/// for tokens that never expire.
+/// The end of the year 9999 in Unix milliseconds, the last moment that a timestamp can show. Some issuers use a later
+/// `exp` for tokens that never expire.
 const END_OF_TIME: i64 = 253_402_300_799_999;
 
 #[derive(Deserialize)]
 struct Claims {
-    /// Seconds since 1970, with or without a fraction (RFC 7519, section 2). The library refuses tokens without it.
+    /// When the token expires, in Unix seconds with or without a fraction (RFC 7519, section 2). The library refuses
+    /// tokens without `exp`.
     exp: Option<f64>,
     #[serde(default)]
     topics: Vec<String>,
@@ -107,7 +108,7 @@ impl Verifier {
         let set: JwkSet = serde_json::from_str(text).map_err(|error| format!("not a JSON Web Key Set: {error}"))?;
         let mut keys = Vec::new();
         for (at, jwk) in set.keys.iter().enumerate() {
-            // Issuers keep keys for other purposes in the same set. Skip those (RFC 7517, section 5).
+            // Issuers keep keys for other purposes in the same set. Skip such keys (RFC 7517, section 5).
             let Some(algorithm) = algorithm(jwk) else { continue };
             let key = DecodingKey::from_jwk(jwk).map_err(|error| format!("key {at}: {error}"))?;
             check_modulus(&key).map_err(|error| format!("key {at}: {error}"))?;
@@ -137,7 +138,7 @@ impl Verifier {
     }
 }
 
-/// Refuses an RSA key of a size that ring cannot verify with.
+/// Refuses an RSA key whose size ring does not accept.
 fn check_modulus(key: &DecodingKey) -> Result<(), String> {
     let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind() else { return Ok(()) };
     if signature::RSA_MODULUS_BYTES.contains(&n.len()) {
@@ -175,7 +176,8 @@ impl VerifyingKey {
         let millis = i64::try_from(since_1970.as_millis()).unwrap_or(END_OF_TIME);
         let mut expires = Timestamp::from_millis(millis.min(END_OF_TIME));
         if expires <= Timestamp::now() {
-            // The token is valid only because clocks may differ, so the access ends with that tolerance.
+            // The token has expired, and is accepted only because clocks may differ. So the access ends when this
+            // tolerance ends.
             expires = expires.plus(Duration::from_secs(CLOCK_SKEW_SECONDS));
         }
         if claims.topics.iter().any(|topic| topic == "*") {

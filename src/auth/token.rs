@@ -14,7 +14,7 @@ impl Token {
         self.0.as_bytes().ct_eq(given.as_bytes())
     }
 
-    /// The secret itself.
+    /// Returns the secret as text. Do not log this text.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

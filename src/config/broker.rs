@@ -1,4 +1,4 @@
-//! Where the broker of the engine `redis` is, and which certificates it may show.
+//! Reads the URL of the broker for the engine `redis`, and the certificates to check the broker's certificate against.
 
 use std::path::Path;
 
@@ -32,7 +32,7 @@ fn read_certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let text = std::fs::read(path).map_err(|error| refused(&error.to_string()))?;
     let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
     let certificates = certificates.map_err(|error| refused(&error.to_string()))?;
-    // Without a certificate, TLS would refuse every broker, and no error would name this file.
+    // With a file without valid certificates, TLS would refuse every broker, and no error would name this file.
     match RootCertStore::empty().add_parsable_certificates(certificates) {
         (1.., 0) => Ok(text),
         _ => Err(refused("expected one or more valid certificates in PEM")),

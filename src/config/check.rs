@@ -1,20 +1,21 @@
-//! Checks across settings: values that contradict each other, and the contents of the files that settings name.
+//! Checks that involve several settings or files: values that contradict each other, and the contents of the files that
+//! settings name.
 
 use std::path::Path;
 
 use super::serve::{Config, EngineKind};
 use crate::auth::{Publishers, Token, Verifier};
 
-/// HS256 needs a key at least as long as its hash (RFC 7518, section 3.2).
+/// The minimum length of a secret, in bytes. HS256 needs a key at least as long as the hash (RFC 7518, section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
 
-/// An invalid setting: one line with its name, its value, and what is allowed.
+/// Why a setting is invalid: one line with the setting's name, its value, and the allowed values.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub(super) String);
 
 impl Config {
-    /// Checks the settings against each other, and reads the files that they name.
+    /// Checks the settings against each other, and reads the files that the settings name.
     pub fn check(mut self) -> Result<Self, ConfigError> {
         self.check_bounds()?;
         self.check_engine()?;
@@ -31,7 +32,7 @@ impl Config {
         Ok(self)
     }
 
-    /// Checks bounds that depend on other settings.
+    /// Checks settings whose bounds are the values of other settings.
     fn check_bounds(&self) -> Result<(), ConfigError> {
         let too_small = |small: &str, small_is: String, large: &str, large_is: String| {
             ConfigError(format!("{small} is {small_is}: expected more than {large}, which is {large_is}"))

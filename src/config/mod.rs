@@ -1,11 +1,11 @@
-//! The settings of the server: flags, environment variables, units, bounds and defaults. They are checked once; all later
-//! code can rely on valid values.
+//! The settings of the server: flags, environment variables, units, bounds and defaults. The program checks the
+//! settings once, so that all later code can rely on valid values.
 //!
-//! [`Config`] is a [`clap::Parser`]: `Config::try_parse_from` reads flags and the environment. [`Config::default`] reads
-//! neither.
+//! [`Config`] is a [`clap::Parser`]: `Config::try_parse_from` reads flags and the environment. [`Config::default`]
+//! reads neither.
 //!
-//! - `serve`: the settings; [`values`]: parsers of single values; `check`: checks across settings.
-//! - `broker`: where the broker of the engine `redis` is.
+//! - `serve`: the settings; [`values`]: parsers of single values; `check`: checks across several settings and files.
+//! - `broker`: the URL and the certificates of the broker for the engine `redis`.
 
 #[cfg(feature = "redis")]
 mod broker;

@@ -50,9 +50,9 @@ pub enum EngineKind {
 /// When the journal writes a publish to disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncWhen {
-    /// Before the server answers and delivers it.
+    /// Before the server answers the publish request and delivers the messages.
     Always,
-    /// At most this long after the server answers.
+    /// At most this time after the server answers the publish request.
     Interval(Duration),
 }
 

@@ -38,7 +38,7 @@ pub(super) fn namespace(text: &str) -> Result<String, String> {
     if valid { Ok(text.to_owned()) } else { Err(wrong()) }
 }
 
-/// Parses a number between two bounds, both included.
+/// Makes a parser of numbers from `least` to `most`, inclusive.
 pub fn count(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
     move |text| {
         let count = text.parse().ok().filter(|count| (least..=most).contains(count));

@@ -6,26 +6,27 @@ use std::ops::Range;
 use super::position::Position;
 use crate::close::Close;
 
-/// The bytes that a client receives, for both transports in one allocation:
-/// `[SSE head][WebSocket header][JSON][blank line]`. The WebSocket frame is the header and the JSON text. The SSE event
-/// is everything except the WebSocket header.
+/// The bytes of a message that a client receives, for both transports in one allocation:
+/// `[SSE head][WebSocket header][JSON][blank line]`. The WebSocket frame is the WebSocket header and the JSON text. The
+/// SSE event is everything except the WebSocket header.
 #[derive(Debug)]
 pub struct Frames {
     bytes: Box<[u8]>,
     websocket: Range<u32>,
     json_start: u32,
-    /// The SSE event of a JSON text with raw line breaks, because SSE needs a field name on each line.
+    /// The SSE event, only if the JSON text has raw line breaks: SSE needs a field name on each line.
     multiline_event: Option<Box<[u8]>>,
 }
 
 impl Frames {
-    /// Frames a JSON text. With an `id`, the SSE event gets an `id:` line.
+    /// Makes the frames of a JSON text. With an `id`, the SSE event gets an `id:` line.
     #[must_use]
     pub fn json(json: &[u8], id: Option<Position>) -> Self {
         Self::framed(json, id, None)
     }
 
-    /// Frames a JSON text. The SSE event sets how many milliseconds an `EventSource` waits before it reconnects.
+    /// Makes the frames of a JSON text. The SSE event tells an `EventSource` to wait `retry_ms` milliseconds before it
+    /// reconnects.
     #[must_use]
     pub fn json_with_retry(json: &[u8], retry_ms: u64) -> Self {
         Self::framed(json, None, Some(retry_ms))
@@ -48,7 +49,7 @@ impl Frames {
         }
     }
 
-    /// Frames a WebSocket control frame (RFC 6455, section 5.5). Over SSE it is empty.
+    /// Makes a WebSocket control frame (RFC 6455, section 5.5). Its SSE event is empty.
     #[must_use]
     pub fn control(opcode: Opcode, payload: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(payload.len() + 2);
@@ -57,7 +58,7 @@ impl Frames {
         Self::raw(bytes)
     }
 
-    /// The close frame that ends a connection for this reason.
+    /// Makes the close frame that ends a connection for this reason.
     #[must_use]
     pub fn close(close: Close) -> Self {
         let row = close.row();
@@ -66,7 +67,7 @@ impl Frames {
         Self::control(Opcode::Close, &payload)
     }
 
-    /// Takes complete WebSocket frames. Over SSE they are empty.
+    /// Wraps the bytes of complete WebSocket frames. Their SSE event is empty.
     #[must_use]
     pub fn raw(bytes: Vec<u8>) -> Self {
         let end = index(bytes.len());
@@ -95,19 +96,19 @@ impl Frames {
         &self.bytes[self.json_start as usize..self.websocket.end as usize]
     }
 
-    /// The bytes that this adds to an outbox and to the log.
+    /// The number of bytes that a message with these frames adds to an outbox and to the log.
     #[must_use]
     pub fn size(&self) -> usize {
         self.bytes.len() + self.multiline_event.as_ref().map_or(0, |event| event.len())
     }
 }
 
-/// Converts an index within a frame to 32 bits, which suffice because `publish-body-bytes` is far below 4 GiB.
+/// Converts an index within a frame to 32 bits. These suffice because `publish-body-bytes` is far below 4 GiB.
 pub(super) fn index(at: usize) -> u32 {
     u32::try_from(at).expect("a message is smaller than a publish body, which is bounded far below 4 GiB")
 }
 
-/// Writes `retry: …`, `id: …` and the name of the data field, and returns the length of the head.
+/// Writes the head of an SSE event: `retry: …`, `id: …` and the name of the data field. Returns the length of the head.
 fn sse_head(out: &mut Vec<u8>, id: Option<Position>, retry_ms: Option<u64>) -> usize {
     if let Some(retry_ms) = retry_ms {
         writeln!(out, "retry: {retry_ms}").expect("writing to memory does not fail");
@@ -119,10 +120,10 @@ fn sse_head(out: &mut Vec<u8>, id: Option<Position>, retry_ms: Option<u64>) -> u
     out.len()
 }
 
-/// Writes an event whose JSON text has line breaks, with one `data:` line for each line of the text.
+/// Makes the SSE event of a JSON text with line breaks: one `data:` line for each line of the text.
 ///
-/// The receiver joins the lines with line feeds, so the JSON text keeps its meaning. SSE cannot carry carriage returns.
-/// JSON allows raw ones only between tokens, and they arrive as line feeds.
+/// The client joins the lines with line feeds, so the JSON text keeps its meaning. SSE cannot carry carriage returns.
+/// JSON allows raw carriage returns only between tokens, and the client receives them as line feeds.
 fn multiline_event(head: &[u8], json: &[u8]) -> Box<[u8]> {
     let mut event = head.to_vec();
     let mut previous = 0;

@@ -1,11 +1,11 @@
 //! Messages, their positions, and their encoded bytes.
 //!
-//! Invariant: each message is encoded once. Its WebSocket frame and its SSE event share one allocation, which all
-//! outboxes and the log point to. A message never changes after its construction.
+//! Invariant: the server encodes each message once. The WebSocket frame and the SSE event of a message share one
+//! allocation, which all outboxes and the log point to. A message never changes after its construction.
 //!
 //! - `frames`: the bytes for both transports.
 //! - `position`: the place of a message in the sequence.
-//! - `timestamp`: moments in milliseconds.
+//! - `timestamp`: moments, in Unix milliseconds.
 
 mod frames;
 mod position;
@@ -30,26 +30,26 @@ pub struct Payload {
     pub key: Option<Key>,
     /// The envelope's `type`. Without one, the envelope gets the topic's name.
     pub kind: Option<String>,
-    /// Clients receive it byte for byte. `null` with a key deletes the key.
+    /// The publisher's data, which clients receive byte for byte. With a key, `null` deletes the key.
     pub data: Box<RawValue>,
     /// When the server deletes the key.
     pub expires_at: Option<Timestamp>,
 }
 
 impl Payload {
-    /// A keyless payload.
+    /// Makes a payload without a key.
     #[must_use]
     pub fn new(data: Box<RawValue>) -> Self {
         Self { key: None, kind: None, data, expires_at: None }
     }
 
-    /// A payload with the complete state of `key`.
+    /// Makes a payload whose data is the complete state of `key`.
     #[must_use]
     pub fn keyed(key: Key, data: Box<RawValue>) -> Self {
         Self { key: Some(key), ..Self::new(data) }
     }
 
-    /// A payload that deletes `key`.
+    /// Makes a payload that deletes `key`.
     #[must_use]
     pub fn deletion(key: Key) -> Self {
         Self::keyed(key, RawValue::NULL.to_owned())
@@ -67,7 +67,7 @@ impl Payload {
 pub struct Draft {
     /// The topic of the message.
     pub topic: Topic,
-    /// Everything else that the publisher sets.
+    /// The other parts that the publisher sets.
     pub payload: Payload,
 }
 
@@ -84,7 +84,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// Encodes a draft, with the position and timestamp that the log gave it.
+    /// Encodes a draft, with the position and timestamp that the log gave the message.
     #[must_use]
     pub fn new(draft: &Draft, position: Position, timestamp: Timestamp) -> Arc<Self> {
         let Draft { topic, payload } = draft;
@@ -110,13 +110,13 @@ impl Message {
         })
     }
 
-    /// The topic.
+    /// The topic of the message.
     #[must_use]
     pub fn topic(&self) -> &Topic {
         &self.topic
     }
 
-    /// The path inside the topic.
+    /// The key: a path inside the topic. `None` if the message is keyless.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
         self.key.as_ref()
@@ -128,7 +128,7 @@ impl Message {
         self.position
     }
 
-    /// The offset of that position.
+    /// The offset of the message's position.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.position.offset
@@ -140,7 +140,7 @@ impl Message {
         self.timestamp
     }
 
-    /// The encoded bytes.
+    /// The encoded bytes of the message, for both transports.
     #[must_use]
     pub fn frames(&self) -> &Frames {
         &self.frames

@@ -1,4 +1,4 @@
-//! Moments in milliseconds.
+//! Moments, in Unix milliseconds.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-/// A moment in milliseconds since the Unix epoch, which is also the resolution in the protocol.
+/// A moment in milliseconds since the Unix epoch. The timestamps in the protocol also have milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -38,7 +38,7 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(millis).unwrap_or(0))
     }
 
-    /// The moment that is later by `duration`, or the latest representable moment.
+    /// The moment that is `duration` later than this one, or the latest representable moment.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
@@ -51,14 +51,14 @@ impl From<OffsetDateTime> for Timestamp {
     }
 }
 
-/// The first and the last millisecond that RFC 3339 can express, in the years 0000 and 9999.
+/// The first millisecond (year 0000) and the last (year 9999) that RFC 3339 can express, in Unix milliseconds.
 const RFC_3339_MILLIS: (i64, i64) = (-62_167_219_200_000, 253_402_300_799_999);
 
 impl fmt::Display for Timestamp {
     /// Writes RFC 3339 in UTC with milliseconds and `Z`, such as `2026-02-06T12:00:00.123Z`.
     ///
-    /// A moment outside the range of RFC 3339 is shown as the nearest moment inside it. An example is the expiry of a
-    /// token that is meant to be valid for ever.
+    /// A moment outside the range of RFC 3339 is shown as the nearest moment inside the range. An example is the expiry
+    /// of a token that is meant to be valid for ever.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const FORMAT: &[BorrowedFormatItem<'_>] =
             format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
