@@ -17,7 +17,7 @@ pub enum Close {
     TryAgain,
     /// The subscriber's token has expired.
     TokenExpired,
-    /// The subscriber's new token does not allow its current subscriptions.
+    /// The client's new token does not allow the client's current subscriptions.
     Forbidden,
     /// The client sends more messages than `client-messages-per-second`.
     TooManyMessages,

@@ -1,4 +1,4 @@
-//! One accepted TCP connection. hyper serves HTTP/1.1 on it until it ends or becomes a WebSocket.
+//! One accepted TCP connection. hyper serves HTTP/1.1 until the connection ends or becomes a WebSocket.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -34,7 +34,7 @@ pub(crate) type Io = TokioIo<WriteDeadline>;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
 
-/// Why a request's host is invalid. A request with this extension is refused by the routes.
+/// Why a request's host is invalid. The routes refuse a request with this extension.
 #[derive(Debug, Clone)]
 pub(crate) struct InvalidHost(pub(crate) HostError);
 
@@ -116,7 +116,7 @@ const LINGER_BYTES: usize = 32 << 20;
 /// The size of the buffer for bytes that are read and dropped during [`LINGER`].
 const LINGER_BUFFER: usize = 8 << 10;
 
-/// The difference between the user timeout and `write-timeout`.
+/// The user timeout is `write-timeout` plus this time.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// After this time without a waiting write, the server sets the user timeout again.
 const UNBLOCKED: Duration = Duration::from_secs(30);

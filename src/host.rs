@@ -22,8 +22,8 @@ pub(crate) enum HostError {
     Invalid(String),
 }
 
-/// Checks the host. If the request target is an absolute URL, its host replaces the header (RFC 9112, section 3.2.2).
-/// So the routes need only the header.
+/// Checks the host. If the request target is an absolute URL, the URL's host replaces the header (RFC 9112, section
+/// 3.2.2). So the routes need only the header.
 pub(crate) fn check<B>(request: &mut Request<B>) -> Result<(), HostError> {
     let given: Vec<&HeaderValue> = request.headers().get_all(HOST).iter().collect();
     match given[..] {

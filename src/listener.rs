@@ -17,9 +17,9 @@ use crate::metrics::Metrics;
 /// of 200 concurrent connects overflowed the queue. The clients repeated each dropped connect after a second (measured:
 /// 4.6k connects a second instead of 17k and more).
 const BACKLOG: u32 = 4096;
-/// The maximum number of bytes that the kernel queues for one client; it adds as many for its own needs. By default the
-/// kernel queues up to 4 MB for a slow client. The memory budget does not cover these bytes, and a ping would wait
-/// behind them for a quarter of a minute.
+/// The maximum number of bytes that the kernel queues for one client; the kernel adds as many for its own needs. By
+/// default the kernel queues up to 4 MB for a slow client. The memory budget does not cover these bytes, and a ping
+/// would wait behind them for a quarter of a minute.
 const SEND_BUFFER: u32 = 128 << 10;
 /// The kernel sends a keep-alive probe on a connection after this time without traffic, then every [`PROBE_INTERVAL`].
 const PROBE_AFTER: Duration = Duration::from_secs(30);
@@ -67,7 +67,7 @@ impl Acceptor {
         Self { listener, metrics, logger, trouble: None }
     }
 
-    /// Waits for the next connection, through all errors.
+    /// Waits for the next connection. Errors do not end the wait.
     pub(crate) async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             match self.attempt().await {

@@ -1,7 +1,7 @@
 //! All metrics, with the name, help text and labels of each.
 //!
-//! The code where an event happens increases the counter of the event. The server reads the values of [`Reading`] for
-//! each request to `/metrics` (admin listener).
+//! The code increases a counter where the counted event happens. The server reads the values of [`Reading`] for each
+//! request to `/metrics` (admin listener).
 
 use std::fmt::Write as _;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The control messages: all messages on a connection except the published ones.
 //!
-//! The messages of the server and those of clients are in one file, so that readers can compare it with
+//! The messages of the server and of clients are in one file, so that readers can compare this file with
 //! docs/protocol.md.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The log on standard error: readable lines on a terminal, otherwise one JSON object a line.
+//! The log on standard error: readable lines on a terminal, otherwise one JSON object per line.
 
 use std::io::{IsTerminal as _, LineWriter, stderr};
 

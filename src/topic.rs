@@ -1,4 +1,4 @@
-//! Topics, keys and subscriptions. The server parses text once, when it receives it, so these types hold valid values.
+//! Topics, keys and subscriptions. The server parses text once, when the text arrives, so these types are always valid.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -142,7 +142,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// A subscription to `topic`. With a `key`, it covers only that key and the keys below it.
+    /// A subscription to `topic`. With a `key`, the subscription covers only that key and the keys that begin with it.
     #[must_use]
     pub fn new(topic: Topic, key: Option<Key>) -> Self {
         Self { topic, key }

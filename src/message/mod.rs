@@ -67,7 +67,7 @@ impl Payload {
 pub struct Draft {
     /// The topic of the message.
     pub topic: Topic,
-    /// The other parts that the publisher sets.
+    /// Everything that the publisher sets except the topic.
     pub payload: Payload,
 }
 

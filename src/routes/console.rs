@@ -1,4 +1,4 @@
-//! `GET /` and `GET /console/…`: the console, a page that shows topics and messages. The program contains its files.
+//! `GET /` and `GET /console/…`: the console, a page that shows topics and messages. The program contains the page.
 //!
 //! All URLs in the files are relative, so that the page works behind a proxy that adds a prefix.
 

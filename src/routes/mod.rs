@@ -195,7 +195,7 @@ impl Refusal {
     }
 }
 
-/// The code of a refusal, as an extension of the response. The metrics read it there.
+/// The code of a refusal, as an extension of the response. The metrics count refusals by this code.
 #[derive(Debug, Clone, Copy)]
 struct Refused(&'static str);
 

@@ -64,8 +64,7 @@ fn etag_of(position: Position) -> String {
     format!("\"{position}\"")
 }
 
-/// Writes the body one chunk at a time. It shares the messages with the log, so that only one chunk of copies is in
-/// memory.
+/// Writes the body one chunk at a time. The log shares the messages, so memory holds copies for only one chunk.
 fn body(
     topic: &Topic,
     position: Position,

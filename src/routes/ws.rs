@@ -109,7 +109,7 @@ async fn serve(wanted: Wanted, on_upgrade: OnUpgrade, app: App) {
     let early = parts.read_buf.to_vec();
     drop(parts.read_buf);
     let session = Session { stream: parts.io.into_inner().into_inner(), early, wanted };
-    // The session starts its own tasks. This task still keeps the memory of the request, so it ends here.
+    // The session starts its own tasks. This task still keeps the memory of the request, so this task ends here.
     session.start(&app.manager, session_limits(&app.config), &app.tasks, &app.logger);
 }
 

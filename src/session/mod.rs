@@ -135,8 +135,7 @@ impl Session {
         }
         let refills = (manager.clone(), connection.id());
         let mut writer = Writer::new(write_half, receiver, refills, conflate, limits.write_timeout);
-        // The future of an async block stores its captured variables once. That of an async function would store the
-        // arguments twice.
+        // The future of an async block stores its captured variables once. An async function would store them twice.
         let writer = tasks.spawn(async move {
             writer.run().await;
             writer.into_written()
