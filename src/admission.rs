@@ -41,8 +41,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Allows at most `most` connections in total, and `most_per_address` from one address (0: no limit). All IPv6
-    /// addresses of a /64 count as one address.
+    /// Allows `most` connections in total, and `most_per_address` from one address (0: no limit) or IPv6 /64.
     #[must_use]
     pub fn new(most: usize, most_per_address: usize) -> Self {
         Self { shared: Arc::new(Shared { counts: Mutex::default(), most, most_per_address }) }
@@ -89,7 +88,7 @@ impl Drop for Admitted {
     }
 }
 
-/// The address to count. A customer of a provider has at least a /64 of IPv6 addresses, so a /64 counts as one address.
+/// An internet customer has at least a /64 of IPv6 addresses, so a /64 counts as one address.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -173,8 +172,8 @@ fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     elements(headers, FORWARDED.as_str()).map(of_element).collect()
 }
 
-/// The elements of a list header, from all header lines with this name. Invalid UTF-8 in one element does not affect
-/// the other elements, because the proxy may have added a valid element to the client's line.
+/// The elements of a list header, from all its lines. Invalid UTF-8 in one element does not affect the other elements,
+/// because the proxy may have added a valid element to the same line.
 fn elements(headers: &HeaderMap, name: &str) -> impl Iterator<Item = String> {
     let values = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
     values.map(|element| String::from_utf8_lossy(element).trim().to_owned())

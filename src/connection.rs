@@ -141,8 +141,8 @@ pub(crate) fn set_user_timeout(socket: &SockRef<'_>, timeout: Option<Duration>) 
 pub(crate) struct WriteDeadline {
     stream: TcpStream,
     timeout: Duration,
-    /// Each read sets this flag, and each request clears it. A request that finds the flag cleared came in the same
-    /// read as the previous request.
+    /// Each read sets this flag, each request clears it. A request that finds it cleared came in the same read as the
+    /// last request.
     has_read: Arc<AtomicBool>,
     /// The timer for `timeout`. It runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
@@ -150,7 +150,7 @@ pub(crate) struct WriteDeadline {
     blocked: Option<Instant>,
     /// The timer for [`LINGER`]. It runs once the last response is written.
     lingering: Option<Pin<Box<Sleep>>>,
-    /// The number of bytes that were read and dropped during [`LINGER`].
+    /// Bytes read and dropped during [`LINGER`].
     dropped: usize,
 }
 
@@ -159,8 +159,7 @@ impl WriteDeadline {
         Self { stream, timeout, has_read: Arc::default(), waiting: None, blocked: None, lingering: None, dropped: 0 }
     }
 
-    /// Returns the stream for a WebSocket session, with the user timeout off. The session sends pings to detect a peer
-    /// that has vanished.
+    /// Returns the stream for a WebSocket session. The session sends pings to detect a peer that has vanished.
     pub(crate) fn into_inner(self) -> TcpStream {
         self.limit_acknowledgements(None);
         self.stream
@@ -176,7 +175,7 @@ impl WriteDeadline {
         let _ = set_user_timeout(&SockRef::from(&self.stream), timeout);
     }
 
-    /// Called before each write. Sets the user timeout again once no write has waited for [`UNBLOCKED`].
+    /// Sets the user timeout again, before a write. See [`UNBLOCKED`].
     fn unblock(&mut self) {
         if self.blocked.is_some_and(|blocked| self.waiting.is_none() && blocked.elapsed() >= UNBLOCKED) {
             self.blocked = None;
@@ -184,7 +183,7 @@ impl WriteDeadline {
         }
     }
 
-    /// Called when a write waits. Turns the user timeout off.
+    /// Turns the user timeout off, because a write waits.
     fn block(&mut self) {
         if self.blocked.replace(Instant::now()).is_none() {
             self.limit_acknowledgements(None);
@@ -309,7 +308,7 @@ mod tests {
         stream.limit_acknowledgements(Some(user_timeout(TIMEOUT)));
         stream.write_all(b"it takes this").await.unwrap();
         assert_eq!(set(&stream), Some(user_timeout(TIMEOUT)));
-        // More bytes than the buffers of both sockets hold, so that the write waits.
+        // More bytes than the buffers of both sockets hold.
         assert!(poll!(pin!(stream.write_all(&vec![0; 64 << 20]))).is_pending());
         assert_eq!(set(&stream), None);
 

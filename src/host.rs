@@ -45,8 +45,7 @@ fn check_value(value: &[u8]) -> Result<(), HostError> {
     if is_valid { Ok(()) } else { Err(shown()) }
 }
 
-/// Whether an authority is a host with an optional port. The type `Authority` also accepts a user, an empty host, and
-/// any text in brackets or as the port.
+/// The type `Authority` also accepts a user, an empty host, and any text in brackets or as the port.
 fn is_host_and_port(authority: &Authority) -> bool {
     let (text, host) = (authority.as_str(), authority.host());
     let Some(port) = text.strip_prefix(host) else { return false };
@@ -162,7 +161,7 @@ mod tests {
         let mut absolute = request(Version::HTTP_11, "http://odds.example.com:81/api/ws?a=1", &["other"]);
         assert_eq!(check(&mut absolute), Ok(()));
         assert_eq!(absolute.headers()[HOST], "odds.example.com:81");
-        // RFC 9112, section 3.2 requires the header even if the request target names the host.
+        // RFC 9112, section 3.2 requires the header even with an absolute URL.
         assert_eq!(check(&mut request(Version::HTTP_11, "http://a/", &[])), Err(HostError::Missing));
         let user = check(&mut request(Version::HTTP_11, "http://user@a/", &["a"]));
         assert_eq!(user, Err(HostError::Invalid("user@a".to_owned())));

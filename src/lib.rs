@@ -12,7 +12,7 @@
 //!
 //! # Without the server
 //!
-//! The manager also works without the server. Code that takes the messages from an outbox acts as a client.
+//! The manager works without the server. Code that reads an outbox acts as a client.
 //!
 //! ```
 //! use oddswire::log::Log;
@@ -83,7 +83,7 @@ mod protocol;
 #[cfg(not(feature = "internals"))]
 mod routes;
 
-// Modules that only the benchmark and the fuzz targets use from outside. The feature `internals` makes them public.
+// The feature `internals` makes these modules public, only for the benchmark and the fuzz targets.
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod admission;

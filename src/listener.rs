@@ -54,8 +54,7 @@ pub(crate) struct Acceptor {
     trouble: Option<Trouble>,
 }
 
-/// A period in which the server fails to accept connections. The log has one line for its beginning and one for its
-/// end.
+/// A period of failed attempts to accept. The log has one line for its beginning and one for its end.
 struct Trouble {
     began: Instant,
     latest: Instant,
@@ -67,7 +66,7 @@ impl Acceptor {
         Self { listener, metrics, logger, trouble: None }
     }
 
-    /// Waits for the next connection. Errors do not end the wait.
+    /// Waits for the next connection, even after errors.
     pub(crate) async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             match self.attempt().await {

@@ -83,7 +83,7 @@ fn serve<T>(config: Config, on_hangup: Asked, begin: impl FnOnce(&Server, &Logge
     code
 }
 
-/// A stream of all signals that the server handles. SIGHUP yields `on_hangup`.
+/// All signals that the server handles. SIGHUP yields `on_hangup`.
 fn signals(on_hangup: Asked) -> io::Result<impl Stream<Item = Asked> + Unpin> {
     let stop = signals::stop()?.map(|()| Asked::Stop);
     let hangup = signals::hangup()?.map(move |()| on_hangup);

@@ -1,7 +1,7 @@
 //! All metrics, with the name, help text and labels of each.
 //!
-//! The code increases a counter where the counted event happens. The server reads the values of [`Reading`] for each
-//! request to `/metrics` (admin listener).
+//! Counters change where the counted event happens. The server reads each [`Reading`] on a request to `/metrics` (admin
+//! listener).
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -222,7 +222,7 @@ impl Metrics {
         self.unchanged.get_or_create(&label).inc_by(unchanged as u64);
     }
 
-    /// Counts a publish request that the server accepted, and the time that the request took.
+    /// Counts an accepted publish request and its duration.
     pub(crate) fn publish_taken(&self, publisher: &str, took: Duration) {
         self.publishes.get_or_create(&OfPublisher { publisher: publisher.to_owned() }).inc();
         self.publish_latency.observe(took.as_secs_f64());
@@ -248,7 +248,7 @@ impl Metrics {
         self.conflated.inc_by(skipped.unwrap_or(0));
     }
 
-    /// Counts a client that fell behind because its outbox was full.
+    /// Counts a client whose outbox was full.
     pub(crate) fn fell_behind(&self) {
         self.slow.inc();
     }
@@ -268,8 +268,7 @@ impl Metrics {
         self.accept_errors.inc();
     }
 
-    /// Sets the lag: the difference between the last offset of the sequence and the last offset that this node
-    /// delivered.
+    /// Sets the lag between the last offset of the sequence and the last offset that this node delivered.
     pub(crate) fn engine_position(&self, last: u64, delivered: u64) {
         self.engine_lag.set(i64::try_from(last.saturating_sub(delivered)).unwrap_or(i64::MAX));
     }
@@ -289,7 +288,7 @@ impl Metrics {
     pub fn expose(&self, gauges: &[Reading]) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to memory does not fail");
-        // Remove the `# EOF` of the library: it must appear once, after the gauges.
+        // `# EOF` must appear only once, after the gauges.
         text.truncate(text.trim_end().trim_end_matches("# EOF").len());
         for reading in gauges {
             reading.write(&mut text).expect("writing to memory does not fail");
@@ -332,8 +331,8 @@ impl Reading {
     }
 }
 
-/// Gauges of the process: resident memory in bytes, number of open files, and the limit on open files. A value is 0 if
-/// the system does not report it.
+/// Gauges of the process: resident memory, open files, and the limit on open files. A value is 0 if the system does not
+/// report it.
 #[must_use]
 pub(crate) fn process() -> [Reading; 3] {
     let reading = |name, help, value| Reading { name, help, values: Values::Plain(value) };

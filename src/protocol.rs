@@ -1,7 +1,6 @@
 //! The control messages: all messages on a connection except the published ones.
 //!
-//! The messages of the server and of clients are in one file, so that readers can compare this file with
-//! docs/protocol.md.
+//! This file has the messages in both directions, so that readers can compare it with docs/protocol.md.
 
 use std::time::Duration;
 
@@ -67,15 +66,15 @@ pub struct Acknowledgement<'a> {
     pub connection: String,
     /// The position at the end of the log when the manager registered the connection.
     pub position: Position,
-    /// The conflation window of the connection, in milliseconds; 0 means none.
+    /// The conflation window in milliseconds; 0 means none.
     pub conflate_ms: u64,
     /// When the client's token expires. At that time the server ends the connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
 }
 
-/// `connection_ack`, always the first message on a connection. If `resumable`, its SSE event has an `id`: the client
-/// can resume there without a loss. The client cannot if a catch-up follows.
+/// `connection_ack`, always the first message. The SSE event has an `id` if a client can resume there without a loss.
+/// The client cannot if a catch-up follows.
 #[must_use]
 pub fn connection_ack(ack: &Acknowledgement<'_>, resumable: bool) -> Frames {
     envelope("connection_ack", Some(ack.topics), ack, resumable.then_some(ack.position))
@@ -147,9 +146,8 @@ pub fn unknown_parameter(unknown: &UnknownParameter) -> Frames {
     error("unknown_parameter", &detail, &[])
 }
 
-/// The SSE `id` of a `catch_up` that announces a snapshot. At that moment the client has dropped its state, and has no
-/// message of the snapshot yet. An `EventSource` whose connection breaks here reconnects with this id. Any node then
-/// sends it a snapshot.
+/// The SSE `id` of a `catch_up` that announces a snapshot. The client has then dropped its state, and has no message
+/// yet. An `EventSource` that loses its connection here reconnects with this id and gets a snapshot, on any node.
 const NOWHERE: Position = Position { epoch: 0, offset: 0 };
 
 /// `catch_up`, which comes before the messages of a catch-up.
@@ -263,7 +261,7 @@ pub enum ClientMessageError {
     /// The server does not know the type of the message, and ignores the message.
     #[error("unknown message type '{0}'")]
     UnknownType(String),
-    /// The type of the message is known, but the contents are invalid. The server answers with `error`.
+    /// The message has a known type but invalid contents. The server answers with `error`.
     #[error("{0}")]
     BadRequest(String),
 }

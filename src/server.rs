@@ -1,4 +1,4 @@
-//! The server: creates all parts, binds the addresses, accepts connections, and drains.
+//! The server: binds its addresses, accepts connections, and drains.
 
 use std::future::Future;
 use std::io;
@@ -28,7 +28,7 @@ use crate::routes::{self, App, PublishRates};
 /// Why a server cannot be started.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The server cannot listen on the address for clients and publishers.
+    /// The server cannot listen on its public address.
     #[error("cannot listen on {0}; set listen to another address and port")]
     Listen(io::Error),
     /// The server cannot listen on the address of the admin listener.
@@ -57,7 +57,7 @@ impl Server {
         Ok(engine::check(config)?)
     }
 
-    /// Binds the addresses and opens the storage engine. The caller must be inside a tokio runtime.
+    /// Binds the addresses and opens the storage engine. Needs a tokio runtime.
     pub fn bind(config: Config, logger: Logger) -> Result<Self, StartError> {
         let listener = listener::bind(config.listen, config.write_timeout).map_err(StartError::Listen)?;
         let address = listener.local_addr().map_err(StartError::Listen)?;

@@ -25,7 +25,7 @@ enum Phase {
     Stopping,
 }
 
-/// The connection to the service manager that started this process. It has no effect if there is no service manager.
+/// The service manager that started this process, if there is one.
 pub(super) struct ServiceManager {
     logger: Logger,
     phase: Cell<Phase>,
@@ -92,7 +92,7 @@ impl ServiceManager {
     }
 }
 
-/// Replaces control characters, because a line break would begin another field of the notification.
+/// Replaces control characters: a line break would begin another field of the notification.
 fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }

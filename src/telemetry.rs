@@ -45,8 +45,7 @@ fn asynchronous(drain: impl Drain<Ok = (), Err = slog::Never> + Send + 'static) 
     (queue.fuse(), guard)
 }
 
-/// Writes panics to the log, in the log's format. By default Rust writes each panic as plain text between the log
-/// lines.
+/// Writes panics to the log, in the log's format. By default Rust would write plain text between the log lines.
 pub fn log_panics(logger: &Logger) {
     let logger = logger.clone();
     std::panic::set_hook(Box::new(move |panic| {

@@ -1,4 +1,4 @@
-//! Topics, keys and subscriptions. The server parses text once, when the text arrives, so these types are always valid.
+//! Topics, keys and subscriptions. The server parses text when the text arrives, so values of these types are valid.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -142,7 +142,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// A subscription to `topic`. With a `key`, the subscription covers only that key and the keys that begin with it.
+    /// A subscription to `topic`. With a `key`, it covers only that key and the keys with further segments.
     #[must_use]
     pub fn new(topic: Topic, key: Option<Key>) -> Self {
         Self { topic, key }

@@ -14,7 +14,7 @@ use super::token::Token;
 use crate::message::Timestamp;
 use crate::topic::Subscription;
 
-/// The maximum accepted difference between the clocks of the token's issuer and this server, in seconds.
+/// The maximum difference between the clocks of the issuer and the server.
 const CLOCK_SKEW_SECONDS: u64 = 30;
 
 /// The subscriptions that a client may have, and the time when this access ends.
@@ -22,7 +22,7 @@ const CLOCK_SKEW_SECONDS: u64 = 30;
 pub struct Access {
     /// The allowed subscriptions; `None` allows all topics.
     allowed: Option<Vec<Subscription>>,
-    /// When the access ends, and the server closes the connection; `None` means never.
+    /// When the server ends the connection; `None` means never.
     pub expires: Option<Timestamp>,
 }
 

@@ -14,7 +14,7 @@ impl Token {
         self.0.as_bytes().ct_eq(given.as_bytes())
     }
 
-    /// Returns the secret as text. Do not log this text.
+    /// The secret as text.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! Reads the URL of the broker for the engine `redis`, and the certificates to check the broker's certificate against.
+//! Reads the broker's URL and the certificates to check the broker against, for the engine `redis`.
 
 use std::path::Path;
 

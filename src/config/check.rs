@@ -1,12 +1,11 @@
-//! Checks that involve several settings or files: values that contradict each other, and the contents of the files that
-//! settings name.
+//! Checks across settings: values that contradict each other, and the contents of the files that settings name.
 
 use std::path::Path;
 
 use super::serve::{Config, EngineKind};
 use crate::auth::{Publishers, Token, Verifier};
 
-/// The minimum length of a secret, in bytes. HS256 needs a key at least as long as the hash (RFC 7518, section 3.2).
+/// HS256 needs a secret at least as long as the hash (RFC 7518, section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
 
 /// Why a setting is invalid: one line with the setting's name, its value, and the allowed values.

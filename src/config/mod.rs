@@ -4,8 +4,8 @@
 //! [`Config`] is a [`clap::Parser`]: `Config::try_parse_from` reads flags and the environment. [`Config::default`]
 //! reads neither.
 //!
-//! - `serve`: the settings; [`values`]: parsers of single values; `check`: checks across several settings and files.
-//! - `broker`: the URL and the certificates of the broker for the engine `redis`.
+//! - `serve`: the settings; [`values`]: parsers of single values; `check`: checks across settings.
+//! - `broker`: the broker's URL and certificates, for the engine `redis`.
 
 #[cfg(feature = "redis")]
 mod broker;

@@ -50,7 +50,7 @@ pub enum EngineKind {
 /// When the journal writes a publish to disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncWhen {
-    /// Before the server answers the publish request and delivers the messages.
+    /// Before the server answers the publish and delivers the messages.
     Always,
     /// At most this time after the server answers the publish request.
     Interval(Duration),

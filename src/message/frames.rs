@@ -96,7 +96,7 @@ impl Frames {
         &self.bytes[self.json_start as usize..self.websocket.end as usize]
     }
 
-    /// The number of bytes that a message with these frames adds to an outbox and to the log.
+    /// The number of bytes that these frames add to an outbox and to the log.
     #[must_use]
     pub fn size(&self) -> usize {
         self.bytes.len() + self.multiline_event.as_ref().map_or(0, |event| event.len())

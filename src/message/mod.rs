@@ -116,7 +116,7 @@ impl Message {
         &self.topic
     }
 
-    /// The key: a path inside the topic. `None` if the message is keyless.
+    /// The key; `None` for a keyless message.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
         self.key.as_ref()
@@ -140,7 +140,7 @@ impl Message {
         self.timestamp
     }
 
-    /// The encoded bytes of the message, for both transports.
+    /// The encoded bytes of the message.
     #[must_use]
     pub fn frames(&self) -> &Frames {
         &self.frames

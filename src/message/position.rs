@@ -19,7 +19,7 @@ pub struct Position {
     pub offset: u64,
 }
 
-/// A text is not a valid position. The error shows the text, shortened.
+/// The text is not a valid position.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("invalid position '{0}': expected <epoch>-<offset>, such as 1763849000000-42")]
 pub struct PositionError(String);

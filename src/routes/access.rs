@@ -65,8 +65,7 @@ impl Incoming {
         Err(Refusal::new(StatusCode::FORBIDDEN, "origin_forbidden", detail))
     }
 
-    /// Returns the access that the request's token gives. If the server requires no token, every request has full
-    /// access.
+    /// The access that the request's token gives: all topics, if the server requires no token.
     pub(super) fn access(&self, app: &App) -> Result<Access, Refusal> {
         let Some(verifier) = &app.verifier else { return Ok(Access::PUBLIC) };
         let access = self.token(app).ok_or(AccessError::Missing).and_then(|token| verifier.check(&token));
@@ -101,8 +100,7 @@ impl Incoming {
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     }
 
-    /// Counts a new connection, or refuses it if the server drains or has reached a limit. Dropping the result ends the
-    /// count.
+    /// Counts a new connection until the result is dropped, or refuses the connection.
     pub(super) fn admit(&self, app: &App) -> Result<Admitted, Refusal> {
         if app.draining.is_cancelled() {
             let detail = "the server is shutting down: connect to another one";
@@ -118,7 +116,7 @@ impl Incoming {
     }
 }
 
-/// Whether `listed` contains the entity tag, by weak comparison (RFC 9110, section 13.1.2).
+/// Compares entity tags weakly (RFC 9110, section 13.1.2).
 fn matches(listed: &str, etag: &str) -> bool {
     listed.split(',').map(str::trim).any(|entry| entry == "*" || entry.strip_prefix("W/").unwrap_or(entry) == etag)
 }
@@ -127,7 +125,7 @@ fn unavailable(code: &'static str, detail: &str) -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with_header(RETRY_AFTER, "2")
 }
 
-/// Refuses the request if the token does not allow a requested subscription. The error names these subscriptions.
+/// Refuses subscriptions that the token does not allow. The error names these subscriptions.
 pub(super) fn check_allowed(access: &Access, asked: &[Subscription]) -> Result<(), Refusal> {
     let forbidden: Vec<Subscription> = asked.iter().filter(|asked| !access.covers(asked)).cloned().collect();
     if forbidden.is_empty() {

@@ -51,8 +51,7 @@ where
     type Chunk = B;
 }
 
-/// Reads the body, up to `limit` bytes. If Content-Length exceeds `limit`, or Content-Encoding names a compression,
-/// refuses the body before reading it.
+/// Reads the body, up to `limit` bytes. Does not read a body that the headers declare as longer or as compressed.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: impl BodyStream,
@@ -73,7 +72,7 @@ pub(super) async fn read(
     Ok(body)
 }
 
-/// Refuses a body that is compressed according to its Content-Encoding.
+/// Refuses a body whose Content-Encoding is a compression.
 fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
     let codings = headers.get_all(CONTENT_ENCODING).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
     for coding in codings {

@@ -1,7 +1,6 @@
 //! Cross-origin requests: adds the headers that let a page of an allowed origin read the responses.
 //!
-//! The setting `allowed-origins` says which origins are allowed, as it does for connections. The endpoints themselves
-//! refuse pages of all other origins.
+//! The setting `allowed-origins` says which origins are allowed. The endpoints refuse pages of all other origins.
 
 use std::convert::Infallible;
 

@@ -66,7 +66,7 @@ fn respond(incoming: &Incoming, content_type: &'static str, content: String) -> 
     response
 }
 
-/// The entity tag of a file, made from its content. So the tag is the same on every node that runs the same version.
+/// The entity tag for a content. It is the same on every node that runs the same version.
 pub(super) fn etag_of(content: &str) -> String {
     let mut etag = String::from("\"");
     for byte in &digest(&SHA256, content.as_bytes()).as_ref()[..8] {

@@ -1,4 +1,4 @@
-//! Checks the messages in the body of a publish request. The server publishes none of them before it has checked all.
+//! Checks the messages in the body of a publish request: all of them before the server publishes any.
 //!
 //! The error names the first invalid message and the place of that message in the body. The error never quotes `data`.
 
@@ -84,7 +84,7 @@ impl From<Refusal> for MessageError {
 }
 
 impl MessageError {
-    /// Makes an error from an error of the JSON parser, with the line and column in the message.
+    /// Converts an error of the JSON parser, with its place in the message.
     fn reading(code: &'static str, error: &serde_json::Error, detail: String) -> Self {
         let at = (error.line() > 0).then(|| (error.line(), error.column()));
         Self { refusal: Box::new(Refusal::new(StatusCode::BAD_REQUEST, code, detail)), at }
@@ -235,7 +235,7 @@ fn elements(body: &str) -> (Vec<&str>, Option<Refusal>) {
     (found, broken)
 }
 
-/// Parses a JSON object. Errors name the rule of `shape` that the text breaks.
+/// Parses a JSON object that must have this shape.
 fn object<'a, T: Deserialize<'a>>(text: &'a str, shape: &Shape) -> Result<T, MessageError> {
     match serde_json::from_str(text) {
         Ok(read) if text.starts_with('{') => Ok(read),
@@ -266,8 +266,8 @@ fn wrong_type(text: &str, shape: &Shape) -> Option<String> {
     })
 }
 
-/// Makes an error for a missing, unknown or repeated member from the JSON parser's error text. Shortens a long name, so
-/// that the response stays small even if the request is large.
+/// Makes an error for a missing, unknown or repeated member. Shortens a long name, so that the response stays small
+/// even if the request is large.
 fn misfit(error: &serde_json::Error) -> MessageError {
     const SHOWN: usize = 150;
     // The JSON parser quotes an unknown name unchanged, even with line breaks.

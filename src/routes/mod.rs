@@ -56,7 +56,7 @@ pub struct App {
     pub engine: Arc<dyn Engine>,
     /// Cancelled when the server begins to drain.
     pub draining: CancellationToken,
-    /// Tracks the tasks that a drain waits for, such as those of connections.
+    /// The tasks that a drain waits for.
     pub tasks: TaskTracker,
     /// The server's log.
     pub logger: Logger,
@@ -149,7 +149,7 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
     }
 
-    /// Makes a refusal with status 503, because the storage engine is not available.
+    /// A 503: the storage engine is not available.
     fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "engine_unavailable", detail).with_header(RETRY_AFTER, "1")
     }
@@ -195,7 +195,7 @@ impl Refusal {
     }
 }
 
-/// The code of a refusal, as an extension of the response. The metrics count refusals by this code.
+/// The code of a refusal, as an extension of the response, for the metrics.
 #[derive(Debug, Clone, Copy)]
 struct Refused(&'static str);
 
@@ -243,8 +243,8 @@ fn with<T: Clone + Send + Sync + 'static>(
     warp::any().map(move || value.clone())
 }
 
-/// Turns a rejection into a JSON response. The filters of this module reject with a [`Refusal`]. If no filter matches
-/// the path, the response is a 404.
+/// Turns a rejection into a JSON response. The filters of this module reject with a [`Refusal`]. If no filter matches,
+/// the response is a 404.
 async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
     let refusal = match rejection.find::<Refusal>() {
         Some(refusal) => refusal.clone(),

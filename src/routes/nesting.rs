@@ -29,7 +29,7 @@ pub(super) fn levels(json: &[u8]) -> usize {
     deepest
 }
 
-/// Returns the end of the JSON string whose opening quote is before `at`. Brackets in a string do not count as levels.
+/// Finds the end of the JSON string that begins before `at`. Brackets in a string are not levels.
 fn end_of_string(json: &[u8], mut at: usize) -> usize {
     while let Some(found) = json.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
         at += found + 1;
@@ -49,7 +49,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts the levels by recursion, as a simple model for `levels`.
+    /// A simple model of `levels`, by recursion.
     fn levels_of(value: &Value) -> usize {
         match value {
             Value::Array(list) => 1 + list.iter().map(levels_of).max().unwrap_or(0),

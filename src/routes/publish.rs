@@ -32,8 +32,8 @@ pub(super) fn routes(app: &App) -> impl Filter<Extract = (Response,), Error = Re
     publish.or(broadcast).unify()
 }
 
-/// The maximum time that a request waits for the engine. Without this limit, a disk that hangs would keep the request
-/// and its batch in memory forever.
+/// The maximum wait for the engine. Without it, a disk that hangs would keep the request and its batch in memory
+/// forever.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn answer(result: Result<Response, Refusal>, app: &App) -> Response {
@@ -126,8 +126,7 @@ impl PublishRates {
     }
 }
 
-/// Reads the request's `Idempotency-Key`, and adds the publisher's name. So a publisher never gets the answer to a
-/// request of another publisher.
+/// Reads the `Idempotency-Key`, and adds the publisher's name, so that no other publisher gets the answer.
 fn idempotency_key(headers: &HeaderMap, publisher: &Publisher, body: &[u8]) -> Result<Option<IdempotencyKey>, Refusal> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = value.to_str().ok().filter(|key| (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len()));

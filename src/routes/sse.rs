@@ -1,4 +1,4 @@
-//! `GET /api/sse`: sends the messages of a client's subscriptions as server-sent events.
+//! `GET /api/sse`: sends messages as server-sent events.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use crate::metrics::{Tracked, Transport};
 use crate::outbox::{self, Outgoing, Receiver};
 use crate::protocol;
 
-/// The maximum time that a stream waits for its token to expire. Without a maximum, the timer could overflow.
+/// The maximum wait for a token to expire. Without it the timer could overflow.
 const MAX_WAIT: Duration = Duration::from_hours(24 * 365);
 /// The approximate size of one chunk of the response, in bytes.
 const CHUNK_BYTES: usize = 16 << 10;
@@ -102,8 +102,7 @@ async fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
     Ok(response)
 }
 
-/// One event stream. When the client disconnects, hyper drops this value, which also ends the registration with the
-/// manager.
+/// One event stream. When the client disconnects, hyper drops the stream, which also ends the registration.
 struct Events {
     receiver: Receiver,
     connection: Connection,
@@ -182,7 +181,7 @@ impl Events {
         ends.min().unwrap_or(self.comment_due).saturating_duration_since(Moment::now())
     }
 
-    /// Handles a wait that ended without an item: starts the next conflation window, or adds a comment.
+    /// Handles a wait without an item: ends a conflation window, or adds a comment.
     fn waited(&mut self, chunk: &mut Vec<u8>) {
         let now = Moment::now();
         if let Some((length, end)) = &mut self.window

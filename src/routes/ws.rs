@@ -74,8 +74,8 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
-/// Whether a `Sec-WebSocket-Key` is 16 bytes in base64: 22 characters and two characters of padding. The last of the 22
-/// characters carries two bits of the last byte and four zero bits.
+/// Whether a `Sec-WebSocket-Key` is 16 bytes in base64: 22 characters and two of padding. The last of the 22 carries
+/// two bits of the last byte and four zero bits.
 fn is_key(key: &[u8]) -> bool {
     let alphabet = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
     matches!(key, [digits @ .., last, b'=', b'='] if digits.len() == 21

@@ -97,7 +97,7 @@ impl Feed {
     }
 }
 
-/// The reader and writer that the library uses instead of the socket.
+/// The library reads and writes this instead of the socket.
 pub(super) struct Pipe<'a> {
     pub(super) socket: &'a OwnedReadHalf,
     pub(super) outbox: &'a Outbox,
@@ -114,8 +114,7 @@ impl Read for Pipe<'_> {
 }
 
 impl Write for Pipe<'_> {
-    /// Puts a frame into the outbox. The library writes one whole frame at a time: a pong, or the answer to a close
-    /// frame.
+    /// The library writes one whole frame at a time: a pong, or the answer to a close frame.
     fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
         let frames = Frames::raw(frame.to_vec());
         if frame.first().is_some_and(|first| first & 0x0f == Opcode::Close as u8) {

@@ -84,7 +84,7 @@ enum End {
     Eof,
     /// The socket failed with this error.
     Broken(std::io::Error),
-    /// The server closed the connection for this reason.
+    /// The server closed, for this reason.
     Closed(Close),
     /// The writer's task panicked.
     Panicked,
@@ -154,8 +154,7 @@ impl Session {
 }
 
 /// Ends the registration, lets the writer send the rest of the outbox, and waits until the peer ends the connection.
-/// Closing a socket with unread input would cause a reset, which can overtake the close frame (RFC 6455, section
-/// 7.1.1).
+/// A close with unread input would cause a reset, which can overtake the close frame (RFC 6455, section 7.1.1).
 async fn finish(
     seen: Option<End>,
     reader: Reader,

@@ -130,7 +130,7 @@ impl Reader {
         }
     }
 
-    /// Reads the next message. Returns `None` if no message is complete within this turn's bytes.
+    /// The next message; `None` if no message is complete within this turn's bytes.
     fn next(&mut self, outbox: &Outbox) -> Result<Option<Message>, Error> {
         let Some(inbound) = &mut self.inbound else { return Ok(None) };
         let Inbound { context, feed } = inbound.as_mut();
@@ -182,8 +182,7 @@ impl Reader {
         }
     }
 
-    /// Counts a message against the client's rate, unless the message answers a ping of the server or is a close frame.
-    /// Returns whether the client exceeds its rate.
+    /// Counts a message against the client's rate, unless it is the answer to a ping of the server or a close frame.
     fn is_too_fast(&mut self, message: &Message) -> bool {
         let is_answer = matches!(message, Message::Pong(_)) && self.pings > 0;
         if is_answer {

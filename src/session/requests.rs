@@ -15,7 +15,7 @@ use crate::protocol::{self, ClientMessage, ClientMessageError};
 use crate::rate::Bucket;
 use crate::topic::Subscription;
 
-/// A burst may be as large as the number of messages that the rate allows in this many seconds.
+/// A burst may have as many messages as the rate allows in this many seconds.
 const BURST_SECONDS: u32 = 2;
 
 pub(super) struct Requests {
@@ -36,7 +36,7 @@ impl Requests {
         Instant::now().checked_add(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
     }
 
-    /// Counts a message, and returns whether the client exceeds its message rate.
+    /// Counts a message against the client's message rate.
     pub(super) fn is_too_fast(&mut self) -> bool {
         self.bucket.take(std::time::Instant::now()).is_err()
     }
@@ -97,7 +97,7 @@ impl Requests {
     }
 }
 
-/// Sends an `error` that names the requested topics that are not configured, if there are any.
+/// Sends an `error` with the requested topics that are not configured, if any.
 pub(super) fn tell_unknown(unknown: &[Subscription], connection: &Connection) {
     if !unknown.is_empty() {
         connection.tell(protocol::unknown_topics(unknown, connection.manager().topics()));

@@ -35,7 +35,7 @@ pub(super) struct Writer {
     receiver: Receiver,
     /// The manager and the connection's id, to request the next messages of a catch-up.
     refills: (ConnectionManager, ConnectionId),
-    /// The length of the conflation window, and the time when the current window ends.
+    /// The length of the conflation window, and its current end.
     window: Option<(Duration, Instant)>,
     write_timeout: Duration,
     written: Written,
@@ -95,7 +95,7 @@ enum Then {
 struct Rest {
     gathered: Vec<u8>,
     uncopied: Option<Outgoing>,
-    /// The number of bytes of this rest that are written: first those of `gathered`, then those of `uncopied`.
+    /// The number of bytes already written: first of `gathered`, then of `uncopied`.
     written: usize,
 }
 
