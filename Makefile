@@ -1,4 +1,4 @@
-# The commands that people and CI type. `make` alone lists them.
+# The commands that people and CI run. `make` without a target lists them.
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo screenshots test test-engines test-python test-js check check-api check-python check-js fmt docker \
@@ -8,21 +8,22 @@
 IMAGE ?= oddswire
 # Arguments for the server, as in `make run ARGS="--listen 127.0.0.1:9000"`.
 ARGS ?=
-# Cargo's variable moves the build output. The targets below must find the programs there.
+# Cargo's folder for build output. The variable CARGO_TARGET_DIR can move it.
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-# The tests in these folders choose their engine, or start no server: another engine would change nothing.
+# A filter for nextest that leaves out the tests in four folders. These tests choose their engine themselves or start no
+# server, so another default engine would not affect them.
 OF_THE_SERVER := not (test(/^(engines|commands|console|program)::/))
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# `make run` and `make demo` build only what they need, so that the first build is short. They add the engine that ARGS or
-# the environment names.
+# `make run` and `make demo` build few features, so that the first build is short. They add an engine if ARGS or
+# ODDSWIRE_ENGINE names it.
 ENGINES := $(foreach engine,journal redis,$(if $(findstring $(engine),$(ARGS) $(ODDSWIRE_ENGINE)),$(engine)))
 
-# Only this target has a default token: exported for all targets, it would enable publishing in the tests. The default is
-# off if the token is in a file.
+# Only `make run` has a default publish token. If all targets exported the token, it would enable publishing in the
+# tests. There is no default if ODDSWIRE_PUBLISH_TOKEN_FILE names a file with a token.
 ifndef ODDSWIRE_PUBLISH_TOKEN_FILE
 run: export ODDSWIRE_PUBLISH_TOKEN ?= dev-token
 endif
@@ -32,13 +33,13 @@ run: ## Build and start the server; publishing takes the token dev-token unless 
 demo: ## Build and start the server with a synthetic market that publishes to it; the console is at localhost:8000
 	cargo run --release --no-default-features --features "cli $(ENGINES)" -- demo $(ARGS)
 
-# Needs Chromium, and TEST_NODE_MODULES with playwright-core, as the browser tests do.
+# Needs Chromium, and a folder TEST_NODE_MODULES with the package playwright-core. The browser tests need the same.
 screenshots: ## Take the screenshots in README.md from the demo, with Chromium
 	cargo build
 	node docs/images/chart.mjs
 	NODE_PATH="$$TEST_NODE_MODULES" node docs/images/screenshots.mjs $(TARGET_DIR)/debug/oddswire "$$(command -v chromium)"
 
-# Nextest runs no documentation tests, so those have a line of their own.
+# Nextest cannot run documentation tests, so `cargo test --doc` runs them.
 test: ## Run every test, with cargo-nextest where it is installed
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		set -x; cargo nextest run; \
@@ -51,7 +52,8 @@ test: ## Run every test, with cargo-nextest where it is installed
 	@$(MAKE) --no-print-directory test-js
 	@$(MAKE) --no-print-directory test-engines
 
-# A subscriber must not notice which engine runs, so the server's tests run again on each of the others.
+# Subscribers must not notice which engine the server uses. By default, the tests use `memory`, so this target repeats
+# them with `journal` and `redis`.
 test-engines: ## Run the tests of the server again on each of the other engines
 	@for engine in journal redis; do \
 		if [ $$engine = redis ] && [ "$$CI" != true ] && ! command -v redis-server >/dev/null; then \
@@ -63,12 +65,13 @@ test-engines: ## Run the tests of the server again on each of the other engines
 		fi; \
 	done
 
-# The interpreter for the tests and checks of the Python client, and the packages that they need: the client's [test] extra.
+# The Python interpreter for the tests and checks of the Python client, and the packages that they import. The client's
+# extra [test] installs these packages.
 PYTHON := $(or $(TEST_PYTHON),python3)
 PYTHON_PACKAGES := fastapi, hatchling, httpx, hypothesis, mypy, pytest, ruff, uvicorn, websockets
 
-# $(call in_python_client,NAME,COMMANDS): runs the commands in the client's folder. If a package is missing, it prints one line
-# instead, and fails in CI.
+# $(call in_python_client,NAME,COMMANDS): runs the commands in clients/python. If a Python package is missing, it prints
+# one line instead. In CI, a missing package is an error.
 define in_python_client
 	@if $(PYTHON) -c 'import $(PYTHON_PACKAGES)' 2>/dev/null; then \
 		set -ex; cd clients/python; $(2); \
@@ -79,7 +82,7 @@ define in_python_client
 	fi
 endef
 
-# `make test` has built the server already. Alone, this target builds it if it is missing.
+# `make test` has built the server already. `make test-python` alone builds the server only if its program is missing.
 test-python: ## Run the tests of the Python client against the server that was built last
 	@[ -x $(TARGET_DIR)/debug/oddswire ] || cargo build
 	$(call in_python_client,test,ODDSWIRE_BIN=$(abspath $(TARGET_DIR)/debug/oddswire) $(PYTHON) -m pytest -q)
@@ -87,7 +90,8 @@ test-python: ## Run the tests of the Python client against the server that was b
 check-python: ## Types, lints and formatting of the Python client
 	$(call in_python_client,check,$(PYTHON) -m mypy; $(PYTHON) -m ruff check --no-cache; $(PYTHON) -m ruff format --check --no-cache)
 
-# $(call in_js_client,NAME,COMMAND): the same for the client in JavaScript.
+# $(call in_js_client,NAME,COMMAND): runs the command in clients/js. If the npm packages are missing, it prints one line
+# instead. In CI, that is an error.
 define in_js_client
 	@if [ -d clients/js/node_modules/esbuild ]; then \
 		set -ex; cd clients/js; $(2); \
@@ -98,7 +102,7 @@ define in_js_client
 	fi
 endef
 
-# Uses a browser if TEST_NODE_MODULES has its driver.
+# Some tests control a browser. They need the driver playwright-core in the folder TEST_NODE_MODULES.
 test-js: ## Run the tests of the JavaScript client against the server that was built last
 	@[ -x $(TARGET_DIR)/debug/oddswire ] || cargo build
 	$(call in_js_client,test,ODDSWIRE_BIN=$(abspath $(TARGET_DIR)/debug/oddswire) npm test --silent)
@@ -106,8 +110,8 @@ test-js: ## Run the tests of the JavaScript client against the server that was b
 check-js: ## Types of the JavaScript client; whether its generated files are up to date and small
 	$(call in_js_client,check,npm run --silent check)
 
-# Some checks need a tool that may be missing, or a database from the network. Such a check prints one line and is skipped.
-# Any finding fails the target.
+# Some checks need a tool, or a database from the network. If it is missing, the check prints one line and is skipped.
+# Any finding of a check fails `make check`.
 check: check-api ## Formatting, lints, documentation, dependency audit, Dockerfile, deployment files
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
@@ -154,7 +158,7 @@ check: check-api ## Formatting, lints, documentation, dependency audit, Dockerfi
 	@$(MAKE) --no-print-directory check-python
 	@$(MAKE) --no-print-directory check-js
 
-# CI has both validators.
+# A developer's machine may lack the two validators. In CI, a missing validator is an error.
 check-api: ## Validate the API's description in docs/api
 	@if command -v openapi-spec-validator >/dev/null; then \
 		set -x; openapi-spec-validator docs/api/openapi.yaml; \
@@ -177,8 +181,8 @@ docker: ## Build the container image
 		--build-arg VERSION="$$(packaging/version)" \
 		--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
 
-# docs/install.md shows how to install each. The packages are in target/packages. `make deb PROFILE=release` compiles
-# faster and optimises less.
+# These targets write packages to target/packages, and docs/install.md shows how to install them. `make deb
+# PROFILE=release` compiles faster than the default `dist`, and optimises less.
 wheel deb archive: export PROFILE ?= dist
 wheel: ## Build the Python package oddswire-server, which holds the program; needs maturin
 	packaging/build wheel
@@ -189,29 +193,32 @@ deb: ## Build the Debian package, with a systemd service; needs dpkg-dev and deb
 archive: ## Build the release archive and SHA256SUMS
 	packaging/build archive
 
-# CI sets PROFILE=dist: `make bench-quick` has compiled that program already.
+# CI sets PROFILE=dist, because `make bench-quick` has already compiled the program with this profile.
 test-packages: export PROFILE ?= release
 test-packages: ## Build the packages with PROFILE=release, install them, and start the program in them
 	packaging/test
 
 BENCH_RECORD := $(TARGET_DIR)/bench/results.jsonl
-# The Python environment of the peer fastapi, outside the tree so that no linter or image picks it up.
+# The Python environment for the benchmark's peer fastapi. It is outside the checkout, so that linters and image builds
+# do not see it.
 BENCH_VENV ?= $(or $(TMPDIR),/tmp)/oddswire-bench-venv
-# Arguments for the instrument, as in `make bench BENCH_ARGS="light hot --runs 9"`.
+# Arguments for `oddswire-bench run`, as in `make bench BENCH_ARGS="light hot --runs 9"`.
 BENCH_ARGS ?=
-# The instrument. bench/.cargo/config.toml makes it share the target folder, so it is in the server's folder.
+# The benchmark program. bench/.cargo/config.toml sets its target folder to the server's, so both programs are in one
+# folder.
 INSTRUMENT := $(TARGET_DIR)/dist/oddswire-bench
 
 $(BENCH_VENV)/bin/uvicorn:
 	python3 -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check 'fastapi==0.*' 'uvicorn[standard]==0.*'
 
-# The server as it is shipped, and the instrument that measures it.
+# Builds the server with the profile of releases, and the benchmark program.
 bench-programs:
 	cargo build --profile dist
 	cd bench && cargo build --profile dist
 
-# Builds everything before the first measurement, so that no compiler disturbs one. Skips a peer that is not installed.
+# Compiles everything before the first measurement, so that no compiler runs during a measurement. Skips peers that are
+# not installed.
 bench: bench-programs ## Measure oddswire and its peers; writes bench/RESULTS.md and bench/plots (about an hour)
 	-$(MAKE) $(BENCH_VENV)/bin/uvicorn
 	rm -f $(BENCH_RECORD)
@@ -223,8 +230,8 @@ QUICK_RECORD := $(TARGET_DIR)/bench/quick.jsonl
 # `make bench-quick GATE_ARGS=--update` replaces the baseline with the measured figures.
 GATE_ARGS ?=
 
-# Counts come first, so that a missing valgrind fails at once. The comparison with stock-warp has three runs, because
-# other load on the machine affects it.
+# Counts instructions first, so that the target fails at once if valgrind is missing. Measures `light` three times,
+# because other programs affect the comparison of oddswire with stock-warp.
 bench-quick: bench-programs ## Fail if the server costs more than bench/baseline.json allows; needs valgrind
 	rm -f $(QUICK_RECORD)
 	$(INSTRUMENT) instructions --record $(QUICK_RECORD)
@@ -232,7 +239,7 @@ bench-quick: bench-programs ## Fail if the server costs more than bench/baseline
 	$(INSTRUMENT) run --quick --record $(QUICK_RECORD) light --runs 3
 	$(INSTRUMENT) gate --from $(QUICK_RECORD) $(GATE_ARGS)
 
-# How long `make fuzz` runs each target, in seconds.
+# How long `make fuzz` runs each fuzz target, in seconds.
 FUZZ_SECONDS ?= 60
 
 # libFuzzer needs unstable compiler flags, which RUSTC_BOOTSTRAP enables in the stable compiler. The project has no unsafe
