@@ -212,7 +212,7 @@ $(BENCH_VENV)/bin/uvicorn:
 	python3 -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check 'fastapi==0.*' 'uvicorn[standard]==0.*'
 
-# Builds the server with the profile of releases, and the benchmark program.
+# Builds the server and the benchmark program with `dist`, the profile of the shipped program.
 bench-programs:
 	cargo build --profile dist
 	cd bench && cargo build --profile dist

@@ -1,4 +1,4 @@
-//! Messages from a client over its WebSocket: parsing them, and their effect in the manager.
+//! Checks messages from WebSocket clients: the parser, and the effect of a message in the manager.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::service::{drain, manager};
 
-/// Parses the input as a text message.
+/// Parses the input as a client's text message.
 pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     match ClientMessage::parse(text) {
@@ -57,7 +57,8 @@ fn rejected(text: &str, error: &ClientMessageError) {
     }
 }
 
-/// A connection holds the known subscriptions: sorted, without duplicates, and bounded. Dropping it removes them.
+/// Applies a message to a connection. The connection then holds the known subscriptions, sorted and without duplicates,
+/// up to a limit. Dropping the connection removes its subscriptions.
 fn apply(message: ClientMessage) {
     let manager = manager();
     let (connection, mut receiver) = manager.connect(Connect::to(Vec::new()));

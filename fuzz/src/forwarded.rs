@@ -1,4 +1,5 @@
-//! The address of a client behind a proxy. A client cannot choose its address through its own headers.
+//! Checks how the server finds the address of a client behind a proxy. A client must not be able to choose this address
+//! with its own headers.
 
 use std::net::IpAddr;
 
@@ -8,10 +9,11 @@ use oddswire::admission::TrustedProxies;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROXY: &str = "10.0.0.1";
-/// The client's real address, which only the proxy knows.
+/// The client's real address, which the proxy adds to the headers.
 const CLIENT: &str = "203.0.113.7";
 
-/// Reads the input as lines of header values. Lines with `x` are `X-Forwarded-For`, lines with `f` are `Forwarded`.
+/// Reads each line of the input as the value of a header: `X-Forwarded-For` if the line begins with `x`, and
+/// `Forwarded` if it begins with `f`.
 pub fn check(input: &[u8]) {
     let headers = headers(input);
     let [proxy, client]: [IpAddr; 2] = [PROXY, CLIENT].map(|text| text.parse().expect("an address"));
@@ -28,7 +30,8 @@ pub fn check(input: &[u8]) {
     for (name, value) in [(X_FORWARDED_FOR, CLIENT), (FORWARDED, "for=203.0.113.7")] {
         for way in [appended(&headers, &name, value), joined(&headers, &name, value)] {
             let found = trusted.client(proxy, &way);
-            // If the client contradicts the proxy in the other header, the address is the proxy's.
+            // If the client sent the other header and it contradicts the proxy's header, the server uses the proxy's
+            // address.
             assert!(found == client || found == proxy, "{found} comes from the client's own header: {way:?}");
         }
     }
@@ -50,14 +53,14 @@ fn headers(input: &[u8]) -> HeaderMap {
     headers
 }
 
-/// The headers from a proxy that adds a line.
+/// Returns the headers from a proxy that adds a header line with `value`.
 fn appended(headers: &HeaderMap, name: &HeaderName, value: &'static str) -> HeaderMap {
     let mut headers = headers.clone();
     headers.append(name, HeaderValue::from_static(value));
     headers
 }
 
-/// The headers from a proxy that joins all lines and adds its value.
+/// Returns the headers from a proxy that joins all lines of the header into one and adds `value` at the end.
 fn joined(headers: &HeaderMap, name: &HeaderName, value: &'static str) -> HeaderMap {
     let mut lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     lines.push(value.as_bytes());

@@ -1,4 +1,4 @@
-//! The opening handshake of a WebSocket (RFC 6455, section 4.2).
+//! Checks the opening handshake of a WebSocket (RFC 6455, section 4.2).
 
 use http::header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
@@ -8,7 +8,7 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::service::{Answer, app, block_on, call};
 
-/// Reads the input as lines `name: value`: the headers of `GET /api/ws`.
+/// Reads the lines of the input as headers `name: value` of the request `GET /api/ws`.
 pub fn check(input: &[u8]) {
     let headers = headers(input);
     let app = app();
@@ -39,11 +39,13 @@ fn headers(input: &[u8]) -> HeaderMap {
     headers
 }
 
-/// Answers the request, and waits for the end of the connection's task. The task ends because it gets no connection.
+/// Sends the request, and waits until the server's task for the connection has ended. The task ends because it never
+/// gets a socket.
 async fn opened(app: &App, headers: &HeaderMap) -> Answer {
     let mut request = Request::get("/api/ws").body(Full::default()).expect("a path makes a valid request");
     *request.headers_mut() = headers.clone();
-    // Hyper adds this to each request that may be upgraded. Here it has no connection to hand over.
+    // Hyper adds an `OnUpgrade` to each request that can be upgraded. This `OnUpgrade` belongs to no connection, so it
+    // fails.
     let on_upgrade = hyper::upgrade::on(Request::new(()));
     request.extensions_mut().insert(on_upgrade);
     let answer = call(app, request).await;
@@ -52,7 +54,8 @@ async fn opened(app: &App, headers: &HeaderMap) -> Answer {
     answer
 }
 
-/// The conditions for switching protocols (RFC 6455, section 4.2.1).
+/// Checks that a request with the response 101 was valid (RFC 6455, section 4.2.1), and that the response belongs to
+/// it.
 fn switched(headers: &HeaderMap, answer: &Answer) {
     let has = |name: &HeaderName, token: &str| {
         let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).to_lowercase());
@@ -74,7 +77,7 @@ fn switched(headers: &HeaderMap, answer: &Answer) {
     }
 }
 
-/// Whether the text is 16 bytes in base64.
+/// Whether the text is the base64 form of 16 bytes.
 fn is_16_bytes(text: &str) -> bool {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let Some(digits) = text.strip_suffix("==").filter(|digits| digits.len() == 22) else { return false };

@@ -1,6 +1,8 @@
-//! The properties that hold for every input, as functions of bytes. Each panics when a property is violated.
+//! Checks properties that must hold for every input. Each check takes the bytes of an input, and panics if a property
+//! does not hold.
 //!
-//! Each file is the body of one fuzz target. A test of the root package runs the same functions on the seeds.
+//! Each file except `service` has the check of one fuzz target. A test of the root package runs the same checks on the
+//! seeds (tests/program/corpora.rs).
 
 pub mod client_message;
 pub mod forwarded;
@@ -12,10 +14,10 @@ mod service;
 pub mod token;
 pub mod topic;
 
-/// A check of one input.
+/// Checks one input.
 pub type Check = fn(&[u8]);
 
-/// Every check with the name of its target, which is also the name of the folder with its seeds.
+/// All checks, each with the name of its fuzz target. The folder with the target's seeds has the same name.
 pub const CHECKS: [(&str, Check); 8] = [
     ("client_message", client_message::check),
     ("forwarded", forwarded::check),
@@ -27,7 +29,7 @@ pub const CHECKS: [(&str, Check); 8] = [
     ("topic", topic::check),
 ];
 
-/// Checks that an error text is short, and fits into one line of a log.
+/// Checks that an error text is neither empty nor longer than 2,000 bytes, and fits into one line of a log.
 fn check_detail(detail: &str) {
     assert!(!detail.is_empty(), "an error has a text");
     assert!(detail.len() <= 2_000, "an error text of {} bytes", detail.len());

@@ -1,4 +1,4 @@
-//! Positions, `since`, and the catch-up of a client that resumes at a position.
+//! Checks positions, the parameter `since`, and the catch-up of a client that resumes at a position.
 
 use oddswire::log::Since;
 use oddswire::manager::{Connect, ConnectionManager};
@@ -9,10 +9,10 @@ use serde_json::value::RawValue;
 
 use super::service::{drain, manager};
 
-/// How many messages are published. The history holds fewer.
+/// The number of messages that the check publishes. The history of a topic holds fewer.
 const PUBLISHED: u64 = 9;
 
-/// Parses the input as a position and as `since`.
+/// Parses the input as a position and as a value of `since`.
 pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let position = text.parse::<Position>();
@@ -34,7 +34,8 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// A client that reconnects is caught up in order, and is told about missing messages.
+/// Checks the catch-up of a client that resumes at `since`: messages arrive in order and once, up to the newest
+/// message.
 fn resume(since: Position) {
     let manager = manager();
     publish(&manager);

@@ -1,5 +1,5 @@
-//! Bodies of publish requests. The server accepts a body as a whole or not at all, and subscribers get its data
-//! unchanged.
+//! Checks bodies of publish requests. The server must accept all messages of a body or none of them. Subscribers must
+//! get the publisher's data unchanged.
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::service::{Answer, PUBLISH_TOKEN, app, block_on, call, drain};
 
-/// Posts the input as JSON, as lines of JSON, and as a broadcast.
+/// Publishes the input as JSON and as lines of JSON (NDJSON), and sends it as a broadcast.
 pub fn check(input: &[u8]) {
     for format in ["application/json", "application/x-ndjson"] {
         published(input, format);
@@ -57,7 +57,7 @@ fn published(input: &[u8], format: &str) {
     again(&app, input, format);
 }
 
-/// The messages of a body, by another parser.
+/// Splits a body into its messages, without the server's parser.
 fn messages<'a>(input: &'a [u8], format: &str) -> Vec<&'a str> {
     let text = std::str::from_utf8(input).expect("an accepted body is UTF-8");
     if format == "application/x-ndjson" {
@@ -67,7 +67,7 @@ fn messages<'a>(input: &'a [u8], format: &str) -> Vec<&'a str> {
     list.unwrap_or_else(|_| vec![text])
 }
 
-/// Subscribers get every changed message once, in order, with the publisher's bytes.
+/// Checks that a subscriber got every message, except unchanged ones: once, in order, with the publisher's bytes.
 fn delivered(sent: &[Outgoing], messages: &[&str], changed: u64) {
     let mut rest = messages.iter();
     let mut last = 0;
@@ -81,7 +81,7 @@ fn delivered(sent: &[Outgoing], messages: &[&str], changed: u64) {
     assert_eq!(last, changed);
 }
 
-/// The state of each topic is JSON.
+/// Checks that the server returns valid JSON for the state of each topic.
 fn kept(app: &App) {
     for topic in app.manager.topics().iter() {
         let request = Request::get(format!("/api/topics/{topic}/state")).body(Full::default()).expect("a request");
@@ -91,11 +91,11 @@ fn kept(app: &App) {
     }
 }
 
-/// An accepted body is accepted again.
+/// Publishes an accepted body again.
 fn again(app: &App, input: &[u8], format: &str) {
     let before = app.manager.position().offset;
     let answer = post(app, "/api/publish", format, input);
-    // A second publish fails only if a value has expired meanwhile.
+    // The server rejects the body only if a time in `expires_at` has passed since the first publish.
     if answer.status == StatusCode::OK {
         let count = |name: &str| answer.json()[name].as_u64().expect("a number of messages");
         assert_eq!(app.manager.position().offset - before, count("accepted") - count("unchanged"));
@@ -122,14 +122,14 @@ fn rejected(answer: &Answer, input: &[u8]) {
     let expected = match error["code"].as_str().expect("an error has a code") {
         "message_too_large" | "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "invalid_json" | "invalid_message" | "unknown_topic" | "empty" | "state_full" => StatusCode::BAD_REQUEST,
-        // The body begins as gzip does.
+        // The body begins with the first bytes of gzip, which the server does not support.
         "unsupported_media_type" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         code => panic!("unexpected code '{code}' for a body"),
     };
     assert_eq!(answer.status, expected);
     if let Some(index) = error.get("index") {
         let index = index.as_u64().expect("an index is a number");
-        // A message and a separator take at least one byte each.
+        // Each message and each separator has at least one byte, so the index is at most half of the body's length.
         assert!(index <= input.len() as u64 / 2, "the body has no message {index}");
     }
 }

@@ -1,4 +1,5 @@
-//! Query strings of the transports and of a topic's state. Both transports parse them with the same code.
+//! Checks query strings of event streams and of a topic's state. WebSocket requests need no check of their own: the
+//! server parses their query strings with the same code.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +31,7 @@ fn get(path: &str, query: &str) -> Option<Request<Full<Bytes>>> {
     Request::get(format!("{path}?{query}")).body(Full::default()).ok()
 }
 
-/// The meaning of a query according to docs/protocol.md.
+/// The meaning of a query string according to docs/protocol.md.
 struct Asked {
     topics: BTreeSet<String>,
     conflate: u64,
@@ -40,7 +41,7 @@ struct Asked {
 impl Asked {
     fn of(query: &str) -> Self {
         let mut asked = Self { topics: BTreeSet::new(), conflate: 0, valid: true };
-        // A fragment ends the query.
+        // The query ends at `#`, where the fragment of the URL begins.
         let query = query.split('#').next().unwrap_or_default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
@@ -81,7 +82,7 @@ async fn events(app: &App, request: Request<Full<Bytes>>, asked: &Asked) {
     assert_eq!(ack["topics"], ack["data"]["topics"]);
 }
 
-/// The JSON of the first event. Dropping the body disconnects the client.
+/// Reads the JSON of the first event. Then drops the response body, which disconnects the client.
 async fn first_event(response: Response) -> Value {
     let mut body = response.into_body();
     let frame = body.frame().await.expect("a stream begins with an event").expect("a body in memory has no errors");

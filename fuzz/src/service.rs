@@ -1,4 +1,4 @@
-//! The HTTP service without a socket: calls the production filters with a request.
+//! Sends requests to the server's HTTP service without a socket. The service has the same filters as in production.
 
 use std::cell::OnceCell;
 use std::sync::{Arc, RwLock};
@@ -25,11 +25,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use warp::reply::Response;
 
-/// The token of publishers.
+/// The token for publish requests.
 pub const PUBLISH_TOKEN: &str = "a-token-of-the-fuzz-targets";
-/// The epoch of positions.
+/// The epoch of all positions, in Unix milliseconds.
 pub const EPOCH: u64 = 1_763_849_000_000;
-/// The limits are small, so that the log drops messages.
+/// Small limits, so that the log drops old messages during a check.
 const LOG_LIMITS: log::LogLimits = log::LogLimits {
     history_messages: 4,
     history_bytes: 1 << 16,
@@ -52,7 +52,7 @@ fn config() -> Arc<Config> {
     let config = || {
         let mut config = Config::default();
         config.publish_token = Some(PUBLISH_TOKEN.parse().expect("the token is visible ASCII"));
-        // Without a limit, because a fuzzer publishes more often than a publisher may.
+        // 0 means no limit. A fuzzer publishes more often than the default limit allows.
         config.publishes_per_second = 0;
         Arc::new(config)
     };
@@ -89,7 +89,7 @@ pub fn app() -> App {
     }
 }
 
-/// Runs a future to its end, on a runtime that the thread keeps.
+/// Runs a future to its end. All calls in one thread use the same runtime.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     thread_local!(static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -98,13 +98,13 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
-/// Answers the request without reading the response body.
+/// Sends the request to the service, and returns the response without reading its body.
 pub async fn open(app: &App, request: Request<Full<Bytes>>) -> Response {
     let service = TowerToHyperService::new(warp::service(oddswire::routes::all(app)));
     service.call(request).await.unwrap_or_else(|never| match never {})
 }
 
-/// Answers the request and reads the response body.
+/// Sends the request to the service, and reads the whole response.
 pub async fn call(app: &App, request: Request<Full<Bytes>>) -> Answer {
     read(open(app, request).await).await
 }
@@ -129,7 +129,7 @@ impl Answer {
     }
 }
 
-/// Empties an outbox as a writer does, and checks the frames of each item.
+/// Empties a client's outbox as the server's writer does, and checks the frames of each item.
 pub fn drain(connection: &Connection, receiver: &mut Receiver) -> Vec<Outgoing> {
     const MOST: usize = 10_000;
     let mut taken = Vec::new();
@@ -148,7 +148,8 @@ pub fn drain(connection: &Connection, receiver: &mut Receiver) -> Vec<Outgoing> 
     taken
 }
 
-/// Both transports carry the same JSON text: as one final, unmasked text frame, and as one event.
+/// Checks that both transports carry the same JSON text. A WebSocket carries it as one final, unmasked text frame, and
+/// SSE as one event.
 fn check_frames(frames: &Frames) {
     let text = std::str::from_utf8(frames.text()).expect("a message is UTF-8");
     serde_json::from_str::<&RawValue>(text).expect("a message is JSON");

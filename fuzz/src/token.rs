@@ -1,4 +1,4 @@
-//! Subscribers' tokens. A token without the server's signature grants no access. A signed token grants the access in
+//! Checks subscribers' tokens. A token without a valid signature grants no access. A signed token grants the access in
 //! its claims until it expires.
 
 use std::cell::OnceCell;
@@ -17,7 +17,8 @@ const KEY_SET: &str = r#"{"keys":[
      "x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"},
     {"kty":"OKP","crv":"Ed25519","alg":"EdDSA","kid":"ed","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
 ]}"#;
-/// Seconds of tolerance: 30 of the server for clock skew, and 1 between the two readings of the clock.
+/// The tolerance in seconds. The server allows 30 seconds of clock skew. One more second may pass between the server's
+/// reading of the clock and this check's.
 const SLACK: f64 = 31.0;
 
 struct Verifiers {
@@ -25,7 +26,8 @@ struct Verifiers {
     key_set: Verifier,
 }
 
-/// Reads the input as a token. Then signs the first line as a header with the other lines as claims.
+/// Checks the input as a token. Then checks signed tokens, with the first line as their header and the other lines as
+/// their claims.
 pub fn check(input: &[u8]) {
     thread_local!(static VERIFIERS: OnceCell<Verifiers> = const { OnceCell::new() });
     VERIFIERS.with(|cell| {
@@ -51,7 +53,7 @@ fn as_token(token: &str, verifiers: &Verifiers) {
 }
 
 fn as_parts(header: &[u8], claims: &[u8], verifiers: &Verifiers) {
-    // An attacker may use the public key as a shared secret (RFC 8725, section 2.1).
+    // Tokens with a wrong secret. An attacker may use the public key as a shared secret (RFC 8725, section 2.1).
     for wrong in
         ["another-secret-of-thirty-two-bytes-or-more", "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", KEY_SET, ""]
     {
@@ -67,7 +69,7 @@ fn as_parts(header: &[u8], claims: &[u8], verifiers: &Verifiers) {
     let token = signed(header, claims, SECRET);
     assert!(verifiers.key_set.check(&token).is_err());
     if let Ok(access) = verifiers.secret.check(&token) {
-        // The server ignores unknown claims, so their values need not be UTF-8.
+        // The server ignores unknown claims, so the values of those claims need not be UTF-8.
         let said = |part: &[u8]| serde_json::from_str::<Value>(&String::from_utf8_lossy(part));
         if let (Ok(header), Ok(claims)) = (said(header), said(claims)) {
             assert_eq!(header["alg"], "HS256");
@@ -88,13 +90,13 @@ fn signed(header: &[u8], claims: &[u8], secret: &str) -> String {
     format!("{message}.{}", base64(hmac::sign(&key, message.as_bytes()).as_ref()))
 }
 
-/// The granted access matches the claims.
+/// Checks that the granted access matches the claims of the token.
 fn admitted(access: &Access, claims: &Value) {
     assert!(claims["exp"].as_f64().expect("a token expires") >= now() - SLACK, "the token has expired: {claims}");
     assert!(claims["nbf"].as_f64().is_none_or(|from| from <= now() + SLACK), "the token is not valid yet: {claims}");
     let expires = access.expires.expect("every token expires");
     assert!(expires.as_millis() > 0);
-    // The response to a new token has its expiry time.
+    // The server's response to a new token contains the expiry time of the token.
     let told: Value = serde_json::from_slice(protocol::auth_ack(Some(expires)).text()).expect("the response is JSON");
     assert!(told["data"]["expires_at"].is_string());
 
@@ -110,7 +112,7 @@ fn admitted(access: &Access, claims: &Value) {
     }
 }
 
-/// Whether the server must accept a token with these claims. False if that is uncertain.
+/// Whether the server must accept a token with these claims. Returns false, too, if this check cannot decide.
 fn is_good(claims: &Value) -> bool {
     let valid =
         |topic: &Value| topic.as_str().is_some_and(|topic| topic == "*" || topic.parse::<Subscription>().is_ok());

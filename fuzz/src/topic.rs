@@ -1,11 +1,12 @@
-//! Topics, keys, subscriptions, and lists of topics.
+//! Checks topics, keys, subscriptions, and lists of topics.
 
 use oddswire::message::{Draft, Message, Payload, Position, Timestamp};
 use oddswire::topic::{Key, Subscription, Topic, Topics};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Parses the input as a topic, a key and a list of topics. Parses its lines as subscriptions and compares them.
+/// Parses the input as a topic, a key and a list of topics. Parses the first four lines as subscriptions and compares
+/// each two.
 pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     topic(text);
@@ -56,7 +57,7 @@ fn key(text: &str) {
     carried(&key);
 }
 
-/// The JSON of a message has its key unchanged.
+/// Checks that the JSON of a message contains the key unchanged.
 fn carried(key: &Key) {
     let payload = Payload::keyed(key.clone(), RawValue::TRUE.to_owned());
     let draft = Draft { topic: "odds_updates".parse().expect("a topic"), payload };
@@ -84,7 +85,7 @@ fn subscription(text: &str) -> Option<Subscription> {
     }
 }
 
-/// Two subscriptions overlap if both cover the same key. The order of the two does not matter.
+/// Checks whether two subscriptions overlap, which means that both cover the same key. Their order does not matter.
 fn related(one: &Subscription, other: &Subscription) {
     assert_eq!(one.overlaps(other), other.overlaps(one));
     assert!(one.overlaps(one));
