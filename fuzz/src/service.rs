@@ -52,7 +52,7 @@ fn config() -> Arc<Config> {
     let config = || {
         let mut config = Config::default();
         config.publish_token = Some(PUBLISH_TOKEN.parse().expect("the token is visible ASCII"));
-        // 0 means no limit. A fuzzer publishes more often than the default limit allows.
+        // 0 means no limit. A limit would reject the many publishes of a fuzzer.
         config.publishes_per_second = 0;
         Arc::new(config)
     };

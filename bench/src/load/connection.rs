@@ -1,4 +1,4 @@
-//! One subscriber: connects, shakes hands and receives messages.
+//! One subscriber: connects, does the WebSocket handshake and receives messages.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream as StdTcpStream};
@@ -12,22 +12,22 @@ use crate::load::frames::{self, Frames, Item};
 use crate::load::head::Head;
 use crate::load::tally::Tally;
 
-/// How often one event reads from a connection. Without this bound, one fast server could delay all other connections.
-/// The rest is read after the other events.
+/// The maximum number of reads from a connection for one epoll event. Without this limit, one busy connection could
+/// delay all others. The client reads the remaining bytes after it has handled the other events.
 const READS_PER_TURN: usize = 16;
 
-/// The smallest receive buffer that the kernel allows.
+/// The smallest receive buffer that the kernel allows, in bytes.
 const SMALL_BUFFER: usize = 2_304;
 
-/// The segment size of a client on Ethernet. The loopback interface has segments 45 times as large. With those, the
-/// kernel would size the sender's buffer to hold megabytes for a client that does not read.
+/// The TCP segment size of a client on Ethernet, in bytes. Segments on the loopback interface are 45 times as large.
+/// For such segments, the kernel would give the server a send buffer of megabytes for each client that does not read.
 const ETHERNET_SEGMENT: u32 = 1_448;
 
 /// Whether a client reads its messages.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Reading {
     Always,
-    /// Reads nothing after the handshake, and has small kernel buffers.
+    /// Reads nothing after the handshake, and has a small receive buffer.
     Stalled,
 }
 
@@ -39,7 +39,8 @@ pub struct Connection {
 }
 
 enum Stage {
-    /// The client sends the request, of which `written` bytes are sent, and collects the response.
+    /// The client sends the request and collects the response. `written` is the number of bytes of the request that are
+    /// sent.
     Handshake {
         request: Vec<u8>,
         written: usize,
@@ -51,9 +52,9 @@ enum Stage {
 /// The result of reading from a connection.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Progress {
-    /// All available bytes are read.
+    /// The client has read all available bytes.
     Waiting,
-    /// There may be more bytes to read.
+    /// The client stopped reading at the limit, so the socket may have more bytes.
     Unfinished,
 }
 
@@ -62,7 +63,8 @@ impl Connection {
     pub fn start(source: Ipv4Addr, target: SocketAddr, request: Vec<u8>, reading: Reading) -> Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
-        // Closing with a reset avoids TIME_WAIT, so the port can be used again at once.
+        // Closing this socket will send a reset. This avoids the state TIME_WAIT, so another connection can use the
+        // port at once.
         socket.set_linger(Some(Duration::ZERO))?;
         if reading == Reading::Stalled {
             socket.set_recv_buffer_size(SMALL_BUFFER)?;
@@ -83,13 +85,14 @@ impl Connection {
         })
     }
 
-    /// Whether the server has accepted the request and, if it greets subscribers, sent the first message.
+    /// Whether the server has accepted the request. If the server greets its subscribers, it must also have sent the
+    /// first message.
     pub fn is_established(&self, greets: bool) -> bool {
         matches!(self.stage, Stage::Open(_)) && (self.greeted || !greets)
     }
 
-    /// Writes and reads as much as possible without blocking. A read that does not fill the buffer has emptied the
-    /// socket (epoll(7)). If the peer has closed its side, only the end of the stream shows that the socket is empty.
+    /// Writes and reads as much as possible without blocking. After a read that does not fill the buffer, the socket is
+    /// empty (epoll(7)). If the server has closed its side (`read_closed`), reads until the end of the stream.
     pub fn advance(&mut self, read_closed: bool, scratch: &mut [u8], tally: &mut Tally) -> Result<Progress> {
         if let Stage::Handshake { request, written, .. } = &mut self.stage
             && !send(&mut self.stream, request, written)?
@@ -135,7 +138,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends a whole pong, or nothing when the socket's buffer is full. The buffer holds only pongs.
+    /// Sends a whole pong, or nothing if the socket's send buffer is full. After the handshake, the client sends only
+    /// pongs.
     fn answer(&mut self, pong: &[u8]) -> Result<()> {
         match self.stream.write(pong) {
             Ok(count) => ensure!(count == pong.len(), "the socket's buffer has no room for a pong"),
@@ -145,7 +149,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Parses the response head when it is complete. The bytes after it belong to the first messages.
+    /// Parses the head of the response when it is complete. The bytes after the head belong to the first messages.
     fn finish_handshake(&mut self, tally: &mut Tally) -> Result<()> {
         let Stage::Handshake { reply, .. } = &mut self.stage else { return Ok(()) };
         let Some(head) = Head::parse(reply)? else { return Ok(()) };
@@ -156,8 +160,9 @@ impl Connection {
     }
 }
 
-/// Sends the rest of the request and returns whether all of it is sent. While the connect is
-/// pending, a write returns `WouldBlock`. After a failed connect, it returns the reason. So the connect needs no check.
+/// Sends the rest of the request and returns whether all of it is sent. While the socket is connecting, a write returns
+/// `WouldBlock`. If the connect has failed, the write returns its error. So this client does not check the result of
+/// the connect itself.
 fn send(stream: &mut TcpStream, request: &[u8], written: &mut usize) -> Result<bool> {
     while *written < request.len() {
         match stream.write(&request[*written..]) {
@@ -170,8 +175,8 @@ fn send(stream: &mut TcpStream, request: &[u8], written: &mut usize) -> Result<b
     Ok(true)
 }
 
-/// The request of a subscriber. The key is the example of RFC 6455, because no cache between client and server requires
-/// a random one.
+/// The handshake request of a subscriber. Its `Sec-WebSocket-Key` is the example of RFC 6455. Keys are random only to
+/// bypass caches, and no cache is between client and server.
 pub fn request(target: SocketAddr, path: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

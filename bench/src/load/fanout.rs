@@ -21,40 +21,41 @@ use crate::server::Server;
 use crate::server::dialect::{Dialect, subscribe_path};
 use crate::server::process::{self, Cpu};
 
-/// A phase ends when all its messages were published and nothing has arrived for this long.
+/// A phase ends when all its messages are published and subscribers have received nothing for this time.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// How long the main thread waits for events before it looks at the publishers.
+/// The time that the main thread waits for events before it checks whether the publishers have finished.
 const TURN: Duration = Duration::from_millis(20);
 
-/// Time to warm up, and to register the subscribers of a server that does not greet them.
+/// The time for warming up the server. If the server does not greet its subscribers, it registers them during this
+/// time.
 const WARM_UP: Duration = Duration::from_secs(1);
 
 const NANOS: f64 = 1e9;
 
-/// Messages that go to many subscribers.
+/// A load: messages that go to many subscribers.
 #[derive(Clone, Copy)]
 pub struct Fanout {
-    /// Subscribers that read.
+    /// The number of subscribers that read their messages.
     pub readers: u32,
-    /// Subscribers that read nothing after the handshake.
+    /// The number of subscribers that read nothing after the handshake.
     pub stalled: u32,
     pub interest: Interest,
     pub source: Source,
     pub lasts: Duration,
-    /// Connections that publish.
+    /// The number of connections that publish.
     pub publishers: u32,
 }
 
-/// What the subscribers subscribe to.
+/// The subscriptions of the subscribers.
 #[derive(Clone, Copy)]
 pub enum Interest {
     All,
-    /// Each subscribes to one of so many events, in turn.
+    /// Each subscriber subscribes to one event. The number is that of all events.
     Events(u64),
 }
 
-/// The processor time of this program, and of all processes other than this program and the server.
+/// The processor time of this program, and of all processes except this program and the server, in microseconds.
 struct Load {
     own: f64,
     others: f64,
@@ -67,13 +68,13 @@ struct Phase {
     published: u64,
     cpu: Cpu,
     load: Load,
-    /// From the start to the last received message. Without subscribers: to the last response.
+    /// The time from the start to the last received message, or without subscribers to the last response.
     seconds: f64,
     expected: u64,
 }
 
 impl Fanout {
-    /// One publisher, and subscribers to every message.
+    /// A load of one publisher, and of `readers` subscribers that get every message.
     pub fn to_all(readers: u32, source: Source, lasts: Duration) -> Self {
         Self { readers, stalled: 0, interest: Interest::All, source, lasts, publishers: 1 }
     }
@@ -118,7 +119,7 @@ impl Fanout {
         Target { path: Box::new(path), stalled_from: self.readers as usize, ..Target::everything(server) }
     }
 
-    /// The number of readers of each message. The readers are spread evenly over the events.
+    /// The number of readers that get each message. Each event has the same number of readers.
     fn audience(&self) -> u64 {
         match self.interest {
             Interest::All => u64::from(self.readers),
@@ -127,7 +128,7 @@ impl Fanout {
     }
 }
 
-/// Publishes and receives at the same time.
+/// Publishes messages and receives deliveries at the same time.
 struct Driver<'a> {
     swarm: &'a mut Swarm,
     server: &'a Server,
@@ -157,7 +158,7 @@ impl Driver<'_> {
             }
             let finished = || running.iter().all(thread::ScopedJoinHandle::is_finished);
             let result = self.receive(schedule, &finished, start, &mut tally, progress);
-            // Stops the publishers that still wait.
+            // Closing the channels stops the publishers that still wait.
             drop(stops);
             let published = running.into_iter().try_fold(0, |sum, thread| {
                 let published = thread.join().map_err(|_| anyhow!("a publisher panicked"))?;
@@ -176,7 +177,7 @@ impl Driver<'_> {
         Ok(Phase { tally, published, cpu, load, seconds, expected })
     }
 
-    /// Receives until the publishers have finished.
+    /// Receives messages until the publishers have finished.
     fn receive(
         &mut self,
         schedule: &Schedule,
@@ -201,7 +202,8 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// Receives until every expected message has arrived or was reported as skipped, or until nothing arrives any more.
+    /// Receives until every expected message has arrived or the server has reported it as skipped. Ends earlier if
+    /// nothing arrives for the time `QUIET`.
     fn drain(&mut self, expected: u64, tally: &mut Tally) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         let mut heard = Instant::now();
@@ -249,8 +251,8 @@ fn figures(fanout: &Fanout, phase: &Phase) -> Figures {
     figures
 }
 
-/// Lets the stalled clients read, and counts the messages that they get. Fails if the server did not fall back to
-/// catch-up for each of them, because then the comparison with `slow-without` would show nothing.
+/// Lets the stalled clients read, and counts their catch-ups. Fails if oddswire's log does not report each stalled
+/// client as slow. The comparison with `slow-without` would then show nothing.
 fn add_slow(figures: &mut Figures, swarm: &mut Swarm, server: &Server, clock: Clock) -> Result<()> {
     let mut tally = Tally::new(clock)?;
     let slow = swarm.resume_stalled()?;

@@ -4,7 +4,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-/// The longest accepted payload. No measurement has frames of this size.
+/// The maximum length of a payload in bytes. The frames of all measurements are shorter.
 const MAX_FRAME: usize = 4 * 1024 * 1024;
 
 const FIN: u8 = 0x80;
@@ -20,11 +20,11 @@ const PONG: u8 = 0xa;
 /// A message or ping from a server.
 pub enum Item<'a> {
     Message(&'a [u8]),
-    /// Requires a pong with the same payload.
+    /// A ping. The client must answer it with a pong that has the same payload.
     Ping(&'a [u8]),
 }
 
-/// The frames of one connection.
+/// Collects the bytes of one connection and finds the frames in them.
 #[derive(Default)]
 pub struct Frames {
     /// The beginning of a frame whose end has not arrived yet.
@@ -32,7 +32,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Takes the next bytes and passes on each message and ping that they complete.
+    /// Takes the next bytes, and calls `each` with every message and ping that they complete.
     pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(Item)) -> Result<()> {
         if self.partial.is_empty() {
             let used = split(bytes, &mut each)?;
@@ -43,14 +43,14 @@ impl Frames {
         let used = split(&self.partial, &mut each)?;
         self.partial.drain(..used);
         if self.partial.is_empty() {
-            // Frees the buffer, because there are thousands of connections.
+            // Frees the buffer's memory, because thousands of connections have such a buffer.
             self.partial = Vec::new();
         }
         Ok(())
     }
 }
 
-/// Passes on the complete frames in `bytes` and returns their total length.
+/// Calls `each` with the messages and pings in `bytes`. Returns the total length of all complete frames.
 fn split(bytes: &[u8], each: &mut impl FnMut(Item)) -> Result<usize> {
     let mut used = 0;
     while let Some(frame) = Frame::parse(&bytes[used..])? {
@@ -78,7 +78,7 @@ struct Frame {
 }
 
 impl Frame {
-    /// Reads the frame at the start of `bytes`; `None` if it is incomplete.
+    /// Reads the frame at the start of `bytes`; `None` if the frame is incomplete.
     fn parse(bytes: &[u8]) -> Result<Option<Self>> {
         let &[first, second, ..] = bytes else {
             return Ok(None);
@@ -103,7 +103,7 @@ impl Frame {
     }
 }
 
-/// Builds the pong for a ping. The mask is zero, which is allowed and leaves the payload unchanged.
+/// Builds the pong for a ping. The mask is zero, which servers accept and which leaves the payload unchanged.
 pub fn pong(payload: &[u8]) -> Result<Vec<u8>> {
     let length = u8::try_from(payload.len())?;
     Ok([&[FIN | PONG, MASK | length, 0, 0, 0, 0], payload].concat())

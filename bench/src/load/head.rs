@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-/// The longest accepted head.
+/// The maximum length of a response head in bytes.
 const MAX_BYTES: usize = 16 * 1024;
 
 const MAX_FIELDS: usize = 32;
@@ -13,12 +13,12 @@ pub struct Head {
     pub status: u16,
     /// The length of the head in bytes.
     pub size: usize,
-    /// The length of the body; `None` when the head does not say.
+    /// The length of the body in bytes; `None` if the head has no `Content-Length`.
     pub content_length: Option<usize>,
 }
 
 impl Head {
-    /// Parses the head at the start of `bytes`; `None` if it is incomplete.
+    /// Parses the head at the start of `bytes`; `None` if the head is incomplete.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>> {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut response = httparse::Response::new(&mut fields);

@@ -1,4 +1,4 @@
-//! The input of every measurement.
+//! The server and the clock that a measurement uses.
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,12 +10,12 @@ use crate::server::Server;
 pub struct Measurement<'a> {
     pub server: &'a Server,
     pub clock: Clock,
-    /// The case, the server and the run, for the progress line.
+    /// The names of the case and the server, and the number of the run, for the progress line.
     pub label: String,
 }
 
 impl Measurement<'_> {
-    /// Makes the progress line. The library draws it on standard error, and only on a terminal.
+    /// Creates the progress line. The library writes the line to standard error, and only if that is a terminal.
     pub fn progress(&self, total: u32) -> Result<ProgressBar> {
         let style = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len}")?;
         Ok(ProgressBar::new(u64::from(total)).with_style(style).with_message(self.label.clone()))

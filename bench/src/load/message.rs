@@ -1,4 +1,4 @@
-//! The messages of a measurement. Each carries the time at which it was due.
+//! The messages of a measurement. Each message contains the time at which it was due.
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -7,13 +7,13 @@ use memchr::memmem;
 
 use crate::server::dialect::{Dialect, TOPIC};
 
-/// The text before the time. It occurs nowhere else in a message.
+/// The text before the time in a message. This text occurs only once in a message.
 const STAMP: &str = r#"{"bench_at":""#;
 
-/// The number of digits of the time. Leading zeros give all messages the same length.
+/// The number of digits of the time in a message. Leading zeros give all messages the same length.
 const DIGITS: usize = 20;
 
-/// Counts nanoseconds from its start. Copies in other threads have the same start.
+/// Counts the nanoseconds since its creation. All copies of a clock show the same time.
 #[derive(Clone, Copy)]
 pub struct Clock {
     origin: Instant,
@@ -33,7 +33,8 @@ impl Clock {
     }
 }
 
-/// Builds JSON of `bytes` bytes (at least about 40) that begins with the time.
+/// Builds the JSON data of a message, which begins with the time `stamp`. The length is `bytes`, but at least about 40
+/// bytes.
 pub fn data(stamp: u64, bytes: usize) -> String {
     let mut text = format!(r#"{STAMP}{stamp:0DIGITS$}","pad":""#);
     let padding = bytes.saturating_sub(text.len() + 2);
@@ -42,7 +43,7 @@ pub fn data(stamp: u64, bytes: usize) -> String {
     text
 }
 
-/// The time in a message; `None` for other messages, such as `connection_ack`.
+/// Reads the time in a message; `None` for messages without a time, such as `connection_ack`.
 pub fn stamp(text: &[u8]) -> Option<u64> {
     let start = memmem::find(text, STAMP.as_bytes())? + STAMP.len();
     let digits = text.get(start..start + DIGITS)?;
@@ -52,20 +53,20 @@ pub fn stamp(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// The number of skipped messages in a `catch_up`. An unknown number (`null`) counts as 0.
+/// Adds up the numbers of skipped messages in a `catch_up`. An unknown number (`null`) counts as 0.
 pub fn skipped(text: &[u8]) -> u64 {
     let value: Option<serde_json::Value> = serde_json::from_slice(text).ok();
     let topics = value.as_ref().and_then(|value| value.pointer("/data/topics")?.as_object());
     topics.map_or(0, |topics| topics.values().filter_map(|topic| topic.get("skipped")?.as_u64()).sum())
 }
 
-/// The key with this number: an event, a market and a bookmaker.
+/// Builds the key with this number. A key consists of an event, a market and a bookmaker.
 pub fn key(number: u64) -> String {
     format!("e{number}/1x2/bench")
 }
 
-/// Appends one message to the body of a publish request. Oddswire adds the envelope that subscribers get. Peers pass on
-/// the body, so it contains an envelope of the same length.
+/// Appends one message to the body of a publish request. Oddswire adds an envelope for subscribers. Peers send the body
+/// to subscribers as it is, so for peers this function adds an envelope of the same length.
 pub fn write(body: &mut String, dialect: Dialect, key: &str, data: &str) {
     let written = if dialect == Dialect::Oddswire {
         write!(body, r#"{{"topic":"{TOPIC}","key":"{key}","type":"odds_update","data":{data}}}"#)

@@ -1,7 +1,8 @@
-//! Publishes over HTTP, each connection in its own thread.
+//! Publishes over HTTP. Each connection has its own thread.
 //!
-//! A publisher waits for each response. When a slow response delays the next request, that request's messages still
-//! carry the time at which they were due. The measured latency therefore includes the delay (coordinated omission).
+//! A publisher waits for each response. If a slow response delays the next request, the messages of that request still
+//! contain the time at which they were due. The measured latency therefore includes the delay, which avoids coordinated
+//! omission.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -19,10 +20,11 @@ use crate::server::spec::TOKEN;
 /// How long a server may take to respond to a publish.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(30);
 
-/// The longest accepted response body.
+/// The maximum length of a response body in bytes.
 const MAX_BODY: usize = 64 * 1024;
 
-/// The requests of a schedule that a connection sends: every `of`th, beginning with `first`.
+/// The requests of a schedule that one connection sends: every `of`th request, beginning with the request number
+/// `first`.
 #[derive(Clone, Copy)]
 pub struct Share {
     pub first: usize,
@@ -47,7 +49,7 @@ impl Publisher {
         Ok(Self { address, dialect, stream, request: Vec::new(), response: Vec::new() })
     }
 
-    /// Publishes a body of so many messages and waits for the response.
+    /// Publishes a body that contains `messages` messages, and waits for the response.
     pub fn publish(&mut self, body: &str, messages: usize) -> Result<()> {
         self.request.clear();
         write!(
@@ -81,8 +83,8 @@ impl Publisher {
         }
     }
 
-    /// Sends this connection's share of the requests. Ends with the schedule, or when `stop` is closed. Returns the
-    /// number of messages.
+    /// Sends this connection's share of the requests. Ends with the schedule, or when the main thread closes the
+    /// channel `stop`. Returns the number of published messages.
     pub fn run(
         &mut self,
         schedule: &Schedule,
@@ -111,7 +113,7 @@ impl Publisher {
     }
 }
 
-/// Waits for a moment. Returns false when `stop` is closed before.
+/// Waits until `moment`. Returns false if the channel `stop` is closed before that time.
 fn waited_until(moment: Instant, stop: &Receiver<()>) -> bool {
     let left = moment.saturating_duration_since(Instant::now());
     matches!(stop.recv_timeout(left), Err(RecvTimeoutError::Timeout))
@@ -121,9 +123,9 @@ fn is_over(schedule: &Schedule, start: Instant, stop: &Receiver<()>) -> bool {
     start.elapsed() >= schedule.lasts() || !matches!(stop.try_recv(), Err(TryRecvError::Empty))
 }
 
-/// Publishes pairs of key and data, as fast as the server takes them.
+/// Publishes a message for each pair of key and data, as fast as the server accepts them.
 pub fn fill(address: SocketAddr, dialect: Dialect, state: &[(String, String)]) -> Result<()> {
-    /// How many messages a request has, if the server takes several.
+    /// The number of messages in a request, if the server accepts several.
     const BATCH: usize = 500;
     let mut publisher = Publisher::connect(address, dialect)?;
     let mut body = String::new();

@@ -1,4 +1,4 @@
-//! Which messages are published, and when.
+//! The schedule of a phase: the messages to publish, and their times.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -9,24 +9,24 @@ use crate::server::dialect::Dialect;
 /// The time between requests.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Pace {
-    /// So many messages a second, at equal intervals.
+    /// Sends this number of messages a second, at equal intervals.
     Steady(f64),
-    /// Sends the next request when the previous one has been answered.
+    /// Sends the next request when the server has answered the previous one.
     Unpaced,
 }
 
-/// The messages of a phase. The keys take turns.
+/// The messages of a phase. Successive messages have successive keys, and begin again after the last key.
 #[derive(Clone, Copy)]
 pub struct Source {
     pub keys: u64,
-    /// The length of each message's data.
+    /// The length of each message's data in bytes.
     pub bytes: usize,
     pub pace: Pace,
-    /// How many messages a request has.
+    /// The number of messages in a request.
     pub batch: usize,
 }
 
-/// A sequence of requests, numbered from 0, that lasts for a time.
+/// A sequence of requests, numbered from 0. It ends after the time `lasts`.
 #[derive(Clone, Copy)]
 pub struct Schedule {
     source: Source,
@@ -36,9 +36,9 @@ pub struct Schedule {
 /// A request of a schedule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// When the request is due, counted from the start of the phase. `None` means at once.
+    /// The time at which the request is due, counted from the start of the phase. `None` means at once.
     pub due: Option<Duration>,
-    /// The numbers of its messages.
+    /// The numbers of the messages in the request.
     pub messages: Range<usize>,
 }
 
@@ -51,8 +51,8 @@ impl Schedule {
         self.lasts
     }
 
-    /// The request with this number; `None` when it would be due after the end. Requests that are due at once never
-    /// end, so the publisher must check the time.
+    /// The request with this number; `None` if the request would be due after the end of the schedule. With `Unpaced`,
+    /// this function never returns `None`, so the publisher must check the time.
     pub fn request(&self, number: usize) -> Option<Request> {
         let Source { pace, batch, .. } = self.source;
         let first = number * batch;
@@ -65,7 +65,7 @@ impl Schedule {
         request.due.is_none_or(|due| due < self.lasts).then_some(request)
     }
 
-    /// Writes the body of a request. `stamp` is the time in its messages.
+    /// Writes the body of a request. `stamp` is the time that each of the messages contains.
     pub fn write(&self, body: &mut String, dialect: Dialect, messages: Range<usize>, stamp: u64) {
         body.clear();
         for number in messages {

@@ -1,4 +1,4 @@
-//! The subscribers of one server, driven by one thread with one epoll instance.
+//! The subscribers of one server. One thread with one epoll instance handles all of them.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,32 +14,32 @@ use crate::load::tally::Tally;
 use crate::server::dialect::subscribe_path;
 use crate::server::{FIRST_SOURCE, Server};
 
-/// How many connections share a source address. An address has about 28,000 ephemeral ports. The kernel finds a free
-/// one quickly while most are free.
+/// The number of connections from each source address. An address has about 28,000 ephemeral ports, and the kernel
+/// finds a free port quickly while most ports are free.
 const PER_SOURCE: usize = 5_000;
 
-/// How many handshakes are in flight while the connections are opened. It is below 128, a common length of a listener's
-/// queue.
+/// The maximum number of unfinished handshakes while the swarm opens its connections. It is below 128, a common length
+/// of a listener's queue.
 pub const CONCURRENT: u32 = 100;
 
 const EVENTS_PER_POLL: usize = 1_024;
 
 const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// The servers' addresses, and how to subscribe.
+/// The server that the subscribers connect to, and the paths of their requests.
 pub struct Target {
-    /// The nodes. The slots are spread over them.
+    /// The addresses of all nodes. The slots are spread over the nodes.
     pub addresses: Vec<SocketAddr>,
-    /// Whether a connection is established only after the first message.
+    /// Whether the server sends a first message. If so, a connection is established only after this message.
     pub greets: bool,
     /// The request path of the subscriber in a slot.
     pub path: Box<dyn Fn(usize) -> String>,
-    /// The first slot whose client reads nothing after the handshake.
+    /// The first slot with a stalled client. Clients in this slot and all later slots read nothing after the handshake.
     pub stalled_from: usize,
 }
 
 impl Target {
-    /// Subscribers to every message of a server.
+    /// The target of clients that subscribe to every message of a server.
     pub fn everything(server: &Server) -> Self {
         Self {
             addresses: server.addresses().to_vec(),
@@ -57,22 +57,22 @@ pub enum Afterwards {
     Close,
 }
 
-/// A number of handshakes to complete.
+/// The handshakes to complete: their total number, the number at the same time, and what to do afterwards.
 pub struct Plan {
     pub total: u32,
     pub concurrent: u32,
     pub afterwards: Afterwards,
 }
 
-/// A connection in its slot.
+/// A connection, and its state in the swarm.
 struct Subscriber {
     connection: Connection,
     established: bool,
-    /// Whether the slot is in the list `unfinished`.
+    /// Whether the list `Swarm::unfinished` contains the slot of this connection.
     unfinished: bool,
 }
 
-/// The connections. Each is in a slot whose index is its epoll token.
+/// The connections of the subscribers. The index of a connection's slot is also its epoll token.
 pub struct Swarm {
     poll: Poll,
     events: Events,
@@ -82,11 +82,12 @@ pub struct Swarm {
     free: Vec<usize>,
     /// The slots whose handshake completed in the last turn.
     completed: Vec<usize>,
-    /// The slots with more bytes to read than fit into a turn. Epoll reports them only once.
+    /// The slots whose connections had more bytes than one turn reads. Epoll does not report these bytes again.
     unfinished: Vec<usize>,
-    /// The slots of a turn, and whether the peer has closed its side. Kept to reuse the memory.
+    /// The slots to handle in a turn, each with whether the server has closed its side. A field only to reuse the
+    /// memory.
     ready: Vec<(usize, bool)>,
-    /// Whether a connection may end without failing the measurement.
+    /// If true, the end of a connection does not fail the measurement.
     tolerant: bool,
 }
 
@@ -108,8 +109,8 @@ impl Swarm {
         })
     }
 
-    /// Completes the planned handshakes. Fails at the first failed handshake, because a rate without the failures would
-    /// not be comparable.
+    /// Completes the planned handshakes. Fails at the first failed handshake, because rates with and without failures
+    /// are not comparable.
     pub fn complete(&mut self, plan: &Plan, progress: &ProgressBar, tally: &mut Tally) -> Result<()> {
         let deadline = Deadline::after(LIMIT, "completing handshakes");
         let mut started = 0;
@@ -132,7 +133,7 @@ impl Swarm {
         Ok(())
     }
 
-    /// Receives for a time.
+    /// Receives messages for a time.
     pub fn hold(&mut self, period: Duration, tally: &mut Tally) -> Result<()> {
         let end = Instant::now() + period;
         loop {
@@ -144,7 +145,7 @@ impl Swarm {
         }
     }
 
-    /// Waits for events, at most for `timeout`, and handles them.
+    /// Waits at most `timeout` for epoll events, and handles them.
     pub fn turn(&mut self, timeout: Duration, tally: &mut Tally) -> Result<()> {
         let timeout = if self.unfinished.is_empty() { timeout } else { Duration::ZERO };
         match self.poll.poll(&mut self.events, Some(timeout)) {
@@ -166,8 +167,8 @@ impl Swarm {
         result
     }
 
-    /// Lets the stalled clients read, and returns their number. From now on, an ended connection is counted and is not
-    /// an error, because the server may have closed it.
+    /// Lets the stalled clients read, and returns the number of these clients. From now on, the end of a connection is
+    /// counted and is not an error, because the server may have closed slow connections.
     pub fn resume_stalled(&mut self) -> Result<usize> {
         let stalled = self.target.stalled_from..self.slots.len();
         let count = stalled.len();
@@ -197,8 +198,8 @@ impl Swarm {
         Ok(())
     }
 
-    /// Frees a slot. Closing the socket removes it from the epoll instance, so the next user of the slot gets none of
-    /// its events.
+    /// Closes the connection in a slot and frees the slot. The kernel removes a closed socket from the epoll instance,
+    /// so the slot's next connection gets none of its events.
     fn close(&mut self, slot: usize) {
         self.slots[slot] = None;
         self.free.push(slot);
@@ -233,7 +234,7 @@ impl Swarm {
     }
 }
 
-/// Spreads the slots over source addresses so that the ports of one address suffice.
+/// The source address of a slot. Several addresses are necessary, because one address does not have enough ports.
 fn source_address(slot: usize) -> Result<Ipv4Addr> {
     let offset = u32::try_from(slot / PER_SOURCE)?;
     ensure!(offset < 250, "{slot} slots are too many: expected fewer than {}", 250 * PER_SOURCE);

@@ -5,36 +5,36 @@ use hdrhistogram::Histogram;
 
 use crate::load::message::{self, Clock};
 
-/// The greatest recorded latency. Longer ones count as this.
+/// The greatest recorded latency, in nanoseconds. Longer latencies count as this value.
 const MAX_LATENCY_NS: u64 = 600_000_000_000;
 
-/// The significant digits of a recorded latency.
+/// The number of significant decimal digits that the histogram keeps of a latency.
 const DIGITS: u8 = 3;
 
 /// The counts of all subscribers together.
 pub struct Tally {
     clock: Clock,
-    /// The start of the phase. Messages with an earlier time belong to an earlier phase.
+    /// The start of the phase, by `clock`. Messages with an earlier time belong to an earlier phase.
     since: u64,
-    /// Messages that were published in this phase.
+    /// The number of received messages that were published in this phase.
     pub delivered: u64,
     pub latency: Histogram<u64>,
-    /// The arrival time of the last message of this phase.
+    /// The arrival time of the last message of this phase, by `clock`.
     pub last: u64,
-    /// All bytes from the sockets, including control messages.
+    /// The number of bytes from all sockets, including control messages.
     pub bytes: u64,
     /// The number of `catch_up` messages.
     pub catch_ups: u64,
     /// The number of `caught_up` messages.
     pub caught_up: u64,
-    /// Messages that the server reported as skipped.
+    /// The number of messages that the server reported as skipped.
     pub skipped: u64,
-    /// Stalled connections that ended before they resumed reading.
+    /// The number of connections whose end the swarm noticed after the stalled clients had resumed reading.
     pub ended: u64,
 }
 
 impl Tally {
-    /// Starts a phase now.
+    /// Creates the tally of a phase that starts now.
     pub fn new(clock: Clock) -> Result<Self> {
         Ok(Self {
             clock,
@@ -50,7 +50,7 @@ impl Tally {
         })
     }
 
-    /// Counts one message. Reads the clock for each message, because a turn handles many and takes time.
+    /// Counts one message. Reads the clock for each message, because one turn handles many messages and takes time.
     pub fn message(&mut self, text: &[u8]) {
         if let Some(stamp) = message::stamp(text) {
             if stamp >= self.since {
