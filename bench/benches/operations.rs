@@ -1,7 +1,8 @@
-//! How long does each operation of the hot paths take? `cargo bench`, or `cargo bench -- publish` for some of them.
+//! How long does each operation of the hot paths take? `cargo bench` times all operations, and `cargo bench -- publish`
+//! those with `publish` in their name.
 //!
-//! `make bench-quick` counts the instructions of the same operations and fails when they grow. Times are for the work
-//! on an operation, on an otherwise idle machine.
+//! `make bench-quick` counts the instructions of the same operations and fails when the counts grow. Use the times
+//! while you optimise an operation, on an otherwise idle machine.
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use oddswire_bench::operations::OPERATIONS;

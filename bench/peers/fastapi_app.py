@@ -1,7 +1,7 @@
-"""The peer fastapi: the connection manager from FastAPI's documentation, the usual start of a Python backend.
+"""The peer fastapi: the connection manager from FastAPI's documentation, with which many Python backends begin.
 
-It follows https://fastapi.tiangolo.com/advanced/websockets/#handling-disconnections-and-multiple-clients, with JSON
-instead of text: one list of connections, and one `send_json` for each subscriber and message.
+The code follows https://fastapi.tiangolo.com/advanced/websockets/#handling-disconnections-and-multiple-clients, but
+sends JSON instead of text. It has one list of connections, and calls `send_json` for each subscriber and message.
 """
 
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect

@@ -1,34 +1,35 @@
-//! The aims: limits for figures, most of them as ratios within one run.
+//! The aims: limits for figures. Most of these figures are ratios of two measurements of one run.
 
 use crate::figures::record::Record;
 use crate::figures::statistics::Summary;
 
-/// The server that the aims are about.
+/// The server that should meet the aims.
 const SUBJECT: &str = "oddswire";
 
 /// The peers that deliver fast enough for a comparison.
 const FAST_PEERS: &[&str] = &["nchan", "stock-warp"];
 
-/// The limit of a value.
+/// The limit of a figure.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Want {
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// The comparison of a figure.
+/// The value that a figure is compared with.
 #[derive(Clone, Copy)]
 enum Against {
     Nothing,
-    /// The ratio to another server in the same case. Of several servers, the best in each run.
+    /// The limit is for the ratio to another server in the same case. If there are several servers, each run uses the
+    /// best one.
     Peers(&'static [&'static str]),
-    /// The ratio to another case with the same server.
+    /// The limit is for the ratio to another case with the same server.
     Case(&'static str),
-    /// The difference to another case with the same server, divided by a number.
+    /// The limit is for the difference to another case with the same server, divided by a number.
     DifferenceTo(&'static str, f64),
 }
 
-/// One aim.
+/// A figure of a case, the value to compare it with, and the limit to meet.
 pub struct Aim {
     case: &'static str,
     figure: &'static str,
@@ -59,10 +60,10 @@ pub const AIMS: &[Aim] = &[
     aim("hot", "p99_us", Peers(FAST_PEERS), AtMost(1.0)),
     aim("narrow-one-of-many", "cpu_us_per_publish", Case("narrow-only-one"), AtMost(1.2)),
     aim("slow", "p99_us", Case("slow-without"), AtMost(1.1)),
-    // An outbox of 64 KiB, and as much again for messages that the writer has taken out.
+    // In KiB for each slow client: an outbox of 64 KiB, and the same amount for messages that the writer has taken out.
     aim("slow", "rss_peak_kib", DifferenceTo("slow-without", 100.0), AtMost(128.0)),
     aim("ingest", "published_per_s", Nothing, AtLeast(50_000.0)),
-    // Publishers that share syncs, compared with one publisher that needs a sync for each publish.
+    // Compares 64 publishers that share syncs with one publisher that needs a sync for each publish.
     aim("engines-single-64-journal", "published_per_s", Case("engines-single-1-journal"), AtLeast(3.0)),
 ];
 
@@ -83,7 +84,7 @@ impl Aim {
         (format!("{}: {}", self.case, self.figure), against, limit)
     }
 
-    /// The values of all runs, summarized; `None` when a figure is missing.
+    /// Summarizes the compared figures of all runs; `None` when a figure is missing.
     pub fn outcome(&self, records: &[Record]) -> Option<Summary> {
         let ours = values(records, self.case, SUBJECT, self.figure);
         let other = |case| values(records, case, SUBJECT, self.figure).into_iter();
@@ -115,8 +116,8 @@ impl Aim {
     }
 }
 
-/// The figures of a case and server in the order of the runs. Figures of two servers at the same position belong to the
-/// same run.
+/// The values of a figure for a case and server, in the order of the runs. Values of two servers at the same index
+/// belong to the same run.
 fn values(records: &[Record], case: &str, server: &str, figure: &str) -> Vec<f64> {
     let of_case = records.iter().filter(|record| record.case == case && record.server == server);
     of_case.filter_map(|record| record.figures.get(figure)).collect()

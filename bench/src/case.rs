@@ -10,10 +10,10 @@ use crate::load::measurement::Measurement;
 use crate::server::deployment::Deployment;
 use crate::server::dialect::Dialect;
 
-/// Measures one server.
+/// Measures one server under the load of a case.
 pub type Measure = Box<dyn Fn(&Measurement) -> Result<Figures>>;
 
-/// The peers that publish to all subscribers. `FastAPI` is too slow for most loads.
+/// The servers that are fast enough for all loads. `FastAPI` is too slow for most loads.
 pub const FAST: &[Dialect] = &[Dialect::Oddswire, Dialect::StockWarp, Dialect::Nchan];
 pub const ALL: &[Dialect] = &[Dialect::Oddswire, Dialect::StockWarp, Dialect::Nchan, Dialect::FastApi];
 pub const OURS: &[Dialect] = &[Dialect::Oddswire];
@@ -21,10 +21,10 @@ pub const OURS: &[Dialect] = &[Dialect::Oddswire];
 /// The number of keys of published messages, unless a question depends on the number.
 pub const KEYS: u64 = 100;
 
-/// The sizes of the cases.
+/// The settings that determine the size of every case.
 #[derive(Clone, Copy, Default)]
 pub struct Scale {
-    /// A tenth of the connections, for the gate.
+    /// Whether cases have only a tenth of their connections or keys, for the gate.
     pub quick: bool,
     pub lasts: Duration,
     /// The number of connections that publish in `hot`.
@@ -34,18 +34,18 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// Scales a number of connections or keys.
+    /// Returns a tenth of a number of connections or keys in a quick run, and the whole number otherwise.
     pub fn part_of(&self, number: u32) -> u32 {
         if self.quick { number / 10 } else { number }
     }
 }
 
-/// One load that servers are measured under.
+/// One load, and the servers to measure under this load.
 pub struct Case {
-    /// The name in the results. It begins with the name of the question, followed by a hyphen or nothing.
+    /// The name in the results: the name of the question, alone or followed by a hyphen and more words.
     pub name: String,
     pub servers: &'static [Dialect],
-    /// Additional arguments for oddswire.
+    /// Additional command-line arguments for oddswire.
     pub arguments: Vec<String>,
     pub deployment: Deployment,
     pub measure: Measure,
@@ -61,7 +61,7 @@ impl Case {
         Self::new(name, servers, Box::new(move |measurement| fanout.measure(measurement)))
     }
 
-    /// The additional arguments for a server.
+    /// The additional arguments for a server. Only oddswire has any.
     pub fn arguments(&self, dialect: Dialect) -> &[String] {
         if dialect == Dialect::Oddswire { &self.arguments } else { &[] }
     }

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How long a phase may take beyond its planned time: starting a server, opening the connections, waiting for the last
-/// messages or for the memory to settle.
+/// The time that a phase may take in addition to its planned duration. Phases are: starting a server, opening the
+/// connections, waiting for the last messages, and waiting until the memory has settled.
 pub const LIMIT: Duration = Duration::from_mins(2);
 
-/// The moment by which a phase must have ended.
+/// The latest time at which a phase must end.
 pub struct Deadline {
     end: Instant,
     limit: Duration,
@@ -16,7 +16,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Starts the time limit now. `phase` completes "… while" in the error.
+    /// Starts the time limit now. `phase` is the last part of the error text: "the deadline … passed while {phase}".
     pub fn after(limit: Duration, phase: &'static str) -> Self {
         Self { end: Instant::now() + limit, limit, phase }
     }

@@ -1,8 +1,8 @@
 //! Has oddswire become more expensive than the baseline?
 //!
-//! Compares only figures that hardly depend on the machine and its other load: counts of instructions and allocations,
-//! sizes in memory, and ratios to a peer that was measured in turn. Takes the best of several runs, because other load
-//! seldom improves a figure.
+//! Compares only figures that hardly depend on the machine and on other programs. These are counts of instructions and
+//! allocations, sizes in memory, and ratios to a peer that ran under the same load. Takes the best of several runs,
+//! because other programs seldom improve a figure.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,14 +20,14 @@ const SUBJECT: &str = "oddswire";
 /// compiler inlined differently after a change of unrelated code.
 const COUNT_TOLERANCE: f64 = 1.25;
 
-/// The resident size is counted in pages, and an allocator keeps some free ones.
+/// The kernel counts the resident size in pages, and the allocator keeps some free pages.
 const MEMORY_TOLERANCE: f64 = 1.2;
 
-/// With two compilers on two cores, this ratio was up to 1.4 times as high. It shows costs in the kernel that counts of
-/// instructions do not show, such as another system call for each delivery.
+/// While two compilers ran on two cores, the ratio to stock-warp was up to 1.4 times as high. The ratio shows costs in
+/// the kernel that instruction counts do not show, such as another system call for each delivery.
 const RATIO_TOLERANCE: f64 = 1.75;
 
-/// The divisor of a figure.
+/// The value that divides a figure before the comparison with the baseline.
 #[derive(Clone, Copy)]
 enum Against {
     Nothing,
@@ -35,7 +35,7 @@ enum Against {
     Server(&'static str),
 }
 
-/// A figure that must not grow.
+/// A figure that must not grow by more than a factor, `tolerance`.
 struct Check {
     case: &'static str,
     figure: &'static str,
@@ -91,7 +91,7 @@ fn is_absent(name: &str, measured: &[Measured]) -> bool {
     !measured.iter().any(|one| one.name == name)
 }
 
-/// The result of a comparison.
+/// The result of comparing a figure with the baseline.
 enum Verdict {
     New,
     Fine { before: f64 },
@@ -147,7 +147,7 @@ fn best(records: &[Record], case: &str, server: &str, figure: &str) -> Option<f6
     of_server.filter_map(|record| record.figures.get(figure)).reduce(f64::min)
 }
 
-/// Keeps three decimals, so that the file stays readable.
+/// Keeps three decimals, so that the baseline file stays readable.
 fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
@@ -163,7 +163,7 @@ mod tests {
         Record { case: case.to_owned(), server: server.to_owned(), run: 1, figures }
     }
 
-    /// A count, a size and a ratio. Multiplies oddswire's figures by a factor.
+    /// Records of a count, a size and a ratio. Multiplies the first three figures, which are oddswire's, by a factor.
     fn records(factor: f64) -> Vec<Record> {
         vec![
             record("operation-encode-200", SUBJECT, "instructions", 1_000.0 * factor),
@@ -174,7 +174,7 @@ mod tests {
         ]
     }
 
-    /// Compares records with a baseline of factor 1.
+    /// Compares records with a baseline that was made with the factor 1.
     fn outcome(records: &[Record]) -> Result<()> {
         let directory = tempfile::tempdir()?;
         let baseline = directory.path().join("baseline.json");

@@ -1,8 +1,8 @@
 //! How many instructions and allocations does each operation take?
 //!
-//! Valgrind counts them. Unlike times, counts do not depend on other load, so they show small losses. The cost of
-//! starting the program and preparing the operation does not depend on the number of repetitions. The difference
-//! between two runs with different numbers is the cost of the operation alone.
+//! Valgrind counts them. Unlike times, counts do not depend on other programs, so counts show small losses. The cost of
+//! starting the program and preparing the operation does not depend on the number of repetitions. So the difference
+//! between two runs with different numbers of repetitions is the cost of the operation alone.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,16 +14,17 @@ use oddswire_bench::operations::{OPERATIONS, Operation};
 use crate::figures::record::{self, Figures, Record};
 use crate::figures::statistics::to_f64;
 
-/// How many programs run at the same time. Valgrind runs one thread of a program at a time.
+/// The number of valgrind processes that run at the same time. Each uses one core, because valgrind runs one thread at
+/// a time.
 const SIDE_BY_SIDE: usize = 2;
 
-/// The beginning of the names of its cases.
+/// The beginning of the case names in the records of this file.
 pub const PREFIX: &str = "operation-";
 
-/// The hidden subcommand that does an operation.
+/// The hidden subcommand that runs an operation.
 const OPERATION: &str = "operation";
 
-/// How valgrind counts a figure, and the text before the count in its output.
+/// The valgrind tool that counts a figure, and the text before the count in the tool's output.
 struct Counter {
     figure: &'static str,
     arguments: &'static [&'static str],
@@ -43,7 +44,7 @@ const COUNTERS: &[Counter] = &[
     },
 ];
 
-/// Does an operation so many times.
+/// Runs an operation `times` times.
 pub fn perform(name: &str, times: u32) -> Result<()> {
     let operation = OPERATIONS.iter().find(|operation| operation.name == name);
     let mut run = (operation
@@ -53,7 +54,7 @@ pub fn perform(name: &str, times: u32) -> Result<()> {
     Ok(())
 }
 
-/// Counts all operations and appends the counts to a file.
+/// Counts the instructions and allocations of all operations, and appends the counts to a file.
 pub fn measure(file: Option<&Path>) -> Result<Vec<Record>> {
     let counted = thread::scope(|scope| {
         let share = |first: usize| OPERATIONS.iter().skip(first).step_by(SIDE_BY_SIDE).map(count);
@@ -62,7 +63,7 @@ pub fn measure(file: Option<&Path>) -> Result<Vec<Record>> {
         let joined = threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
         joined.collect::<Result<Vec<Vec<Record>>>>()
     })?;
-    // Restores the order of the operations.
+    // Each thread counted every second operation. Restores the order of the operations.
     let mut shares: Vec<_> = counted.into_iter().map(Vec::into_iter).collect();
     let records: Vec<Record> = (0..OPERATIONS.len()).filter_map(|index| shares[index % SIDE_BY_SIDE].next()).collect();
     for record in &records {
@@ -98,7 +99,7 @@ impl Counter {
     }
 }
 
-/// The number after a text. It may have commas between the thousands.
+/// Finds the number that follows a text. The number may have commas between the thousands.
 fn number_after(text: &str, before: &str) -> Option<u64> {
     let (_, rest) = text.split_once(before)?;
     let word = rest.split_whitespace().next()?;

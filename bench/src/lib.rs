@@ -1,4 +1,5 @@
-//! The operations that the gate counts and Criterion times. Everything else is in the program.
+//! The operations that the gate counts and Criterion times. All other code of the benchmark is in the program
+//! `oddswire-bench`.
 
 pub mod operations;
 mod served;

@@ -1,14 +1,15 @@
 //! Compares oddswire with other push servers, and with earlier builds, under load from this machine.
 //!
 //! One thread with one epoll instance drives all subscribers, so that the server under test gets most of a small
-//! machine's processor. Linux only: it connects from many addresses of 127.0.0.0/8 and reads `/proc`.
+//! machine's processor. This program needs Linux, because it connects from many addresses of 127.0.0.0/8 and reads
+//! `/proc`.
 //!
 //! - [`cli`] is the command line.
-//! - [`questions`] has one file for each question; [`case`] is one load of a question.
+//! - [`questions`] has one file for each question; [`case`] defines one load of a question.
 //! - [`rounds`] starts the servers and measures the cases in turn, one at a time.
-//! - [`load`] has publishers and subscribers, [`server`] the processes under test.
-//! - [`figures`] keeps and shows figures; [`report`] writes them down, with [`aims`].
-//! - [`instructions`] counts what the operations of the library take; [`gate`] compares with the baseline.
+//! - [`load`] has the publishers and subscribers; [`server`] starts the processes under test.
+//! - [`figures`] stores and formats figures; [`report`] writes RESULTS.md from figures and [`aims`].
+//! - [`instructions`] counts the instructions of the library's operations; [`gate`] compares figures with the baseline.
 
 mod aims;
 mod case;
@@ -36,10 +37,10 @@ use crate::questions::{group_commit, sessions};
 use crate::server::spec::{self, ServerSpec};
 use crate::server::{deployment, open_files};
 
-/// The folder of the report, from the root of the repository.
+/// The folder that the report is written to, relative to the root of the repository.
 const FOLDER: &str = "bench";
 
-/// The figures to compare with, from the root of the repository.
+/// The file with the figures that the gate compares with, relative to the root of the repository.
 const BASELINE: &str = "bench/baseline.json";
 
 fn main() -> ExitCode {

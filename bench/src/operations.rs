@@ -1,7 +1,7 @@
 //! What does each step in the life of a message and a client cost?
 //!
-//! Most operations run in memory, without sockets and tasks. The last ones run the whole server on one thread. The gate
-//! counts their instructions, and `cargo bench` times them.
+//! Most operations run in memory, without sockets and tasks. The operations `serve-*` and `handshake` run the whole
+//! server on one thread. The gate counts the instructions of all operations, and `cargo bench` times the operations.
 
 use std::hint::black_box;
 
@@ -16,14 +16,14 @@ use tokio::net::TcpStream;
 
 use crate::served::Served;
 
-/// Does something once.
+/// Runs an operation once.
 pub type Run = Box<dyn FnMut()>;
 
 /// An operation of a hot path.
 pub struct Operation {
     pub name: &'static str,
-    /// How many times the gate does it: often enough to make the cost of the first times, such as growing buffers,
-    /// negligible.
+    /// The number of repetitions in the gate. It is large enough to make the cost of the first repetitions, such as
+    /// growing buffers, negligible.
     pub times: u32,
     pub prepare: fn() -> Run,
 }
@@ -55,16 +55,17 @@ pub const OPERATIONS: &[Operation] = &[
     operation("handshake", 100, handshake),
 ];
 
-/// The number of keys of recorded odds, and the approximate length of their data.
+/// The number of keys in recorded odds, and the approximate length of a message's data in bytes.
 const KEYS: u64 = 3_260;
 const BYTES: usize = 400;
 
-/// The number of keys that messages are appended to. The data of each key alternates, so that no message is unchanged.
+/// The number of keys in `append-keyed`. The data of each key alternates between two versions, so that no message is
+/// unchanged.
 const DISTINCT: u64 = 1_000;
 
 const EPOCH: u64 = 1_763_849_000_000;
 
-/// The size of a catch-up step in the manager.
+/// The size of a step of a catch-up, the same as in the manager.
 const STEP: StepLimits = StepLimits { messages: 256, bytes: 128 << 10 };
 
 fn now() -> Timestamp {
@@ -87,7 +88,7 @@ fn subscription(text: &str) -> Subscription {
     text.parse().expect("this is a subscription")
 }
 
-/// A message with so many bytes of data, with or without a key.
+/// Builds a message with `bytes` bytes of data, with or without a key.
 fn draft(key: Option<u64>, version: u64, bytes: usize) -> Draft {
     let mut data = format!(r#"{{"version":"{version:020}","pad":""#);
     data.extend(std::iter::repeat_n('x', bytes.saturating_sub(data.len() + 2)));
@@ -98,7 +99,8 @@ fn draft(key: Option<u64>, version: u64, bytes: usize) -> Draft {
     Draft { topic: "odds_updates".parse().expect("this is a topic"), payload }
 }
 
-/// Two versions of a message for each key. Without keys: two versions of one message.
+/// Builds two versions of a message for each of `keys` keys. If `keys` is 0, builds two versions of one message without
+/// a key.
 fn versions(keys: u64, bytes: usize) -> Vec<Draft> {
     let of_version = |version| match keys {
         0 => vec![draft(None, version, bytes)],
@@ -117,7 +119,7 @@ fn encode(bytes: usize) -> Run {
     })
 }
 
-/// Writes the SSE event into a buffer, as each subscriber's writer does.
+/// Writes the SSE event of a message into a buffer, as each subscriber's writer does.
 fn event(bytes: usize) -> Run {
     let message = Message::new(&draft(Some(7), 1, bytes), Position { epoch: EPOCH, offset: 1 }, now());
     let mut out = Vec::new();
@@ -128,7 +130,7 @@ fn event(bytes: usize) -> Run {
     })
 }
 
-/// Appends to the log. The history is full after 1,000 messages.
+/// Appends a message to the log. The log's history is full after 1,000 messages.
 fn append(keys: u64) -> Run {
     let (drafts, mut log) = (versions(keys, BYTES), log());
     let mut next = (0..drafts.len()).cycle();
@@ -138,7 +140,7 @@ fn append(keys: u64) -> Run {
     })
 }
 
-/// Appends a message that does not change its key.
+/// Appends a message with the same data as the stored message of its key.
 fn unchanged() -> Run {
     let (draft, mut log) = (draft(Some(7), 1, BYTES), log());
     log.append(&draft, now());
@@ -170,7 +172,7 @@ impl Client {
     }
 }
 
-/// Publishes a message to so many subscribers of the topic, and each takes it.
+/// Publishes a message to `subscribers` subscribers of the topic, each of which takes it from its outbox.
 fn publish_to(subscribers: usize) -> Run {
     let (manager, drafts) = (manager(), versions(1, 200));
     let mut clients: Vec<Client> = (0..subscribers).map(|_| Client::connect(&manager, "odds_updates")).collect();
@@ -182,7 +184,7 @@ fn publish_to(subscribers: usize) -> Run {
     })
 }
 
-/// Publishes to the key of one subscriber. `others` subscribers subscribe to `keys` other keys.
+/// Publishes a message to the key of one subscriber, while `others` clients subscribe to `keys` other keys.
 fn narrow(others: u64, keys: u64) -> Run {
     let (manager, drafts) = (manager(), versions(1, 200));
     let connect = |number| Client::connect(&manager, &format!("odds_updates/e{}", 1 + number % keys));
@@ -197,7 +199,7 @@ fn narrow(others: u64, keys: u64) -> Run {
     })
 }
 
-/// A log with two messages for each key.
+/// Builds a log that has got two messages for each key.
 fn filled() -> Log {
     let mut log = log();
     for draft in versions(KEYS, BYTES) {
@@ -206,12 +208,12 @@ fn filled() -> Log {
     log
 }
 
-/// Completes a catch-up, step by step.
+/// Runs a catch-up to its end, step by step.
 fn caught_up(log: &Log, mut catch_up: CatchUp) {
     while !black_box(log.step(&mut catch_up, STEP)).done {}
 }
 
-/// Sends the whole state to a new client.
+/// Runs the catch-up of a new client, which gets the whole state.
 fn snapshot() -> Run {
     let log = filled();
     Box::new(move || {
@@ -221,7 +223,7 @@ fn snapshot() -> Run {
     })
 }
 
-/// Sends the last 1,000 messages to a client that reconnects.
+/// Runs the catch-up of a client that reconnects and gets the last 1,000 messages.
 fn replay() -> Run {
     let log = filled();
     let last = log.position();
@@ -233,7 +235,7 @@ fn replay() -> Run {
     })
 }
 
-/// Sends the keys that the last 1,000 messages changed to a slow client.
+/// Runs the catch-up of a slow client, which gets the keys that the last 1,000 messages changed.
 fn conflate() -> Run {
     let log = filled();
     let after = log.position().offset - 1_000;
@@ -244,7 +246,7 @@ fn conflate() -> Run {
     })
 }
 
-/// Registers a connection while 1,000 others exist, and drops it.
+/// Registers a connection with a manager that has 1,000 other connections, and drops it.
 fn connect() -> Run {
     let manager = manager();
     let others: Vec<Client> = (0..1_000).map(|_| Client::connect(&manager, "odds_updates")).collect();
@@ -254,14 +256,15 @@ fn connect() -> Run {
     })
 }
 
-/// Publishes `burst` messages at once to so many WebSocket clients, and each reads them from its socket. A writer
-/// should write a burst with one system call, so a burst must cost less than as many single messages.
+/// Publishes `burst` messages at once to `clients` WebSocket clients, each of which reads all messages from its socket.
+/// A writer should write a burst with one system call. So a burst must cost less than the same number of single
+/// messages.
 fn serve(clients: usize, burst: usize) -> Run {
     let served = Served::start();
     let mut clients: Vec<TcpStream> = (0..clients).map(|_| served.client()).collect();
     let (witness, mut seen) = served.manager.connect(Connect::to(vec![subscription("odds_updates")]));
     seen.try_recv();
-    // An even number of alternating versions, so that no message is unchanged.
+    // The number of drafts is even and their two versions alternate, so that no message is unchanged.
     let drafts: Vec<Draft> = versions(1, 200).into_iter().cycle().take(burst.next_multiple_of(2)).collect();
     let mut next = (0..drafts.len()).step_by(burst).cycle();
     let mut buffer = Vec::new();

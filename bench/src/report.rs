@@ -30,7 +30,8 @@ of all runs in parentheses.
   last one is more than a few hundredths, other work disturbed the measurement. Do not trust the figures of that line.
 ";
 
-/// Writes the report into a folder. `python` is the interpreter that runs the peer fastapi.
+/// Writes the report on the records in `from` into the folder `to`. `python` is the interpreter that runs the peer
+/// fastapi.
 pub fn write(from: &Path, to: &Path, python: Option<&str>) -> Result<()> {
     let records = record::read(from)?;
     ensure!(!records.is_empty(), "{} has no records: expected at least one", from.display());
@@ -51,7 +52,7 @@ pub fn write(from: &Path, to: &Path, python: Option<&str>) -> Result<()> {
     fs::write(to.join("RESULTS.md"), text.trim_end().to_owned() + "\n").context("cannot write RESULTS.md")
 }
 
-/// The plot of a question, and the conclusion of those that have one.
+/// Draws the plot of a question. Some questions also have a conclusion in words.
 fn drawn(question: &str, records: &[Record], machine: &Machine) -> (String, Option<String>) {
     match question {
         growth::NAME => (curve::svg(question, &growth::curves(records)), growth::text(records, machine)),
@@ -60,7 +61,7 @@ fn drawn(question: &str, records: &[Record], machine: &Machine) -> (String, Opti
     }
 }
 
-/// The questions in the order of their first record.
+/// The names of all questions with records, in the order of each question's first record.
 fn questions(records: &[Record]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for record in records {

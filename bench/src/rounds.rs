@@ -1,4 +1,4 @@
-//! The order in which cases and servers are measured.
+//! Measures the cases of a question, in the order of runs, cases and servers.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ use crate::server::Server;
 use crate::server::spec::ServerSpec;
 
 /// Measures every case with each of its servers, `runs` times, each time in a new server process. Cases and servers
-/// take turns, so that other load on the machine affects all of them. Returns the records and the number of failures;
-/// prints each failure.
+/// take turns, so that other programs on the machine affect all of them. Returns the records and the number of
+/// failures; prints each failure.
 pub fn measure(cases: &[Case], servers: &[ServerSpec], runs: u32, file: Option<&Path>) -> Result<(Vec<Record>, u32)> {
     let mut records = Vec::new();
     let mut failed = 0;

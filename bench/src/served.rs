@@ -1,4 +1,4 @@
-//! The whole server and its clients on one thread, so that instruction counts hardly vary.
+//! Runs the whole server and its clients on one thread, so that instruction counts hardly vary.
 
 use std::net::SocketAddr;
 
@@ -48,7 +48,7 @@ impl Served {
         })
     }
 
-    /// Reads from each client until the buffer is full.
+    /// Fills the buffer once from each client's socket. The buffer is as long as the bytes that each client gets.
     pub fn read(&self, clients: &mut [TcpStream], buffer: &mut [u8]) {
         self.runtime.block_on(async {
             for client in clients {

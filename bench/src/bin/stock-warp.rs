@@ -27,14 +27,15 @@ struct Clients {
 }
 
 impl Clients {
-    /// Ignores a poisoned lock: each change is one insertion or removal, so a panic leaves the map valid.
+    /// Locks the map of clients. Ignores a poisoned lock: each change is one insertion or removal, so a panic leaves
+    /// the map valid.
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, UnboundedSender<Message>>> {
         self.senders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn broadcast(&self, text: &str) {
         for sender in self.lock().values() {
-            // If the channel is closed, `serve` is about to remove the client.
+            // If the channel is closed, the client has disconnected, and `serve` will remove it from the map.
             let _ = sender.send(Message::text(text));
         }
     }
@@ -50,11 +51,11 @@ impl Clients {
                 }
             }
         });
-        // Sending fails only if the client has disconnected already.
+        // This send fails only if the client has already disconnected.
         let _ = sender.send(Message::text(r#"{"type":"connection_ack"}"#));
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         self.lock().insert(id, sender);
-        // Reading answers pings, and ends when the client disconnects.
+        // While this loop reads, warp answers pings. The loop ends when the client disconnects.
         while let Some(Ok(_)) = stream.next().await {}
         self.lock().remove(&id);
     }

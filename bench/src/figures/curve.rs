@@ -1,4 +1,4 @@
-//! Draws figures against the number of connections, each with its fitted curve.
+//! Draws figures over the number of connections, each figure with its fitted curve.
 
 use std::fmt::Write as _;
 
@@ -6,15 +6,16 @@ use crate::figures::fit::Fit;
 use crate::figures::record::Record;
 use crate::figures::statistics::{Summary, short};
 
-/// One figure, drawn as one panel.
+/// One figure, which the plot shows as one panel.
 pub struct Curve {
     pub heading: String,
-    /// Pairs of the number of connections and the figure.
+    /// The measured points: pairs of the number of connections and the value of the figure.
     pub points: Vec<(f64, f64)>,
     pub fit: Option<Fit>,
 }
 
-/// The median of a figure for each number of connections, in ascending order.
+/// The median of a figure for each number of connections, in ascending order of that number. Divides each median by
+/// `unit`.
 pub fn points(records: &[Record], figure: &str, unit: f64) -> Vec<(f64, f64)> {
     let mut counts: Vec<f64> = records.iter().filter_map(|record| record.figures.get("connections")).collect();
     counts.sort_by(f64::total_cmp);
@@ -34,10 +35,11 @@ const HEADING: f64 = 34.0;
 const UP: f64 = 130.0;
 const FOOT: f64 = 26.0;
 
-/// How many straight pieces approximate a fitted curve.
+/// The number of straight pieces that approximate a fitted curve.
 const PARTS: u32 = 40;
 
-/// Draws the panels below each other. Both axes begin at 0, so that proportional growth looks proportional.
+/// Draws one panel for each curve, below each other. Both axes begin at 0, so that proportional growth looks
+/// proportional.
 pub fn svg(title: &str, curves: &[Curve]) -> String {
     let mut body = String::new();
     let mut top = 30.0;

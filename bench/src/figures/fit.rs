@@ -1,6 +1,6 @@
 //! Lines fitted through measured points.
 
-/// `at_zero + slope * x`.
+/// The line y = `at_zero + slope * x`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Line {
     pub at_zero: f64,
@@ -8,7 +8,8 @@ pub struct Line {
 }
 
 impl Line {
-    /// Fits a line by least squares along y. `None` when the points have fewer than two different x.
+    /// Fits a line through the points, with the least sum of squared distances along y. `None` if the points have fewer
+    /// than two different x.
     pub fn through(points: &[(f64, f64)]) -> Option<Self> {
         let count = points.iter().map(|_| 1.0).sum::<f64>();
         let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
@@ -23,7 +24,7 @@ impl Line {
     }
 }
 
-/// How a figure continues beyond the measured points.
+/// A fitted curve, which tells how a figure continues beyond the measured points.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fit {
     Straight(Line),
@@ -49,8 +50,8 @@ impl Fit {
     }
 }
 
-/// The power of x with which y grows; 1 when y is proportional to x. It is the slope between the logarithms, so all
-/// coordinates must be positive.
+/// The power of x with which y grows; 1 if y is proportional to x. The power is the slope of a line through the
+/// logarithms, so all coordinates must be positive.
 pub fn exponent(points: &[(f64, f64)]) -> Option<f64> {
     let logarithms: Vec<(f64, f64)> = points.iter().map(|(x, y)| (x.ln(), y.ln())).collect();
     Line::through(&logarithms).map(|line| line.slope).filter(|slope| slope.is_finite())

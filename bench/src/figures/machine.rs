@@ -1,4 +1,5 @@
-//! Describes the machine and the versions that were measured, without anything that identifies the owner.
+//! Describes the machine and the versions of the measured programs, without data that identifies the owner of the
+//! machine.
 
 use std::fs;
 use std::process::Command;
@@ -12,7 +13,7 @@ use crate::server::spec::NGINX;
 /// The resources that a server can use.
 pub struct Machine {
     pub cores: f64,
-    /// In bytes.
+    /// The size of the memory in bytes.
     pub memory: f64,
 }
 
@@ -55,12 +56,12 @@ fn processor() -> Result<String> {
     Ok(name.map_or_else(|| "unknown processor".to_owned(), |(_, name)| name.trim().to_owned()))
 }
 
-/// Strips the suffix that the kernel's builder appended to the version.
+/// Removes the suffix that the builder of the kernel appended to its version.
 fn kernel(release: &str) -> &str {
     release.trim().split('-').next().unwrap_or_default()
 }
 
-/// The first line of a program's output; `None` when the program is missing or fails.
+/// Runs a program and returns the first line of its output; `None` if the program is missing or fails.
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };

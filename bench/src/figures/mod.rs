@@ -1,4 +1,4 @@
-//! Figures: how they are recorded, summarized and shown.
+//! Records, summarizes and shows figures.
 
 pub mod curve;
 pub mod fit;

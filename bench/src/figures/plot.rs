@@ -1,4 +1,4 @@
-//! Draws a question: a panel for each main figure, with a bar for each case and server.
+//! Draws the plot of a question: a panel for each main figure, with a bar for each case and server.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use crate::figures::record::Record;
 use crate::figures::statistics::{Summary, short};
 use crate::figures::table::{self, Column, Row};
 
-/// The figures that get a panel, the most important first.
+/// The figures that can have a panel, the most important first. The first `MAX_PANELS` figures with values get one.
 const PANELS: &[&str] = &[
     "bytes_per_connection",
     "handshakes_per_s",
@@ -23,7 +23,7 @@ const PANELS: &[&str] = &[
 
 const MAX_PANELS: usize = 4;
 
-/// The figures of which more is better. For all others, less is better.
+/// The figures whose greater values are better. Of all other figures, smaller values are better.
 const MORE_IS_BETTER: &[&str] = &["handshakes_per_s", "deliveries_per_s", "published_per_s"];
 
 const WIDTH: f64 = 760.0;
@@ -37,7 +37,7 @@ const COLOURS: [(&str, &str); 4] =
     [("oddswire", "#1f6feb"), ("stock-warp", "#bf8700"), ("nchan", "#2da44e"), ("fastapi", "#8250df")];
 const OTHER: &str = "#6e7781";
 
-/// Draws the medians as bars, and a line from the least to the greatest value across the end of each bar.
+/// Draws each median as a bar. A line across the end of the bar shows the least and the greatest value.
 pub fn svg(title: &str, records: &[Record]) -> String {
     let figures = PANELS.iter().filter_map(|name| table::COLUMNS.iter().find(|column| column.figure == *name));
     let known = |column: &&Column| records.iter().any(|record| record.figures.get(column.figure).is_some());

@@ -1,4 +1,5 @@
-//! Records of measurements: a file with one JSON object a line, so that several sessions can add to one report.
+//! Records of measurements. A file of records has one JSON object a line, so that several runs of this program can
+//! append to it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -8,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// The figures of one run by name. A name ends with its unit.
+/// The figures of one run, by name. Most names end with the unit of the figure, such as `p99_us`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Figures(BTreeMap<String, f64>);
@@ -31,12 +32,12 @@ impl Figures {
 pub struct Record {
     pub case: String,
     pub server: String,
-    /// Counted from 1. Within a run, the servers are measured one after the other.
+    /// The number of the run, from 1. Within a run, the program measures the servers one after the other.
     pub run: u32,
     pub figures: Figures,
 }
 
-/// Appends a record to a file. Creates the file and its folder when they are missing.
+/// Appends a record to a file. Creates the file and its folder if they are missing.
 pub fn append(path: &Path, record: &Record) -> Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;

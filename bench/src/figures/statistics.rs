@@ -1,6 +1,6 @@
-//! Medians, their spread, and how a figure is written.
+//! Medians with their spread, and the text form of a figure.
 
-/// The median of a set of figures, with its least and greatest value.
+/// The median of a set of values, with the least and the greatest of the values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
     pub median: f64,
@@ -10,7 +10,8 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Summarizes the values; `None` without values. The median of an even number is the mean of the middle two.
+    /// Summarizes the values; `None` if there are no values. If the number of values is even, the median is the mean of
+    /// the middle two.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = values.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -25,7 +26,7 @@ impl Summary {
     }
 }
 
-/// Converts a count to a figure.
+/// Converts a count to the type of figures.
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
 pub fn to_f64(count: u64) -> f64 {
     count as f64

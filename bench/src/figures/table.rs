@@ -3,12 +3,12 @@
 use crate::figures::record::Record;
 use crate::figures::statistics::{Summary, short};
 
-/// How a table shows a figure.
+/// A column of a table, which shows one figure.
 pub struct Column {
     /// The name of the figure.
     pub figure: &'static str,
     pub heading: &'static str,
-    /// Divides the figure to get the unit of the heading.
+    /// The divisor that converts the figure to the unit of the heading.
     pub unit: f64,
 }
 
@@ -16,7 +16,7 @@ const fn column(figure: &'static str, heading: &'static str, unit: f64) -> Colum
     Column { figure, heading, unit }
 }
 
-/// Every figure that tables show, in this order. A table has the columns that its records have figures for.
+/// All columns, in the order of every table. A table omits the columns for which none of its records has a figure.
 pub const COLUMNS: &[Column] = &[
     column("instructions", "instructions", 1.0),
     column("allocations", "allocations", 1.0),
@@ -58,7 +58,7 @@ pub const COLUMNS: &[Column] = &[
     column("slow_ended", "ended", 1.0),
 ];
 
-/// The figures of one case and server.
+/// A row of a table: the figures of one case and server, with a cell for each column.
 pub struct Row {
     pub case: String,
     pub server: String,
@@ -86,16 +86,17 @@ fn summary(records: &[Record], case: &str, server: &str, column: &Column) -> Opt
     Summary::of(of_row.filter_map(|record| record.figures.get(column.figure)).map(|value| value / column.unit))
 }
 
-/// The columns that at least one record has a figure for.
+/// The columns for which at least one record has a figure.
 pub fn columns(records: &[Record]) -> Vec<&'static Column> {
     let known = |column: &&Column| records.iter().any(|record| record.figures.get(column.figure).is_some());
     COLUMNS.iter().filter(known).collect()
 }
 
-/// The greatest number of cases that fit next to each other in a terminal.
+/// The maximum number of columns, one for each case and server, that fit next to each other in a terminal.
 const SIDE_BY_SIDE: usize = 8;
 
-/// Prints the medians. Each figure gets a line; if there are too many cases, each case gets a line instead.
+/// Prints the medians as a table with a line for each figure. If the table would be too wide, prints a line for each
+/// case and server instead.
 pub fn print(records: &[Record]) {
     for line in lines(records) {
         println!("{line}");
@@ -122,13 +123,13 @@ fn lines(records: &[Record]) -> Vec<String> {
     align(&if rows.len() > SIDE_BY_SIDE { turned(&grid) } else { grid })
 }
 
-/// Writes the median, with the least and greatest value when there are several runs.
+/// Formats the median. If there are several runs, adds the least and the greatest value in parentheses.
 pub fn shown(summary: Summary) -> String {
     let Summary { median, least, most, runs } = summary;
     if runs == 1 { short(median) } else { format!("{} ({}..{})", short(median), short(least), short(most)) }
 }
 
-/// Turns lines into columns.
+/// Turns the lines of a table into columns.
 fn turned(grid: &[Vec<String>]) -> Vec<Vec<String>> {
     let columns = grid.first().map_or(0, Vec::len);
     (0..columns).map(|column| grid.iter().map(|line| line[column].clone()).collect()).collect()

@@ -1,4 +1,4 @@
-//! How many handshakes does a server complete in a second, and how much processor time does one take?
+//! How many handshakes does a server complete in a second, and how much processor time does one handshake take?
 
 use std::time::Instant;
 
@@ -20,8 +20,8 @@ pub fn cases(scale: &Scale) -> Vec<Case> {
     vec![Case::new("connect", ALL, Box::new(move |measurement| measure(total, measurement)))]
 }
 
-/// A handshake lasts from the TCP connect to the first message. If the server does not greet subscribers, it lasts to
-/// the response.
+/// A handshake lasts from the TCP connect to the first message. If the server does not send a first message, the
+/// handshake lasts to the response.
 fn measure(total: u32, measurement: &Measurement) -> Result<Figures> {
     let server = measurement.server;
     let mut tally = Tally::new(measurement.clock)?;

@@ -1,7 +1,7 @@
-//! How much does each storage engine cost, with how many nodes?
+//! How much does each storage engine cost, and how does the cost of `redis` depend on the number of nodes?
 //!
-//! All engines have the same loads. Subscribers and publishers are spread over the nodes. Processor time is the sum of
-//! all nodes and Redis.
+//! All engines run under the same loads. Subscribers and publishers are spread over the nodes. The processor time is
+//! the sum over all nodes and Redis.
 
 use crate::case::{Case, KEYS, OURS, Scale};
 use crate::load::fanout::Fanout;
@@ -10,7 +10,8 @@ use crate::server::deployment::Deployment::{self, Journal, Memory, Redis};
 
 const DEPLOYMENTS: [Deployment; 5] = [Memory, Journal, Redis(1), Redis(2), Redis(3)];
 
-/// One publisher on the journal gets one sync for each publish. Several publishers share syncs.
+/// The case `single-1` has one publisher, for which the journal syncs each publish. In `single-64`, 64 publishers share
+/// syncs.
 pub fn cases(scale: &Scale) -> Vec<Case> {
     let case = |load: &str, deployment: Deployment, readers, publishers, source| {
         let name = format!("engines-{load}-{}", deployment.name());

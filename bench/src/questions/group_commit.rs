@@ -1,7 +1,7 @@
 //! How many more publishes does the journal take when publishers share syncs?
 //!
-//! Many publishers use a journal with `sync=always` in this process, in turn with shared syncs and with a sync for each
-//! publish. Only the bound of a group differs.
+//! Many publishers use a journal with `sync=always` in this process. The measurement alternates between shared syncs
+//! and a sync for each publish. These two sides differ only in the maximum number of publishes for each sync.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,17 +23,19 @@ use crate::figures::record::{Figures, Record};
 use crate::figures::statistics::{Summary, short, to_f64};
 use crate::figures::table;
 
-/// Simultaneous publishers. Each waits for its publish before it sends the next one.
+/// The number of simultaneous publishers. Each publisher waits for the result of a publish before it sends the next
+/// one.
 const PUBLISHERS: u32 = 64;
 
-/// The greatest number of publishes for each sync, and the name in the table.
+/// The two sides: the maximum number of publishes for each sync, and the name of the side in the table.
 const SIDES: [(usize, &str); 2] = [(1, "a sync each"), (usize::MAX, "shared syncs")];
 
-/// As many keys, and data as long, as in the question `engines`.
+/// The number of keys, and the length of the data in bytes. Both are the same as in the question `engines`.
 const KEYS: u64 = 10_000;
 const BYTES: usize = 200;
 
-/// Measures both sides in turn, `runs` times, and prints the figures. The journals are below `parent`.
+/// Measures both sides in turn, `runs` times, and prints the figures. Creates the journals in temporary folders in
+/// `parent`.
 pub fn run(runs: u32, lasts: Duration, parent: &Path) -> Result<()> {
     let (mut records, mut ratios) = (Vec::new(), Vec::new());
     for run in 1..=runs {
@@ -59,7 +61,7 @@ pub fn run(runs: u32, lasts: Duration, parent: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Publishes one message after the other from each publisher.
+/// Measures one side. Each publisher publishes one message after the other for the time `lasts`.
 fn measure(directory: &Path, most: usize, publishers: u32, lasts: Duration) -> Result<Figures> {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -97,7 +99,7 @@ fn open(directory: &Path, most: usize) -> Result<Journal> {
     Ok(journal.with_groups_of(most))
 }
 
-/// Publishes until a moment. Returns the durations of the publishes in microseconds.
+/// Publishes messages until the time `until`. Returns the durations of the publishes in microseconds.
 async fn publish(journal: Arc<Journal>, next: Arc<AtomicU64>, until: Instant) -> Result<Histogram<u64>> {
     let mut took = histogram()?;
     while Instant::now() < until {
@@ -119,7 +121,7 @@ fn draft(number: u64) -> Result<Draft> {
     Ok(Draft { topic: "odds_updates".parse()?, payload })
 }
 
-/// The greatest recorded duration is a minute. Longer ones count as this.
+/// A histogram of durations in microseconds. Durations above a minute count as a minute.
 fn histogram() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_max(60_000_000, 3)?)
 }

@@ -1,9 +1,9 @@
-//! How much does each connection cost as their number grows, and which resource runs out first?
+//! How does the cost of a connection change with the number of connections, and which resource runs out first?
 //!
-//! Memory grows along a line: a base and an amount for each connection. The processor time of a delivery grows because
-//! the caches miss more often. It grows by the same amount with every doubling, which fits the measurements better than
-//! a line. Both are extrapolated to more connections than one machine can hold. The resource that is used up at the
-//! smaller number of connections runs out first.
+//! Memory grows along a line: a base, and an amount for each connection. The processor time of a delivery grows because
+//! the caches miss more often. This time grows by the same amount with every doubling of the connections, which fits
+//! the measurements better than a line. The report extrapolates both to more connections than one machine can hold. The
+//! resource that is used up at the smaller number of connections runs out first.
 
 use std::fmt::Write as _;
 
@@ -19,17 +19,18 @@ use crate::load::schedule::{Pace, Source};
 /// The name of the question.
 pub const NAME: &str = "growth";
 
-/// Low enough to leave the server idle most of the time. Otherwise the latency would depend on the length of a queue.
+/// The rate of all deliveries together. It leaves the server idle most of the time; otherwise the latency would depend
+/// on the length of a queue.
 const DELIVERIES_PER_S: f64 = 40_000.0;
 
-/// The greatest number is the most that fits into a limit of 20,000 open files.
+/// The numbers of subscribers. The greatest number fits into a limit of 20,000 open files.
 const SUBSCRIBERS: [u32; 5] = [1_000, 2_000, 5_000, 10_000, 19_000];
 
-/// The shares of the machine that a server may use. The rest is for bursts and for the system.
+/// The shares of the machine's cores and memory that a server may use. The rest is for bursts and for the system.
 const CORES_SHARE: f64 = 0.7;
 const MEMORY_SHARE: f64 = 0.8;
 
-/// Messages a second to each client.
+/// The rates to calculate limits for, in messages a second to each client.
 const RATES: [f64; 4] = [0.01, 0.1, 1.0, 10.0];
 
 /// The numbers of connections to extrapolate to.
@@ -38,13 +39,13 @@ const BEYOND: [f64; 2] = [100_000.0, 1_000_000.0];
 const KIB: f64 = 1024.0;
 const GIB: f64 = KIB * KIB * KIB;
 
-/// The fits over the number of connections.
+/// The fitted curves, as functions of the number of connections.
 struct Lines {
-    /// Resident memory of the server in bytes.
+    /// The server's resident memory in bytes.
     resident: Line,
-    /// Memory of the kernel in bytes, for one end of each connection.
+    /// The kernel's memory for one end of each connection, in bytes.
     kernel: Line,
-    /// The server's processor time for a delivery in microseconds.
+    /// The server's processor time for one delivery, in microseconds.
     cpu: Fit,
 }
 
@@ -87,13 +88,14 @@ impl Lines {
         self.resident.at(connections) + self.kernel.at(connections)
     }
 
-    /// The number of connections that this memory suffices for.
+    /// The number of connections for which `bytes` bytes of memory suffice.
     fn most_by_memory(&self, bytes: f64) -> f64 {
         (bytes - self.memory(0.0)) / (self.memory(1.0) - self.memory(0.0))
     }
 
-    /// The number of connections that this processor time (microseconds a second) suffices for, when each gets `rate`
-    /// messages a second. Searches by bisection, because the time of a delivery depends on the number of connections.
+    /// The number of connections for which `time` suffices, in microseconds of processor time a second. Each connection
+    /// gets `rate` messages a second. Searches by bisection, because the processor time of a delivery depends on the
+    /// number of connections.
     fn most_by_cpu(&self, time: f64, rate: f64) -> f64 {
         let (mut enough, mut too_many) = (1.0, 1e9);
         while too_many - enough > 1.0 {
@@ -104,7 +106,7 @@ impl Lines {
     }
 }
 
-/// The conclusion for the report; `None` when the points do not suffice for a fit.
+/// The conclusion for the report; `None` if there are too few points for a fit.
 pub fn text(records: &[Record], machine: &Machine) -> Option<String> {
     let lines = Lines::of(records)?;
     let mut text = format!(

@@ -1,6 +1,6 @@
 //! How much memory does an idle connection take?
 //!
-//! Counts only the memory of the process. The kernel's socket buffers are the same for every server.
+//! Counts only the memory of the server's processes. The kernel's socket buffers are the same for every server.
 
 use anyhow::Result;
 

@@ -4,7 +4,7 @@ use crate::case::{Case, OURS, Scale};
 use crate::load::fanout::Fanout;
 use crate::load::schedule::{Pace, Source};
 
-/// Without subscribers, so that the server does nothing else.
+/// The cases have no subscribers, so that the server only takes publishes.
 pub fn cases(scale: &Scale) -> Vec<Case> {
     let source = Source { keys: 10_000, bytes: 200, pace: Pace::Unpaced, batch: 100 };
     vec![Case::fanout("ingest", OURS, Fanout { publishers: 4, ..Fanout::to_all(0, source, scale.lasts) })]

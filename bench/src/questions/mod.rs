@@ -1,4 +1,5 @@
-//! The questions, one file each. A question consists of cases, and its answer is a comparison of cases or servers.
+//! The questions, with one file for each. A question has cases. The answer is a comparison of these cases, or of
+//! servers.
 
 pub mod connect;
 pub mod delivery;
@@ -17,7 +18,7 @@ use clap::ValueEnum;
 
 use crate::case::{Case, Scale};
 
-/// A question that needs running servers.
+/// A question whose measurements start server processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Question {
     /// Memory of each of 15,000 idle connections

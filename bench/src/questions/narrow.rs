@@ -4,10 +4,10 @@ use crate::case::{Case, OURS, Scale};
 use crate::load::fanout::{Fanout, Interest};
 use crate::load::schedule::{Pace, Source};
 
-/// Subscribers of each event.
+/// The number of subscribers of each event.
 const OF_EACH: u32 = 5;
 
-/// All messages go to one event. The cases differ only in the subscribers of other events.
+/// All messages go to one event. The two cases differ only in the number of subscribers of other events.
 pub fn cases(scale: &Scale) -> Vec<Case> {
     let load = |events: u32| {
         let source = Source { keys: 1, bytes: 200, pace: Pace::Steady(5_000.0), batch: 1 };

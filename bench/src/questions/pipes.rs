@@ -1,8 +1,8 @@
 //! How much do sessions cost without sockets?
 //!
-//! A session has everything but its socket: the registration with the manager, the outbox, and a task that takes
-//! messages out and writes them. It writes to a pipe in memory, and another task reads from the pipe. The pipes and
-//! their readers exist before the first measurement, so no figure contains them.
+//! A session here has the registration with the manager, the outbox, and a task that takes messages from the outbox.
+//! Instead of a socket, this task writes to a pipe in memory, and another task reads from the pipe. The pipes and the
+//! reading tasks exist before the first measurement, so no figure contains their memory.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -28,17 +28,17 @@ use crate::figures::statistics::to_f64;
 use crate::load::message;
 use crate::server::process;
 
-/// The topic of all sessions, and the topic of the lone client.
+/// The topic that all sessions subscribe to, and the topic of the lone client.
 const TOPIC: &str = "odds_updates";
 const OTHER_TOPIC: &str = "scrape_progress";
 
-/// The capacity of a pipe: a few messages of 200 bytes.
+/// The capacity of a pipe in bytes, enough for a few messages of 200 bytes.
 const PIPE_BYTES: usize = 2_048;
 
-/// The approximate number of deliveries, whatever the number of sessions.
+/// The approximate number of deliveries to all sessions together. It does not depend on the number of sessions.
 const DELIVERIES: u32 = 2_000_000;
 
-/// The number of messages to the lone client.
+/// The number of messages that are published to the lone client.
 const PUBLISHES: u32 = 10_000;
 
 thread_local! {
@@ -46,7 +46,7 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; PIPE_BYTES]);
 }
 
-/// The number of bytes that all readers have read, and the number to wait for.
+/// The number of bytes that all readers together have read, and the number to wait for.
 #[derive(Default)]
 struct Received {
     bytes: AtomicU64,
@@ -54,7 +54,7 @@ struct Received {
     reached: Notify,
 }
 
-/// A moment in wall time and in the processor time of this program.
+/// A point in time, by the wall clock and by the processor time of this program in nanoseconds.
 struct Moment {
     wall: Instant,
     cpu: f64,
@@ -74,20 +74,21 @@ impl Moment {
     }
 }
 
-/// Measures so many sessions. Expects a new process.
+/// Measures `sessions` sessions. Call this function only once in a process, because later calls would reuse freed
+/// memory.
 pub fn measure(sessions: u32) -> Result<Figures> {
     tokio::runtime::Builder::new_multi_thread().build()?.block_on(async { Crowd::new(sessions)?.figures().await })
 }
 
-/// All sessions and clients.
+/// All sessions, and the two clients `witness` and `lone`.
 struct Crowd {
     sessions: u32,
     manager: ConnectionManager,
     received: Arc<Received>,
-    /// The write ends of the pipes, until `connect` gives each to a session.
+    /// The write ends of the pipes, until `connect` gives one to each session.
     pipes: Vec<DuplexStream>,
     connections: Vec<Connection>,
-    /// A client that counts the bytes that each session gets.
+    /// A client with the same subscription as the sessions. Its outbox tells how many bytes each session gets.
     witness: (Connection, Receiver),
     /// The only client of `OTHER_TOPIC`.
     lone: (Connection, Receiver),
@@ -145,7 +146,7 @@ impl Crowd {
         Ok(figures)
     }
 
-    /// Gives each pipe a session, and waits until all have their `connection_ack`.
+    /// Creates a session for each pipe, and waits until all sessions have got their `connection_ack`.
     async fn connect(&mut self) -> Result<()> {
         let runtime = tokio::runtime::Handle::current();
         for pipe in std::mem::take(&mut self.pipes) {
@@ -158,7 +159,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Publishes a message, and waits until every reader has read it.
+    /// Publishes a message to all sessions, and waits until every reader has read the message.
     async fn deliver(&mut self, number: u32) -> Result<()> {
         let before = self.received.bytes.load(Ordering::SeqCst);
         self.publish(TOPIC, number)?;
@@ -166,7 +167,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Waits until every reader has read as many bytes as the witness got.
+    /// Waits until every reader has read as many bytes as the witness has got since the last call.
     async fn all_have_received(&mut self, before: u64) {
         let each = take(&mut self.witness.1);
         self.received.all(before + each * u64::from(self.sessions)).await;
@@ -179,10 +180,10 @@ impl Crowd {
         Ok(())
     }
 
-    /// Ends all sessions, and waits until the tasks of the writers and readers have ended.
+    /// Disconnects all sessions, and waits until the tasks of the writers and readers have ended.
     async fn disconnect(&mut self) {
         self.connections.clear();
-        // Each reader holds a reference until it ends.
+        // Each reader's task holds a reference to `received` until the task ends.
         while Arc::strong_count(&self.received) > 1 {
             tokio::task::yield_now().await;
         }
@@ -205,7 +206,7 @@ impl Received {
     }
 }
 
-/// Empties an outbox and returns the number of bytes of its frames.
+/// Empties an outbox, and returns the number of bytes of all its WebSocket frames.
 fn take(receiver: &mut Receiver) -> u64 {
     let mut bytes = 0;
     while let Some(item) = receiver.try_recv() {
@@ -215,7 +216,7 @@ fn take(receiver: &mut Receiver) -> u64 {
     bytes
 }
 
-/// The writer of a session. Takes all queued messages at once, as the server's writer does.
+/// The writer of a session. Takes all queued messages at once from the outbox, as the server's writer does.
 async fn write_all(mut receiver: Receiver, refill: impl Fn(), mut pipe: DuplexStream) {
     while receiver.ready().await {
         receiver.take();
@@ -233,7 +234,7 @@ async fn write_all(mut receiver: Receiver, refill: impl Fn(), mut pipe: DuplexSt
     }
 }
 
-/// The client of a session. Reads until the pipe ends.
+/// The client of a session. Reads from the pipe until the writer closes it.
 async fn read_all(mut pipe: DuplexStream, received: Arc<Received>) {
     loop {
         let count = poll_fn(|context| {

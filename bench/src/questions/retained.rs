@@ -13,7 +13,7 @@ use crate::load::tally::Tally;
 use crate::load::{message, publisher};
 use crate::server::resident::settled_kib;
 
-/// The length of each key's data.
+/// The length of the data of each key, in bytes.
 const BYTES: usize = 400;
 
 pub fn cases(scale: &Scale) -> Vec<Case> {
@@ -24,7 +24,7 @@ pub fn cases(scale: &Scale) -> Vec<Case> {
 
 fn measure(keys: &[(String, String)], measurement: &Measurement) -> Result<Figures> {
     let server = measurement.server;
-    // It stays without connections: it only waits between the readings.
+    // The swarm has no connections here. It only waits between two readings of the memory.
     let mut swarm = Swarm::new(Target::everything(server), 1)?;
     let mut tally = Tally::new(measurement.clock)?;
     let mut settled = || settled_kib(server, |period| swarm.hold(period, &mut tally));

@@ -1,7 +1,7 @@
 //! Does any cost grow faster than the number of sessions?
 //!
-//! The sessions have pipes in memory instead of sockets, so there can be more of them. Each number of sessions is
-//! measured in a new process, because a process reuses freed memory and its resident size would not grow.
+//! The sessions have pipes in memory instead of sockets, so more of them fit on a machine. Each number of sessions runs
+//! in a new process. In an old process, sessions would reuse freed memory, and the resident size would not grow.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,28 +15,29 @@ use crate::figures::statistics::short;
 use crate::figures::table;
 use crate::questions::pipes;
 
-/// The beginning of the names of its cases.
+/// The name of the question, with which the names of all cases begin.
 pub const NAME: &str = "sessions";
 
 /// The measured numbers of sessions.
 const NUMBERS: [u32; 5] = [10_000, 20_000, 50_000, 100_000, 200_000];
 
-/// The greatest power of the number of sessions that a cost may grow with: 1, and a margin for noise.
+/// The greatest power of the number of sessions with which a cost may grow. This is 1 and a margin for noise.
 const LIMIT: f64 = 1.1;
 
-/// The limit for a message to all and for disconnecting all. Both touch the memory of every session once, in the order
-/// of a hash map. The memory of few sessions fits into the processor's caches. With many sessions the same instructions
-/// take longer, as `publish-to-100` and `publish-to-10000` among the operations show.
+/// The limit for a message to all and for disconnecting all. Both access the memory of every session once, in the order
+/// of a hash map. The memory of few sessions fits into the processor's caches. With many sessions, the same
+/// instructions take longer. `publish-to-100` and `publish-to-10000` in operations.rs show that the number of
+/// instructions is the same.
 const LIMIT_OF_TOUCHING: f64 = 1.35;
 
-/// The limit for a message to one client, whose cost must not depend on the other sessions.
+/// The limit for a message to one client. The cost of such a message must not depend on the number of other sessions.
 const LIMIT_OF_ONE: f64 = 0.1;
 
-/// A cost whose growth is limited.
+/// A cost, and the limit of its growth with the number of sessions.
 struct Fitted {
     figure: &'static str,
     words: &'static str,
-    /// Whether to multiply the figure of one session by their number.
+    /// Whether to multiply the figure, which is that of one session, by the number of sessions.
     of_all: bool,
     limit: f64,
 }
@@ -53,7 +54,7 @@ const FITTED: &[Fitted] = &[
     fitted("publish_ns", "a message to one other client", false, LIMIT_OF_ONE),
 ];
 
-/// Measures each number of sessions and prints the figures. Fails when a cost grows too fast.
+/// Measures each number of sessions and prints the figures. Fails if a cost grows faster than its limit allows.
 pub fn run(runs: u32, file: Option<&Path>) -> Result<()> {
     let mut records = Vec::new();
     for run in 1..=runs {
@@ -73,7 +74,7 @@ pub fn run(runs: u32, file: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// Measures in this process and prints the figures as JSON.
+/// Measures this number of sessions in this process, and prints the figures as JSON.
 pub fn measure(sessions: u32) -> Result<()> {
     println!("{}", serde_json::to_string(&pipes::measure(sessions)?)?);
     Ok(())
@@ -90,7 +91,7 @@ fn measured(sessions: u32) -> Result<Figures> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// The power of the number of sessions that each cost grows with.
+/// For each cost, the power of the number of sessions with which it grows.
 fn exponents(records: &[Record]) -> Vec<(&'static Fitted, f64)> {
     let exponent = |fitted: &'static Fitted| {
         let mut points = points(records, fitted.figure, 1.0);
@@ -104,7 +105,7 @@ fn exponents(records: &[Record]) -> Vec<(&'static Fitted, f64)> {
     FITTED.iter().filter_map(exponent).collect()
 }
 
-/// The conclusion for the report; `None` when the points do not suffice for a fit.
+/// The conclusion for the report; `None` if there are too few points for a fit.
 pub fn text(records: &[Record]) -> Option<String> {
     let exponents = exponents(records);
     let line = |(fitted, exponent): &(&Fitted, f64)| {

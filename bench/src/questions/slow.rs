@@ -6,10 +6,11 @@ use crate::case::{Case, KEYS, OURS, Scale};
 use crate::load::fanout::Fanout;
 use crate::load::schedule::{Pace, Source};
 
-/// The outbox of a connection, small enough to overflow within seconds.
+/// The limit of a connection's outbox in bytes. An outbox of this size overflows within seconds.
 const OUTBOX_BYTES: &str = "65536";
 
-/// The shortest time to publish: the kernel's socket buffers fill before the outbox does.
+/// The minimum time for publishing messages. It must be long enough to fill the kernel's socket buffers first, and then
+/// the outbox.
 const SHORTEST: Duration = Duration::from_secs(10);
 
 pub fn cases(scale: &Scale) -> Vec<Case> {

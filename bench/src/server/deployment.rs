@@ -1,4 +1,4 @@
-//! How oddswire is deployed: one process in memory, one process with a journal, or several nodes with Redis.
+//! The deployments of oddswire: one process in memory, one process with a journal, or one or more nodes with Redis.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -7,23 +7,23 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// The program that several nodes share.
+/// The broker's program. All nodes of a deployment share one broker.
 const BROKER: &str = "redis-server";
 
 /// The storage engine, and the number of nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deployment {
-    /// One process, in memory. Peers always run like this.
+    /// One process that keeps messages in memory. Peers always run like this.
     #[default]
     Memory,
-    /// One process with a journal that syncs each group of publishes.
+    /// One process that keeps messages in a journal, with one sync for each group of publishes.
     Journal,
-    /// So many nodes that share one Redis.
+    /// This number of nodes, which share one Redis.
     Redis(usize),
 }
 
 impl Deployment {
-    /// The name in the results.
+    /// The name of the deployment in the results.
     pub fn name(self) -> String {
         match self {
             Self::Memory => "memory".to_owned(),
@@ -32,12 +32,12 @@ impl Deployment {
         }
     }
 
-    /// The number of processes that clients are spread over.
+    /// The number of oddswire processes. Clients are spread over these processes.
     pub fn nodes(self) -> usize {
         if let Self::Redis(nodes) = self { nodes } else { 1 }
     }
 
-    /// Whether the nodes need Redis.
+    /// Whether the deployment needs Redis.
     pub fn has_broker(self) -> bool {
         matches!(self, Self::Redis(_))
     }
@@ -62,7 +62,7 @@ pub fn broker_is_installed() -> bool {
     asked.is_ok_and(|status| status.success())
 }
 
-/// Starts Redis with an append-only file, which it syncs once a second: the default of `appendfsync`.
+/// Starts Redis with an append-only file. Redis syncs this file once a second, which is the default of `appendfsync`.
 pub fn start_broker(address: SocketAddr, scratch: &Path) -> Result<Child> {
     let log = File::create(scratch.join("broker")).context("cannot create the log of redis-server")?;
     let (ip, port) = (address.ip().to_string(), address.port().to_string());

@@ -1,4 +1,4 @@
-//! How the kinds of servers differ in their requests and responses.
+//! The kinds of servers, and the differences between their requests and responses.
 
 /// The topic of every message.
 pub const TOPIC: &str = "odds_updates";
@@ -13,7 +13,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The kind of server with this name. Every unknown name is an oddswire, such as an older build.
+    /// The kind of the server with this name. Every unknown name means oddswire, for example an older build.
     pub fn of(name: &str) -> Self {
         match name {
             "stock-warp" => Self::StockWarp,
@@ -23,7 +23,8 @@ impl Dialect {
         }
     }
 
-    /// Whether the server sends a message to each new subscriber. If not, a client can only wait for the response.
+    /// Whether the server sends a message to each new subscriber. If not, a client can only wait for the response to
+    /// its handshake.
     pub fn greets(self) -> bool {
         self != Self::Nchan
     }
@@ -33,13 +34,14 @@ impl Dialect {
         self == Self::Oddswire
     }
 
-    /// The content type of a publish request with so many messages.
+    /// The content type of a publish request with this number of messages.
     pub fn content_type(self, messages: usize) -> &'static str {
         if messages > 1 && self.takes_batches() { "application/x-ndjson" } else { "application/json" }
     }
 }
 
-/// The request path of a subscriber to one event's messages, or to all. Only oddswire reads the query.
+/// The request path of a subscriber to the messages of one event, or to all messages. Only oddswire reads the query
+/// string; peers ignore it.
 pub fn subscribe_path(event: Option<u64>) -> String {
     let key = event.map(|event| format!("/e{event}")).unwrap_or_default();
     format!("/api/ws?topics={TOPIC}{key}&since=now")

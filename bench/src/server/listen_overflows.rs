@@ -1,7 +1,7 @@
-//! Counts the connection requests that found the queue of a listener full.
+//! Counts the connection requests that arrived while the queue of a listener was full.
 //!
-//! The kernel drops such a request, and the client repeats it after a second. A few dropped requests are enough to make
-//! the rate of handshakes depend on the length of the queue instead of the cost of a handshake.
+//! The kernel drops such a request, and the client's kernel repeats the request after a second. A few dropped requests
+//! are enough to make the rate of handshakes depend on the length of the queue instead of the cost of a handshake.
 
 use std::fs;
 
@@ -11,13 +11,15 @@ const PATH: &str = "/proc/net/netstat";
 
 const COUNTER: &str = "ListenOverflows";
 
-/// Reads the number of overflows so far. The kernel counts them for the whole network namespace, not for each listener.
+/// Reads the number of overflows up to now. The kernel counts overflows for the whole network namespace, not for each
+/// listener.
 pub fn total() -> Result<u64> {
     let text = fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?;
     parse(&text).with_context(|| format!("{PATH} has no valid {COUNTER}"))
 }
 
-/// Parses pairs of lines: the names of counters, then their values.
+/// Finds the value of `ListenOverflows`. A line with the names of counters comes first, then a line with the values of
+/// these counters.
 fn parse(text: &str) -> Option<u64> {
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
     let mut names = lines.next()?.split_whitespace();

@@ -1,4 +1,4 @@
-//! A server under test: child processes that listen on free ports.
+//! A server under test: one or more child processes that listen on free ports.
 
 pub mod deployment;
 pub mod dialect;
@@ -26,30 +26,29 @@ use crate::server::dialect::Dialect;
 use crate::server::process::{Cpu, Resident};
 use crate::server::spec::ServerSpec;
 
-/// The first address that clients connect from. It differs from the server's address so that no socket can connect to
-/// itself.
+/// The first source address of clients. It differs from the server's address, so that no socket can connect to itself.
 pub const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// The pause between two attempts to connect to a starting server.
 const START_POLL: Duration = Duration::from_millis(20);
 
-/// The time limit of one attempt.
+/// The time limit of one attempt to connect.
 const START_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// How often to check whether a server that dropped connections has exited.
+/// After an error, how many times to check whether the server has exited.
 const EXIT_CHECKS: u32 = 10;
 
-/// How many lines of a server's log an error quotes.
+/// The maximum number of lines of the server's log in an error text.
 const LOG_TAIL: usize = 5;
 
-/// A running server: one process, or several nodes with their Redis. Dropping this value kills it.
+/// A running server: one process, or several nodes with their Redis. Dropping this value kills all processes.
 pub struct Server {
     name: String,
     pub dialect: Dialect,
     /// The nodes and, for some deployments, Redis.
     children: Vec<Child>,
     addresses: Vec<SocketAddr>,
-    /// Holds the log and the configuration file.
+    /// A temporary folder for the log, the configuration file and stored messages.
     scratch: TempDir,
 }
 
@@ -113,8 +112,8 @@ impl Server {
         &self.addresses
     }
 
-    /// Connects until the server accepts. Sleeps between the attempts, because no event tells that another process has
-    /// begun to listen.
+    /// Tries to connect until the server accepts. Sleeps between the attempts, because the system reports no event when
+    /// another process begins to listen.
     fn wait_until_accepting(&mut self, address: SocketAddr, deadline: &Deadline) -> Result<()> {
         loop {
             let remaining = deadline.remaining()?;
@@ -131,7 +130,7 @@ impl Server {
         }
     }
 
-    /// The exit status of a process that has ended; `None` while all of them run.
+    /// The exit status of a process of this server that has ended; `None` if all processes run.
     fn ended(&mut self) -> Result<Option<ExitStatus>> {
         for child in &mut self.children {
             if let Some(status) = child.try_wait()? {
@@ -168,8 +167,8 @@ impl Server {
             .unwrap_or_default()
     }
 
-    /// Adds the server's name to an error, and the end of its log if it has died. A dying server drops its connections
-    /// shortly before its exit is visible, so this waits for the exit a little.
+    /// Adds the server's name to an error, and if the server has exited, the end of its log. An exiting server drops
+    /// its connections shortly before its exit is visible. So this function waits for the exit, at most 0.2 s.
     pub fn explain(&mut self, error: Error) -> Error {
         for _ in 0..EXIT_CHECKS {
             if let Ok(Some(status)) = self.ended() {
@@ -185,8 +184,8 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// Looks up the worker processes first, because they outlive a killed parent. Ignores failures: they mean that a
-    /// process has ended already.
+    /// Looks up the worker processes first, because they keep running when their parent is killed. Ignores errors,
+    /// which mean that a process has already ended.
     fn drop(&mut self) {
         for child in &mut self.children {
             let family = process::family(child.id()).unwrap_or_default();
@@ -205,15 +204,16 @@ fn pause(period: Duration) {
     thread::sleep(period);
 }
 
-/// Asks the system for a free port. If another process takes the port first, the server fails to start.
+/// Asks the system for a free port. If another process takes this port before the server does, the server fails to
+/// start.
 fn free_address() -> Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
         .context("cannot find a free port")
 }
 
-/// Waits until `/readyz` answers with 200. A node with Redis accepts connections before it has read the stored
-/// messages.
+/// Waits until the node answers `/readyz` with the status 200. A node with Redis accepts connections before it has read
+/// the stored messages.
 fn wait_until_ready(address: SocketAddr, deadline: &Deadline) -> Result<()> {
     loop {
         let remaining = deadline.remaining()?;
@@ -229,8 +229,8 @@ fn wait_until_ready(address: SocketAddr, deadline: &Deadline) -> Result<()> {
     }
 }
 
-/// Connects once. With the server's own source address, the system could choose the target port as the source port, and
-/// the socket would connect to itself.
+/// Tries to connect once, from `FIRST_SOURCE`. From the server's own address, the system could choose the server's port
+/// as the source port. The socket would then connect to itself.
 fn try_connect(address: SocketAddr, timeout: Duration) -> std::io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_linger(Some(Duration::ZERO))?;

@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 /// Processor time in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cpu {
-    /// In user code.
+    /// Time in user code, in microseconds.
     pub user: f64,
-    /// In the kernel, on behalf of the process.
+    /// Time in the kernel for this process, in microseconds.
     pub system: f64,
 }
 
@@ -39,21 +39,21 @@ impl Sub for Cpu {
 /// Resident memory in KiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Resident {
-    /// The current size. Pages that several processes share are divided between them.
+    /// The current size. If several processes share a page, each process counts a part of the page.
     pub now: u64,
-    /// The greatest size so far. For several processes: the sum of their peaks, shared pages included. The true peak is
-    /// not greater than this sum.
+    /// The greatest size so far. For several processes, this is the sum of their peaks, which counts shared pages
+    /// several times. The true peak is not greater than this sum.
     pub peak: u64,
 }
 
-/// The process ids of a process and its descendants, such as the workers of nginx.
+/// Returns the process ids of a process and its descendants, such as the workers of nginx.
 ///
-/// Not every kernel lists the children of a process, so this searches all processes for their parents.
+/// Not every kernel lists the children of a process, so this function reads the parent of every process.
 pub fn family(root: u32) -> Result<Vec<u32>> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc").context("cannot read /proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // A process may end after its folder was listed.
+        // A process may end after this loop has found its folder.
         let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         parents.extend(parse_stat(&stat).map(|stat| (pid, stat.parent)));
     }
@@ -66,7 +66,7 @@ pub fn family(root: u32) -> Result<Vec<u32>> {
     Ok(family)
 }
 
-/// The sum of the processor time of these processes.
+/// Reads the processor time of these processes and returns the sum.
 pub fn cpu(family: &[u32]) -> Result<Cpu> {
     family.iter().try_fold(Cpu::default(), |sum, pid| {
         let path = format!("/proc/{pid}/stat");
@@ -75,7 +75,7 @@ pub fn cpu(family: &[u32]) -> Result<Cpu> {
     })
 }
 
-/// The sum of the resident memory of these processes.
+/// Reads the resident memory of these processes and returns the sum.
 pub fn resident(family: &[u32]) -> Result<Resident> {
     family.iter().try_fold(Resident::default(), |sum, pid| {
         let path = format!("/proc/{pid}/status");
@@ -90,8 +90,8 @@ pub fn resident(family: &[u32]) -> Result<Resident> {
     })
 }
 
-/// The kernel's memory for objects such as sockets and for the data in socket buffers, in KiB. It is that of the whole
-/// machine.
+/// The kernel's memory for objects such as sockets and for the data in socket buffers, in KiB. It contains the sockets
+/// of all processes on the machine.
 pub fn kernel_kib() -> Result<u64> {
     let objects = kib(&fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?, "Slab:")?;
     let sockets = fs::read_to_string("/proc/net/sockstat").context("cannot read /proc/net/sockstat")?;
@@ -105,14 +105,15 @@ fn buffer_pages(text: &str) -> Option<u64> {
     line.split_whitespace().skip_while(|word| *word != "mem").nth(1)?.parse().ok()
 }
 
-/// The busy processor time of the whole machine, in microseconds. Time that neither the server nor the load generator
-/// used disturbed the measurement.
+/// The busy processor time of the whole machine, in microseconds. If other programs than the server and the load
+/// generator used much of this time, they disturbed the measurement.
 pub fn machine() -> Result<f64> {
     let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
     busy_ticks(&text).map(micros).context("/proc/stat has an unknown format")
 }
 
-/// The first line has the times of all processors: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)).
+/// The first line has the times of all processors together: user, nice, system, idle, iowait, irq, softirq, steal
+/// (proc(5)).
 fn busy_ticks(text: &str) -> Option<u64> {
     let fields = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
     let times: Vec<u64> = fields.map(str::parse).collect::<Result<_, _>>().ok()?;
@@ -130,17 +131,17 @@ struct Stat {
     cpu: Cpu,
 }
 
-/// Counts the fields from the end of the name, because the name in parentheses may contain spaces and parentheses.
+/// Counts the fields from the end of the process's name, because this name may contain spaces and parentheses.
 fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
     let mut time = |field: usize| fields.nth(field)?.parse().ok().map(micros);
-    // Field 14 is the user time and 15 the system time; the parent was field 4.
+    // In the file, field 4 is the parent, field 14 the user time, and field 15 the system time.
     let user = time(9)?;
     Some(Stat { parent, cpu: Cpu { user, system: time(0)? } })
 }
 
-/// The size in KiB in the line that begins with this name.
+/// Reads the size, in KiB, from the line that begins with `name`.
 fn kib(text: &str, name: &str) -> Result<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name));
     let value = value.and_then(|value| value.trim().strip_suffix(" kB"));

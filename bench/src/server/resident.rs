@@ -1,4 +1,4 @@
-//! Reads the resident memory of a server after it has settled.
+//! Reads the resident memory of a server after the size has settled.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,8 +13,8 @@ const READINGS: usize = 5;
 
 const READING_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Waits until the resident size has settled. `hold` spends the time between two readings, and fails when a connection
-/// is lost meanwhile.
+/// Waits until the resident size has settled, and returns it in KiB. `hold` waits between two readings, and fails if a
+/// connection ends during that time.
 pub fn settled_kib(server: &Server, mut hold: impl FnMut(Duration) -> Result<()>) -> Result<u64> {
     let deadline = Deadline::after(LIMIT, "waiting for the resident size to settle");
     let mut readings = VecDeque::new();

@@ -9,22 +9,22 @@ use anyhow::{Context, Error, Result, ensure};
 
 use crate::server::dialect::Dialect;
 
-/// The placeholder for the port in a command line or configuration file.
+/// The placeholder for the server's port in a command line or configuration file.
 const PORT: &str = "{port}";
 
-/// The placeholder for a scratch folder in a configuration file.
+/// The placeholder for a temporary folder in a configuration file.
 const SCRATCH: &str = "{scratch}";
 
 /// The publish token of oddswire.
 pub const TOKEN: &str = "bench";
 
-/// The folder of the peers' sources, from the root of the repository.
+/// The folder of the peers' sources, relative to the root of the repository.
 const PEERS: &str = "bench/peers";
 
-/// The web server that loads nchan.
+/// The program of the web server nginx, which loads the module nchan.
 pub const NGINX: &str = "nginx";
 
-/// Where Debian's package installs the module nchan.
+/// The path to which Debian's package installs the nginx module nchan.
 const NCHAN_MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 
 /// A server to measure: its name in the report, and its command line.
@@ -34,12 +34,14 @@ pub struct ServerSpec {
     pub dialect: Dialect,
     program: String,
     arguments: Vec<String>,
-    /// A configuration file with placeholders. The path of the filled-in file is the last argument.
+    /// A configuration file with placeholders. The server gets the path of a copy with filled-in placeholders, as its
+    /// last argument.
     template: Option<PathBuf>,
 }
 
 impl ServerSpec {
-    /// Returns the program and its arguments with the port filled in. Writes the configuration file into `scratch`.
+    /// Returns the program and its arguments, with the port in place of each placeholder. Writes the configuration
+    /// file, if there is one, into `scratch`.
     pub fn command_line(&self, port: u16, scratch: &Path) -> Result<(String, Vec<String>)> {
         let port = port.to_string();
         let fill = |word: &String| word.replace(PORT, &port);
@@ -78,11 +80,11 @@ impl FromStr for ServerSpec {
     }
 }
 
-/// The peers that cannot be started, with the reasons.
+/// The peers that are not installed, each with the reason.
 pub type Missing = Vec<(&'static str, Error)>;
 
-/// Returns the servers that can be started, and the missing ones. Oddswire and stock-warp must be in this program's
-/// folder. `python` is an interpreter that has `FastAPI`, uvicorn and websockets.
+/// Returns the installed servers, and the missing peers. The programs oddswire and stock-warp must be in the same
+/// folder as this program. `python` is an interpreter that has `FastAPI`, uvicorn and websockets.
 pub fn installed(python: Option<&str>) -> Result<(Vec<ServerSpec>, Missing)> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let directory = program.parent().context("this program is in no folder")?;
