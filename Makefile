@@ -110,8 +110,8 @@ test-js: ## Run the tests of the JavaScript client against the server that was b
 check-js: ## Types of the JavaScript client; whether its generated files are up to date and small
 	$(call in_js_client,check,npm run --silent check)
 
-# Some checks need a tool, or a database from the network. If it is missing, the check prints one line and is skipped.
-# Any finding of a check fails `make check`.
+# Some checks need a tool, or a database from the network. If the tool or the database is missing, the check prints one
+# line and is skipped. Any finding of a check fails `make check`.
 check: check-api ## Formatting, lints, documentation, dependency audit, Dockerfile, deployment files
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings

@@ -16,15 +16,17 @@ use crate::instructions;
 
 const SUBJECT: &str = "oddswire";
 
-/// Counts of one build differ by less than 1 % between runs. Between builds, one count was 14 % higher because the
-/// compiler inlined differently after a change of unrelated code.
+/// The tolerance for counts. Counts of one build differ by less than 1 % between runs. Between builds, one count was 14
+/// % higher because the compiler inlined differently after a change of unrelated code.
 const COUNT_TOLERANCE: f64 = 1.25;
 
-/// The kernel counts the resident size in pages, and the allocator keeps some free pages.
+/// The tolerance for sizes in memory. The kernel counts the resident size in pages, and the allocator keeps some free
+/// pages.
 const MEMORY_TOLERANCE: f64 = 1.2;
 
-/// While two compilers ran on two cores, the ratio to stock-warp was up to 1.4 times as high. The ratio shows costs in
-/// the kernel that instruction counts do not show, such as another system call for each delivery.
+/// The tolerance for ratios. While two compilers ran on two cores, the ratio to stock-warp was up to 1.4 times as high.
+/// The ratio shows costs in the kernel that instruction counts do not show, such as another system call for each
+/// delivery.
 const RATIO_TOLERANCE: f64 = 1.75;
 
 /// The value that divides a figure before the comparison with the baseline.

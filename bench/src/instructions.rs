@@ -1,8 +1,9 @@
 //! How many instructions and allocations does each operation take?
 //!
-//! Valgrind counts them. Unlike times, counts do not depend on other programs, so counts show small losses. The cost of
-//! starting the program and preparing the operation does not depend on the number of repetitions. So the difference
-//! between two runs with different numbers of repetitions is the cost of the operation alone.
+//! Valgrind counts the instructions and allocations. Unlike times, counts do not depend on other programs, so counts
+//! show small losses. The cost of starting the program and preparing the operation does not depend on the number of
+//! repetitions. So the difference between two runs with different numbers of repetitions is the cost of the operation
+//! alone.
 
 use std::path::Path;
 use std::process::Command;

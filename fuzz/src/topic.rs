@@ -6,7 +6,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// Parses the input as a topic, a key and a list of topics. Parses the first four lines as subscriptions and compares
-/// each two.
+/// each pair.
 pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     topic(text);

@@ -6,7 +6,7 @@ use crate::figures::record::Record;
 use crate::figures::statistics::{Summary, short};
 use crate::figures::table::{self, Column, Row};
 
-/// The figures that can have a panel, the most important first. The first `MAX_PANELS` figures with values get one.
+/// The figures that can have a panel, the most important first. The first `MAX_PANELS` figures with values get a panel.
 const PANELS: &[&str] = &[
     "bytes_per_connection",
     "handshakes_per_s",
@@ -23,7 +23,7 @@ const PANELS: &[&str] = &[
 
 const MAX_PANELS: usize = 4;
 
-/// The figures whose greater values are better. Of all other figures, smaller values are better.
+/// The figures whose greater values are better. For all other figures, smaller values are better.
 const MORE_IS_BETTER: &[&str] = &["handshakes_per_s", "deliveries_per_s", "published_per_s"];
 
 const WIDTH: f64 = 760.0;

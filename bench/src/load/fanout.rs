@@ -51,7 +51,7 @@ pub struct Fanout {
 #[derive(Clone, Copy)]
 pub enum Interest {
     All,
-    /// Each subscriber subscribes to one event. The number is that of all events.
+    /// Each subscriber subscribes to one event. The number tells how many events there are.
     Events(u64),
 }
 

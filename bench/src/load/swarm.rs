@@ -84,8 +84,8 @@ pub struct Swarm {
     completed: Vec<usize>,
     /// The slots whose connections had more bytes than one turn reads. Epoll does not report these bytes again.
     unfinished: Vec<usize>,
-    /// The slots to handle in a turn, each with whether the server has closed its side. A field only to reuse the
-    /// memory.
+    /// The slots to handle in a turn, each with whether the server has closed its side. It is a field so that all turns
+    /// use the same memory.
     ready: Vec<(usize, bool)>,
     /// If true, the end of a connection does not fail the measurement.
     tolerant: bool,

@@ -21,7 +21,7 @@ pub fn cases(scale: &Scale) -> Vec<Case> {
 }
 
 /// A handshake lasts from the TCP connect to the first message. If the server does not send a first message, the
-/// handshake lasts to the response.
+/// handshake lasts until the response.
 fn measure(total: u32, measurement: &Measurement) -> Result<Figures> {
     let server = measurement.server;
     let mut tally = Tally::new(measurement.clock)?;

@@ -21,7 +21,7 @@ pub const NAME: &str = "sessions";
 /// The measured numbers of sessions.
 const NUMBERS: [u32; 5] = [10_000, 20_000, 50_000, 100_000, 200_000];
 
-/// The greatest power of the number of sessions with which a cost may grow. This is 1 and a margin for noise.
+/// The greatest power of the number of sessions with which a cost may grow. The limit is 1, plus a margin for noise.
 const LIMIT: f64 = 1.1;
 
 /// The limit for a message to all and for disconnecting all. Both access the memory of every session once, in the order

@@ -35,7 +35,7 @@ const START_POLL: Duration = Duration::from_millis(20);
 /// The time limit of one attempt to connect.
 const START_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// After an error, how many times to check whether the server has exited.
+/// The number of times to check, after an error, whether the server has exited.
 const EXIT_CHECKS: u32 = 10;
 
 /// The maximum number of lines of the server's log in an error text.
