@@ -20,16 +20,15 @@ pub enum Want {
 #[derive(Clone, Copy)]
 enum Against {
     Nothing,
-    /// The limit is for the ratio to another server in the same case. If there are several servers, each run uses the
-    /// best one.
+    /// The ratio to another server in the same case; of several servers, to the best in each run.
     Peers(&'static [&'static str]),
-    /// The limit is for the ratio to another case with the same server.
+    /// The ratio to another case with the same server.
     Case(&'static str),
-    /// The limit is for the difference to another case with the same server, divided by a number.
+    /// The difference to another case with the same server, divided by a number.
     DifferenceTo(&'static str, f64),
 }
 
-/// A figure of a case, the value to compare it with, and the limit to meet.
+/// A limit for a figure of a case.
 pub struct Aim {
     case: &'static str,
     figure: &'static str,

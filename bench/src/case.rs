@@ -24,7 +24,7 @@ pub const KEYS: u64 = 100;
 /// The settings that determine the size of every case.
 #[derive(Clone, Copy, Default)]
 pub struct Scale {
-    /// Whether cases have only a tenth of their connections or keys, for the gate.
+    /// Use a tenth of the connections and keys, for the gate.
     pub quick: bool,
     pub lasts: Duration,
     /// The number of connections that publish in `hot`.
@@ -34,7 +34,7 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// Returns a tenth of a number of connections or keys in a quick run, and the whole number otherwise.
+    /// Returns a number of connections or keys, or a tenth of it in a quick run.
     pub fn part_of(&self, number: u32) -> u32 {
         if self.quick { number / 10 } else { number }
     }

@@ -16,7 +16,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Starts the time limit now. `phase` is the last part of the error text: "the deadline … passed while {phase}".
+    /// Starts the time limit now. The error text ends with "while" and `phase`.
     pub fn after(limit: Duration, phase: &'static str) -> Self {
         Self { end: Instant::now() + limit, limit, phase }
     }

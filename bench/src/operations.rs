@@ -99,8 +99,7 @@ fn draft(key: Option<u64>, version: u64, bytes: usize) -> Draft {
     Draft { topic: "odds_updates".parse().expect("this is a topic"), payload }
 }
 
-/// Builds two versions of a message for each of `keys` keys. If `keys` is 0, builds two versions of one message without
-/// a key.
+/// Builds two versions of a message for each key, or of one message if `keys` is 0.
 fn versions(keys: u64, bytes: usize) -> Vec<Draft> {
     let of_version = |version| match keys {
         0 => vec![draft(None, version, bytes)],

@@ -48,7 +48,7 @@ impl Served {
         })
     }
 
-    /// Fills the buffer once from each client's socket. The buffer is as long as the bytes that each client gets.
+    /// Reads from each client's socket until the buffer is full.
     pub fn read(&self, clients: &mut [TcpStream], buffer: &mut [u8]) {
         self.runtime.block_on(async {
             for client in clients {

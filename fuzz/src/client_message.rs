@@ -57,8 +57,8 @@ fn rejected(text: &str, error: &ClientMessageError) {
     }
 }
 
-/// Applies a message to a connection. The connection then holds the known subscriptions, sorted and without duplicates,
-/// up to a limit. Dropping the connection removes its subscriptions.
+/// Applies a message to a connection. The connection keeps known subscriptions, sorted, without duplicates, up to a
+/// limit. Dropping the connection removes them.
 fn apply(message: ClientMessage) {
     let manager = manager();
     let (connection, mut receiver) = manager.connect(Connect::to(Vec::new()));

@@ -54,8 +54,7 @@ async fn opened(app: &App, headers: &HeaderMap) -> Answer {
     answer
 }
 
-/// Checks that a request with the response 101 was valid (RFC 6455, section 4.2.1), and that the response matches the
-/// request.
+/// Checks the request and the response of a successful handshake (RFC 6455, section 4.2).
 fn switched(headers: &HeaderMap, answer: &Answer) {
     let has = |name: &HeaderName, token: &str| {
         let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).to_lowercase());

@@ -122,14 +122,14 @@ fn rejected(answer: &Answer, input: &[u8]) {
     let expected = match error["code"].as_str().expect("an error has a code") {
         "message_too_large" | "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "invalid_json" | "invalid_message" | "unknown_topic" | "empty" | "state_full" => StatusCode::BAD_REQUEST,
-        // The body begins with the first bytes of gzip, which the server does not support.
+        // The body begins with the first bytes of gzip.
         "unsupported_media_type" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         code => panic!("unexpected code '{code}' for a body"),
     };
     assert_eq!(answer.status, expected);
     if let Some(index) = error.get("index") {
         let index = index.as_u64().expect("an index is a number");
-        // Each message and each separator has at least one byte, so the index is at most half of the body's length.
+        // A message and a separator have at least one byte each, which limits the index.
         assert!(index <= input.len() as u64 / 2, "the body has no message {index}");
     }
 }

@@ -1,5 +1,5 @@
-//! Checks query strings of event streams and of a topic's state. WebSocket requests need no check of their own: the
-//! server parses their query strings with the same code.
+//! Checks query strings of event streams and of a topic's state. The server parses query strings of WebSockets with the
+//! same code.
 
 use std::collections::BTreeSet;
 

@@ -17,8 +17,8 @@ const KEY_SET: &str = r#"{"keys":[
      "x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"},
     {"kty":"OKP","crv":"Ed25519","alg":"EdDSA","kid":"ed","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
 ]}"#;
-/// The tolerance in seconds. The server allows 30 seconds of clock skew. One more second may pass between the server's
-/// reading of the clock and this check's.
+/// The tolerance in seconds: 30 for the server's clock skew, and 1 between the clock readings of the server and this
+/// check.
 const SLACK: f64 = 31.0;
 
 struct Verifiers {

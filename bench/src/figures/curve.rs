@@ -9,7 +9,7 @@ use crate::figures::statistics::{Summary, short};
 /// One figure, which the plot shows as one panel.
 pub struct Curve {
     pub heading: String,
-    /// The measured points: pairs of the number of connections and the value of the figure.
+    /// Pairs of the number of connections and the value of the figure.
     pub points: Vec<(f64, f64)>,
     pub fit: Option<Fit>,
 }

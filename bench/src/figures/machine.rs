@@ -1,5 +1,4 @@
-//! Describes the machine and the versions of the measured programs, without data that identifies the owner of the
-//! machine.
+//! Describes the machine and the versions of the measured programs, without data that identifies the owner.
 
 use std::fs;
 use std::process::Command;

@@ -6,7 +6,7 @@ use crate::figures::record::Record;
 use crate::figures::statistics::{Summary, short};
 use crate::figures::table::{self, Column, Row};
 
-/// The figures that can have a panel, the most important first. The first `MAX_PANELS` figures with values get a panel.
+/// The figures that can have a panel, the most important first.
 const PANELS: &[&str] = &[
     "bytes_per_connection",
     "handshakes_per_s",

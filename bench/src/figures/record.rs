@@ -1,5 +1,4 @@
-//! Records of measurements. A file of records has one JSON object a line, so that several runs of this program can
-//! append to it.
+//! Records of measurements: a file with one JSON object a line, so that several commands can append to it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -32,7 +31,7 @@ impl Figures {
 pub struct Record {
     pub case: String,
     pub server: String,
-    /// The number of the run, from 1. Within a run, the program measures the servers one after the other.
+    /// The number of the run, from 1. A run measures the servers one after the other.
     pub run: u32,
     pub figures: Figures,
 }

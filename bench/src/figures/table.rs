@@ -58,7 +58,7 @@ pub const COLUMNS: &[Column] = &[
     column("slow_ended", "ended", 1.0),
 ];
 
-/// A row of a table: the figures of one case and server, with a cell for each column.
+/// A row of a table: the figures of one case and server.
 pub struct Row {
     pub case: String,
     pub server: String,

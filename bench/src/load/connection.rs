@@ -39,8 +39,7 @@ pub struct Connection {
 }
 
 enum Stage {
-    /// The client sends the request and collects the response. `written` is the number of bytes of the request that are
-    /// sent.
+    /// The client sends the request and collects the response. `written` counts the sent bytes.
     Handshake {
         request: Vec<u8>,
         written: usize,
@@ -63,8 +62,7 @@ impl Connection {
     pub fn start(source: Ipv4Addr, target: SocketAddr, request: Vec<u8>, reading: Reading) -> Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
-        // Closing this socket will send a reset. This avoids the state TIME_WAIT, so another connection can use the
-        // port at once.
+        // A close sends a reset and avoids TIME_WAIT, so another connection can use the port at once.
         socket.set_linger(Some(Duration::ZERO))?;
         if reading == Reading::Stalled {
             socket.set_recv_buffer_size(SMALL_BUFFER)?;
@@ -161,8 +159,7 @@ impl Connection {
 }
 
 /// Sends the rest of the request and returns whether all of it is sent. While the socket is connecting, a write returns
-/// `WouldBlock`. If the connect has failed, the write returns its error. So this client does not check the result of
-/// the connect itself.
+/// `WouldBlock`. If the connect has failed, the write returns its error. So no separate check is necessary.
 fn send(stream: &mut TcpStream, request: &[u8], written: &mut usize) -> Result<bool> {
     while *written < request.len() {
         match stream.write(&request[*written..]) {

@@ -27,8 +27,7 @@ const QUIET: Duration = Duration::from_secs(2);
 /// The time that the main thread waits for events before it checks whether the publishers have finished.
 const TURN: Duration = Duration::from_millis(20);
 
-/// The time for warming up the server. If the server does not greet its subscribers, it registers them during this
-/// time.
+/// The time to warm up the server. A server that sends no greeting registers its subscribers in this time.
 const WARM_UP: Duration = Duration::from_secs(1);
 
 const NANOS: f64 = 1e9;
@@ -51,7 +50,7 @@ pub struct Fanout {
 #[derive(Clone, Copy)]
 pub enum Interest {
     All,
-    /// Each subscriber subscribes to one event. The number tells how many events there are.
+    /// Each subscriber subscribes to one of this number of events.
     Events(u64),
 }
 

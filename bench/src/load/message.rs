@@ -33,8 +33,7 @@ impl Clock {
     }
 }
 
-/// Builds the JSON data of a message, which begins with the time `stamp`. The length is `bytes`, but at least about 40
-/// bytes.
+/// Builds JSON that begins with the time and has `bytes` bytes, but at least about 40.
 pub fn data(stamp: u64, bytes: usize) -> String {
     let mut text = format!(r#"{STAMP}{stamp:0DIGITS$}","pad":""#);
     let padding = bytes.saturating_sub(text.len() + 2);

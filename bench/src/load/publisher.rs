@@ -23,8 +23,7 @@ const RESPONSE_LIMIT: Duration = Duration::from_secs(30);
 /// The maximum length of a response body in bytes.
 const MAX_BODY: usize = 64 * 1024;
 
-/// The requests of a schedule that one connection sends: every `of`th request, beginning with the request number
-/// `first`.
+/// The requests that one connection sends: every `of`th of a schedule, beginning with number `first`.
 #[derive(Clone, Copy)]
 pub struct Share {
     pub first: usize,

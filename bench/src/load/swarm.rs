@@ -30,11 +30,11 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 pub struct Target {
     /// The addresses of all nodes. The slots are spread over the nodes.
     pub addresses: Vec<SocketAddr>,
-    /// Whether the server sends a first message. If so, a connection is established only after this message.
+    /// Whether a connection is established only after the server's first message.
     pub greets: bool,
     /// The request path of the subscriber in a slot.
     pub path: Box<dyn Fn(usize) -> String>,
-    /// The first slot with a stalled client. Clients in this slot and all later slots read nothing after the handshake.
+    /// Clients in this slot and all later slots read nothing after the handshake.
     pub stalled_from: usize,
 }
 
@@ -57,7 +57,7 @@ pub enum Afterwards {
     Close,
 }
 
-/// The handshakes to complete: their total number, the number at the same time, and what to do afterwards.
+/// The handshakes to complete.
 pub struct Plan {
     pub total: u32,
     pub concurrent: u32,
@@ -84,8 +84,7 @@ pub struct Swarm {
     completed: Vec<usize>,
     /// The slots whose connections had more bytes than one turn reads. Epoll does not report these bytes again.
     unfinished: Vec<usize>,
-    /// The slots to handle in a turn, each with whether the server has closed its side. It is a field so that all turns
-    /// use the same memory.
+    /// The slots of a turn, and whether the server has closed its side. All turns use the same memory.
     ready: Vec<(usize, bool)>,
     /// If true, the end of a connection does not fail the measurement.
     tolerant: bool,
@@ -234,7 +233,7 @@ impl Swarm {
     }
 }
 
-/// The source address of a slot. Several addresses are necessary, because one address does not have enough ports.
+/// The source address of a slot. One address does not have enough ports for all slots.
 fn source_address(slot: usize) -> Result<Ipv4Addr> {
     let offset = u32::try_from(slot / PER_SOURCE)?;
     ensure!(offset < 250, "{slot} slots are too many: expected fewer than {}", 250 * PER_SOURCE);

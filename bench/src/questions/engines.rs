@@ -1,4 +1,4 @@
-//! How much does each storage engine cost, and how does the cost of `redis` depend on the number of nodes?
+//! How much does each storage engine cost, and `redis` with one to three nodes?
 //!
 //! All engines run under the same loads. Subscribers and publishers are spread over the nodes. The processor time is
 //! the sum over all nodes and Redis.

@@ -30,7 +30,7 @@ const PUBLISHERS: u32 = 64;
 /// The two sides: the maximum number of publishes for each sync, and the name of the side in the table.
 const SIDES: [(usize, &str); 2] = [(1, "a sync each"), (usize::MAX, "shared syncs")];
 
-/// The number of keys, and the length of the data in bytes. Both are the same as in the question `engines`.
+/// The number of keys and the bytes of data, as in the question `engines`.
 const KEYS: u64 = 10_000;
 const BYTES: usize = 200;
 

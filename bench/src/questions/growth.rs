@@ -1,8 +1,8 @@
 //! How does the cost of a connection change with the number of connections, and which resource runs out first?
 //!
 //! Memory grows along a line: a base, and an amount for each connection. The processor time of a delivery grows because
-//! the caches miss more often. This time grows by the same amount with every doubling of the connections, which fits
-//! the measurements better than a line. The report extrapolates memory and processor time to more connections than one
+//! the caches miss more often. It grows by the same amount with every doubling of the connections, which fits the
+//! measurements better than a line. The report extrapolates memory and processor time to more connections than one
 //! machine can hold. The resource that is used up at the smaller number of connections runs out first.
 
 use std::fmt::Write as _;
@@ -19,8 +19,8 @@ use crate::load::schedule::{Pace, Source};
 /// The name of the question.
 pub const NAME: &str = "growth";
 
-/// The rate of all deliveries together. At this rate, the server is idle most of the time. A busy server would queue
-/// messages, and the latency would depend on the length of the queue.
+/// The rate of all deliveries together. At this rate, the server is idle most of the time and messages do not wait in a
+/// queue.
 const DELIVERIES_PER_S: f64 = 40_000.0;
 
 /// The numbers of subscribers. The greatest number fits into a limit of 20,000 open files.

@@ -74,8 +74,7 @@ impl Moment {
     }
 }
 
-/// Measures `sessions` sessions. Call this function only once in a process, because later calls would reuse freed
-/// memory.
+/// Measures `sessions` sessions. Call it only once in a process: later calls would reuse freed memory.
 pub fn measure(sessions: u32) -> Result<Figures> {
     tokio::runtime::Builder::new_multi_thread().build()?.block_on(async { Crowd::new(sessions)?.figures().await })
 }
@@ -88,7 +87,7 @@ struct Crowd {
     /// The write ends of the pipes, until `connect` gives one to each session.
     pipes: Vec<DuplexStream>,
     connections: Vec<Connection>,
-    /// A client with the same subscription as the sessions. Its outbox tells how many bytes each session gets.
+    /// A client whose outbox tells how many bytes each session gets.
     witness: (Connection, Receiver),
     /// The only client of `OTHER_TOPIC`.
     lone: (Connection, Receiver),

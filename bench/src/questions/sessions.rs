@@ -26,8 +26,7 @@ const LIMIT: f64 = 1.1;
 
 /// The limit for a message to all and for disconnecting all. Both access the memory of every session once, in the order
 /// of a hash map. The memory of few sessions fits into the processor's caches. With many sessions, the same
-/// instructions take longer. `publish-to-100` and `publish-to-10000` in operations.rs show that the number of
-/// instructions is the same.
+/// instructions take longer. `publish-to-100` and `publish-to-10000` in operations.rs show this.
 const LIMIT_OF_TOUCHING: f64 = 1.35;
 
 /// The limit for a message to one client. The cost of such a message must not depend on the number of other sessions.

@@ -18,8 +18,7 @@ pub fn total() -> Result<u64> {
     parse(&text).with_context(|| format!("{PATH} has no valid {COUNTER}"))
 }
 
-/// Finds the value of `ListenOverflows`. A line with the names of counters comes first, then a line with the values of
-/// these counters.
+/// Finds the counter. One line has the names of counters, and the next line their values.
 fn parse(text: &str) -> Option<u64> {
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
     let mut names = lines.next()?.split_whitespace();

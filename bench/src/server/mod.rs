@@ -112,8 +112,8 @@ impl Server {
         &self.addresses
     }
 
-    /// Tries to connect until the server accepts. Sleeps between the attempts, because the system reports no event when
-    /// another process begins to listen.
+    /// Tries to connect until the server accepts. Sleeps between attempts: no event tells when another process begins
+    /// to listen.
     fn wait_until_accepting(&mut self, address: SocketAddr, deadline: &Deadline) -> Result<()> {
         loop {
             let remaining = deadline.remaining()?;

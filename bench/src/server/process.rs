@@ -41,8 +41,8 @@ impl Sub for Cpu {
 pub struct Resident {
     /// The current size. If several processes share a page, each process counts a part of the page.
     pub now: u64,
-    /// The greatest size so far. For several processes, this is the sum of their peaks, which counts shared pages
-    /// several times. The true peak is not greater than this sum.
+    /// The greatest size so far. For several processes, the sum of their peaks, which counts shared pages several
+    /// times. The true peak is not greater.
     pub peak: u64,
 }
 
@@ -105,8 +105,8 @@ fn buffer_pages(text: &str) -> Option<u64> {
     line.split_whitespace().skip_while(|word| *word != "mem").nth(1)?.parse().ok()
 }
 
-/// The busy processor time of the whole machine, in microseconds. If other programs than the server and the load
-/// generator used much of this time, they disturbed the measurement.
+/// The busy processor time of the whole machine, in microseconds. Time of other programs than the server and the load
+/// generator disturbs the measurement.
 pub fn machine() -> Result<f64> {
     let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
     busy_ticks(&text).map(micros).context("/proc/stat has an unknown format")

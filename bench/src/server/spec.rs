@@ -34,8 +34,7 @@ pub struct ServerSpec {
     pub dialect: Dialect,
     program: String,
     arguments: Vec<String>,
-    /// A configuration file with placeholders. The server gets the path of a copy with filled-in placeholders, as its
-    /// last argument.
+    /// A configuration file with placeholders. The path of the filled-in copy is the server's last argument.
     template: Option<PathBuf>,
 }
 
