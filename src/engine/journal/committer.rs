@@ -1,8 +1,8 @@
-//! The committer: it gives waiting publishes their positions, writes them in one transaction, then delivers and answers
-//! each of them.
+//! The committer collects waiting publishes into a group, gives their messages positions, and writes the group in one
+//! transaction. Then it delivers the messages and answers the publishers.
 //!
-//! Invariant: while a group is being written, nothing else enters the log. Publishes that arrive meanwhile form the
-//! next group, so that many publishes share one sync.
+//! Invariant: while the disk thread writes a group, no other message enters the log. Publishes that arrive meanwhile
+//! form the next group, so that many publishes share one sync.
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,14 +25,14 @@ use crate::manager::{ConnectionManager, Counts, Published};
 use crate::message::{Draft, Timestamp};
 use crate::topic::Topic;
 
-/// The bytes of data after which a group accepts no further publish. A disk of 100 MB/s writes them in 80 ms.
+/// A group that has this many bytes of data takes no further publish. A disk of 100 MB/s writes that much in 80 ms.
 const GROUP_BYTES: usize = 8 << 20;
-/// The time after a failure until the disk is tried again.
+/// The time between a failed write and the next attempt.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often outdated messages are deleted from the file when no publishes arrive.
+/// The interval at which outdated messages are deleted from the file while no publishes arrive.
 const TIDY: Duration = Duration::from_secs(10);
 /// With `sync=interval`, the maximum number of entries that wait for the disk. When more entries, or more bytes than
-/// [`GROUP_BYTES`], are waiting, they are written before the interval ends.
+/// [`GROUP_BYTES`], are waiting, the committer writes them before the interval ends.
 const UNSYNCED: usize = 65_536;
 
 type PublishOutcome = Result<Published, PublishError>;
@@ -52,7 +52,7 @@ struct Staged {
     request: Request,
     published: Published,
     by_topic: BTreeMap<Topic, Counts>,
-    /// The index after its last entry among the entries of the group.
+    /// The index in the group's entries after the last entry of this request.
     end: usize,
 }
 
@@ -61,15 +61,16 @@ struct Group {
     staging: Staging,
     staged: Vec<Staged>,
     answers: BTreeMap<String, FirstAnswer>,
-    /// Retries of requests in this group, with the index of the first request in `staged`.
+    /// Retries of a request in the same group, each with the index of that request in `staged`.
     repeated: Vec<(Request, usize)>,
-    /// Refused requests. If the group's write fails, they get its error, because their conflict may be gone then.
+    /// Refused requests, each with its error. If the group cannot be written, they get the write error instead, because
+    /// a request of the same group may have caused the refusal.
     refused: Vec<(Request, PublishError)>,
     by_key: HashMap<String, usize>,
     now: Timestamp,
 }
 
-/// Processes all requests, one group after the other.
+/// Processes all requests, one group after another.
 #[derive(Debug)]
 pub(super) struct Committer {
     manager: ConnectionManager,
@@ -80,16 +81,18 @@ pub(super) struct Committer {
     /// The maximum number of publishes in a group.
     group: usize,
     logger: Logger,
-    /// Changes for the next transaction in addition to its group: deletions and, with `sync=interval`, everything
-    /// confirmed since the last transaction.
+    /// Changes that the next transaction writes together with its group: deletions and, with `sync=interval`,
+    /// everything confirmed since the last transaction.
     waiting: Changes,
-    /// The file holds the runs up to this offset.
+    /// The file holds all runs (`OffsetRun`) up to this offset.
     runs_written: u64,
-    /// The newest offset that the disk got. It is ahead of the log from the write of a group until its delivery.
+    /// The newest offset that was sent to the disk thread. It is above the log's last offset from the write of a group
+    /// until the group is delivered.
     told: u64,
     /// With `sync=interval`, the bytes of data that wait for the disk.
     unsynced: usize,
-    /// While the file cannot be written: when to try again, and how many bytes the disk must have room for.
+    /// `Some` while the file cannot be written: the time of the next attempt, and the number of bytes for which the
+    /// disk must have room.
     broken: Option<(Instant, usize)>,
 }
 
@@ -123,8 +126,8 @@ impl Committer {
         self.group = most.min(QUEUE);
     }
 
-    /// Begins with a file that can be read but not written. Clients get its contents, and the committer retries as
-    /// after any other failure.
+    /// Starts with a file that can be read but not written. Clients get the messages of the file, and the committer
+    /// tries to write again as after any other failed write.
     pub(super) fn begin_broken(&mut self, failure: &WriteFailure, file: &Path) {
         error!(self.logger, "journal.failed"; "error" => failure.cause(), "file" => %file.display(),
             "what" => "clients get what is in the file, publishers get 503 until it can be written; is the disk full?");
@@ -132,7 +135,7 @@ impl Committer {
         self.breaks(failure.cause(), 0);
     }
 
-    /// Runs until it is dropped or the engine is gone.
+    /// Runs until this future or the engine is dropped.
     pub(super) async fn run(mut self) {
         let mut expiries = ticks(EXPIRY_RESOLUTION);
         let mut tidying = ticks(TIDY);
@@ -144,7 +147,7 @@ impl Committer {
             tokio::select! {
                 request = self.queue.recv() => match request {
                     Some(request) => self.commit(request).await,
-                    // The engine is gone, so nobody can publish any more.
+                    // The engine was dropped, so no more publishes arrive.
                     None => return,
                 },
                 _ = expiries.tick() => self.expire().await,
@@ -154,7 +157,7 @@ impl Committer {
         }
     }
 
-    /// Writes and delivers a request together with the requests that wait behind it.
+    /// Writes and delivers a group: this request and the requests that wait behind it in the queue.
     async fn commit(&mut self, first: Request) {
         let mut group = self.manager.read_log(|log| Group::behind(log.staging()));
         let mut bytes = 0;
@@ -167,7 +170,7 @@ impl Committer {
             next = if bytes < GROUP_BYTES && taken < self.group { self.queue.try_recv().ok() } else { None };
         }
         if group.staging.entries().is_empty() && group.answers.is_empty() {
-            // All messages repeat the present data of their keys, so there is nothing to write.
+            // No request adds a message or an answer, so there is nothing to write.
             return self.deliver(group).await;
         }
         if let Err(error) = self.ensure_writable().await {
@@ -191,7 +194,7 @@ impl Committer {
         }
     }
 
-    /// Delivers the group, and leaves the write to the next flush.
+    /// Delivers the group now. The next flush writes it.
     async fn commit_later(&mut self, group: Group, bytes: usize) {
         self.waiting.entries.extend_from_slice(group.staging.entries());
         self.waiting.answers.extend(group.answers.clone());
@@ -244,7 +247,7 @@ impl Committer {
             }
             outcomes.push(published);
             request.done(Ok(published));
-            // Give the writers a turn after each request, even if many requests wait.
+            // Let the writers of the connections run after each request, even if many requests wait.
             tokio::task::yield_now().await;
         }
         for (request, at) in repeated {
@@ -255,8 +258,9 @@ impl Committer {
         }
     }
 
-    /// Adds entries to the log and delivers them. If a delivery panics, the log has its entry already. The manager then
-    /// closes all connections, so that clients reconnect and get it, and the remaining entries are delivered.
+    /// Adds entries to the log and delivers them. If the delivery of an entry panics, the log already has that entry.
+    /// The manager then closes all connections, so that the clients reconnect and get the entry. The remaining entries
+    /// are delivered as usual.
     fn apply(&self, mut entries: Vec<LogEntry>) {
         while !entries.is_empty() {
             if catch_unwind(AssertUnwindSafe(|| self.manager.apply(entries.iter().cloned()))).is_ok() {
@@ -279,7 +283,7 @@ impl Committer {
     /// Deletes expired keys.
     async fn expire(&mut self) {
         loop {
-            // This also drops messages that have become too old.
+            // This call also drops messages of the log that have become too old.
             let expired = self.manager.expired(Timestamp::now(), EXPIRED_AT_ONCE);
             if self.ensure_writable().await.is_err() || expired.is_empty() {
                 return;
@@ -292,12 +296,12 @@ impl Committer {
         }
     }
 
-    /// Writes confirmed messages that wait for the disk. With `tidy`, also writes waiting deletions.
+    /// Writes all waiting changes. Without `tidy`, does nothing if only deletions wait.
     async fn flush(&mut self, tidy: bool) {
         if !tidy && self.waiting.entries.is_empty() && self.waiting.answers.is_empty() {
             return;
         }
-        // A repair writes everything that waits, so nothing may be left afterwards.
+        // If this repairs the file, the repair writes all waiting changes, and nothing is left to write below.
         if self.ensure_writable().await.is_err() {
             return;
         }
@@ -311,7 +315,7 @@ impl Committer {
         let _refused: Result<(), PublishError> = self.write(changes, bytes).await;
     }
 
-    /// The changes for the next transaction, without its group.
+    /// The changes for the next transaction, except the messages and answers of its group.
     fn changes(&mut self) -> Changes {
         let (dropped, facts) = self.manager.tend_log(|log| (log.take_dropped(), log.facts(self.runs_written)));
         self.waiting.dropped.extend(dropped);
@@ -327,7 +331,8 @@ impl Committer {
         }
     }
 
-    /// Writes one transaction. On `Unavailable` nothing of it is in the file, on `Unknown` a part of it may be.
+    /// Writes one transaction. After the error `Unavailable`, the file has no part of the transaction. After `Unknown`,
+    /// it may have a part.
     async fn write(&mut self, changes: Changes, bytes: usize) -> Result<(), PublishError> {
         let counted_to = self.manager.position().offset;
         self.told = self.told.max(changes.last);
@@ -356,7 +361,8 @@ impl Committer {
         }
     }
 
-    /// Makes sure that the file can be written. After a failure it refuses until the retry time, then repairs the file.
+    /// Returns an error if the file cannot be written. When the time of the next attempt has come, tries to repair the
+    /// file first.
     async fn ensure_writable(&mut self) -> Result<(), PublishError> {
         let Some((again, room)) = self.broken else { return Ok(()) };
         if Instant::now() >= again && self.repair(room).await.is_ok() {
@@ -365,12 +371,13 @@ impl Committer {
         Err(PublishError::Unavailable("the journal cannot be written".to_owned()))
     }
 
-    /// Reopens the file, and makes it hold what the log holds.
+    /// Reopens the file, and makes its contents equal to those of the log.
     async fn repair(&mut self, room: usize) -> Result<(), WriteFailure> {
         let answers = &self.shared.answers;
         let loose = self.sync != SyncWhen::Always;
         let mut image = self.manager.tend_log(|log| {
-            // The image lacks the dropped messages, so the repair deletes them from the file.
+            // Discard the list of dropped messages. The image lacks them, so the repair deletes them from the file
+            // anyway.
             drop(log.take_dropped());
             image_of(log, &answers.lock().unwrap_or_else(PoisonError::into_inner), loose)
         });
@@ -403,11 +410,11 @@ impl Drop for Committer {
     fn drop(&mut self) {
         let mut changes = self.changes();
         if self.broken.is_none() && !changes.is_empty() {
-            // The committer may be dropped while the disk writes a group that the log lacks. `last` must include that
-            // group.
+            // The committer may be dropped while the disk thread writes a group that is not in the log yet. `last` must
+            // cover the offsets of that group.
             let waiting = changes.entries.iter().map(offset_of).max().unwrap_or(0);
             changes.last = self.manager.position().offset.max(self.told).max(waiting);
-            // Dropping the disk's handle waits for this write.
+            // `Disk::drop` waits for this write.
             self.disk.write_last(changes);
         }
     }
@@ -467,7 +474,7 @@ impl Group {
 impl Request {
     fn done(self, outcome: PublishOutcome) {
         if let Some(answer) = self.answer {
-            // The requester may be gone.
+            // The publisher may have disconnected, so that no task waits for the answer.
             let _gone = answer.send(outcome);
         }
     }
@@ -480,7 +487,7 @@ fn size_of(entry: &LogEntry) -> usize {
     }
 }
 
-/// The offset of an entry, or 0 for a renewal, which has none.
+/// The offset of an entry, or 0 for a renewal, because a renewal takes no offset.
 fn offset_of(entry: &LogEntry) -> u64 {
     match entry {
         LogEntry::Message(change) => change.message.offset(),

@@ -1,9 +1,10 @@
-//! The thread that waits for the disk, so that no async task blocks.
+//! The thread that reads and writes the file, so that no async task waits for the disk.
 //!
-//! After a failed sync, the thread adds nothing to the file any more. It writes the contents of the log to a new file.
+//! After a failed sync, the thread writes nothing more to that file. Instead it writes the contents of the log to a new
+//! file.
 //!
-//! Invariants: only this thread has the file open. It answers every order, even if redb panics. Dropping the handle
-//! waits until the last order is done and the file is closed, but not longer than [`LAST_ORDERS`].
+//! Invariants: only this thread has the file open. The thread answers every order, even if redb panics. Dropping the
+//! handle waits until the last order is done and the file is closed, but not longer than [`LAST_ORDERS`].
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,9 +26,9 @@ const LAST_ORDERS: Duration = Duration::from_secs(30);
 /// How a transaction failed.
 #[derive(Debug)]
 pub(super) enum WriteFailure {
-    /// Nothing of it is in the file.
+    /// The file has no part of the transaction.
     Absent(String),
-    /// A part of it may be in the file.
+    /// The file may have the transaction or a part of it.
     Uncertain(String),
 }
 
@@ -46,7 +47,7 @@ enum Order {
     Repair(Box<Image>, oneshot::Sender<Result<(), WriteFailure>>),
 }
 
-/// What the file holds in addition to the image.
+/// Facts about the file that the image does not contain.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Found {
     /// The number of successful transactions.
@@ -55,11 +56,11 @@ pub(super) struct Found {
     pub(super) unknown: bool,
 }
 
-/// The handle of the thread.
+/// A handle to the thread. Dropping the handle ends the thread.
 #[derive(Debug)]
 pub(super) struct Disk {
     orders: Option<Sender<Order>>,
-    /// Receives nothing, and disconnects when the thread ends.
+    /// A channel without messages. It disconnects when the thread ends.
     ended: Mutex<Receiver<()>>,
     thread: Option<JoinHandle<()>>,
     logger: Logger,
@@ -109,7 +110,7 @@ impl Disk {
 
     fn order(&self, order: Order) {
         if let Some(orders) = &self.orders {
-            // If the thread has ended, the order and its answer channel are dropped. The caller sees a failure.
+            // If the thread has ended, this drops the order with its answer channel, and the caller gets an error.
             let _gone = orders.send(order);
         }
     }
@@ -124,19 +125,19 @@ impl Drop for Disk {
             return;
         }
         if let Some(thread) = self.thread.take() {
-            // The thread catches its own panics.
+            // Ignore the result, because the thread catches its own panics.
             let _ended = thread.join();
         }
     }
 }
 
-/// The file as the thread sees it.
+/// The file, and the facts that the thread knows about it.
 struct OpenFile {
     place: Place,
     /// `None` after a failure, until a repair succeeds.
     database: Option<Database>,
     found: Found,
-    /// Whether the file is marked as possibly lacking confirmed messages.
+    /// Whether the file is marked as one that may lack confirmed messages.
     loose: bool,
     logger: Logger,
 }
@@ -144,7 +145,7 @@ struct OpenFile {
 impl OpenFile {
     fn work(mut self, orders: &Receiver<Order>) {
         while let Ok(order) = orders.recv() {
-            // The requester may be gone.
+            // The committer may have been dropped, so that no task waits for the answer.
             let _gone = match order {
                 Order::Write(changes, done) => done.send(self.try_to(|file| file.write(&changes))),
                 Order::Repair(image, done) => done.send(self.try_to(|file| file.repair(&image))),
@@ -158,20 +159,21 @@ impl OpenFile {
         }
     }
 
-    /// Applies a change to the file. After a failure, closes the file and finds out if a part of the change is in it.
+    /// Applies a change to the file. After a failure, closes the file and finds out if the file has a part of the
+    /// change.
     fn try_to(&mut self, change: impl FnOnce(&mut Self) -> Result<(), WriteError>) -> Result<(), WriteFailure> {
         let changed = catch_unwind(AssertUnwindSafe(|| change(self)));
         let changed = changed.unwrap_or_else(|_| Err(WriteError("redb panicked".to_owned())));
         let Err(WriteError(cause)) = changed else { return Ok(()) };
-        // redb accepts nothing more after an I/O error. Only a reopened file shows what it holds now.
+        // After an I/O error, redb refuses every call. Only reopening the file shows what it contains now.
         self.database = None;
         if self.found.transactions == 0 {
-            // The file does not exist yet: the first one appears by a rename, and only when it is complete.
+            // The file does not exist yet, because `write_new_file` renames it to its name only when it is complete.
             return Err(WriteFailure::Absent(cause));
         }
         let found = catch_unwind(AssertUnwindSafe(|| store::transactions(&self.place.look().map_err(WriteError)?)));
         Err(match found {
-            // After a failed sync, the page cache may show data that a power loss would lose.
+            // After a failed sync, the kernel may show data that is not on the disk, so the result is uncertain.
             Ok(Ok(found)) if found == self.found.transactions && !self.place.is_unsynced() => {
                 WriteFailure::Absent(cause)
             }
@@ -186,11 +188,13 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Writes a new file that depends on no page of the present one, and replaces the present one with it.
+    /// Writes a complete new file, which uses no page of the present file. Then replaces the present file with the new
+    /// one.
     fn write_new_file(&mut self, image: &Image) -> Result<(), WriteError> {
         let new = self.place.open_new().map_err(WriteError)?;
         if self.found.unknown {
-            // Read the present file through an overlay, because not even an upgrade of its format may write to it.
+            // Read the present file through an overlay. Nothing may write to the present file, not even an upgrade of
+            // its format.
             store::copy_unknown(&self.place.look().map_err(WriteError)?, &new, image)?;
         }
         store::repair(&new, image, self.found.transactions + 1)?;
@@ -202,8 +206,8 @@ impl OpenFile {
 
     fn repair(&mut self, image: &Image) -> Result<(), WriteError> {
         self.database = None;
-        // redb extends a file before it writes the header, so a crash or a full disk can leave it unreadable. Hence the
-        // first file, too, is written elsewhere and then renamed.
+        // redb extends a file before it writes the header, so a crash or a full disk can leave the file unreadable. So
+        // the first file, too, is written under another name and then renamed.
         let replace = self.place.is_unsynced() || self.found.transactions == 0;
         if replace {
             self.write_new_file(image)?;

@@ -1,6 +1,6 @@
-//! The journal's directory: its lock, and opening, checking and renaming the file.
+//! The journal's directory. Locks the directory, and opens, checks and renames the journal's file.
 //!
-//! Invariants: a file that cannot be used stays unchanged to the byte. Only the process that holds the lock of the
+//! Invariants: every byte of a file that cannot be used stays unchanged. Only the process that holds the lock of the
 //! directory opens files in it.
 
 use std::collections::BTreeMap;
@@ -21,16 +21,17 @@ use crate::topic::Topics;
 
 /// The name of the journal's file.
 const NAME: &str = "oddswire.redb";
-/// The name of a new file until it is complete. It replaces a missing file, or one whose sync failed.
+/// The name of a new journal until it is complete and is renamed to [`NAME`]. It replaces a missing journal, or one
+/// whose sync failed.
 const NEW: &str = "oddswire.redb.new";
-/// The name of a marker file. It exists after a failed sync, until a new file has replaced the affected one.
+/// The name of a marker file. It exists from a failed sync until a new file has replaced the affected journal.
 const UNSYNCED: &str = "oddswire.unsynced";
 /// The name of the file that the process using the directory keeps locked.
 const LOCK: &str = "oddswire.lock";
-/// The size of redb's cache. A small one suffices, because frequent reads are served from the log.
+/// The size of redb's cache in bytes. A small cache suffices, because clients are served from the log in memory.
 const CACHE_BYTES: usize = 16 << 20;
 
-/// Creates the backend that redb reads and writes a file through. Tests use it to inject faults.
+/// A function that creates the backend through which redb reads and writes a file. Tests inject faults with it.
 pub(super) type Medium = Arc<dyn Fn(File) -> io::Result<Box<dyn StorageBackend>> + Send + Sync>;
 
 /// The backend for production, which uses the file directly.
@@ -41,14 +42,14 @@ pub(super) fn plain() -> Medium {
     })
 }
 
-/// The directory, locked by this process.
+/// The journal's directory, locked by this process.
 pub(super) struct Place {
     path: PathBuf,
     medium: Medium,
     /// Whether a sync has failed. The kernel then treats the pages that it could not write as written. So new data in
     /// this file would depend on pages that the disk does not have.
     unsynced: Arc<AtomicBool>,
-    /// Keeps the directory locked until it is closed.
+    /// The open lock file. The directory stays locked until this file is closed.
     _lock: File,
 }
 
@@ -84,7 +85,8 @@ impl Place {
         fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
     }
 
-    /// Renames the file to a name with the time. Returns the new name, or `None` if there was no file.
+    /// Renames the file by appending this time in Unix milliseconds. Returns the new path, or `None` if there was no
+    /// file.
     pub(super) fn set_aside(&self, millis: i64) -> Result<Option<PathBuf>, EngineError> {
         let aside = self.path.with_file_name(format!("{NAME}.{millis}"));
         match fs::rename(&self.path, &aside) {
@@ -94,7 +96,7 @@ impl Place {
         }
     }
 
-    /// Reads the whole file and checks every page, without changing the file. `None` if it is missing or empty.
+    /// Reads the whole file and checks every page, without changing the file. `None` if the file is missing or empty.
     pub(super) fn read(&self, topics: &Topics) -> Result<Option<FileContents>, EngineError> {
         let file = match OpenOptions::new().read(true).write(true).open(&self.path) {
             Ok(file) => file,
@@ -122,7 +124,7 @@ impl Place {
         EngineError(format!("the journal '{}' cannot be used: {cause}", self.path.display()))
     }
 
-    /// Opens the file for reading. redb may write, but only to memory.
+    /// Opens the file for reading. Whatever redb writes stays in memory.
     pub(super) fn look(&self) -> Result<Database, String> {
         let overlay = File::open(&self.path).and_then(Overlay::over).map_err(|error| error.to_string())?;
         overlay.open(false).map_err(|error| error.to_string())
@@ -150,12 +152,12 @@ impl Place {
         self.unsynced.load(Ordering::Relaxed)
     }
 
-    /// Creates an empty file that can replace the present one.
+    /// Creates an empty file under another name, for [`Self::replace`].
     pub(super) fn open_new(&self) -> Result<Database, String> {
         self.open_at(&self.path.with_file_name(NEW), true)
     }
 
-    /// Replaces the present file with the new one, which must be on the disk already.
+    /// Replaces the present file with the new one, whose data must be on the disk already.
     pub(super) fn replace(&self) -> io::Result<()> {
         fs::rename(self.path.with_file_name(NEW), &self.path)?;
         self.settle_name()?;
@@ -166,7 +168,7 @@ impl Place {
         }
     }
 
-    /// Syncs the directory, so that the name of the file survives a power loss like its contents.
+    /// Syncs the directory, so that the name of the file, like its contents, survives a power loss.
     pub(super) fn settle_name(&self) -> io::Result<()> {
         let directory = self.path.parent().map(File::open).transpose()?;
         directory.map_or(Ok(()), |directory| directory.sync_all())
@@ -218,16 +220,16 @@ struct Overlay {
     written: Mutex<OverlayPages>,
 }
 
-/// The changes to a file.
+/// The changes to a file that the overlay keeps in memory.
 #[derive(Debug)]
 struct OverlayPages {
     len: u64,
-    /// The length of the part of the file that is visible. It shrinks when the overlay is truncated.
+    /// The number of bytes at the start of the file that are still visible. Truncating the overlay reduces it.
     shown: u64,
     pages: BTreeMap<u64, Box<[u8]>>,
 }
 
-/// The number of bytes that the overlay replaces at once.
+/// The size in bytes of the pages in which the overlay keeps changes.
 const PAGE: u64 = 4096;
 
 impl Overlay {
@@ -255,12 +257,13 @@ impl Overlay {
     }
 }
 
-/// Converts an offset within a page.
+/// Converts an offset within a page to an index.
 fn at(offset: u64) -> usize {
     usize::try_from(offset).expect("an offset within a page fits every integer type")
 }
 
-/// The pages of a range of bytes: the number of each page, the range in the page, and the range in the bytes.
+/// Splits a range of bytes of the file into pages. Yields the number of each page, the range within the page, and the
+/// range within the bytes.
 fn pages_of(offset: u64, len: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>, std::ops::Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {

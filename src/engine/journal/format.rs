@@ -1,7 +1,7 @@
-//! The version of the file, and upgrades from older versions.
+//! The version of the file's format, and upgrades from older versions.
 //!
-//! A change to the meaning of the tables in `store` adds a step to [`STEPS`]. No other code knows older versions. A
-//! file with a newer version is refused.
+//! To change the meaning of the tables in `store`, add a step to [`STEPS`]. No other code knows older versions. A file
+//! with a newer version is refused.
 //!
 //! Invariant: one transaction runs all steps that a file needs. So the file always has its old version or the present
 //! one.
@@ -13,7 +13,7 @@ use super::store::{FORMAT, META, ReadError, WriteError, meta};
 /// Upgrades a file from one version to the next.
 type UpgradeStep = fn(&WriteTransaction) -> Result<(), WriteError>;
 
-/// The first step makes version 2 from version 1, and so on. It is empty because there has been only one version.
+/// The first step makes version 2 from version 1, and so on. The list is empty because there has been only one version.
 const STEPS: &[UpgradeStep] = &[];
 
 const _: () = assert!(version_after(STEPS) == FORMAT, "the last step must produce the version of `store`");
@@ -25,7 +25,7 @@ const fn version_after(steps: &[UpgradeStep]) -> u64 {
 /// Why a file cannot be upgraded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UpgradeError {
-    /// The file was not written by this version or an older one.
+    /// The file cannot be read: another program wrote it, it is damaged, or it has a newer version.
     #[error(transparent)]
     Unusable(#[from] ReadError),
     /// The upgrade could not be written.
@@ -57,7 +57,7 @@ fn upgrade_by(steps: &[UpgradeStep], database: &Database) -> Result<(), UpgradeE
     Ok(())
 }
 
-/// The version of the file. `None` if it is new.
+/// The version of the file. `None` if the file is new.
 fn version(database: &Database) -> Result<Option<u64>, ReadError> {
     let read = database.begin_read()?;
     if read.list_tables()?.next().is_none() {

@@ -1,10 +1,11 @@
-//! The engine `journal` of a single process. It writes messages to a file before it delivers and confirms them.
+//! The engine `journal`, for a single process. It writes messages to a file before it delivers and confirms them.
 //!
 //! Invariants:
 //! - Messages get their positions in the order in which the publishes arrive.
-//! - A message is on the disk before it is delivered or confirmed. With `sync=interval` it only waits for the disk.
-//! - A refused publish leaves nothing behind.
-//! - The file and the log differ only by the changes that the committer holds.
+//! - A message is on the disk before it is delivered or confirmed. With `sync=interval`, the disk gets it later: at the
+//!   end of the interval at the latest.
+//! - A refused publish changes neither the log nor the file.
+//! - The file and the log differ only by changes that the committer still has to write or to deliver.
 //!
 //! Modules:
 //! - `committer`: collects waiting publishes, writes them together, then delivers and answers them.
@@ -48,16 +49,16 @@ use crate::message::{Draft, Timestamp};
 /// The maximum number of publishes that wait for the disk. Further publishes wait until the queue has room.
 const QUEUE: usize = 1024;
 
-/// The time without an answer after which readiness reports that the disk hangs.
+/// If the disk has not answered for this time, readiness reports that the disk hangs.
 const HANGS: Duration = Duration::from_secs(5);
 
 /// The state that the engine and its committer share.
 #[derive(Debug)]
 struct JournalState {
-    /// The answers to delivered batches.
+    /// The answers to delivered batches that had an `Idempotency-Key`.
     answers: Mutex<Answers>,
     readiness: Mutex<Readiness>,
-    /// Since when the committer waits for the disk, or `None` if it does not wait.
+    /// The time at which the committer began to wait for the disk. `None` while it does not wait.
     waiting: Mutex<Option<Instant>>,
 }
 
@@ -81,7 +82,7 @@ pub struct Journal {
     manager: ConnectionManager,
     shared: Arc<JournalState>,
     requests: mpsc::Sender<Request>,
-    /// Present until the first call of [`Engine::run`].
+    /// `None` after the first call of [`Engine::run`], which takes the committer and runs it.
     committer: Mutex<Option<Committer>>,
 }
 
@@ -138,8 +139,8 @@ impl Journal {
         Ok((journal, manager))
     }
 
-    /// Limits the number of publishes per sync. Without this, all waiting publishes share one sync. The benchmark uses
-    /// a limit of 1 to measure the effect of sharing.
+    /// Limits the number of publishes per sync. Without this limit, all waiting publishes share one sync. The benchmark
+    /// uses a limit of 1 to measure the effect of sharing.
     #[must_use]
     pub fn with_groups_of(self, most: usize) -> Self {
         if let Some(committer) = self.committer.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
@@ -149,7 +150,7 @@ impl Journal {
     }
 }
 
-/// Returns the contents, in a new epoch if a crash may have lost messages that clients know.
+/// Returns the contents of the file. They get a new epoch if a crash may have lost messages that clients have received.
 fn continued(mut kept: FileContents, logger: &Logger) -> FileContents {
     if !kept.foreign.is_empty() {
         warn!(logger, "journal.unknown_topics"; "messages" => kept.foreign.values().sum::<usize>(),
@@ -165,7 +166,8 @@ fn continued(mut kept: FileContents, logger: &Logger) -> FileContents {
     kept
 }
 
-/// Restores the log and the answers, and notes what else the file holds.
+/// Restores the log and the answers from the contents of the file. Also returns the facts about the file that a repair
+/// needs.
 fn restore(kept: Option<FileContents>, config: &Config) -> (Log, Answers, Found) {
     let (limits, now) = (log_limits(config), Timestamp::now());
     let Some(kept) = kept else {
@@ -176,7 +178,7 @@ fn restore(kept: Option<FileContents>, config: &Config) -> (Log, Answers, Found)
     (log, Answers::restore(kept.answers, now), found)
 }
 
-/// The contents that the file must have.
+/// The contents that the file must have, so that it restores this log and these answers.
 fn image_of(log: &Log, answers: &Answers, loose: bool) -> Image {
     Image {
         position: log.position(),
@@ -219,7 +221,7 @@ impl Engine for Journal {
         async {
             match committer {
                 Some(committer) => committer.run().await,
-                // Another call has taken the committer and runs it.
+                // An earlier call of `run` has taken the committer and runs it.
                 None => std::future::pending().await,
             }
         }

@@ -1,4 +1,5 @@
-//! The journal against a model: a log that is written and read back must answer like one that stays in memory.
+//! Tests the journal against a model. A log that is written to a file and restored from it must give the same answers
+//! as a log that stays in memory.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ const EPOCH: u64 = 1_763_849_000_000;
 enum JournalEvent {
     Publish(Vec<(usize, Option<usize>, u8, Option<u8>)>),
     Tick(u8),
-    /// Waiting deletions are written.
+    /// The journal deletes dropped messages from the file.
     Tidy,
     Restart,
 }
@@ -69,7 +70,7 @@ fn draft((topic, key, data, lives): &(usize, Option<usize>, u8, Option<u8>), now
     Draft { topic: topics().iter().nth(*topic).unwrap().clone(), payload }
 }
 
-/// A log that is written to a file and restored from it, and one that stays in memory.
+/// Two logs that get the same messages: `kept` is written to a file and restored from it, and `plain` stays in memory.
 struct Pair {
     plain: Log,
     kept: Log,
@@ -128,7 +129,7 @@ impl Pair {
                 let kept = FileContents::read(&self.database, &topics()).unwrap().unwrap();
                 assert_eq!(kept.transactions, self.transactions);
                 self.kept = Log::restore(kept.position, &topics(), self.limits.clone(), kept.facts, kept.messages, now);
-                // A restart also drops messages that have become too old, so the other log must do the same.
+                // The restart dropped messages of `kept` that had become too old, so drop them from `plain`, too.
                 self.plain.prune(now);
                 self.kept.note_dropped();
                 self.repair();
@@ -184,7 +185,7 @@ impl Pair {
     }
 }
 
-/// The announcements and messages of a catch-up.
+/// The announcements and messages of a whole catch-up after the position `since`.
 fn caught_up(log: &Log, subscription: &Subscription, since: Position, style: Style) -> (String, Vec<String>) {
     let mut catch_up = CatchUp::new(style);
     catch_up.add(subscription.clone(), Since::Position(since), log);

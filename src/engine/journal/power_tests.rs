@@ -1,4 +1,4 @@
-//! The file after a power loss, and after the end of the process in the middle of a group.
+//! Tests that the file is usable after a power loss, and after the process has ended while it wrote a group.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,11 +13,11 @@ use tokio::task::JoinSet;
 use super::tests::{Scratch, history, open, publish, quiet, running};
 use super::*;
 
-/// The unit that the disk writes atomically, in bytes.
+/// The number of bytes that the disk writes atomically.
 const SECTOR: u64 = 512;
 
-/// What the disk has of a file, without the page cache. A failed sync leaves its pages marked as written, so later
-/// syncs do not write them (Linux).
+/// The bytes of a file that are on the disk, without those that are only in the page cache. After a failed sync, Linux
+/// treats the pages as written, so later syncs do not write them.
 #[derive(Debug, Default)]
 struct Platter {
     disk: Vec<u8>,
@@ -75,7 +75,7 @@ impl StorageBackend for CachedDisk {
     }
 }
 
-/// The disk contents of the file that was opened last. After a repair this is the file that replaced the others.
+/// The disk contents of the file that was opened last. After a repair, this is the new file.
 #[derive(Clone, Default)]
 struct Machine {
     platter: Arc<Mutex<Arc<Mutex<Platter>>>>,
@@ -83,8 +83,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// A medium whose writes reach the disk only with a sync. An empty file is a new one, so the disk has nothing of
-    /// it.
+    /// Opens files whose writes reach the disk only with a sync. An empty file is new, so the disk has no data of it.
     fn medium(&self) -> Medium {
         let machine = self.clone();
         Arc::new(move |file: File| {
@@ -128,7 +127,7 @@ async fn confirmed_publishes_survive_power_loss_after_failed_sync() {
         }
         *machine.fails.lock().unwrap() = true;
         let refused = publish(&journal, &config, 90_000, 50).await;
-        // The failed sync may have belonged to an earlier deletion instead of this publish.
+        // The sync that failed may have been one of an earlier deletion instead of this publish.
         assert!(matches!(refused, Ok(_) | Err(PublishError::Unavailable(_))), "{refused:?}");
         refusals += usize::from(refused.is_err());
         assert!(!*machine.fails.lock().unwrap(), "a sync failed");
@@ -137,7 +136,7 @@ async fn confirmed_publishes_survive_power_loss_after_failed_sync() {
                 tokio::time::advance(Duration::from_millis(300)).await;
             }
             let (found, there) = (machine.after_power_loss(&config), kept(&manager));
-            // The disk may also still have messages that are only to be deleted.
+            // The disk may also have messages whose deletion is still waiting.
             assert!(there.iter().all(|offset| found.contains(offset)), "{before}/{number}");
             assert_eq!(found.last(), there.last(), "{before}/{number}");
         }
@@ -159,7 +158,7 @@ async fn next_process_after_failed_sync_writes_a_new_file() {
         publish(&journal, &config, round * 100, 3).await.unwrap();
         taken += 3;
         assert_eq!(machine.after_power_loss(&config).len(), taken, "round {round}");
-        // This process ends before it can repair the file.
+        // Simulates a process that ends after a failed sync, before it can repair the file.
         upkeep.shutdown().await;
         drop(journal);
         let place = Place::take(&scratch.0, machine.medium()).unwrap();
@@ -260,7 +259,7 @@ impl StorageBackend for GatedDisk {
     }
 }
 
-/// A medium whose syncs pass the gate.
+/// Opens files whose syncs wait while the gate is closed.
 fn gated(gate: &Arc<Gate>) -> Medium {
     let gate = Arc::clone(gate);
     Arc::new(move |file: File| {
@@ -296,7 +295,7 @@ async fn hanging_disk_shows_in_readiness_and_publish_succeeds_later() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn stop_while_a_group_is_written_leaves_a_usable_file() {
     let (scratch, gate) = (Scratch::new(), Arc::new(Gate::default()));
-    // With a full history, each group and the last transaction also delete messages.
+    // With a history of only 3 messages, each group and the last transaction also delete messages.
     let config = Config { history_messages: 3, ..scratch.config() };
     let (journal, manager) = open(&config, gated(&gate));
     let journal = Arc::new(journal);

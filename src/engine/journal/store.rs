@@ -1,7 +1,7 @@
 //! The tables of the journal's file, and the changes of one transaction.
 //!
-//! Invariant: after each transaction the file holds the messages of history and state, and the facts of each topic, as
-//! of one moment. It also holds all messages after that moment. So reading the file restores the same log.
+//! Invariant: each transaction leaves the file with the history, the state and the facts of each topic at one moment.
+//! The file also has all messages after that moment. So reading the file restores the same log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,20 +17,22 @@ use crate::manager::{Counts, Published};
 use crate::message::{Draft, Message, Payload, Position, Timestamp};
 use crate::topic::{Topic, Topics};
 
-/// The version of these tables. A change of their meaning needs a new version and a step in `format`.
+/// The version of these tables. If the meaning of a table changes, add a version here and a step in `format`.
 pub(super) const FORMAT: u64 = 1;
 
-/// The numbers that [`meta`] names.
+/// Single numbers by name. The module [`meta`] lists the names.
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// The envelope of each message, as clients get it, by offset.
+/// The envelope of each message, exactly as clients get it, by offset.
 const MESSAGES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("messages");
 /// The expiry of each message's key in Unix milliseconds, by the offset of the message.
 const EXPIRIES: TableDefinition<'_, u64, i64> = TableDefinition::new("expiries");
-/// The numbers of [`TopicFacts`] in the order of its fields, by topic.
+/// The numeric fields of [`TopicFacts`] in their order, by topic.
 const FACTS: TableDefinition<'_, &str, [u64; 6]> = TableDefinition::new("facts");
-/// The end of each run and the number of messages before it, by topic and start.
+/// The runs of offsets ([`OffsetRun`]): the end of each run and the topic's number of messages before it, by topic and
+/// start.
 const RUNS: TableDefinition<'_, (&str, u64), (u64, u64)> = TableDefinition::new("runs");
-/// The answers by `Idempotency-Key`: fingerprint of the body, accepted, unchanged, offset, and time.
+/// The answers by `Idempotency-Key`: the fingerprint of the body, the numbers of accepted and unchanged messages, the
+/// offset, and the time in Unix milliseconds.
 const ANSWERS: TableDefinition<'_, &str, ([u8; 32], u64, u64, u64, i64)> = TableDefinition::new("answers");
 /// Empty, except while [`try_room`] tests whether the disk has room.
 const ROOM: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("room");
@@ -42,9 +44,10 @@ pub(super) mod meta {
     pub(super) const EPOCH: &str = "epoch";
     /// The offset of the newest message.
     pub(super) const LAST: &str = "last";
-    /// The number of transactions.
+    /// The number of transactions that were written so far.
     pub(super) const TRANSACTIONS: &str = "transactions";
-    /// 1 while the file may lack confirmed messages: with `sync=interval`, until it is closed.
+    /// 1 while the file may lack confirmed messages, otherwise 0. With `sync=interval` it is 1 until the file is
+    /// closed.
     pub(super) const LOOSE: &str = "loose";
 }
 
@@ -53,7 +56,7 @@ pub(super) mod meta {
 pub(super) struct Changes {
     /// The offset of the newest message after the transaction.
     pub(super) last: u64,
-    /// New steps of the sequence.
+    /// The new entries of the sequence, in order.
     pub(super) entries: Vec<LogEntry>,
     /// Offsets of messages that are neither in the history nor in the state any more.
     pub(super) dropped: BTreeSet<u64>,
@@ -61,7 +64,7 @@ pub(super) struct Changes {
     pub(super) facts: BTreeMap<Topic, TopicFacts>,
     /// New answers by `Idempotency-Key`.
     pub(super) answers: BTreeMap<String, FirstAnswer>,
-    /// Keys whose answers are not kept any longer.
+    /// Each `Idempotency-Key` whose answer is no longer kept.
     pub(super) forgotten: Vec<String>,
 }
 
@@ -74,7 +77,7 @@ pub(super) struct Image {
     pub(super) answers: BTreeMap<String, FirstAnswer>,
     /// Whether messages may be confirmed before they are in the file.
     pub(super) loose: bool,
-    /// Bytes that the disk must have room for in addition.
+    /// The number of bytes for which the disk must still have room after the file has these contents.
     pub(super) room: usize,
 }
 
@@ -148,8 +151,8 @@ impl EnvelopeRow<'_> {
         Some(serde_json::from_slice::<EnvelopeRow<'_>>(text).ok()?.topic)
     }
 
-    /// The message with this envelope. If a new epoch has begun since, the message gets its position in that. `None` if
-    /// the log would have written another text.
+    /// Converts the envelope to a message at this position, whose epoch may be newer than that of the envelope. `None`
+    /// if the offset or the text is not what oddswire would have written.
     fn message(&self, topic: &Topic, text: &[u8], position: Position) -> Option<std::sync::Arc<Message>> {
         let written: Position = self.id.parse().ok()?;
         let payload = Payload {
@@ -168,7 +171,7 @@ impl EnvelopeRow<'_> {
 }
 
 impl FileContents {
-    /// Reads the whole file, which must have the present format. `None` if it is new.
+    /// Reads the whole file, which must have the present format. `None` if the file is new.
     pub(super) fn read(database: &Database, topics: &Topics) -> Result<Option<Self>, ReadError> {
         let read = database.begin_read()?;
         if read.list_tables()?.next().is_none() {
@@ -235,7 +238,8 @@ impl FileContents {
         Ok(())
     }
 
-    /// Moves the sequence to a new epoch, because clients may know messages of the old one that the file lacks.
+    /// Moves the sequence to a new epoch, because clients may have received messages of the old epoch that the file
+    /// lacks.
     pub(super) fn begin_epoch(&mut self, epoch: u64) {
         self.position.epoch = epoch;
         for Change { message, .. } in &mut self.messages {
@@ -285,7 +289,7 @@ pub(super) fn transactions(database: &Database) -> Result<u64, WriteError> {
     Ok(number)
 }
 
-/// Writes the changes as the transaction with this number. They are on the disk when this returns.
+/// Writes the changes as the transaction with this number. The changes are on the disk when this returns.
 pub(super) fn write(database: &Database, changes: &Changes, number: u64) -> Result<(), WriteError> {
     let transaction = database.begin_write()?;
     write_sequence(&transaction, changes)?;
@@ -348,8 +352,8 @@ fn write_facts(transaction: &WriteTransaction, facts: &BTreeMap<Topic, TopicFact
     Ok(())
 }
 
-/// Makes the file hold exactly this image, as the transaction with this number. Writes what is missing, and deletes the
-/// rest. Messages of topics that are not configured stay.
+/// Makes the file hold exactly this image, in the transaction with this number. Writes rows that the file lacks, and
+/// deletes rows that the image lacks. Messages of topics that are not configured stay.
 pub(super) fn repair(database: &Database, image: &Image, number: u64) -> Result<(), WriteError> {
     let transaction = database.begin_write()?;
     repair_messages(&transaction, image)?;

@@ -1,4 +1,4 @@
-//! The journal on a failing disk.
+//! Tests the journal on a disk that fails.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -31,7 +31,7 @@ enum Fault {
     NoBlocks,
 }
 
-/// The next fault, after how many operations it strikes, and how many times.
+/// The next fault, the number of operations before it occurs, and how many times it occurs.
 #[derive(Debug, Default)]
 struct Faults(Mutex<Option<(Fault, usize, usize)>>);
 
@@ -252,7 +252,7 @@ async fn full_disk_delays_a_new_file_until_there_is_room() {
             (journal, manager) = (Arc::new(next), of_next);
             upkeep = running(&journal);
         }
-        // The journal retries once a second.
+        // After a failure, the journal tries to write again once a second.
         let mut taken = publish(&journal, &config, 100, 3).await;
         for _ in 0..10 {
             if taken.is_ok() {
@@ -316,7 +316,7 @@ async fn disk_fault_keeps_confirmed_and_drops_refused_publishes() {
         // The batch with an unknown result, if there is one. The journal writes no other batch until the file is
         // repaired.
         let mut doubtful: Option<u64> = None;
-        // The fault strikes within a few publishes. It does not next if they need too few operations.
+        // The fault occurs during one of these publishes, or never if they need too few operations.
         for _ in 0..6 {
             number += 100;
             match publish(&journal, &config, number, 50).await {
