@@ -1,6 +1,6 @@
-//! The answers to requests with an `Idempotency-Key`. A retry gets the first answer, and delivers nothing twice.
+//! Stores the answers to requests with an `Idempotency-Key`. A retry gets the first answer, and delivers nothing twice.
 //!
-//! Answers are kept for five minutes. At most [`MAX_KEYS`] of them are kept.
+//! An answer is kept for five minutes. At most [`MAX_KEYS`] answers are kept.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::message::Timestamp;
 pub const MAX_KEY_BYTES: usize = 255;
 /// How long each answer is kept.
 pub(super) const KEPT_FOR: Duration = Duration::from_mins(5);
-/// The maximum number of answers. A new one displaces the oldest.
+/// The maximum number of stored answers. Above it, a new answer displaces the oldest.
 const MAX_KEYS: usize = 100_000;
 
-/// The `Idempotency-Key` of a request, and a fingerprint of the body.
+/// The `Idempotency-Key` of a request, and a fingerprint of the request's body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
     key: String,
@@ -26,7 +26,7 @@ pub struct IdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// A key with the SHA-256 of the body as its fingerprint.
+    /// Creates a key whose fingerprint is the SHA-256 hash of the request's body.
     #[must_use]
     pub fn new(key: String, body: &[u8]) -> Self {
         let mut fingerprint = [0; SHA256_OUTPUT_LEN];
@@ -34,7 +34,7 @@ impl IdempotencyKey {
         Self { key, fingerprint }
     }
 
-    /// The publisher's name, a space, and the key that it sent.
+    /// The publisher's name, a space, and the `Idempotency-Key` that the publisher sent.
     pub(super) fn name(&self) -> &str {
         &self.key
     }
@@ -44,13 +44,13 @@ impl IdempotencyKey {
         self.fingerprint.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 
-    /// Pairs the key with the first answer to its request.
+    /// Returns the key, and the answer to store under that key.
     pub(super) fn with(&self, published: Published, at: Timestamp) -> (String, FirstAnswer) {
         (self.key.clone(), FirstAnswer { fingerprint: self.fingerprint, published, at })
     }
 }
 
-/// The first answer to a request, with the fingerprint of the body and the time.
+/// The first answer to a request, with the fingerprint of the request's body and the time of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FirstAnswer {
     pub(super) fingerprint: [u8; SHA256_OUTPUT_LEN],
@@ -66,7 +66,7 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// The first answer if this request is a retry.
+    /// The stored answer, if this request is a retry. Fails if the key was used with another body.
     pub(super) fn find(&self, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Published>, PublishError> {
         match self.by_key.get(&key.key) {
             Some(answer) if answer.at.plus(KEPT_FOR) < now => Ok(None),
@@ -76,7 +76,7 @@ impl Answers {
         }
     }
 
-    /// Keeps the answer to a request. Returns the keys of the answers that are dropped now.
+    /// Stores the answer to a request. Drops old answers, and returns their keys.
     pub(super) fn keep(&mut self, key: IdempotencyKey, published: Published, now: Timestamp) -> Vec<String> {
         let dropped = self.drop_old(now);
         self.oldest_first.push_back(key.key.clone());

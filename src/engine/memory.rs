@@ -1,4 +1,5 @@
-//! The engine `memory` of a single process. The manager's log is the only copy, and a restart begins a new epoch.
+//! The engine `memory`, for a single process. Only the manager's log holds the messages, so a restart loses them and
+//! begins a new epoch.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -15,7 +16,8 @@ use crate::message::{Draft, Timestamp};
 #[derive(Debug)]
 pub struct Memory {
     manager: ConnectionManager,
-    /// Locked while a batch with a key is published, so that a concurrent retry waits for the first answer.
+    /// Locked while a batch with an `Idempotency-Key` is published, so that a concurrent retry waits for the first
+    /// answer.
     answers: Mutex<Answers>,
 }
 

@@ -4,7 +4,7 @@
 //!
 //! - `memory`: one process. A restart loses everything.
 //! - `journal`: one process with a file. A restart loses nothing.
-//! - `redis`: many nodes with one broker.
+//! - `redis`: many nodes that share one broker.
 //! - `idempotency`: the answers to requests with an `Idempotency-Key`.
 
 mod idempotency;
@@ -35,9 +35,9 @@ use crate::manager::{self, ConnectionManager, Published};
 use crate::message::{Draft, Frames, Position, Timestamp};
 use crate::protocol;
 
-/// How often expired keys are deleted, and so the longest delay of a deletion.
+/// The interval at which an engine deletes expired keys, and so the maximum delay of a deletion.
 const EXPIRY_RESOLUTION: Duration = Duration::from_millis(250);
-/// The maximum number of expired keys to delete at once, so that other work gets its turn in between.
+/// The maximum number of expired keys that one step deletes. Other tasks can run between two steps.
 const EXPIRED_AT_ONCE: usize = 256;
 
 /// Why a batch was refused.
@@ -67,9 +67,9 @@ pub enum PublishError {
 pub enum Readiness {
     /// The engine accepts batches, and clients get new messages.
     Ready,
-    /// Clients get the state and history that the node has, but no new messages. Holds the reason.
+    /// Clients get the state and history that the node has, but no new messages. The string says why.
     Degraded(String),
-    /// The node has no log to serve yet. Holds the reason.
+    /// The node has no log to serve yet. The string says why.
     Starting(String),
 }
 
@@ -80,7 +80,7 @@ pub struct Broadcast {
     pub kind: String,
     /// The envelope's `data`.
     pub data: Box<RawValue>,
-    /// The envelope's `timestamp`. It is set once, so that all nodes send the same text.
+    /// The envelope's `timestamp`. All nodes use the same one, so that they send the same text.
     pub at: Timestamp,
 }
 
@@ -99,7 +99,7 @@ pub trait Engine: Send + Sync {
     fn answered(&self, key: &IdempotencyKey) -> BoxFuture<'_, Result<Option<Published>, PublishError>>;
 
     /// Accepts the whole batch or refuses the whole batch. When this returns, reads on this node see the batch. A retry
-    /// with the same key gets the first answer, and is not stored again.
+    /// with the same key gets the answer to the first request, and its messages are not stored again.
     fn publish(&self, batch: Vec<Draft>, key: Option<IdempotencyKey>)
     -> BoxFuture<'_, Result<Published, PublishError>>;
 
@@ -107,14 +107,15 @@ pub trait Engine: Send + Sync {
     /// connections whose outbox had room for it.
     fn broadcast(&self, broadcast: Broadcast) -> BoxFuture<'_, Result<usize, PublishError>>;
 
-    /// Does the work besides publishing, such as deleting expired keys. The caller starts it before the first request,
+    /// Does the background work, such as deleting expired keys. The caller starts this future before the first request,
     /// and drops it after the last answer.
     fn run(&self) -> BoxFuture<'_, ()>;
 
     /// Whether the engine has a log to serve and accepts batches.
     fn readiness(&self) -> Readiness;
 
-    /// Waits until this node has reached a position that a client got from another node, but only for a moment.
+    /// Waits until this node has delivered the messages up to a position that a client got from another node. Waits
+    /// only a short time.
     fn reach(&self, _: Position) -> BoxFuture<'_, ()> {
         std::future::ready(()).boxed()
     }
@@ -140,8 +141,8 @@ impl From<BrokerUrlError> for EngineError {
     }
 }
 
-/// Checks the settings of the engine beyond what `Config` checks: that this build has the engine, and that it can use
-/// the broker's URL.
+/// Checks what `Config` does not check: that this program was built with the engine, and that the broker's URL is
+/// valid.
 pub fn check(config: &Config) -> Result<(), EngineError> {
     match config.engine {
         EngineKind::Memory => Ok(()),
@@ -160,7 +161,7 @@ pub fn check(config: &Config) -> Result<(), EngineError> {
     }
 }
 
-/// Opens the engine that the settings name, and the manager that it delivers through.
+/// Opens the engine that the settings name. Also returns the manager through which the engine delivers messages.
 pub fn open(config: &Config, logger: &Logger) -> Result<(ConnectionManager, Arc<dyn Engine>), EngineError> {
     let manager = |log| ConnectionManager::new(config.topics.clone(), log, manager_limits(config), logger.clone());
     Ok(match config.engine {
@@ -175,7 +176,7 @@ pub fn open(config: &Config, logger: &Logger) -> Result<(ConnectionManager, Arc<
         }
         #[cfg(feature = "redis")]
         EngineKind::Redis => {
-            // No client is served from this log, because the engine replaces it with the broker's log.
+            // This log is empty. The engine replaces it with the broker's log before the server serves clients from it.
             let manager = manager(Log::new(0, &config.topics, log_limits(config)));
             let (url, root_certificates) = config.broker().map_err(|error| EngineError(error.to_string()))?;
             let namespace = &config.redis_namespace;
