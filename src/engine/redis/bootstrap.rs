@@ -1,9 +1,9 @@
 //! How a node reads the log from the broker. State and history must fit together, although the node reads them in
 //! pieces while other nodes publish.
 //!
-//! The node notes the end of the stream, then reads the history and the states. Values that changed meanwhile have
-//! larger offsets. They are left out, and come again with the following stream entries. When the node has read those up
-//! to the newest offset in the states, its log is consistent.
+//! First the node notes the last offset of the stream. Then it reads the history and the states. A value that changed
+//! meanwhile has a larger offset. The node leaves that value out, because it comes again with a later stream entry.
+//! When the node has read the stream up to the newest offset in the states, its log is consistent.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::log::{Change, Log, LogEntry, LogLimits, TopicFacts};
 use crate::message::{Position, Timestamp};
 use crate::topic::{Topic, Topics};
 
-/// The maximum number of entries that are read at once from the stream or a state.
+/// The number of entries that one call reads from the stream or from a state.
 const PIECE: usize = 500;
 
 /// A key of a state and its stored value.
@@ -41,7 +41,7 @@ impl From<redis::RedisError> for BootstrapError {
     }
 }
 
-/// Where to read a log from, and its limits.
+/// The names in the broker from which to read the log, and the topics and limits of the log.
 pub(super) struct LogSource<'a> {
     pub(super) names: &'a Names,
     pub(super) topics: &'a Topics,
@@ -50,7 +50,7 @@ pub(super) struct LogSource<'a> {
 }
 
 impl LogSource<'_> {
-    /// Reads the log, and returns it with its last entry.
+    /// Reads the log. Returns it with the last stream entry that it contains.
     pub(super) async fn read(&self, link: &mut Link) -> Result<(Log, LastSeen), BootstrapError> {
         let end = self.end(link).await?;
         let (mut changes, mut seen, evicted) = self.history(link, end).await?;
@@ -87,7 +87,8 @@ impl LogSource<'_> {
         of_xrange(answer).ok_or_else(|| CallError::Unexpected("XRANGE returned no stream entries".to_owned()).into())
     }
 
-    /// The messages of the epoch that the stream still has, the last entry, and the offset before the first entry.
+    /// Reads the messages of the present epoch that the stream still has. Also returns the last entry, and the offset
+    /// before the first entry.
     async fn history(
         &self,
         link: &mut Link,
@@ -99,7 +100,7 @@ impl LogSource<'_> {
         let mut from = Position { epoch: end.epoch, offset: 0 };
         loop {
             let piece = self.range(link, from, end).await?;
-            // The stream was trimmed beyond the last piece, so messages are missing in between.
+            // The stream was trimmed during the read, so messages between the last piece and this one are missing.
             if before.is_some() && piece.first().is_none_or(|next| next.position != from) {
                 return Err(BootstrapError::Moved);
             }
@@ -142,7 +143,8 @@ impl LogSource<'_> {
         }
     }
 
-    /// The facts of each topic. They are read last, so that they include deletions that were forgotten during the read.
+    /// Reads the facts of each topic. This comes last, so that the facts include tombstones that were dropped during
+    /// the read.
     async fn facts(
         &self,
         link: &mut Link,
@@ -157,7 +159,8 @@ impl LogSource<'_> {
             if epoch != Some(end.epoch) {
                 return Err(BootstrapError::Moved);
             }
-            // The second newest keyless message. If the history has it, earlier ones may be lost up to `evicted`.
+            // `keyless` is the offset of the second newest keyless message. If the history has that message, the newest
+            // lost one has at most the offset `evicted`.
             let lost_keyless = keyless.map_or(0, |keyless| keyless.min(evicted));
             let topic_facts = TopicFacts {
                 evicted,
@@ -173,7 +176,7 @@ impl LogSource<'_> {
         Ok(facts)
     }
 
-    /// Adds the entries after the last one.
+    /// Reads the stream entries after `seen`, and adds them to the log.
     async fn follow(&self, link: &mut Link, log: &mut Log, seen: &mut LastSeen) -> Result<(), BootstrapError> {
         let from = Position { offset: seen.position.offset + 1, ..seen.position };
         let to = Position { offset: u64::MAX, ..seen.position };

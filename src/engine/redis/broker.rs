@@ -1,4 +1,5 @@
-//! The broker's URL, and connections to the broker: one server, a master that Sentinels know, or a cluster.
+//! The broker's URL, and connections to the broker. The broker is one server, a master that Sentinels know, or a
+//! cluster.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,11 +15,11 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
-/// A request without an answer within this time fails, and its connection is closed.
+/// If a request gets no answer within this time, it fails.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The URL does not name a broker.
+/// The broker's URL is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerUrlError(String);
 
@@ -35,7 +36,7 @@ impl fmt::Display for BrokerUrlError {
     }
 }
 
-/// The broker.
+/// The three kinds of broker, each with a client that connects to it.
 pub(super) enum Broker {
     Server(Box<Client>),
     Sentinels(Box<Mutex<SentinelClient>>),
@@ -68,7 +69,8 @@ impl Broker {
             "redis-cluster" | "redis-clusters" => {
                 ServerList::parse(rest)?.cluster(scheme.ends_with('s'), certificates).map_err(refused)
             }
-            // Show the scheme only if it has valid characters. Otherwise it may begin with a password.
+            // Show the scheme only if all its characters are valid. Otherwise the text before `://` may contain a
+            // password.
             _ if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) => {
                 Err(BrokerUrlError(format!("unknown scheme '{scheme}'")))
             }
@@ -92,7 +94,7 @@ impl Broker {
     }
 }
 
-/// The part of a URL with several servers: `[user:password@]host:port,host:port[/name[/db]]`.
+/// The part after `://` of a URL with several servers: `[user:password@]host:port,host:port[/name[/db]]`.
 struct ServerList {
     username: Option<String>,
     password: Option<String>,

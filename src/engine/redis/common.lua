@@ -1,9 +1,12 @@
--- The common beginning of both scripts. Numbers are formatted with %.0f, because Lua writes large ones as 1.7e+12.
+-- The scripts publish.lua and tend.lua both begin with this code. It formats numbers with %.0f, because Lua would write
+-- a large one as 1.7e+12. A 'process' of the broker is one run of a Redis server, named by its run_id. After a restart
+-- or a failover, nodes meet another process.
 --
--- KEYS: the stream, the hash of facts, the answer to this request; then for each topic its state, its deletions and its
--- expiries. All are in one slot.
+-- KEYS: the stream; the hash of facts; the stored answer to this request; then for each topic its state, its deletions
+-- and its expiries. All keys are in one slot of a cluster.
 -- ARGV: the last entry that the node has seen, as epoch, offset and nonce ('' if the entry has none); the broker's
--- process in which the node saw it; then the limits of the node.
+-- process in which the node saw that entry; the maximum number of keys of a topic; '1' if unchanged messages are not
+-- stored.
 local log, facts, answer = KEYS[1], KEYS[2], KEYS[3]
 local seen_epoch, seen_last, seen_nonce, seen_process = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local max_keys, suppress = tonumber(ARGV[5]), ARGV[6] == '1'
@@ -14,13 +17,13 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- The keys of the topic with this number, from 1.
+-- The keys of the topic with this number. Numbers begin at 1.
 local function keys_of(topic)
   return { state = KEYS[1 + 3 * topic], deletions = KEYS[2 + 3 * topic], expiries = KEYS[3 + 3 * topic] }
 end
 
--- Begins a new epoch. Its offsets continue those of the previous epoch, because the values in the states keep theirs.
--- The entry that opens the epoch is not a message, so it takes no offset. For clients each offset is a message.
+-- Begins a new epoch. Offsets continue from the previous epoch, because the values in the states keep their offsets.
+-- The entry that opens the epoch takes no new offset, because clients count one message for each offset.
 local function open(epoch, last)
   local opened = math.max(now, epoch + 1, seen_epoch + 1)
   redis.call('XADD', log, text(opened) .. '-' .. text(last), 'o', '1')
@@ -29,16 +32,16 @@ local function open(epoch, last)
   return opened, last
 end
 
--- The time until which batches are refused after the broker's process was replaced. By then all nodes had time to
--- report what they have seen ('settled'), and a node has found its last entry, or the wait for that has ended
--- ('unproven').
+-- After the broker's process has changed, batches are refused until this time. It is the later of two times. 'settled':
+-- by then, all nodes had time to report the last entry that they have seen. 'unproven': the end of the wait for a node
+-- that finds its last entry in the stream. The first such node removes it.
 local function settled()
   local times = redis.call('HMGET', facts, 'settled', 'unproven')
   return math.max(tonumber(times[1] or 0), tonumber(times[2] or 0))
 end
 
--- Whether the last entry that the node has seen is still at its place. nil if this is unknown, because the entry is
--- gone or the node reached its position without it.
+-- Whether the stream still has the last entry that the node has seen, at the same position. nil if that is unknown,
+-- because the stream no longer has the entry or the node does not know the entry's nonce.
 local function is_same(epoch)
   local id = text(epoch) .. '-' .. text(seen_last)
   local entry = redis.call('XRANGE', log, id, id)[1]
@@ -57,16 +60,17 @@ local function is_same(epoch)
   return nonce == seen_nonce
 end
 
--- Returns the present epoch and its last offset. Begins a new epoch if the end of the sequence was lost. It was lost if
--- - a node has seen more than the stream has, or another entry at its position;
--- - a node has seen more than the broker's previous process had at its end;
--- - no node has found its last entry within the time that the broker waits for that.
+-- Returns the present epoch and its last offset. Begins a new epoch if the end of the sequence was lost, which is
+-- assumed if
+-- - the calling node has seen a later entry than the last one of the stream, or another entry at the same position;
+-- - the calling node comes from an earlier process, and has seen a later entry than the last one of that process;
+-- - no node has found its last entry in the stream by the time 'unproven'.
 local function present()
   local held = redis.call('HMGET', facts, 'epoch', 'last', 'process', 'ended', 'unproven')
   local epoch, last = tonumber(held[1] or 0), tonumber(held[2] or 0)
   local exists = redis.call('EXISTS', log) == 1
   if epoch == 0 and exists then
-    -- Only the facts are gone. Only an eviction causes this.
+    -- The stream exists, but the facts are gone. Only an eviction of keys by Redis causes this.
     for at, field in ipairs(redis.call('XINFO', 'STREAM', log)) do
       if field == 'last-generated-id' then
         held = redis.call('XINFO', 'STREAM', log)[at + 1]

@@ -1,4 +1,4 @@
-//! Entries of the stream and values of the states, and their conversion for the log.
+//! Entries of the stream and values of the states, and their conversion to messages of the log.
 
 use std::str::FromStr;
 
@@ -32,7 +32,8 @@ impl StreamEntry {
         self.text(b"n").unwrap_or_default()
     }
 
-    /// The offset of the previous message. An entry that opens an epoch is not a message, and has this offset itself.
+    /// The offset of the message before this entry. An entry that opens an epoch is not a message: its own offset is
+    /// that of the message before it.
     pub(super) fn before(&self) -> u64 {
         let offset = self.position.offset;
         if self.opens() { offset } else { offset.saturating_sub(1) }
@@ -42,8 +43,8 @@ impl StreamEntry {
         self.field(b"o").is_some()
     }
 
-    /// Converts the entry for the log. An entry in an unknown format was written by another program, and only advances
-    /// the offset.
+    /// Converts the entry for the log. An entry that is not a message of a configured topic only advances the offset.
+    /// If its format is unknown, another program wrote it, and a warning is logged.
     pub(super) fn step(&self, topics: &Topics, logger: &Logger) -> LogEntry {
         if let Some(entry) = self.message(topics) {
             return entry;
@@ -55,15 +56,15 @@ impl StreamEntry {
         LogEntry::Passed(self.position.offset)
     }
 
-    /// The entry of the broadcast stream as a broadcast. `None` if its format is unknown.
+    /// Converts an entry of the broadcast stream. `None` if its format is unknown.
     pub(super) fn broadcast(&self) -> Option<Broadcast> {
         let data = RawValue::from_string(self.text(b"d")?.to_owned()).ok()?;
-        // The id begins with the time of the broker's clock, which is the same for all nodes.
+        // The entry's id begins with the time of the broker's clock, so all nodes use the same time.
         let at = Timestamp::from_millis(i64::try_from(self.position.epoch).ok()?);
         Some(Broadcast { kind: self.text(b"b")?.to_owned(), data, at })
     }
 
-    /// The entry for the log, if this is a message of a configured topic.
+    /// Converts the entry for the log, if it is a message of a configured topic.
     pub(super) fn message(&self, topics: &Topics) -> Option<LogEntry> {
         let value = Stored {
             offset: self.position.offset,
@@ -85,7 +86,7 @@ struct Stored<'a> {
 }
 
 impl Stored<'_> {
-    /// Converts the message without its expiry, because the broker deletes expired keys itself.
+    /// Converts the message without its expiry, because a script in the broker deletes expired keys.
     fn change(&self, topic: &Topic, key: Option<Key>, epoch: u64) -> Option<Change> {
         let kind = (!self.kind.is_empty()).then(|| self.kind.to_owned());
         let data = RawValue::from_string(self.data.to_owned()).ok()?;
@@ -96,7 +97,8 @@ impl Stored<'_> {
     }
 }
 
-/// Converts a value of a topic's state to a message of the present epoch. Offsets continue across epochs.
+/// Converts a value of a topic's state to a message of the present epoch. The message keeps the value's offset, because
+/// offsets continue across epochs.
 pub(super) fn stored(topic: &Topic, key: &[u8], value: &[u8], epoch: u64) -> Option<Change> {
     let key = std::str::from_utf8(key).ok()?;
     let key = if key.is_empty() { None } else { Some(key.parse().ok()?) };

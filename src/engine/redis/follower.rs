@@ -21,17 +21,18 @@ use crate::message::{Position, Timestamp};
 const BLOCK_MS: usize = 1000;
 /// The maximum number of entries that are read and delivered at once.
 const READ_ENTRIES: usize = 512;
-/// How long the stream keeps entries that this node no longer needs, for nodes that are behind.
+/// How long the stream keeps entries that this node no longer needs, because other nodes may read more slowly.
 const LATE: Duration = Duration::from_secs(10);
-/// How long a replaced broker process accepts no batches, so that nodes that have seen more can report it first.
+/// How long the broker refuses batches after a restart or a failover. Meanwhile nodes report the last entry that they
+/// have seen, because the broker may have lost that entry.
 ///
-/// If connections are refused, a node can try to reconnect several times in this time ([`BACKOFF`]). If packets are
+/// If the broker refuses connections, a node can try several times within this time ([`BACKOFF`]). If packets are
 /// dropped, a single attempt may take longer.
 const SETTLE: Duration = Duration::from_secs(1);
-/// How long a replaced broker process waits for a node that finds its last entry. Then a new epoch begins, because all
-/// nodes may have ended together with the broker.
+/// How long the broker waits, after a restart or a failover, for a node that finds its last entry in the stream. Then a
+/// new epoch begins, because all nodes may have ended together with the broker.
 const PROOF: Duration = Duration::from_millis(2500);
-/// The first and the longest wait before an attempt to reconnect.
+/// The first and the maximum wait before an attempt to reconnect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
 /// The maximum number of attempts to read the log while the sequence changes.
 const BOOTSTRAP_ATTEMPTS: usize = 20;
@@ -63,7 +64,8 @@ impl Redis {
             let error = self.follow(&mut joined).await;
             self.link.send_replace(None);
             backoff = if joined { first } else { (backoff * 2).min(longest) };
-            // Wait for a random time, because all nodes lose the broker at the same moment.
+            // Wait for a random time, so that nodes that lost the broker at the same moment do not reconnect at the
+            // same moment.
             let wait = backoff.mul_f64(fastrand::f64());
             self.note_loss(joined, &error, wait);
             tokio::time::sleep_until(Instant::now() + wait).await;
@@ -86,7 +88,8 @@ impl Redis {
             self.bootstrap(&mut link).await?;
         }
         *joined = true;
-        // Discard earlier requests to rejoin. Several calls may have failed at once, and this connection serves all.
+        // Several calls may have failed at once and asked for a new connection. Discard their requests, because this
+        // connection is new.
         let _asked_before = self.rejoin.notified().now_or_never();
         info!(self.logger, "redis.joined"; "from" => %seen.position, "to" => %position);
         self.link.send_replace(Some(link.clone()));
@@ -112,7 +115,7 @@ impl Redis {
         }
     }
 
-    /// Reports to the broker what this node has seen, before anything is read from the broker.
+    /// Reports the last entry that this node has seen to the broker, before the node reads any entries.
     async fn join(&self, link: &mut Link) -> Result<Position, LinkError> {
         self.scripts.load(link).await?;
         let tended = self.scripts.tend(link, &self.node_state(), &Self::tending(true, 0)).await?;
@@ -124,7 +127,7 @@ impl Redis {
         let last = last.and_then(|last| last.first().map(|entry| entry.position));
         let last = last.unwrap_or(LastSeen::nothing().position);
         // A new node begins after the last broadcast, because it has no clients for older ones. A returning node
-        // continues after the broadcast that it sent last, unless the broker has lost it.
+        // continues after the broadcast that it sent last, unless the broker has lost that broadcast.
         let mut heard = lock(&self.heard);
         *heard = heard.filter(|heard| is_before(*heard, last)).or(Some(last));
         drop(heard);
@@ -136,7 +139,7 @@ impl Redis {
         Tending { joins, settle_ms: ms(SETTLE), proof_ms: ms(PROOF), at_once: EXPIRED_AT_ONCE, needed }
     }
 
-    /// The oldest offset that a node with these settings needs.
+    /// The oldest offset that a node with the settings of this node needs.
     fn needed(&self) -> u64 {
         let (history, last) = self.manager.read_log(|log| (log.history_from(), log.position().offset));
         let slack = LEAST_ENTRIES as u64;
@@ -163,7 +166,7 @@ impl Redis {
         Err(BootstrapError::Moved.into())
     }
 
-    /// Delivers the new entries of the streams.
+    /// Reads the new entries of the streams, and delivers them.
     async fn read(&self, reader: &mut Link, link: &mut Link) -> Result<Infallible, LinkError> {
         let (log, broadcasts) = (self.names.log(), self.names.broadcasts());
         loop {
@@ -196,7 +199,8 @@ impl Redis {
         }
     }
 
-    /// Delivers entries that follow the last one without a gap. Returns `false` if an entry does not.
+    /// Delivers the entries up to the first one that does not continue the sequence. Returns `false` if there is such
+    /// an entry.
     fn deliver(&self, entries: &[StreamEntry]) -> bool {
         let mut seen = self.seen();
         let mut steps = Vec::with_capacity(entries.len());
@@ -216,11 +220,11 @@ impl Redis {
         all
     }
 
-    /// Maintains the namespace. Every node does this.
+    /// Maintains the namespace, for example deletes expired keys and trims the stream. Every node does this.
     async fn tend(&self, link: &mut Link) -> Result<Infallible, LinkError> {
         let mut ticks = tokio::time::interval(EXPIRY_RESOLUTION);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Trim the stream by what this node needed some time ago, because other nodes may be behind it.
+        // Trim the stream up to the offset that this node needed [`LATE`] ago, because other nodes may have read less.
         let mut needed = VecDeque::from([(Instant::now(), 0)]);
         loop {
             ticks.tick().await;

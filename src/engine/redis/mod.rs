@@ -1,11 +1,11 @@
 //! The engine `redis` for many nodes: one stream in Redis or Valkey orders and keeps the messages of all nodes.
 //!
-//! The id of a stream entry is the position of the message. A node delivers what it reads from the stream, including
-//! its own publishes, so all nodes deliver in one order. A script stores a batch together with the new state, or
+//! The id of a stream entry is the position of the message. A node delivers the messages that it reads from the stream,
+//! including its own, so all nodes deliver in one order. A script stores a batch together with the new state, or
 //! nothing.
 //!
-//! Invariants: the log holds the stream up to `applied`, without a gap. If the stream does not continue from there, the
-//! node reads the whole log again, and its clients get a new catch-up.
+//! Invariants: the log follows the stream up to the entry `applied`, without a gap. If the next entry does not continue
+//! from there, the node reads the whole log again, and its clients get a new catch-up.
 //!
 //! - `broker`: the broker's URL, and connections to the broker.
 //! - `scripts`: the scripts that run in the broker.
@@ -41,9 +41,11 @@ use crate::topic::{Topic, Topics};
 
 /// The minimum number of entries that the stream keeps, for nodes that are behind.
 const LEAST_ENTRIES: usize = 1000;
-/// The maximum time that a publisher waits for a replaced broker to accept its batch, and the interval of the attempts.
+/// The maximum time that a publisher waits until the broker accepts batches after a restart or a failover, and the
+/// maximum time between two attempts.
 const LONGEST_SETTLE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_millis(100));
-/// The maximum wait until this node has delivered a message that it confirms, or that a client got from another node.
+/// The maximum time that a request waits until this node has delivered a message: one that this node confirms, or one
+/// that a client got from another node.
 const LONGEST_LAG: Duration = Duration::from_secs(1);
 
 /// The settings of the engine.
@@ -51,7 +53,8 @@ const LONGEST_LAG: Duration = Duration::from_secs(1);
 pub struct Settings<'a> {
     /// The broker's URL.
     pub url: &'a str,
-    /// Certificates in PEM that the broker's certificate is verified with. `None` for those of the system.
+    /// The root certificates, in PEM, with which the broker's certificate is verified. `None` means the certificates of
+    /// the system.
     pub root_certificates: Option<Vec<u8>>,
     /// The common prefix of all names in the broker.
     pub namespace: &'a str,
@@ -92,24 +95,25 @@ pub struct Redis {
     limits: LogLimits,
     /// The maximum number of entries that the stream should keep.
     entries: u64,
-    /// The connection for everything except reading the stream. `None` while there is none.
+    /// The connection for everything except reading the stream. `None` while the node is not connected.
     link: watch::Sender<Option<Link>>,
-    /// The last entry that is in the log.
+    /// The last stream entry that is in the log.
     applied: watch::Sender<LastSeen>,
-    /// The broker process that this node joined last. Empty before the first.
+    /// The broker's process (`run_id`) that this node joined last. Empty before the node has joined one.
     process: Mutex<String>,
     /// The last broadcast that this node has sent to its clients.
     heard: Mutex<Option<Position>>,
     waiting: Waiters,
     /// Why `link` is `None`.
     absent: Mutex<String>,
-    /// Notified when a call finds that the broker's process was replaced.
+    /// Notified when a call shows that the broker was restarted, or that another server is the master now.
     rejoin: Notify,
     logger: Logger,
 }
 
 impl Redis {
-    /// An engine that delivers through the manager, and replaces the manager's log. [`Engine::run`] makes it connect.
+    /// An engine that delivers through the manager, and replaces the manager's log. [`Engine::run`] connects to the
+    /// broker.
     pub fn new(settings: Settings<'_>, manager: ConnectionManager, logger: Logger) -> Result<Self, EngineError> {
         let Settings { url, root_certificates, namespace, limits } = settings;
         let broker = Broker::parse(url, root_certificates)?;
@@ -174,7 +178,8 @@ impl Redis {
                         "the broker was replaced a moment ago and accepts no messages yet".to_owned(),
                     ));
                 }
-                // Try again soon, because the broker accepts batches as soon as a node finds its last entry.
+                // Try again before `ms` have passed, because the broker may accept batches as soon as a node finds its
+                // last entry.
                 OfferOutcome::Settling(ms) => {
                     tokio::time::sleep_until(Instant::now() + Duration::from_millis(ms).min(look)).await;
                 }
@@ -196,8 +201,8 @@ impl Redis {
         warn!(self.logger, "redis.call_failed"; "error" => %error);
         let CallError::Broker(broker) = error else { return PublishError::Unknown(error.to_string()) };
         match broker.kind() {
-            // A broker that lacks the script is a new process. The other two errors come from a server that is not the
-            // master.
+            // A server without the script was restarted, or is another server. The other two errors come from a server
+            // that is not the master.
             ErrorKind::Server(ServerErrorKind::NoScript | ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => {
                 self.rejoin.notify_one();
                 PublishError::Unavailable(format!("the broker was replaced ({broker})"))
@@ -212,7 +217,7 @@ impl Redis {
         }
     }
 
-    /// Waits until a position is delivered on this node, but only for a moment.
+    /// Waits until this node has delivered the messages up to a position, at most for [`LONGEST_LAG`].
     async fn delivered(&self, position: Position) {
         let mut applied = self.applied.subscribe();
         let reached = applied.wait_for(|seen| !is_before(seen.position, position));

@@ -1,10 +1,11 @@
 -- Accepts a whole batch or refuses it.
 --
--- More ARGV: nonce; fingerprint of the request ('' without an Idempotency-Key); how long its answer is kept in ms; the
+-- More ARGV: nonce; fingerprint of the request ('' without an Idempotency-Key); how long the answer is kept, in ms; the
 -- number of topics; the topics. Then for each message: the number of its topic from 1, key ('' for none), type ('' for
 -- none), expiry in ms or '0', data.
--- Returns {'ok', epoch, offset, {indexes of the unchanged messages}}, {'first', answer}, {'reused'}, {'settling', ms},
--- or {'full', index of the message without room}. Indexes begin at 0.
+-- Returns {'ok', epoch, offset, {indexes of the unchanged messages}}, {'first', answer to the first request},
+-- {'reused'} if another request used the key, {'settling', ms until batches are accepted}, or {'full', index of the
+-- message without room}. Indexes begin at 0.
 local nonce, fingerprint, kept_for, topics = ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
 local first = 11 + topics
 

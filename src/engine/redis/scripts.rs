@@ -74,7 +74,7 @@ impl LastSeen {
 #[derive(Debug, Clone)]
 pub(super) struct NodeState {
     pub(super) seen: LastSeen,
-    /// The broker's process in which the node saw that entry. Empty before the first.
+    /// The broker's process (`run_id`) in which the node saw that entry. Empty before the node has joined one.
     pub(super) process: String,
 }
 
@@ -83,11 +83,11 @@ pub(super) struct NodeState {
 pub(super) enum OfferOutcome {
     /// The broker accepted the batch. Holds the indexes of the unchanged messages.
     Accepted { position: Position, unchanged: Vec<usize> },
-    /// The broker accepted the batch before. Holds the first answer.
+    /// The broker accepted this batch in an earlier request. Holds the answer to that request.
     Repeated(StoredAnswer),
-    /// Another request has used this key.
+    /// A different request has used this `Idempotency-Key`.
     KeyReused,
-    /// The broker's process was replaced, and accepts no batches for this many milliseconds.
+    /// The broker was restarted or another server took its place. It accepts no batches for this many milliseconds.
     Settling(u64),
     /// The topic of the message with this index has no room for another key.
     Full(usize),
@@ -117,9 +117,9 @@ impl StoredAnswer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tended {
     pub(super) position: Position,
-    /// The largest number of expired keys of a topic.
+    /// The number of expired keys that the call found in the topic with the most of them.
     pub(super) expired: u64,
-    /// The broker's process.
+    /// The broker's present process (`run_id`).
     pub(super) process: String,
 }
 
@@ -127,9 +127,9 @@ pub(super) struct Tended {
 pub(super) struct Tending {
     /// Whether the node has just connected.
     pub(super) joins: bool,
-    /// How long a replaced process accepts no batches.
+    /// How long the broker accepts no batches after its process has changed, in milliseconds.
     pub(super) settle_ms: u64,
-    /// How long a replaced process waits for a node that finds its last entry.
+    /// How long the broker then waits for a node that finds its last entry in the stream, in milliseconds.
     pub(super) proof_ms: u64,
     /// The maximum number of keys of a topic that expire in one call.
     pub(super) at_once: usize,
@@ -177,19 +177,21 @@ impl Scripts {
         Self { publish, tend, names, topics, limits }
     }
 
-    /// Loads the scripts into the broker's process. The error `NOSCRIPT` later shows that the process was replaced. In
-    /// a cluster only the node that has the namespace needs them, because other nodes may be down.
+    /// Loads the scripts into the Redis server. If the error `NOSCRIPT` comes later, the server was restarted or
+    /// another one took its place. In a cluster, only the server that has the namespace needs the scripts, because
+    /// other servers may be down.
     pub(super) async fn load(&self, link: &mut Link) -> Result<(), RedisError> {
         let mut calls = redis::pipe();
         for script in [&self.publish, &self.tend] {
             calls.cmd("SCRIPT").arg("LOAD").arg(&script.code).ignore();
         }
-        // This key routes the whole pipeline to the node that has the namespace.
+        // This key routes the whole pipeline to the server that has the namespace.
         calls.cmd("EXISTS").arg(self.names.facts()).ignore();
         calls.exec_async(link).await
     }
 
-    /// Calls a script by its hash only, because `NOSCRIPT` shows that the broker's process was replaced.
+    /// Calls a script by its hash, without its code. So the error `NOSCRIPT` shows that the server was restarted or
+    /// replaced.
     fn call(&self, script: &Script, answer: &str, NodeState { seen, process }: &NodeState) -> Cmd {
         let mut call = redis::cmd("EVALSHA");
         call.arg(&script.hash).arg(3 + 3 * self.topics.iter().count());

@@ -1,19 +1,20 @@
--- Every node calls this several times a second. It checks whether the sequence is the one that the node knows, deletes
--- expired keys, forgets old deletions, and drops entries that no history needs.
+-- Every node calls this script several times a second. It checks whether the sequence is the one that the node knows,
+-- deletes expired keys, removes old deletions from the states, and trims stream entries that no node needs.
 --
--- More ARGV: nonce; the age in ms at which a deletion is forgotten; the maximum number of keys of a topic per call; '1'
--- if the node has just connected; the time in ms for which batches are refused after the broker's process was replaced;
--- the maximum time in ms to wait for a node that finds its last entry; the oldest offset that nodes need; the number of
--- topics; the topics.
+-- More ARGV: nonce; the age in ms at which a deletion is removed; the maximum number of keys of a topic per call; '1'
+-- if the node has just connected; the time in ms for which batches are refused after the broker's process has changed;
+-- the maximum time in ms to wait for a node that finds its last entry in the stream; the oldest offset that nodes need;
+-- the number of topics; the topics.
 -- Returns {epoch, last offset, the largest number of expired keys of a topic, the broker's process}.
 local nonce, deletion_age, at_once, joins, settle = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
 local proof, needed, topics = tonumber(ARGV[12]), ARGV[13], tonumber(ARGV[14])
--- The maximum length in bytes of the list of ended processes, newest first. It suffices for some 50 processes.
+-- The maximum length in bytes of 'ended', the list of ended processes, newest first. It suffices for some 50 processes.
 local MOST_ENDED = 3000
 
 if joins == '1' then
-  -- The broker's process was replaced, so the end of the sequence may be lost. A node that has seen more reports it
-  -- before new batches are accepted. Later, its position is compared with the last offset of the ended process.
+  -- If the broker's process has changed, the end of the sequence may be lost. Nodes that have seen later entries report
+  -- them before new batches are accepted. A node that connects after that is compared with the last offset of the ended
+  -- process.
   local process = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
   local before = redis.call('HGET', facts, 'process')
   if before ~= process then
@@ -82,7 +83,8 @@ for number = 1, topics do
   end
 end
 
--- Do not write without a change: a broker whose memory is full refuses writes, but the trim below frees memory.
+-- Do not write if nothing has changed. A broker whose memory is full refuses this write, and the trim below, which
+-- frees memory, would not run.
 if last > began then
   redis.call('HSET', facts, 'last', text(last))
 end
