@@ -44,7 +44,7 @@ enum LinkError {
     Call(#[from] CallError),
     #[error("the log cannot be read: {0}")]
     Bootstrap(#[from] BootstrapError),
-    #[error("the broker's process was replaced")]
+    #[error("Redis was restarted, or another Redis server took its place")]
     Replaced,
 }
 
