@@ -1,7 +1,8 @@
 //! Finds the outboxes that a message goes to.
 //!
-//! Narrowed subscriptions are looked up by each prefix of the message's key. So the cost of a delivery depends on the depth
-//! of the key and the number of matching connections, not on the number of narrowed subscriptions.
+//! A narrowed subscription is one to a key and the keys below it. It is looked up by each prefix of the message's key.
+//! So the cost of a delivery depends on the depth of the key and the number of matching connections, not on the number
+//! of narrowed subscriptions.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,7 +10,7 @@ use crate::message::Message;
 use crate::outbox::Outbox;
 use crate::topic::{Key, Subscription, Topic};
 
-/// A connection's id. It is random, so that ids of different nodes and runs do not get confused.
+/// A connection's id. It is random, so that the ids of different nodes and of earlier processes differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(u64);
 
@@ -31,7 +32,7 @@ type Members = HashMap<ConnectionId, Outbox>;
 struct TopicIndex {
     whole: Members,
     narrowed: HashMap<Key, Members>,
-    /// Connections with at least one subscription to the topic.
+    /// The number of connections with at least one subscription to the topic.
     subscribers: usize,
 }
 
@@ -75,15 +76,15 @@ impl Index {
         self.topics.entry(topic.clone()).or_default().subscribers += 1;
     }
 
-    /// Stops counting a connection that removes its last subscription to a topic. Call it before [`Self::remove`], which
-    /// removes empty topics.
+    /// Stops counting a connection that removes its last subscription to a topic. Call it before [`Self::remove`],
+    /// which removes empty topics.
     pub(crate) fn last(&mut self, topic: &Topic) {
         if let Some(topic) = self.topics.get_mut(topic) {
             topic.subscribers -= 1;
         }
     }
 
-    /// Connections with at least one subscription to the topic.
+    /// The number of connections with at least one subscription to the topic.
     pub(crate) fn subscribers(&self, topic: &Topic) -> usize {
         self.topics.get(topic).map_or(0, |topic| topic.subscribers)
     }
@@ -93,12 +94,13 @@ impl Index {
         self.topics.is_empty()
     }
 
-    /// Calls `each` once for every connection that has a subscription to the message.
+    /// Calls `each` once for every connection that has a subscription which covers the message.
     pub(crate) fn matching(&self, message: &Message, mut each: impl FnMut(ConnectionId, &Outbox)) {
         let Some(topic) = self.topics.get(message.topic()) else { return };
         let prefixes = message.key().into_iter().flat_map(Key::prefixes);
         let narrowed = prefixes.filter_map(|prefix| topic.narrowed.get(prefix));
-        // From the widest subscriptions to the narrowest. Skip a connection that was found through a wider one.
+        // Go from the widest subscriptions to the narrowest. Skip a connection that also has a wider one, because it
+        // was called already.
         let mut wider: Vec<&Members> = Vec::new();
         for members in std::iter::once(&topic.whole).chain(narrowed) {
             for (id, outbox) in members {

@@ -1,14 +1,17 @@
-//! The outbox of a connection: a channel from the manager to the writer, with an account of the bytes on their way.
+//! The outbox of a connection: a channel from the manager to the writer. Its account counts the bytes that are queued,
+//! or taken out and not written yet.
 //!
-//! The channel itself is unbounded, because the manager must never wait. The account is the bound: a message that would
-//! bring it over `outbox-bytes` is refused. The manager then delivers no live messages until the connection has caught up.
+//! The channel itself has no limit, because the manager must never wait. The limit is that of the account: a message
+//! that would raise it above `outbox-bytes` is refused. The manager then delivers no live messages until the connection
+//! has caught up.
 //!
-//! The sum of all accounts is bounded by `memory-budget`. Above it the manager takes queued messages back
-//! (`Outbox::abandon`). It cannot take back what the writer has taken out, so the writer takes only so much at once.
+//! The sum of all accounts is limited by `memory-budget`. Above that, the manager takes queued messages back
+//! (`Outbox::abandon`). It cannot take back messages that the writer has taken out, so the writer takes out only about
+//! `TAKEN_BYTES` at once.
 //!
-//! This is a queue under a mutex, not a library's channel. A library's channel costs an idle connection 930 bytes (a block
-//! of slots and padded counters), this one 200. The account shares the queue's lock. The writer takes many items at once,
-//! and is woken only if the queue was empty.
+//! This is a queue under a mutex, not a library's channel. A library's channel needs 930 bytes for an idle connection
+//! (a block of slots and padded counters), this queue 200. The account shares the queue's lock. The writer takes many
+//! items at once, and is woken only if the queue was empty.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,10 +24,10 @@ use futures_util::task::AtomicWaker;
 use crate::close::Close;
 use crate::message::{Frames, Message};
 
-/// An empty queue keeps at most this many slots for its next items.
+/// The maximum number of slots that an empty queue keeps allocated for its next items.
 const KEPT_SLOTS: usize = 16;
 
-/// The writer takes out about this many bytes at once: enough for one system call.
+/// The writer takes out about this many bytes at once, which is enough for one system call.
 const TAKEN_BYTES: usize = 64 << 10;
 
 /// An item of the outbox.
@@ -32,13 +35,14 @@ const TAKEN_BYTES: usize = 64 << 10;
 pub enum Outgoing {
     /// A published message, delivered live.
     Message(Arc<Message>),
-    /// A published message that a catch-up handed out: its age says nothing about how fast the server delivers.
+    /// A published message from a catch-up. The measured delivery time leaves it out, because its age also includes the
+    /// time before the catch-up.
     Missed(Arc<Message>),
     /// A control message or a WebSocket control frame.
     Control(Arc<Frames>),
-    /// The writer asks the manager for the next step of the catch-up when it comes to this item.
+    /// A marker. When the writer comes to it, it asks the manager for the next step of the catch-up.
     Refill,
-    /// The end: the writer sends the close and nothing after it.
+    /// The end of the connection. The writer sends the close, and nothing after it.
     Close(Close),
 }
 
@@ -58,7 +62,7 @@ impl Outgoing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
-/// The bytes on their way in all outboxes together, and their limit.
+/// The bytes in the accounts of all outboxes together, and their limit.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
@@ -78,13 +82,13 @@ impl Budget {
         self.limit
     }
 
-    /// Bytes on their way in all outboxes.
+    /// The number of bytes in the accounts of all outboxes.
     #[must_use]
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes left below the limit.
+    /// The number of bytes that still fit below the limit.
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.limit.saturating_sub(self.used())
@@ -104,13 +108,13 @@ struct Queue {
     items: VecDeque<Outgoing>,
     /// The account: bytes that are queued, or taken out and not written yet.
     bytes: usize,
-    /// A close is queued: nothing may follow it.
+    /// Whether a close is queued. No item may follow a close.
     closed: bool,
-    /// The connection is disconnected: no more items come.
+    /// Whether the connection is disconnected. No more items come then.
     ended: bool,
-    /// The receiver was dropped.
+    /// Whether the receiver was dropped.
     dropped: bool,
-    /// Bytes written so far.
+    /// The number of bytes written so far.
     sent: u64,
 }
 
@@ -120,18 +124,18 @@ struct Channel {
     limit: usize,
     /// The budget of all outboxes.
     budget: Arc<Budget>,
-    /// Whether the connection is live. The registry knows it, too; this copy spares the hot path a look-up. It changes only
-    /// under the manager's lock.
+    /// Whether the connection is live. This copy of the registry's value saves a look-up for each delivered message. It
+    /// changes only under the manager's lock.
     fed: AtomicBool,
-    /// The writer, waiting for items.
+    /// Wakes the writer, which waits for items.
     receiver: AtomicWaker,
-    /// The reader, waiting for room or for the writer's end.
+    /// Wakes the reader, which waits for room in the account or for the end of the writer.
     sender: AtomicWaker,
 }
 
 impl Channel {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // No code panics under this lock. If it did, the queue would still be consistent.
+        // No code panics under this lock. Even after a panic, the queue would be consistent.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -159,11 +163,11 @@ pub struct Receiver {
     shared: Arc<Channel>,
     /// Items that were taken out together and not popped yet.
     taken: VecDeque<Outgoing>,
-    /// Bytes that are written but still on the account.
+    /// The number of bytes that are written but still in the account.
     written: usize,
 }
 
-/// A channel whose account refuses messages above `limit` bytes, and counts in the budget.
+/// Creates a channel. Its account refuses messages above `limit` bytes, and counts towards the budget.
 #[must_use]
 pub fn channel(limit: usize, budget: Arc<Budget>) -> (Outbox, Receiver) {
     let shared = Arc::new(Channel {
@@ -178,8 +182,8 @@ pub fn channel(limit: usize, budget: Arc<Budget>) -> (Outbox, Receiver) {
 }
 
 impl Outbox {
-    /// Queues a published message or a broadcast, unless it would exceed the limit. Returns whether the caller has to wake
-    /// the writer ([`Self::wake`]). It may do so later, once it has queued more.
+    /// Queues a published message or a broadcast, unless it would exceed the limit. Returns whether the caller has to
+    /// wake the writer ([`Self::wake`]). The caller may wake the writer later, after it has queued more items.
     pub fn offer(&self, item: Outgoing) -> Result<bool, Full> {
         let queue = self.shared.queue();
         if queue.bytes + size(&item) > self.shared.limit {
@@ -193,16 +197,16 @@ impl Outbox {
         self.shared.receiver.wake();
     }
 
-    /// Queues an item whatever the account holds: answers to the client, and steps of a catch-up. The callers bound them.
-    /// The reader waits for [`Self::room`] before each answer. A step is bounded, and the writer asks for it only after it
-    /// has written everything before it.
+    /// Queues an answer to the client or a step of a catch-up, even above the limit of the account. The callers limit
+    /// these items. The reader waits for [`Self::room`] before each answer. A step has a maximum size, and the writer
+    /// asks for it only after it has written everything before it.
     pub fn push(&self, item: Outgoing) {
         if self.put(self.shared.queue(), item, false) {
             self.shared.receiver.wake();
         }
     }
 
-    /// Returns whether the writer has to be woken.
+    /// Queues an item. If it is the `last` one, later items are dropped. Returns whether the writer has to be woken.
     fn put(&self, mut queue: MutexGuard<'_, Queue>, item: Outgoing, last: bool) -> bool {
         if queue.closed || queue.ended || queue.dropped {
             return false;
@@ -211,14 +215,15 @@ impl Outbox {
         queue.bytes += bytes;
         queue.closed = last;
         queue.items.push_back(item);
-        // Still under the lock: the writer must not give bytes back before they are counted.
+        // Count the bytes while the queue is locked, because the writer must not give them back before they are
+        // counted.
         self.shared.budget.add(bytes);
         queue.items.len() == 1
     }
 
-    /// Takes back the published messages above this offset that the writer has not taken yet. If there were any, returns
-    /// the offset up to which the client has everything. Takes nothing back before a queued close: that client would not
-    /// get it any more.
+    /// Removes the published messages above this offset from the queue. If there were any, returns the offset up to
+    /// which the client gets everything. Removes nothing if a close is queued, because the client could not get the
+    /// messages later.
     pub(crate) fn abandon(&self, behind: u64) -> Option<u64> {
         let mut queue = self.shared.queue();
         if queue.closed {
@@ -237,13 +242,13 @@ impl Outbox {
         first.map(|offset| offset - 1)
     }
 
-    /// Queues a close. Items after it are dropped: RFC 6455, section 5.5.1, allows none.
+    /// Queues a close. Items after the close are dropped, because RFC 6455, section 5.5.1, allows none.
     pub fn close(&self, close: Close) {
         self.end_with(Outgoing::Close(close));
     }
 
-    /// Queues the answer to the peer's close frame. Items after it are dropped as well: the manager offers messages until
-    /// the connection is out of the registry.
+    /// Queues the answer to the peer's close frame. Later items are dropped, too, because the manager offers messages
+    /// until the connection is removed from the registry.
     pub fn answer_close(&self, frames: Frames) {
         self.end_with(Outgoing::Control(Arc::new(frames)));
     }
@@ -275,14 +280,14 @@ impl Outbox {
         self.shared.queue().bytes
     }
 
-    /// Bytes written so far.
+    /// The number of bytes written so far.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.shared.queue().sent
     }
 
-    /// Waits until the account is within the limit. Returns `false` if the receiver was dropped. Only one task may wait at
-    /// a time.
+    /// Waits until the account is within the limit. Returns `false` if the receiver was dropped. Only one task may wait
+    /// at a time.
     pub async fn room(&self) -> bool {
         self.wait(|queue| queue.dropped || queue.bytes <= self.shared.limit).await;
         !self.shared.queue().dropped
@@ -299,7 +304,7 @@ impl Outbox {
                 return Poll::Ready(());
             }
             self.shared.sender.register(cx.waker());
-            // Look again: the change may have come before the waker was registered.
+            // Check again, because the change may have come before the waker was registered.
             if holds(&self.shared.queue()) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -307,8 +312,8 @@ impl Outbox {
 }
 
 impl Receiver {
-    /// Waits until there is an item. Returns `false` once the channel has ended and is empty. If there is an item already,
-    /// yields once, so that more items can gather.
+    /// Waits until there is an item. Returns `false` once the channel has ended and is empty. If there is an item
+    /// already, first yields to other tasks once, so that more items can gather.
     pub async fn ready(&mut self) -> bool {
         let mut waited = false;
         let more = poll_fn(|cx| {
@@ -327,7 +332,8 @@ impl Receiver {
         if !self.taken.is_empty() {
             return Poll::Ready(true);
         }
-        // Register before looking: an item that comes after the look finds the waker.
+        // Register the waker before the check. Otherwise an item that is queued between the two would not wake the
+        // task.
         self.shared.receiver.register(cx.waker());
         let written = std::mem::take(&mut self.written);
         let mut queue = self.shared.queue();
@@ -349,7 +355,8 @@ impl Receiver {
         self.pop()
     }
 
-    /// Takes out queued items, about as many as one system call writes. Does nothing if earlier ones are not popped yet.
+    /// Takes out queued items, about as many as one system call writes. Does nothing if items that were taken out
+    /// earlier are not popped yet.
     pub fn take(&mut self) {
         if !self.taken.is_empty() {
             return;
@@ -377,7 +384,7 @@ impl Receiver {
         self.taken.pop_front()
     }
 
-    /// Notes written bytes. They leave the account with [`Self::give_back`], or with the next wait for an item.
+    /// Notes written bytes. They leave the account with [`Self::give_back`], or when the writer next waits for an item.
     pub fn settle(&mut self, bytes: usize) {
         self.written += bytes;
     }
