@@ -1,8 +1,9 @@
 //! Catch-up: brings a connection from its cursors to the present, in bounded steps.
 //!
-//! Each subscription of the connection has a span with its own cursor. Every message up to the cursor has been handed out
-//! or counted as skipped. A step hands out the next messages of all spans, merged by position. The log changes between
-//! steps. So each step first checks whether the log can still give what was announced, and announces again if it cannot.
+//! Each subscription of the connection has a span with its own cursor. Every message up to the cursor has been handed
+//! out or counted as skipped. A step hands out the next messages of all spans, merged by position. The log changes
+//! between steps. So each step first checks whether the log still has the messages that were announced. If not, the
+//! step makes a new announcement.
 //!
 //! Invariant: for a subscription to a whole topic, the messages handed out plus those announced as skipped are all that
 //! were published after the first cursor.
@@ -55,7 +56,7 @@ pub enum Mode {
     Conflated,
     /// The whole state, which replaces what the client holds.
     Snapshot,
-    /// The messages that are kept. Keyless messages are lost.
+    /// The messages that the log still has. Keyless messages were lost.
     Gap,
 }
 
@@ -75,11 +76,12 @@ impl Mode {
 /// The reason for a catch-up. It decides which messages are sent and what is announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// A client reconnects: every message, if the history reaches back to its cursor.
+    /// A client reconnects. It gets every message, if the history still has all messages after its cursor.
     Resume,
-    /// A slow client: the latest message of each key, because a superseded price is worth nothing.
+    /// A slow client. It gets the latest message of each key, because an outdated price is worth nothing.
     Slow,
-    /// A window of `conflate_ms`: as for a slow client, but conflation is not announced, since the client asked for it.
+    /// The end of a window of `conflate_ms`. The client gets the same messages as a slow client. Conflation is not
+    /// announced, because the client asked for it.
     Window,
 }
 
@@ -88,18 +90,19 @@ pub enum Style {
 pub struct Announcement {
     /// The subscription.
     pub subscription: Subscription,
-    /// How it gets the messages that it missed.
+    /// How the client gets the messages that it missed.
     pub mode: Mode,
-    /// Messages published since its cursor that it does not get; `None` if the number is unknowable.
+    /// The number of messages after the subscription's cursor that the client does not get. `None` if the number is
+    /// unknown.
     pub skipped: Option<u64>,
 }
 
 /// The bounds of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct StepLimits {
-    /// Messages, at most.
+    /// The maximum number of messages.
     pub messages: usize,
-    /// Encoded bytes. The message that reaches this number is the last.
+    /// The number of encoded bytes that ends a step. The message that reaches it is the last one of the step.
     pub bytes: usize,
 }
 
@@ -128,7 +131,8 @@ enum SpanSource {
     History,
     /// The state: the keys that changed after the cursor.
     State,
-    /// The whole state, which replaces what the client holds. So deletions up to the offset `began` are left out.
+    /// The whole state, which replaces what the client holds. So deletions up to the offset `began`, at which the
+    /// snapshot began, are left out.
     Image { began: u64 },
 }
 
@@ -137,8 +141,8 @@ enum SpanSource {
 enum SpanStart {
     /// After this offset of the log's epoch.
     Offset(u64),
-    /// With the whole state, for a client that holds nothing, or only part of it. Skipped messages are counted from this
-    /// offset.
+    /// With the whole state, for a client that holds nothing, or only part of the state. Messages after this offset
+    /// count as skipped if the client does not get them.
     Image(u64),
     /// At a position of another epoch, or at one that the log has not reached.
     Unknown,
@@ -148,9 +152,10 @@ enum SpanStart {
 struct Span {
     subscription: Subscription,
     from: SpanStart,
-    /// The client did not ask for this catch-up: announce it only if messages are skipped or lost.
+    /// Whether the client did not ask for this catch-up. It is then announced only if messages are skipped or lost.
     quiet: bool,
-    /// Messages that an abandoned plan announced as skipped; `None` if the number is unknowable.
+    /// The number of messages after the beginning of the span that an abandoned plan already announced as skipped.
+    /// `None` if the number is unknown.
     told_before: Option<i64>,
     plan: Option<Plan>,
 }
@@ -172,7 +177,7 @@ struct SpanTally {
     /// Messages after this offset are counted.
     base: u64,
     handed_out: u64,
-    /// Messages announced as skipped; `None` if the number is unknowable.
+    /// The number of messages announced as skipped. `None` if it is unknown.
     announced: Option<u64>,
 }
 
@@ -183,7 +188,7 @@ impl CatchUp {
         Self { style, spans: Vec::new() }
     }
 
-    /// Adds a subscription that begins at `since`. Replaces an equal one.
+    /// Adds a subscription that begins at `since`. Replaces an equal subscription.
     pub fn add(&mut self, subscription: Subscription, since: Since, log: &Log) {
         let (from, quiet) = match since {
             Since::Now => (SpanStart::Offset(log.last), true),
@@ -196,7 +201,8 @@ impl CatchUp {
         self.push(subscription, from, quiet, log);
     }
 
-    /// Adds a subscription that has everything up to the offset. `told` announces its mode even if nothing was skipped.
+    /// Adds a subscription whose client has every message up to the offset. With `told`, the mode is announced even if
+    /// no message is skipped.
     pub fn add_after(&mut self, subscription: Subscription, offset: u64, told: bool, log: &Log) {
         self.push(subscription, SpanStart::Offset(offset), !told, log);
     }
@@ -208,7 +214,7 @@ impl CatchUp {
         {
             self.hand_over(replaced, log);
         }
-        // A client that has only part of the state gets the whole one, whatever `since` it asks for now.
+        // A client that has only part of the state gets the whole state, whatever `since` it asks for now.
         let partial = replaced.is_some_and(|span| span.is_partial_image());
         let (from, quiet) = if partial { (SpanStart::Image(log.last), false) } else { (from, quiet) };
         self.spans.push(Span::new(subscription, from, quiet));
@@ -219,8 +225,9 @@ impl CatchUp {
         Some(self.spans.remove(at))
     }
 
-    /// Removes a subscription. If its snapshot is incomplete or has not begun, the client may hold too little of
-    /// overlapping subscriptions: it drops what it holds when a snapshot is announced. So they get a snapshot, too.
+    /// Removes a subscription. A client drops its data when a snapshot is announced. If the snapshot of the removed
+    /// subscription is incomplete or has not begun, the client may lack data of overlapping subscriptions. So these get
+    /// a snapshot, too.
     pub fn remove(&mut self, subscription: &Subscription, log: &Log) {
         let Some(gone) = self.take(subscription) else { return };
         if gone.cursor().is_some() && !gone.is_partial_image() {
@@ -231,8 +238,9 @@ impl CatchUp {
         }
     }
 
-    /// Leaves the rest of a removed span to overlapping spans. Their clients held that part through the removed span, so
-    /// they begin at its cursor if they would begin later. A client may get a message twice, but misses none.
+    /// Lets overlapping spans deliver the rest of a removed span. The client has the common part up to the cursor of
+    /// the removed span, so spans that would begin later begin at that cursor. The client may get a message twice, but
+    /// misses none.
     fn hand_over(&mut self, gone: &Span, log: &Log) {
         let Some(cursor) = gone.cursor() else { return };
         for span in self.spans.iter_mut().filter(|span| span.subscription.overlaps(&gone.subscription)) {
@@ -240,16 +248,16 @@ impl CatchUp {
         }
     }
 
-    /// Moves spans back to these offsets if they begin later, because messages on their way to the client were taken back.
-    /// No step has been handed out yet.
+    /// Makes each span begin at the offset that `begin` returns, if the span would begin later. The caller has taken
+    /// messages back that were on their way to the client. No step has been handed out yet.
     pub fn rewind(&mut self, begin: impl Fn(&Subscription) -> u64, log: &Log) {
         for span in &mut self.spans {
             span.begin_earlier(begin(&span.subscription), log);
         }
     }
 
-    /// Goes on with another log. `epoch` is that of the log before. A span goes on from its cursor if that position is valid
-    /// in the new log.
+    /// Continues with another log. `epoch` is the epoch of the previous log. A span continues from its cursor if that
+    /// position is valid in the new log.
     pub fn transfer(&mut self, epoch: u64, log: &Log) {
         for span in &mut self.spans {
             let from = match span.cursor() {
@@ -260,7 +268,7 @@ impl CatchUp {
                 _ => SpanStart::Image(log.last),
             };
             let quiet = span.quiet && matches!(from, SpanStart::Offset(_));
-            // The new log cannot count the messages that were announced as skipped.
+            // The new log cannot count the messages that a plan of the old log announced as skipped.
             let told_before = span.told_before.filter(|_| span.plan.is_none());
             *span = Span { told_before, ..Span::new(span.subscription.clone(), from, quiet) };
         }
@@ -300,7 +308,8 @@ impl Log {
         step
     }
 
-    /// Makes a plan for a span, unless it has one that still holds. Returns the announcement, if it is due.
+    /// Makes a plan for a span, unless the log can still carry out the present plan. Returns the announcement, if the
+    /// client must get one.
     fn plan(&self, span: &mut Span, style: Style) -> Option<Announcement> {
         let topic = &self.topics[span.subscription.topic()];
         let (from, told_before) = match &span.plan {
@@ -312,7 +321,8 @@ impl Log {
                 (from, plan.tally.surplus(&span.subscription, topic, cursor))
             }
         };
-        // Do not replay the history if messages were announced as skipped: it would hand out some of them after all.
+        // Do not replay the history if messages were announced as skipped: the replay would hand out some of these
+        // messages after all.
         let source = if told_before.is_some_and(|told| told > 0) { Style::Slow } else { style };
         let plan = self.decide(&span.subscription, from, source, topic);
         let skipped = plan.tally.announced.zip(told_before).and_then(|(now, before)| now.checked_sub_signed(before));
@@ -352,9 +362,9 @@ impl Log {
         plan
     }
 
-    /// Merges the next messages of all spans into the step. Returns the offset up to which the step has come.
+    /// Merges the next messages of all spans into the step. Returns the offset that the step reaches.
     fn collect(&self, spans: &[Span], limits: StepLimits, step: &mut Step) -> u64 {
-        // Look for one message more than the step may hold: it shows whether any are left.
+        // Look for one message more than the step may hold. If there is one, this step is not the last.
         let count = limits.messages.saturating_add(1);
         let mut next: Vec<&Arc<Message>> = Vec::new();
         for span in spans {
@@ -382,7 +392,7 @@ impl Log {
     }
 
     /// Moves a span to the offset that the step has reached. Announces messages that were skipped since the last
-    /// announcement, because newer ones superseded them before their turn.
+    /// announcement, because newer messages superseded them before they were handed out.
     fn settle(&self, span: &mut Span, style: Style, reached: u64, handed: &[Arc<Message>]) -> Option<Announcement> {
         let topic = &self.topics[span.subscription.topic()];
         let plan = span.plan.as_mut()?;
@@ -412,7 +422,7 @@ fn keyless_reach(subscription: &Subscription, topic: &TopicLog, cursor: u64) -> 
     subscription.key().is_some() || topic.keyless_reach(cursor)
 }
 
-/// The worst mode that is not announced to a subscription that did not ask for a catch-up.
+/// A quiet span announces only modes that are worse than this one, which are later in the order of [`Mode`].
 fn silent(style: Style) -> Mode {
     match style {
         Style::Window => Mode::Conflated,
@@ -425,7 +435,7 @@ impl Span {
         Self { subscription, from, quiet, told_before: Some(0), plan: None }
     }
 
-    /// The offset up to which the span has come; `None` if it begins with the state and has not begun.
+    /// The offset up to which the span has come. `None` before the first step of a span that begins with the state.
     fn cursor(&self) -> Option<u64> {
         match (&self.plan, self.from) {
             (Some(plan), _) => Some(plan.cursor),
@@ -434,7 +444,8 @@ impl Span {
         }
     }
 
-    /// Moves the beginning to an earlier offset, unless the span has handed out messages or begins with the state.
+    /// Moves the beginning of the span to an earlier offset, unless the span has handed out messages or begins with the
+    /// state.
     fn begin_earlier(&mut self, offset: u64, log: &Log) {
         let SpanStart::Offset(begin) = self.from else { return };
         if begin <= offset || self.cursor() != Some(begin) {
@@ -461,12 +472,12 @@ impl Plan {
                 let keyless = self.mode == Mode::Gap || keyless_reach(subscription, topic, self.cursor);
                 keyless && topic.tombstones_reach(self.cursor)
             }
-            // Deletions up to `began` are not needed, later ones are.
+            // Tombstones up to `began` are not needed, but later tombstones are.
             SpanSource::Image { began } => topic.tombstones_reach(self.cursor.max(began)),
         }
     }
 
-    /// Whether the client has only part of the state. Later messages cannot be applied to that.
+    /// Whether the client has only part of the state, so that it cannot apply later messages yet.
     fn is_partial_image(&self) -> bool {
         matches!(self.source, SpanSource::Image { began } if self.cursor < began)
     }
@@ -492,12 +503,13 @@ impl Plan {
         }
     }
 
-    /// Whether a message of the state is handed out. Deletions up to the beginning of an image are not.
+    /// Whether a message of the state is handed out. Deletions up to the offset at which an image began are not.
     fn hands_out(&self, message: &Message) -> bool {
         !matches!(self.source, SpanSource::Image { began } if message.is_deletion() && message.offset() <= began)
     }
 
-    /// How many messages from the tally's base to `last` the plan leaves out, by the current state.
+    /// The number of messages after the tally's base and up to `last` that the plan leaves out, judged by the current
+    /// state.
     fn skipped(&self, subscription: &Subscription, topic: &TopicLog, last: u64) -> Option<u64> {
         let missed = topic.count(subscription, self.tally.base, last)?;
         let left =
@@ -505,7 +517,8 @@ impl Plan {
         missed.checked_sub(left)
     }
 
-    /// The messages up to the cursor that were neither handed out nor announced as skipped; `None` if there are none.
+    /// The number of messages up to the cursor that were neither handed out nor announced as skipped. `None` if there
+    /// are no such messages.
     fn missed(&self, subscription: &Subscription, topic: &TopicLog) -> Option<Missed> {
         let announced = self.tally.announced?;
         if self.source == SpanSource::History || self.cursor <= self.tally.base {
@@ -519,7 +532,7 @@ impl Plan {
     }
 }
 
-/// Messages that were skipped without an announcement.
+/// The number of messages that were skipped without an announcement.
 enum Missed {
     Number(u64),
     /// The log no longer knows the number.
@@ -536,8 +549,8 @@ impl Missed {
 }
 
 impl SpanTally {
-    /// How many of the messages announced as skipped have offsets after the cursor. Negative if more messages up to the
-    /// cursor were skipped than announced.
+    /// The number of messages announced as skipped that have offsets after the cursor. It is negative if more messages
+    /// up to the cursor were skipped than announced.
     fn surplus(&self, subscription: &Subscription, topic: &TopicLog, cursor: u64) -> Option<i64> {
         let skipped = topic.count(subscription, self.base, cursor)?.checked_sub(self.handed_out)?;
         self.announced?.checked_signed_diff(skipped)

@@ -1,7 +1,7 @@
 //! The log: recent history and latest state of every topic.
 //!
-//! It is pure: no locks, no async and no clock. Callers pass the current time. All topics share one sequence of positions,
-//! without holes.
+//! It is pure: no locks, no async and no clock. Callers pass the current time. All topics share one sequence of
+//! positions, without gaps.
 //!
 //! - `topic_log`: history, state and tombstones of one topic, each bounded.
 //! - `staging`: batches that have positions but are not in the log yet, for engines that write them to disk first.
@@ -29,17 +29,18 @@ use crate::topic::{Key, Subscription, Topic, Topics};
 /// How much the log keeps of each topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLimits {
-    /// Messages in a topic's history, at most.
+    /// The maximum number of messages in a topic's history.
     pub history_messages: usize,
-    /// Encoded bytes in a topic's history, at most.
+    /// The maximum number of encoded bytes in a topic's history.
     pub history_bytes: usize,
-    /// Age of a message in a topic's history, at most.
+    /// The maximum age of a message in a topic's history.
     pub history_age: Duration,
-    /// Keys in a topic's state, at most. As many tombstones are kept in addition, or more if the history has more.
+    /// The maximum number of keys in a topic's state. The log keeps up to as many tombstones in addition, or more while
+    /// the history has their deletions.
     pub state_keys: usize,
-    /// Age of a tombstone, at most, once its deletion has left the history.
+    /// The maximum age of a tombstone whose deletion has left the history.
     pub tombstone_age: Duration,
-    /// Whether a message is confirmed but not delivered if its key holds the same data already.
+    /// Whether a message is confirmed but not delivered if its key already holds the same data.
     pub suppress_unchanged: bool,
 }
 
@@ -56,18 +57,18 @@ impl Default for LogLimits {
     }
 }
 
-/// A batch would add too many keys to a topic. None of its messages was taken.
+/// A batch would add too many keys to a topic. No message of the batch was accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "topic '{topic}' would hold more than {state_keys} keys, the limit (state-keys): delete keys, let them expire, or \
      raise the limit"
 )]
 pub struct StateFull {
-    /// Index of the first message without room, from 0.
+    /// The index in the batch of the first message without room. Indexes begin at 0.
     pub index: usize,
-    /// Its topic.
+    /// The topic of that message.
     pub topic: Topic,
-    /// The limit.
+    /// The maximum number of keys in the topic.
     pub state_keys: usize,
 }
 
@@ -135,7 +136,7 @@ impl Log {
         self.topics.values_mut().flat_map(TopicLog::take_dropped).collect()
     }
 
-    /// The facts about each topic, with the runs that end after the offset.
+    /// The facts about each topic, with the runs of offsets that end after this offset.
     #[must_use]
     pub fn facts(&self, runs_after: u64) -> BTreeMap<Topic, TopicFacts> {
         self.topics.iter().map(|(name, topic)| (name.clone(), topic.facts(runs_after, self.last))).collect()
@@ -164,7 +165,8 @@ impl Log {
         Position { epoch: self.epoch, offset: self.last }
     }
 
-    /// Checks whether the state has room for the whole batch. The error names the first message without room.
+    /// Checks whether the state of each topic has room for the whole batch. The error names the first message without
+    /// room.
     pub fn check(&self, drafts: &[Draft]) -> Result<(), StateFull> {
         let roomy = |topic: &TopicLog| topic.live_keys() + drafts.len() <= self.limits.state_keys;
         if self.topics.values().all(roomy) {
@@ -173,7 +175,7 @@ impl Log {
         self.check_each(&self.staging(), drafts)
     }
 
-    /// The same after the staged batches.
+    /// Like [`Self::check`], but for a batch that follows the staged batches.
     fn check_behind(&self, staging: &Staging, drafts: &[Draft]) -> Result<(), StateFull> {
         let roomy = |(name, topic): (&Topic, &TopicLog)| {
             staging.live_keys(name, topic) + drafts.len() <= self.limits.state_keys
@@ -214,9 +216,9 @@ impl Log {
         Ok(())
     }
 
-    /// Appends a message at the next position. Returns `None` if its key holds the same data already.
+    /// Appends a message at the next position. Returns `None` if the message's key already holds the same data.
     ///
-    /// The topic must be configured: routes check the topics of publishers.
+    /// The topic must be configured. The HTTP routes check this for publishers.
     pub fn append(&mut self, draft: &Draft, now: Timestamp) -> Option<Arc<Message>> {
         let topic = self.topics.get_mut(&draft.topic)?;
         if self.limits.suppress_unchanged && topic.is_unchanged(&draft.payload) {
@@ -232,8 +234,8 @@ impl Log {
         Some(message)
     }
 
-    /// Drops messages that are too old. Returns the deletions of expired keys, for the caller to publish: at most `limit`.
-    /// If there are as many, more may be due.
+    /// Drops messages that are too old. Returns at most `limit` deletions of expired keys, which the caller publishes.
+    /// If it returns `limit` deletions, more keys may have expired.
     pub fn tick(&mut self, now: Timestamp, limit: usize) -> Vec<Draft> {
         let mut expired = Vec::new();
         for (topic, log) in &mut self.topics {
@@ -251,7 +253,7 @@ impl Log {
         self.topics.get(subscription.topic()).map(|topic| topic.state(subscription)).unwrap_or_default()
     }
 
-    /// How much the log keeps of a topic.
+    /// The numbers of keys, messages and tombstones that the log keeps of a topic.
     #[must_use]
     pub fn stats(&self, topic: &Topic) -> TopicStats {
         self.topics.get(topic).map(TopicLog::stats).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The log against a naive model: a list of all published messages, and the rules of a catch-up applied to it.
+//! Tests the log against a naive model, which applies the rules of a catch-up to a list of all published messages.
 
 mod world;
 
@@ -69,8 +69,8 @@ fn run(
     }
 }
 
-/// Checks a client that held the state at `cursor` before its catch-up. `foreign` means that its position was unknown
-/// to the server.
+/// Checks a client that held the state at `cursor` before its catch-up. `foreign` means that the server does not know
+/// the client's position.
 fn check(
     world: &World,
     client: &CatchUpClient,
@@ -112,7 +112,7 @@ fn check(
     Ok(())
 }
 
-/// The state of everything that a subscription covers.
+/// The data of every key that a subscription covers.
 fn state_of(world: &World, subscription: &Subscription) -> BTreeMap<(Topic, Key), Vec<u8>> {
     let topic = subscription.topic();
     let state = world.state(topic).into_iter().filter(|(key, _)| subscription.covers(Some(key)));
@@ -361,8 +361,8 @@ proptest! {
                     catch_up.add(subscription.clone(), Since::Snapshot, &world.log);
                     subscriptions.insert(subscription);
                 }
-                // The client holds this part of the state already, and it must stay correct even without the wider
-                // subscription.
+                // The client already holds this part of the state through a wider subscription. It must stay correct
+                // even after the client removes the wider subscription.
                 Some((subscription, SubscriptionChange::Now))
                     if subscriptions.iter().any(|held| is_within(&subscription, held)) =>
                 {

@@ -1,7 +1,7 @@
 //! Batches that have their positions but are not in the log yet, because an engine writes them to disk first.
 //!
 //! Invariant: staging batches one after the other and applying them in that order has the same result as appending each
-//! at once.
+//! message with [`Log::append`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::{Log, StateFull};
 use crate::message::{Draft, Message, Position, Timestamp};
 use crate::topic::{Key, Topic};
 
-/// One step of the sequence.
+/// One entry of the sequence.
 #[derive(Debug, Clone)]
 pub enum LogEntry {
     /// A message with its position.
@@ -22,28 +22,29 @@ pub enum LogEntry {
         topic: Topic,
         /// The key.
         key: Key,
-        /// The offset of its message.
+        /// The offset of the key's latest message.
         offset: u64,
         /// The new expiry.
         expires_at: Option<Timestamp>,
     },
-    /// An offset without a message for this log.
+    /// An offset whose message is not for this log, for example because its topic is not configured.
     Passed(u64),
 }
 
-/// Batches on their way into a log.
+/// Batches that have positions but are not in the log yet.
 #[derive(Debug)]
 pub struct Staging {
     position: Position,
     entries: Vec<LogEntry>,
-    /// The index in `entries` of the latest message of a key or, without one, of its latest renewal.
+    /// For each key, the index in `entries` of its latest message. If the key has only a renewal, the index of the
+    /// renewal.
     latest: HashMap<Topic, HashMap<Key, usize>>,
     /// The number of keys that the batches add, minus those that they delete.
     added: BTreeMap<Topic, isize>,
 }
 
 impl Staging {
-    /// The position of the newest message, staged ones included.
+    /// The position of the newest message, staged messages included.
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
@@ -65,7 +66,7 @@ impl Staging {
         self.latest.get(topic)?.get(key).copied()
     }
 
-    /// The latest message of a key, which may be a deletion: staged, or else in the log.
+    /// The latest message of a key: the staged one or, if there is none, the one in the log. It may be a deletion.
     fn held<'a>(&'a self, topic: &Topic, key: &Key, log: &'a TopicLog) -> Option<&'a Change> {
         match self.latest(topic, key).map(|at| &self.entries[at]) {
             Some(LogEntry::Message(change)) => Some(change),
@@ -127,8 +128,8 @@ impl Log {
         Staging { position: self.position(), entries: Vec::new(), latest: HashMap::new(), added: BTreeMap::new() }
     }
 
-    /// Gives a batch positions after those that are staged already: the whole batch or, on an error, none of it. Returns
-    /// for each message whether its key holds the same data already. Such a message gets no position.
+    /// Gives the messages of a batch positions after the staged messages. On an error, no message of the batch is
+    /// staged. Returns for each message whether its key already holds the same data. Such a message gets no position.
     ///
     /// Nothing else may change the log between this and [`Self::apply`].
     pub fn stage(&self, staging: &mut Staging, batch: &[Draft], now: Timestamp) -> Result<Vec<bool>, StateFull> {

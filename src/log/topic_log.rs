@@ -2,9 +2,10 @@
 //!
 //! Invariants:
 //! - `by_offset` holds exactly the messages of `by_key` and the newest keyless message.
-//! - `tombstones` holds the offsets of the deletions among them. A tombstone stays while the history has its deletion.
-//! - A message is encoded once: both maps and the history share it.
-//! - If the caller asked for it, `dropped` records each message that has left all of them.
+//! - `tombstones` holds the offsets of the deletions in `by_offset`. A tombstone stays while the history has its
+//!   deletion.
+//! - A message is encoded once. Both maps and the history share it.
+//! - After a call of `note_dropped`, `dropped` records each message that has left both maps and the history.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -14,22 +15,23 @@ use super::LogLimits;
 use crate::message::{Message, Payload, Timestamp};
 use crate::topic::{Key, Subscription};
 
-/// Runs that are kept to count a topic's messages, at 24 bytes each. If topics alternate, each message is a run. Before
-/// the oldest run, the number of skipped messages is unknowable.
+/// The maximum number of runs that are kept to count a topic's messages, at 24 bytes each. If messages of several
+/// topics alternate, each message is a run. For a cursor before the oldest run, the number of skipped messages is
+/// unknown.
 const MAX_RUNS: usize = 16_384;
 
-/// A narrowed subscription with fewer keys is read by key. One with more is read by offset, so that a step of its catch-up
-/// does not visit all of its keys.
+/// If a subscription to a part of a topic covers fewer keys than this, its messages are looked up by key. Otherwise
+/// they are looked up by offset, so that a step of its catch-up does not visit all of its keys.
 const FEW_KEYS: usize = 1024;
 
-/// How much the log keeps of a topic.
+/// The numbers of keys, messages and tombstones that the log keeps of a topic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TopicStats {
-    /// Keys in the state.
+    /// The number of keys in the state.
     pub keys: usize,
-    /// Messages in the history.
+    /// The number of messages in the history.
     pub history: usize,
-    /// Tombstones: deletions that are remembered.
+    /// The number of tombstones, the deletions that the log remembers.
     pub tombstones: usize,
 }
 
@@ -38,23 +40,23 @@ pub struct TopicStats {
 pub struct Change {
     /// The message.
     pub message: Arc<Message>,
-    /// From this moment on its key no longer belongs to the state.
+    /// The time at which the message's key expires. `None` means never.
     pub expires_at: Option<Timestamp>,
 }
 
-/// A run: consecutive offsets of one topic, `start..=end`. `before` counts the topic's earlier messages.
+/// A run: consecutive offsets of one topic, `start..=end`. `before` is the number of the topic's earlier messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffsetRun {
     /// The first offset.
     pub start: u64,
     /// The last offset.
     pub end: u64,
-    /// The topic's messages before `start`.
+    /// The number of the topic's messages before `start`.
     pub before: u64,
 }
 
-/// Facts about a topic that its kept messages do not show: which messages are gone. Facts and messages together restore
-/// the log.
+/// Facts about a topic that cannot be derived from its kept messages, such as which messages are gone. Facts and kept
+/// messages together restore the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicFacts {
     /// Offset of the newest message that left the history.
@@ -63,11 +65,12 @@ pub struct TopicFacts {
     pub lost_keyless: u64,
     /// Offset of the newest deletion whose tombstone was dropped.
     pub forgotten: u64,
-    /// Messages after this offset are counted.
+    /// The log can count the topic's messages after this offset.
     pub counted_from: u64,
-    /// The number of messages up to `counted_from`. Any number will do if it is unknown: only differences are used.
+    /// The number of messages up to `counted_from`. If it is unknown, any number works, because only differences are
+    /// used.
     pub counted_before: u64,
-    /// Messages up to this offset are in `runs`.
+    /// The messages up to this offset are in `runs`.
     pub counted_to: u64,
     /// The offsets of the topic's messages, the oldest run first.
     pub runs: Vec<OffsetRun>,
@@ -77,9 +80,9 @@ pub struct TopicFacts {
 pub(super) struct TopicLog {
     history: VecDeque<Arc<Message>>,
     history_bytes: usize,
-    /// Keyless messages in the history.
+    /// The number of keyless messages in the history.
     history_keyless: usize,
-    /// Offset of the newest message that left the history. The history is complete for cursors from here on.
+    /// Offset of the newest message that left the history. The history has every later message.
     evicted: u64,
     by_key: BTreeMap<Key, Change>,
     by_offset: BTreeMap<u64, Arc<Message>>,
@@ -87,24 +90,24 @@ pub(super) struct TopicLog {
     /// Offset of the newest keyless message that left both history and state.
     lost_keyless: u64,
     tombstones: BTreeSet<u64>,
-    /// Offset of the newest deletion whose tombstone was dropped. The state is complete for cursors from here on.
+    /// Offset of the newest deletion whose tombstone was dropped. The state has every later deletion.
     forgotten: u64,
     expiries: BTreeSet<(Timestamp, Key)>,
     runs: VecDeque<OffsetRun>,
-    /// Messages after this offset are counted. `counted_before` messages came up to it.
+    /// The log can count the topic's messages after this offset. There are `counted_before` messages up to this offset.
     counted_from: u64,
     counted_before: u64,
-    /// Offsets of messages that left both history and state, if the caller asked for them.
+    /// Offsets of messages that left both history and state. `None` before a call of `note_dropped`.
     dropped: Option<Vec<u64>>,
 }
 
 impl TopicLog {
-    /// A topic without messages. The caller puts them back in order.
+    /// The log of a topic without its messages. The caller then adds the kept messages in order.
     pub(super) fn restore(facts: TopicFacts) -> Self {
         Self {
             evicted: facts.evicted,
             lost_keyless: facts.lost_keyless,
-            // The history brings its deletions back, even those whose tombstones were dropped.
+            // A deletion in the history gets its tombstone back, even if the tombstone was dropped.
             forgotten: facts.forgotten.min(facts.evicted),
             counted_from: facts.counted_from,
             counted_before: facts.counted_before,
@@ -113,7 +116,7 @@ impl TopicLog {
         }
     }
 
-    /// Puts a kept message back that the facts account for.
+    /// Adds a kept message that the facts already include.
     pub(super) fn put_back(&mut self, change: Change) {
         let message = &change.message;
         if message.offset() > self.evicted {
@@ -125,7 +128,7 @@ impl TopicLog {
         }
     }
 
-    /// Ends the restoring: drops the tombstones again that had been dropped.
+    /// Ends the restoring. Drops the tombstones up to `forgotten`, which had been dropped before.
     pub(super) fn restored(&mut self) {
         while let Some(&oldest) = self.tombstones.first()
             && oldest <= self.forgotten
@@ -158,7 +161,7 @@ impl TopicLog {
         }
     }
 
-    /// Every message of history and state. Those of the state have their expiry.
+    /// Every message of history and state. Those of the state have the expiry of their key.
     pub(super) fn kept(&self) -> BTreeMap<u64, Change> {
         let plain = |message: &Arc<Message>| Change { message: Arc::clone(message), expires_at: None };
         let all = self.history.iter().chain(self.by_offset.values()).map(plain);
@@ -187,7 +190,7 @@ impl TopicLog {
         self.by_key.len() - self.tombstones.len()
     }
 
-    /// Whether the key holds the same data already. Deleting a key without a value changes nothing, either.
+    /// Whether the key already holds the same data. Deleting a key without a value changes nothing, either.
     pub(super) fn is_unchanged(&self, payload: &Payload) -> bool {
         let Some(key) = &payload.key else { return false };
         match self.by_key.get(key) {
@@ -196,7 +199,7 @@ impl TopicLog {
         }
     }
 
-    /// Sets another expiry for a key: an unchanged message may still bring one.
+    /// Changes the expiry of a key, because a message with unchanged data may have a new expiry.
     pub(super) fn renew(&mut self, key: &Key, expires_at: Option<Timestamp>) {
         let Some((key, change)) = self.by_key.get_key_value(key) else { return };
         if change.expires_at == expires_at || change.message.is_deletion() {
@@ -277,7 +280,7 @@ impl TopicLog {
         }
     }
 
-    /// Brings history and tombstones within their bounds.
+    /// Drops messages of the history, and tombstones, that exceed the limits.
     pub(super) fn prune(&mut self, limits: &LogLimits, now: Timestamp) {
         let too_old = |message: &Message, age| message.timestamp().plus(age) < now;
         while let Some(oldest) = self.history.front() {
@@ -335,19 +338,19 @@ impl TopicLog {
         latest.into_iter().filter(|message| !message.is_deletion()).cloned().collect()
     }
 
-    // Queries of catch-ups.
+    // Queries for catch-ups.
 
     /// Whether the history holds every message after the cursor.
     pub(super) fn history_reaches(&self, cursor: u64) -> bool {
         cursor >= self.evicted
     }
 
-    /// Whether the tombstones of all deletions after the cursor are there.
+    /// Whether the log still has the tombstones of all deletions after the cursor.
     pub(super) fn tombstones_reach(&self, cursor: u64) -> bool {
         cursor >= self.forgotten
     }
 
-    /// Whether every keyless message after the cursor is there.
+    /// Whether the log still has every keyless message after the cursor.
     pub(super) fn keyless_reach(&self, cursor: u64) -> bool {
         cursor >= self.lost_keyless
     }
@@ -367,8 +370,9 @@ impl TopicLog {
         self.history.range(from..).filter(move |message| subscription.covers(message.key()))
     }
 
-    /// The first `count` messages after the cursor, in order, that bring a subscription up to date. These are the latest
-    /// message of every key, deletions included, the newest keyless message, and those in the history after `keyless_from`.
+    /// The messages after the cursor that bring a subscription up to date, in order, at most `count`. These are the
+    /// latest message of every key, deletions included; the newest keyless message; and the keyless messages of the
+    /// history after `keyless_from`.
     pub(super) fn latest<'a>(
         &'a self,
         subscription: &'a Subscription,
@@ -394,7 +398,8 @@ impl TopicLog {
         messages
     }
 
-    /// The number of wanted messages of [`Self::latest`], without collecting them.
+    /// The number of messages of [`Self::latest`], without collecting them. Messages of the state count only if they
+    /// are `wanted`.
     pub(super) fn count_latest(
         &self,
         subscription: &Subscription,
@@ -416,7 +421,8 @@ impl TopicLog {
         changed.filter(|message| subscription.covers(message.key()))
     }
 
-    /// The keyless messages of the history after the cursor, without the newest, which belongs to the state.
+    /// The keyless messages of the history after the cursor, without the newest keyless message, which belongs to the
+    /// state.
     fn older_keyless<'a>(
         &'a self,
         subscription: &'a Subscription,

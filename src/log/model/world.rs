@@ -1,4 +1,4 @@
-//! Everything that can happen to a log: random events, and the list of all messages that were published.
+//! Generates random events for a log, and keeps a list of all published messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(super) fn event() -> impl Strategy<Value = LogEvent> {
     let publish = (0..2usize, prop::option::weighted(0.8, 0..6usize), 0..3u8, prop::option::weighted(0.2, 1..40u8));
     prop_oneof![
         8 => publish.prop_map(|(topic, key, data, lives)| {
-            // Only the value of a key can expire.
+            // Only a message with a key can expire.
             LogEvent::Publish { topic, key, data, lives: lives.filter(|_| key.is_some()) }
         }),
         2 => (0..2usize, 0..6usize).prop_map(|(topic, key)| LogEvent::Delete { topic, key }),
