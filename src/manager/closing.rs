@@ -9,14 +9,14 @@ use crate::outbox::Outgoing;
 use crate::protocol;
 
 impl ConnectionManager {
-    /// Closes one connection once its outbox has been written.
+    /// Closes one connection after its outbox has been written.
     pub fn close(&self, id: ConnectionId, close: Close) {
         if let Some(entry) = self.state().connections.get(&id) {
             entry.outbox.close(close);
         }
     }
 
-    /// Closes every connection once its outbox has been written. Connections that register later are closed, too.
+    /// Closes every connection after its outbox has been written. Connections that register later are closed, too.
     pub fn close_all(&self, close: Close) {
         let mut state = self.state();
         state.closing = Some(close);
@@ -25,9 +25,10 @@ impl ConnectionManager {
         }
     }
 
-    /// Tells every connection that the server shuts down, and when it will be closed. The times are spread evenly over
-    /// `spread`, so that the clients do not all reconnect at once. Returns the times in order: the caller closes each
-    /// connection then. A connection that registers later is told as well, and closed at once.
+    /// Tells every client that the server shuts down, and when its connection will be closed. The times are spread
+    /// evenly over `spread`, so that the clients do not all reconnect at once. Returns the times in order. The caller
+    /// closes each connection at its time. A client that connects later is told, too, and its connection is closed at
+    /// once.
     pub fn announce_drain(&self, spread: Duration) -> Vec<(Duration, ConnectionId)> {
         let mut state = self.state();
         state.draining = Some(spread);

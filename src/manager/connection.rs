@@ -16,7 +16,8 @@ pub struct Connect {
     pub subscriptions: Option<Vec<Subscription>>,
     /// Where delivery begins.
     pub since: Since,
-    /// Length of the conflation windows. At the end of each, the latest message of each changed key is sent.
+    /// The length of the conflation windows. At the end of each window, the latest message of each changed key is sent.
+    /// `None` means no conflation.
     pub conflate: Option<Duration>,
     /// The client's address, for operators.
     pub peer: Option<String>,
@@ -25,26 +26,27 @@ pub struct Connect {
 }
 
 impl Connect {
-    /// The subscriptions as one value in the log.
+    /// The subscriptions as the text of one field in the log.
     pub(crate) fn shown(&self, all: &Topics) -> String {
         let Some(subscriptions) = &self.subscriptions else { return all.to_string() };
         subscriptions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
-    /// Every topic, from now on.
+    /// Asks for every topic, from now on.
     #[must_use]
     pub fn all() -> Self {
         Self { subscriptions: None, since: Since::Now, conflate: None, peer: None, expires: None }
     }
 
-    /// These subscriptions, from now on.
+    /// Asks for these subscriptions, from now on.
     #[must_use]
     pub fn to(subscriptions: Vec<Subscription>) -> Self {
         Self { subscriptions: Some(subscriptions), ..Self::all() }
     }
 }
 
-/// A registered connection. Dropping it disconnects it, so that happens exactly once, even if its task panics.
+/// A guard of a registered connection. Dropping the guard disconnects the connection exactly once, even if its task
+/// panics.
 #[derive(Debug)]
 pub struct Connection {
     pub(super) manager: ConnectionManager,

@@ -1,4 +1,4 @@
-//! Delivers messages to outboxes, and leaves connections behind that have no room.
+//! Delivers messages to outboxes. A connection is left behind if its outbox has no room.
 //!
 //! A connection that is left behind gets no live messages until it has caught up from the log.
 
@@ -14,7 +14,8 @@ use crate::message::Message;
 use crate::outbox::{self, Full, Outgoing};
 
 impl ConnectionManager {
-    /// Puts a message into every matching outbox. A connection whose outbox is full is left behind; the others go on.
+    /// Puts a message into every matching outbox. A connection whose outbox is full is left behind. The other
+    /// connections are not affected.
     pub(super) fn deliver(&self, state: &mut State, message: &Arc<Message>) {
         let State { connections, index, log, due, .. } = state;
         index.matching(message, |id, outbox| {
@@ -34,15 +35,15 @@ impl ConnectionManager {
         self.keep_within_budget(state);
     }
 
-    /// Puts an item into every outbox. Returns how many had room. The others are left behind, and their next `catch_up`
-    /// counts what they missed.
+    /// Puts an item into every outbox. Returns the number of outboxes that had room. The other connections are left
+    /// behind, and their next `catch_up` counts the broadcasts that they missed.
     pub(super) fn put_to_all(&self, state: &mut State, item: &Outgoing) -> usize {
         self.keep_within_budget(state);
         let State { connections, log, due, .. } = state;
         let mut sent = 0;
         for (id, entry) in connections {
             // The log does not keep this item, so it cannot be taken back later to get below the budget. A connection
-            // with an empty outbox gets it in any case: it does not cause the shortage.
+            // with an empty outbox gets the item in any case, because such a connection does not cause the shortage.
             let within_budget = outbox::size(item) <= self.shared.budget.remaining() || entry.outbox.queued() == 0;
             let offered = if within_budget { entry.outbox.offer(item.clone()) } else { Err(Full) };
             if let Ok(wakes) = offered {
@@ -58,7 +59,8 @@ impl ConnectionManager {
         sent
     }
 
-    /// Leaves a connection behind that has everything up to the offset. Its writer will ask for the rest.
+    /// Leaves a connection behind whose client has everything up to the offset. The connection's writer will ask for
+    /// the later messages.
     pub(super) fn fall_behind(&self, id: ConnectionId, entry: &mut ConnectionEntry, log: &Log, offset: u64) {
         let (DeliveryState::Live, Some(fed)) = (&entry.feed, &entry.fed) else { return };
         self.shared.metrics.fell_behind();
@@ -71,8 +73,8 @@ impl ConnectionManager {
         entry.leave_behind(catch_up);
     }
 
-    /// Brings all outboxes together back within the memory budget. Takes queued messages back from the largest outboxes
-    /// first. Those clients get them from the log later, once they have room.
+    /// If all outboxes together exceed the memory budget, takes queued messages back, from the largest outboxes first.
+    /// The clients get these messages from the log later, when their outboxes have room.
     pub(super) fn keep_within_budget(&self, state: &mut State) {
         let budget = &self.shared.budget;
         let used = budget.used();
@@ -100,8 +102,8 @@ impl ConnectionManager {
                 left_behind += usize::from(self.take_back(id, entry, log));
             }
         }
-        // Control messages and catch-up steps cannot be taken back, but each is bounded. Do not search again at every
-        // message: wait until the total has grown by the margin.
+        // Control messages and catch-up steps cannot be taken back, but their size is limited. Do not search again at
+        // every message, but only after the total has grown by the margin.
         let still = budget.used();
         state.budget_floor = if still > target { still + margin } else { 0 };
         self.shared.metrics.over_budget();

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A message is appended to the log and put into every matching outbox under one lock. So every client gets messages
 //!   in the order of the log.
-//! - A connection is live, or it has a catch-up that begins after the last message that was delivered to it.
+//! - A connection is live, or it has a catch-up that begins after the last live message in its outbox.
 //! - The manager never waits for a connection, and knows nothing about sockets.
 //!
 //! Files:
@@ -12,7 +12,7 @@
 //! - `delivery`: puts messages into outboxes; `refill`: the steps of a catch-up.
 //! - `due`: writers that have to be woken; `waves`: when they are woken.
 //! - `closing`: closes connections.
-//! - `sequence`: access to the log for engines that keep the sequence outside of it.
+//! - `sequence`: access to the log for engines that keep the sequence outside of the log.
 //! - `overview`: answers questions about connections and topics; `reports`: the types of the answers.
 
 mod closing;
@@ -49,18 +49,18 @@ pub use crate::outbox::{Outgoing, Receiver};
 use crate::protocol::{self, Acknowledgement};
 use crate::topic::{Subscription, Topic, Topics};
 
-/// The memory budget is divided into this many parts. Going over it frees one part more than needed. One step of a
-/// catch-up may take one part of what is left for catch-ups.
+/// The number of parts of the memory budget. If the outboxes exceed the budget, the manager frees one part more than
+/// necessary. One step of a catch-up may use one such part of the bytes that are left for catch-ups.
 const BUDGET_PARTS: usize = 8;
 
 /// Limits of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ManagerLimits {
-    /// Bytes on their way to one client, at most.
+    /// The maximum number of bytes on their way to one client.
     pub outbox_bytes: usize,
-    /// Bytes on their way to all clients together, at most.
+    /// The maximum number of bytes on their way to all clients together.
     pub memory_budget: usize,
-    /// Subscriptions of one connection, at most.
+    /// The maximum number of subscriptions of one connection.
     pub subscriptions: usize,
 }
 
@@ -76,9 +76,9 @@ impl Default for ManagerLimits {
     "this would make {asked} subscriptions, the limit is {limit} (subscriptions-per-connection): use fewer, wider ones"
 )]
 pub struct TooManySubscriptions {
-    /// Subscriptions that the connection would have.
+    /// The number of subscriptions that the connection would have.
     pub asked: usize,
-    /// Subscriptions that it may have.
+    /// The maximum number of subscriptions that a connection may have.
     pub limit: usize,
 }
 
@@ -90,7 +90,7 @@ struct Hub {
     limits: ManagerLimits,
     /// Notified when writers have to be woken with the next wave.
     published: Notify,
-    /// Bytes in all outboxes.
+    /// Counts the bytes in all outboxes.
     budget: Arc<Budget>,
     metrics: Arc<Metrics>,
     logger: Logger,
@@ -103,7 +103,7 @@ pub struct ConnectionManager {
 }
 
 impl ConnectionManager {
-    /// A manager without connections over the given log.
+    /// Creates a manager without connections that delivers from this log.
     #[must_use]
     pub fn new(topics: Topics, log: Log, limits: ManagerLimits, logger: Logger) -> Self {
         info!(logger, "ws_manager_ready"; "topics" => %topics);
@@ -115,8 +115,8 @@ impl ConnectionManager {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(|poisoned| {
-            // A panic under the lock is a bug, and it may have ended a delivery halfway. The log has the messages, so
-            // close every connection: the clients reconnect and resume.
+            // A panic under the lock is a bug, and it may have ended a delivery halfway. The log has the messages. So
+            // close every connection, because the clients then reconnect and resume.
             let state = poisoned.into_inner();
             self.shared.state.clear_poison();
             error!(self.shared.logger, "ws_manager.recovered"; "connections" => state.connections.len());
@@ -139,8 +139,8 @@ impl ConnectionManager {
         &self.shared.topics
     }
 
-    /// Registers a connection, and puts `connection_ack` into its outbox. Leaves out subscriptions to topics that are not
-    /// configured. Dropping the returned guard disconnects it.
+    /// Registers a connection, and puts `connection_ack` into its outbox. Leaves out subscriptions to topics that are
+    /// not configured. Dropping the returned guard disconnects the connection.
     #[must_use]
     pub fn connect(&self, wanted: Connect) -> (Connection, Receiver) {
         let all = || self.topics().iter().cloned().map(Subscription::from).collect();
@@ -170,7 +170,8 @@ impl ConnectionManager {
         };
         state.register(id, &outbox, registration);
         if let Some(spread) = state.draining {
-            // It was admitted just before the drain began. Tell it what the others were told, and close it now.
+            // The connection was admitted just before the drain began. Send its client the same message as all others,
+            // and close the connection at once.
             outbox.push(Outgoing::Control(Arc::new(protocol::reconnect(Duration::ZERO, spread))));
             outbox.close(Close::Draining);
         }
@@ -182,12 +183,13 @@ impl ConnectionManager {
         (Connection { manager: self.clone(), id, outbox, total }, receiver)
     }
 
-    /// Removes a connection from the registry and the index. Returns `false` if it was not there.
+    /// Removes a connection from the registry and the index. Returns `false` if the connection was not registered.
     pub fn disconnect(&self, id: ConnectionId) -> bool {
         self.state().remove(id)
     }
 
-    /// Adds subscriptions that begin at `since`. Returns all current subscriptions, sorted, and sends them to the client.
+    /// Adds subscriptions that begin at `since`. Returns all current subscriptions, sorted, and sends them to the
+    /// client.
     pub fn subscribe(
         &self,
         id: ConnectionId,
@@ -212,7 +214,7 @@ impl ConnectionManager {
         self.state().connections.get(&id).map(|entry| entry.subscriptions.clone()).unwrap_or_default()
     }
 
-    /// The number of subscriptions that a connection may have.
+    /// The maximum number of subscriptions that a connection may have.
     #[must_use]
     pub fn subscriptions_limit(&self) -> usize {
         self.shared.limits.subscriptions
@@ -254,8 +256,8 @@ impl ConnectionManager {
         self.publish(&[Draft { topic: topic.clone(), payload: message }])
     }
 
-    /// Sends a message to every connection, whatever its subscriptions. The log does not keep it. A connection without
-    /// room for it is told how many it missed. Returns the number of connections that had room.
+    /// Sends a message to every connection, whatever its subscriptions. The log does not keep it. A client whose outbox
+    /// has no room is told later how many broadcasts it missed. Returns the number of connections that had room.
     pub fn broadcast_all(&self, message: Frames) -> usize {
         let mut state = self.state();
         let sent = self.put_to_all(&mut state, &Outgoing::Control(Arc::new(message)));
@@ -263,8 +265,8 @@ impl ConnectionManager {
         sent
     }
 
-    /// Publishes the deletions of expired keys, and drops messages that are too old. Deletes at most `limit` keys, because
-    /// it holds the lock meanwhile. Returns whether more may be due.
+    /// Publishes the deletions of expired keys, and drops messages that are too old. Deletes at most `limit` keys,
+    /// because it holds the manager's lock meanwhile. Returns whether more keys may have expired.
     #[must_use]
     pub fn expire(&self, now: Timestamp, limit: usize) -> bool {
         let mut state = self.state();
@@ -287,7 +289,8 @@ mod tests {
 
     use super::*;
 
-    /// A logger that panics when a client falls behind: in the middle of a delivery, under the manager's lock.
+    /// A logger that panics when a client falls behind. This happens in the middle of a delivery, under the manager's
+    /// lock.
     struct PanickingDrain;
 
     impl Drain for PanickingDrain {

@@ -1,5 +1,5 @@
-//! The manager against a naive model: clients read at random times under a budget that is far too small, and change
-//! their subscriptions. In the end, each client must hold every state that the server promised to it.
+//! Tests the manager with clients that read at random times and change their subscriptions, under a budget that is far
+//! too small. In the end, each client must hold every state that the server promised to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +40,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What happens to a client whose messages are conflated in windows.
+/// An event of a client whose messages are conflated in windows.
 #[derive(Debug, Clone)]
 enum WindowOp {
     Publish(usize),
@@ -138,7 +138,7 @@ impl ModelClient {
     }
 }
 
-/// The server's state of everything that the subscription covers.
+/// The server's data of every key that the subscription covers.
 fn state(manager: &ConnectionManager, subscription: &Subscription) -> BTreeMap<Key, Vec<u8>> {
     let (_, messages) = manager.snapshot(subscription);
     messages.iter().map(|message| (message.key().unwrap().clone(), message.data().to_vec())).collect()
@@ -207,7 +207,8 @@ proptest! {
         let wanted = Connect { since: Since::Snapshot, conflate, ..Connect::all() };
         let (connection, receiver) = manager.connect(wanted);
         let mut client = ModelClient { connection, receiver, state: BTreeMap::new(), promised: BTreeSet::new() };
-        // The limit, one step of as many bytes, the message that ends it, and its control messages.
+        // The maximum number of queued bytes: the limit, a step of the same size, and 600 bytes for the message that
+        // ends the step and for control messages.
         let most = outbox_bytes + outbox_bytes + 600;
         for (number, op) in ops.into_iter().enumerate() {
             match op {

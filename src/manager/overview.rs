@@ -11,7 +11,7 @@ use crate::message::{Message, Position};
 use crate::topic::{Subscription, Topic};
 
 impl ConnectionManager {
-    /// Every connection, the one with the most queued bytes first.
+    /// All connections. The connection with the most queued bytes comes first.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionFacts> {
         let state = self.state();
@@ -37,7 +37,7 @@ impl ConnectionManager {
         self.state().connections.len()
     }
 
-    /// The subscribers of each topic, and the size of its log.
+    /// The number of subscribers of each topic, and the size of its log.
     #[must_use]
     pub fn topic_counts(&self) -> BTreeMap<Topic, TopicCount> {
         self.overview().topics
@@ -56,7 +56,7 @@ impl ConnectionManager {
         }
     }
 
-    /// How many bytes are on their way to clients. It reads the account of every outbox.
+    /// How many bytes are on their way to clients. This reads the account of every outbox.
     #[must_use]
     pub fn load(&self) -> Load {
         let state = self.state();

@@ -1,6 +1,6 @@
 //! The steps with which a connection catches up.
 //!
-//! Every step is put into the connection's outbox, so that it stays in order with everything else.
+//! Every step is put into the connection's outbox, so that its messages stay in order with all others.
 
 use std::sync::Arc;
 
@@ -10,19 +10,19 @@ use crate::log::{StepLimits, Style};
 use crate::outbox::Outgoing;
 use crate::protocol;
 
-/// Messages in one step of a catch-up, at most.
+/// The maximum number of messages in one step of a catch-up.
 const STEP_MESSAGES: usize = 256;
-/// The message that reaches this many bytes is the last of its step.
+/// The number of bytes that ends a step. The message that reaches it is the last one of the step.
 const STEP_BYTES: usize = 128 << 10;
-/// A step may always have this many bytes, however little of the memory budget is left.
+/// The minimum byte limit of a step, even if little of the memory budget is left.
 const LEAST_STEP_BYTES: usize = 4 << 10;
-/// Every message is larger than this. A step of few bytes therefore looks for few messages.
+/// Every encoded message has more bytes than this. So a step with a low byte limit looks for few messages.
 const LEAST_MESSAGE_BYTES: usize = 64;
 
 impl ConnectionManager {
-    /// Puts the next step of a connection's catch-up into its outbox. Its writer calls this when it comes to an
-    /// [`Outgoing::Refill`]: everything before that has been written, so one step at a time is queued. The last step makes
-    /// the connection live again, in the same critical section.
+    /// Puts the next step of a connection's catch-up into its outbox. The connection's writer calls this when it comes
+    /// to an [`Outgoing::Refill`]. By then the writer has written everything before, so at most one step is queued. The
+    /// last step makes the connection live again under the same lock, so that no message is lost in between.
     pub fn refill(&self, id: ConnectionId) {
         let mut state = self.state();
         let State { connections, log, .. } = &mut *state;
@@ -61,8 +61,8 @@ impl ConnectionManager {
         }
     }
 
-    /// Asks for the step at the end of a conflation window. The request waits behind what the outbox still holds, and at
-    /// most one waits: a client that reads more slowly than its windows end gets fewer steps, not a longer queue.
+    /// Asks for the step at the end of a conflation window. The request waits in the outbox behind earlier items, and
+    /// at most one request waits. So a slow client gets fewer steps, not a longer queue.
     pub fn end_window(&self, id: ConnectionId) {
         if let Some(entry) = self.state().connections.get_mut(&id)
             && matches!(entry.feed, DeliveryState::Behind(_))
@@ -71,8 +71,8 @@ impl ConnectionManager {
         }
     }
 
-    /// Half of the memory budget is reserved for live messages. The less is left of the other half, the smaller the
-    /// steps.
+    /// The limits of the next step. Half of the memory budget is reserved for live messages. The less of the other half
+    /// is free, the smaller the step.
     fn step_limits(&self) -> StepLimits {
         let budget = &self.shared.budget;
         let share = budget.remaining().saturating_sub(budget.limit() / 2) / BUDGET_PARTS;

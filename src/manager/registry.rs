@@ -19,7 +19,7 @@ use crate::topic::Subscription;
 #[expect(clippy::struct_excessive_bools, reason = "four independent facts about one connection")]
 pub(super) struct ConnectionEntry {
     pub(super) outbox: Outbox,
-    /// Sorted, without duplicates. A connection has few, so a list is enough.
+    /// Sorted, without duplicates. A connection has few subscriptions, so a list is enough.
     pub(super) subscriptions: Vec<Subscription>,
     pub(super) feed: DeliveryState,
     /// The live messages that may still be queued. `None` once a catch-up has handed out its first step.
@@ -28,11 +28,12 @@ pub(super) struct ConnectionEntry {
     pub(super) conflate: bool,
     /// Whether `catch_up` was sent. `caught_up` then ends the catch-up.
     pub(super) told: bool,
-    /// Whether the client asked for a catch-up and got no `catch_up` yet. It gets one even without a subscription.
+    /// Whether the client asked for a catch-up and got no `catch_up` yet. The client gets one even if it has no
+    /// subscription.
     pub(super) asked: bool,
     /// Whether an [`Outgoing::Refill`] is queued. There is never a second one.
     pub(super) refill_due: bool,
-    /// Broadcasts that had no room since the last `catch_up`.
+    /// The number of broadcasts since the last `catch_up` for which the outbox had no room.
     pub(super) broadcasts_skipped: u64,
     pub(super) peer: Option<Box<str>>,
     pub(super) connected: Instant,
@@ -45,12 +46,13 @@ pub(super) enum DeliveryState {
     Behind(Box<CatchUp>),
 }
 
-/// The live messages of a connection. They have offsets above `since`, in order, and can be taken back.
+/// Where the live messages of a connection begin. Live messages have offsets above `since`, in order, and can be taken
+/// back.
 #[derive(Debug)]
 pub(super) struct Fed {
     /// The offset at which the connection became live.
     pub(super) since: u64,
-    /// Subscriptions that were added after that, and the offset at that moment.
+    /// Subscriptions that were added later, each with the log's last offset at that moment.
     later: Vec<(Subscription, u64)>,
 }
 
@@ -65,7 +67,8 @@ impl Fed {
     }
 
     /// Notes that a subscription is removed. Its messages may also belong to overlapping subscriptions that were added
-    /// later. If they are taken back, those subscriptions have to deliver them again, so they begin as early.
+    /// later. If the messages are taken back, the overlapping subscriptions must deliver them again. So these begin at
+    /// the offset of the removed subscription.
     fn leave(&mut self, subscription: &Subscription) {
         let began = self.began(subscription);
         self.later.retain(|(later, _)| later != subscription);
@@ -80,13 +83,13 @@ pub(super) struct State {
     pub(super) connections: HashMap<ConnectionId, ConnectionEntry>,
     pub(super) index: Index,
     pub(super) log: Log,
-    /// Do not search for bytes to take back before all outboxes together exceed this.
+    /// Search for messages to take back only when all outboxes together have more bytes than this.
     pub(super) budget_floor: usize,
     /// Writers that have to be woken.
     pub(super) due: Due,
-    /// Set when the drain begins: the longest time until a connection is closed.
+    /// Set when the drain begins: the time over which the closing of connections is spread.
     pub(super) draining: Option<Duration>,
-    /// Set once every connection is closed. Later connections are closed at once.
+    /// Set when all connections are closed: the close that later connections get at once.
     pub(super) closing: Option<Close>,
 }
 
@@ -168,7 +171,7 @@ impl State {
             self.index.add(id, &entry.outbox, subscription);
         }
         let current = entry.tell_subscriptions(self.log.position());
-        // A subscription that exists goes on unchanged, unless the request has a `since`.
+        // A subscription that the connection already has continues unchanged, unless the request has a `since`.
         let begins = |new: &Subscription| since != Since::Now || before.binary_search(new).is_err();
         let begins: Vec<Subscription> = add.into_iter().filter(begins).collect();
         let offset = self.log.position().offset;

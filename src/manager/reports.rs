@@ -13,7 +13,7 @@ use crate::topic::{Subscription, Topic};
 pub struct Counts {
     /// Accepted messages, unchanged ones included.
     pub accepted: usize,
-    /// Accepted messages whose data their key held already. They are confirmed but not delivered.
+    /// Accepted messages whose key already held the same data. The server confirms them, but does not deliver them.
     pub unchanged: usize,
 }
 
@@ -27,12 +27,12 @@ pub struct Published {
     pub position: Position,
 }
 
-/// The subscribers of a topic, and the size of its log.
+/// The number of subscribers of a topic, and the size of its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicCount {
-    /// Connections with at least one subscription to it.
+    /// The number of connections with at least one subscription to the topic.
     pub subscribers: usize,
-    /// Keys, history and tombstones.
+    /// The numbers of keys, messages in the history, and tombstones.
     pub kept: TopicStats,
 }
 
@@ -41,7 +41,7 @@ pub struct TopicCount {
 pub struct Overview {
     /// The number of connections.
     pub connections: usize,
-    /// Each topic.
+    /// The subscribers and the log's size of each topic.
     pub topics: BTreeMap<Topic, TopicCount>,
     /// The position of the newest message.
     pub position: Position,
@@ -54,9 +54,9 @@ pub struct Load {
     pub outbox_bytes: usize,
     /// The limit of `outbox_bytes`.
     pub memory_budget: usize,
-    /// Bytes on their way to the client that has the most.
+    /// The number of bytes on their way to the client for which most are queued.
     pub outbox_bytes_max: usize,
-    /// Clients that are catching up, without those that asked for conflation.
+    /// The number of clients that are catching up. Clients that asked for conflation do not count.
     pub behind: usize,
 }
 
@@ -69,11 +69,11 @@ pub struct ConnectionFacts {
     pub peer: Option<String>,
     /// The subscriptions, sorted.
     pub subscriptions: Vec<Subscription>,
-    /// Milliseconds since it connected.
+    /// Milliseconds since the client connected.
     pub age_ms: u64,
     /// Bytes on their way to the client.
     pub outbox_bytes: usize,
-    /// Messages of all topics published since the cursor of its catch-up; 0 for a live connection.
+    /// The number of messages, of all topics, after the cursor of the connection's catch-up. 0 for a live connection.
     pub behind: u64,
     /// Bytes written to the client.
     pub bytes_sent: u64,

@@ -1,4 +1,4 @@
-//! Access to the log for engines that keep the sequence outside of it: the journal and Redis.
+//! Access to the log for engines that keep the sequence outside of the log: the journal and Redis.
 //!
 //! Such an engine reads the log, applies messages that already have a position, and may replace the whole log.
 
@@ -15,7 +15,7 @@ impl ConnectionManager {
         read(&self.state().log)
     }
 
-    /// Changes the log in a way that delivers nothing.
+    /// Changes the log without delivering anything, for example to drop old messages.
     pub fn tend_log<T>(&self, tend: impl FnOnce(&mut Log) -> T) -> T {
         tend(&mut self.state().log)
     }
@@ -33,14 +33,14 @@ impl ConnectionManager {
         self.wake(state);
     }
 
-    /// The deletions of expired keys, for the engine to publish: at most `limit` of them.
+    /// Drops messages that are too old. Returns at most `limit` deletions of expired keys, which the engine publishes.
     #[must_use]
     pub fn expired(&self, now: Timestamp, limit: usize) -> Vec<Draft> {
         self.state().log.tick(now, limit)
     }
 
-    /// Replaces the log. Every connection catches up with the new log from its position, if the position means something
-    /// there, or else with a snapshot.
+    /// Replaces the log. Every connection catches up with the new log from its position, if that position is valid
+    /// there. Otherwise the client gets the current state.
     pub fn reset(&self, log: Log) {
         let mut state = self.state();
         let before = std::mem::replace(&mut state.log, log).position();
@@ -58,10 +58,11 @@ impl ConnectionManager {
                     entry.leave_behind(catch_up);
                 }
             }
-            // Queued messages belong to the old log. They cannot be taken back: the new log cannot deliver them again.
+            // Queued messages belong to the old log. They cannot be taken back, because the new log cannot deliver them
+            // again.
             entry.fed = None;
         }
-        // The refill has already woken the writers of connections that catch up.
+        // The queued `Refill` has already woken the writers of connections that catch up.
         self.wake(state);
     }
 }
