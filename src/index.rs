@@ -1,8 +1,8 @@
 //! Finds the outboxes that a message goes to.
 //!
-//! A narrowed subscription is one to a key and the keys below it. It is looked up by each prefix of the message's key.
-//! So the cost of a delivery depends on the depth of the key and the number of matching connections, not on the number
-//! of narrowed subscriptions.
+//! A narrowed subscription covers a key and the keys below it. It is looked up by each prefix of the message's key. So
+//! the cost of a delivery depends on the depth of the key and the number of matching connections, not on the number of
+//! narrowed subscriptions.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -99,8 +99,8 @@ impl Index {
         let Some(topic) = self.topics.get(message.topic()) else { return };
         let prefixes = message.key().into_iter().flat_map(Key::prefixes);
         let narrowed = prefixes.filter_map(|prefix| topic.narrowed.get(prefix));
-        // Go from the widest subscriptions to the narrowest. Skip a connection that also has a wider one, because it
-        // was called already.
+        // Go from the widest subscriptions to the narrowest. Skip a connection that also has a wider one, because
+        // `each` was already called for it.
         let mut wider: Vec<&Members> = Vec::new();
         for members in std::iter::once(&topic.whole).chain(narrowed) {
             for (id, outbox) in members {

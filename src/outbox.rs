@@ -1,9 +1,9 @@
 //! The outbox of a connection: a channel from the manager to the writer. Its account counts the bytes that are queued,
 //! or taken out and not written yet.
 //!
-//! The channel itself has no limit, because the manager must never wait. The limit is that of the account: a message
-//! that would raise it above `outbox-bytes` is refused. The manager then delivers no live messages until the connection
-//! has caught up.
+//! The channel itself has no limit, because the manager must never wait. The limit is on the account: a message that
+//! would raise the account above `outbox-bytes` is refused. The manager then delivers no live messages until the
+//! connection has caught up.
 //!
 //! The sum of all accounts is limited by `memory-budget`. Above that, the manager takes queued messages back
 //! (`Outbox::abandon`). It cannot take back messages that the writer has taken out, so the writer takes out only about
@@ -40,7 +40,7 @@ pub enum Outgoing {
     Missed(Arc<Message>),
     /// A control message or a WebSocket control frame.
     Control(Arc<Frames>),
-    /// A marker. When the writer comes to it, it asks the manager for the next step of the catch-up.
+    /// A marker. When the writer comes to this marker, it asks the manager for the next step of the catch-up.
     Refill,
     /// The end of the connection. The writer sends the close, and nothing after it.
     Close(Close),
@@ -206,7 +206,7 @@ impl Outbox {
         }
     }
 
-    /// Queues an item. If it is the `last` one, later items are dropped. Returns whether the writer has to be woken.
+    /// Queues an item. With `last`, the items after it are dropped. Returns whether the writer has to be woken.
     fn put(&self, mut queue: MutexGuard<'_, Queue>, item: Outgoing, last: bool) -> bool {
         if queue.closed || queue.ended || queue.dropped {
             return false;
@@ -384,7 +384,8 @@ impl Receiver {
         self.taken.pop_front()
     }
 
-    /// Notes written bytes. They leave the account with [`Self::give_back`], or when the writer next waits for an item.
+    /// Notes that bytes are written. They leave the account with [`Self::give_back`], or when the writer next waits for
+    /// an item.
     pub fn settle(&mut self, bytes: usize) {
         self.written += bytes;
     }

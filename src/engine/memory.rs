@@ -56,7 +56,8 @@ impl Engine for Memory {
             Some(key) => self.publish_once(&batch, key),
         };
         async {
-            // Give the writers a turn even if a publisher sends the next request right after each answer.
+            // Let the writers of the connections run, even if a publisher sends its next request right after each
+            // answer.
             tokio::task::yield_now().await;
             published
         }
@@ -74,7 +75,7 @@ impl Engine for Memory {
             loop {
                 ticks.tick().await;
                 while self.manager.expire(Timestamp::now(), EXPIRED_AT_ONCE) {
-                    // Give other tasks a turn between two groups of deletions.
+                    // Let other tasks run between two groups of deletions.
                     tokio::task::yield_now().await;
                 }
             }

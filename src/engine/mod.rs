@@ -104,18 +104,18 @@ pub trait Engine: Send + Sync {
     -> BoxFuture<'_, Result<Published, PublishError>>;
 
     /// Sends a message to every connection of every node, without storing it. Returns the number of this node's
-    /// connections whose outbox had room for it.
+    /// connections whose outbox had room for the message.
     fn broadcast(&self, broadcast: Broadcast) -> BoxFuture<'_, Result<usize, PublishError>>;
 
     /// Does the background work, such as deleting expired keys. The caller starts this future before the first request,
     /// and drops it after the last answer.
     fn run(&self) -> BoxFuture<'_, ()>;
 
-    /// Whether the engine has a log to serve and accepts batches.
+    /// Whether the engine has a log to serve, and whether it accepts batches.
     fn readiness(&self) -> Readiness;
 
-    /// Waits until this node has delivered the messages up to a position that a client got from another node. Waits
-    /// only a short time.
+    /// Waits until this node has delivered the messages up to a position that a client got from another node. Gives up
+    /// after a short time.
     fn reach(&self, _: Position) -> BoxFuture<'_, ()> {
         std::future::ready(()).boxed()
     }

@@ -503,7 +503,7 @@ impl Plan {
         }
     }
 
-    /// Whether a message of the state is handed out. Deletions up to the offset at which an image began are not.
+    /// Whether a message of the state is handed out. Deletions up to the offset at which an image began are left out.
     fn hands_out(&self, message: &Message) -> bool {
         !matches!(self.source, SpanSource::Image { began } if message.is_deletion() && message.offset() <= began)
     }

@@ -247,7 +247,7 @@ impl Log {
     }
 
     /// The state of a subscription at [`Self::position`], in order of offset: the latest message of each key and, for a
-    /// whole topic, the newest keyless message. An expired key is part of it until its deletion is published.
+    /// whole topic, the newest keyless message. An expired key is part of the state until its deletion is published.
     #[must_use]
     pub fn state(&self, subscription: &Subscription) -> Vec<Arc<Message>> {
         self.topics.get(subscription.topic()).map(|topic| topic.state(subscription)).unwrap_or_default()

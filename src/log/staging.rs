@@ -16,7 +16,7 @@ use crate::topic::{Key, Topic};
 pub enum LogEntry {
     /// A message with its position.
     Message(Change),
-    /// A key gets another expiry. Its message stays the same.
+    /// A key gets another expiry. The key's message stays the same.
     Renewed {
         /// The key's topic.
         topic: Topic,
@@ -39,7 +39,7 @@ pub struct Staging {
     /// For each key, the index in `entries` of its latest message. If the key has only a renewal, the index of the
     /// renewal.
     latest: HashMap<Topic, HashMap<Key, usize>>,
-    /// The number of keys that the batches add, minus those that they delete.
+    /// For each topic, the number of keys that the staged batches add, minus the number of keys that they delete.
     added: BTreeMap<Topic, isize>,
 }
 
@@ -122,7 +122,7 @@ impl Staging {
 }
 
 impl Log {
-    /// An empty staging that begins after the newest message.
+    /// A staging without batches. Its positions continue after the newest message of the log.
     #[must_use]
     pub fn staging(&self) -> Staging {
         Staging { position: self.position(), entries: Vec::new(), latest: HashMap::new(), added: BTreeMap::new() }
@@ -131,7 +131,7 @@ impl Log {
     /// Gives the messages of a batch positions after the staged messages. On an error, no message of the batch is
     /// staged. Returns for each message whether its key already holds the same data. Such a message gets no position.
     ///
-    /// Nothing else may change the log between this and [`Self::apply`].
+    /// Nothing else may change the log between this call and [`Self::apply`].
     pub fn stage(&self, staging: &mut Staging, batch: &[Draft], now: Timestamp) -> Result<Vec<bool>, StateFull> {
         self.check_behind(staging, batch)?;
         Ok(batch.iter().map(|draft| self.stage_one(staging, draft, now)).collect())
@@ -157,7 +157,8 @@ impl Log {
         false
     }
 
-    /// Applies an entry that already has its position, in order. Returns the message to deliver, if there is one.
+    /// Applies the next entry of the sequence, which already has its position. Returns the message to deliver, if there
+    /// is one.
     ///
     /// A message of a topic that is not configured only moves the position.
     pub fn apply(&mut self, entry: LogEntry, now: Timestamp) -> Option<Arc<Message>> {

@@ -161,14 +161,14 @@ impl TopicLog {
         }
     }
 
-    /// Every message of history and state. Those of the state have the expiry of their key.
+    /// Every message of history and state. A message of the state comes with the expiry of its key.
     pub(super) fn kept(&self) -> BTreeMap<u64, Change> {
         let plain = |message: &Arc<Message>| Change { message: Arc::clone(message), expires_at: None };
         let all = self.history.iter().chain(self.by_offset.values()).map(plain);
         all.chain(self.by_key.values().cloned()).map(|change| (change.message.offset(), change)).collect()
     }
 
-    /// Notes a message that left the state. It is dropped only if the history does not have it either.
+    /// Notes a message that left the state. The message is dropped only if the history does not have it, either.
     fn left_state(&mut self, offset: u64) {
         if offset <= self.evicted {
             self.drop_message(offset);
@@ -442,7 +442,7 @@ impl TopicLog {
             .map(|(_, change)| &change.message)
     }
 
-    /// The number of the subscription's messages in `after + 1..=until`; `None` if it is no longer known.
+    /// The number of the subscription's messages in `after + 1..=until`; `None` if the number is no longer known.
     pub(super) fn count(&self, subscription: &Subscription, after: u64, until: u64) -> Option<u64> {
         if subscription.key().is_none() {
             return self.rank(until)?.checked_sub(self.rank(after)?);
@@ -451,7 +451,7 @@ impl TopicLog {
             .then(|| self.replay(subscription, after).take_while(|message| message.offset() <= until).count() as u64)
     }
 
-    /// The number of the topic's messages up to the offset; `None` if it is no longer known.
+    /// The number of the topic's messages up to the offset; `None` if the number is no longer known.
     fn rank(&self, offset: u64) -> Option<u64> {
         let after = self.runs.partition_point(|run| run.start <= offset);
         match after.checked_sub(1).map(|at| self.runs[at]) {

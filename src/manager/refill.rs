@@ -14,7 +14,7 @@ use crate::protocol;
 const STEP_MESSAGES: usize = 256;
 /// The number of bytes that ends a step. The message that reaches it is the last one of the step.
 const STEP_BYTES: usize = 128 << 10;
-/// The minimum byte limit of a step, even if little of the memory budget is left.
+/// The minimum number of bytes that a step may have, even if little of the memory budget is left.
 const LEAST_STEP_BYTES: usize = 4 << 10;
 /// Every encoded message has more bytes than this. So a step with a low byte limit looks for few messages.
 const LEAST_MESSAGE_BYTES: usize = 64;

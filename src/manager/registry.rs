@@ -22,7 +22,7 @@ pub(super) struct ConnectionEntry {
     /// Sorted, without duplicates. A connection has few subscriptions, so a list is enough.
     pub(super) subscriptions: Vec<Subscription>,
     pub(super) feed: DeliveryState,
-    /// The live messages that may still be queued. `None` once a catch-up has handed out its first step.
+    /// Where the live messages begin that may still be queued. `None` once a catch-up has handed out its first step.
     pub(super) fed: Option<Fed>,
     /// Whether the client gets conflation windows instead of live messages.
     pub(super) conflate: bool,
@@ -31,7 +31,7 @@ pub(super) struct ConnectionEntry {
     /// Whether the client asked for a catch-up and got no `catch_up` yet. The client gets one even if it has no
     /// subscription.
     pub(super) asked: bool,
-    /// Whether an [`Outgoing::Refill`] is queued. There is never a second one.
+    /// Whether an [`Outgoing::Refill`] is queued. At most one is queued.
     pub(super) refill_due: bool,
     /// The number of broadcasts since the last `catch_up` for which the outbox had no room.
     pub(super) broadcasts_skipped: u64,
@@ -52,7 +52,7 @@ pub(super) enum DeliveryState {
 pub(super) struct Fed {
     /// The offset at which the connection became live.
     pub(super) since: u64,
-    /// Subscriptions that were added later, each with the log's last offset at that moment.
+    /// Subscriptions that were added after `since`, each with the log's last offset at that moment.
     later: Vec<(Subscription, u64)>,
 }
 
@@ -89,7 +89,7 @@ pub(super) struct State {
     pub(super) due: Due,
     /// Set when the drain begins: the time over which the closing of connections is spread.
     pub(super) draining: Option<Duration>,
-    /// Set when all connections are closed: the close that later connections get at once.
+    /// Set when all connections are told to close: the close that later connections get at once.
     pub(super) closing: Option<Close>,
 }
 

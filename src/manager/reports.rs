@@ -20,7 +20,7 @@ pub struct Counts {
 /// The answer to a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Published {
-    /// The counts.
+    /// The numbers of accepted and unchanged messages.
     #[serde(flatten)]
     pub counts: Counts,
     /// The position of the newest message after the batch.

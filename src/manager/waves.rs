@@ -22,7 +22,7 @@ use crate::outbox::Outbox;
 const LONGEST_REST: Duration = Duration::from_millis(20);
 /// The minimum rest. A shorter one is skipped, because timers have a resolution of one millisecond.
 const SHORTEST_REST: Duration = Duration::from_millis(2);
-/// The maximum time that the next wave waits for the writers of this one.
+/// The maximum time that a wave waits for the writers of the previous wave.
 const LONGEST_WAVE: Duration = Duration::from_millis(50);
 
 /// Ends the waves when it is dropped, even if the task is dropped in the middle of a wave.
@@ -39,7 +39,8 @@ impl Drop for Running<'_> {
 }
 
 impl ConnectionManager {
-    /// Wakes writers in waves until it is dropped. While it does not run, each publish wakes the writers itself.
+    /// Wakes writers in waves until this future is dropped. While it does not run, each publish wakes the writers
+    /// itself.
     pub async fn run_waves(&self) {
         self.state().due.gather(true);
         let _running = Running { manager: self };

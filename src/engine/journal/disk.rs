@@ -4,7 +4,7 @@
 //! file.
 //!
 //! Invariants: only this thread has the file open. The thread answers every order, even if redb panics. Dropping the
-//! handle waits until the last order is done and the file is closed, but not longer than [`LAST_ORDERS`].
+//! handle of the thread waits until the last order is done and the file is closed, but not longer than [`LAST_ORDERS`].
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,7 +20,8 @@ use tokio::sync::oneshot;
 use super::file::Place;
 use super::store::{self, Changes, Image, WriteError};
 
-/// The maximum time that a shutdown waits for the disk. Without it, a hanging disk would keep the process running.
+/// The maximum time that a shutdown waits for the disk. Without this limit, a hanging disk would keep the process
+/// running.
 const LAST_ORDERS: Duration = Duration::from_secs(30);
 
 /// How a transaction failed.
@@ -165,7 +166,7 @@ impl OpenFile {
         let changed = catch_unwind(AssertUnwindSafe(|| change(self)));
         let changed = changed.unwrap_or_else(|_| Err(WriteError("redb panicked".to_owned())));
         let Err(WriteError(cause)) = changed else { return Ok(()) };
-        // After an I/O error, redb refuses every call. Only reopening the file shows what it contains now.
+        // After an I/O error, redb refuses every call. Only a reopened file shows what the disk contains now.
         self.database = None;
         if self.found.transactions == 0 {
             // The file does not exist yet, because `write_new_file` renames it to its name only when it is complete.

@@ -64,7 +64,7 @@ impl Place {
         let lock = lock.map_err(|cause| error(&cause))?;
         match lock.try_lock() {
             Ok(()) => {
-                // The previous process may have ended right after a failed sync.
+                // The previous process may have ended right after a failed sync. The marker file then still exists.
                 let unsynced = Arc::new(AtomicBool::new(directory.join(UNSYNCED).exists()));
                 Ok(Self { path: directory.join(NAME), medium, unsynced, _lock: lock })
             }

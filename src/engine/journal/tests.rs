@@ -44,7 +44,7 @@ impl Faults {
         *self.0.lock().unwrap() = None;
     }
 
-    /// The fault of this operation, or `None` if it succeeds.
+    /// The fault of this operation, or `None` if the operation succeeds.
     fn next(&self, of: &[Fault]) -> Option<Fault> {
         let mut set = self.0.lock().unwrap();
         let (fault, after, times) = set.as_mut().filter(|(fault, _, _)| of.contains(fault))?;
@@ -114,7 +114,7 @@ fn faulty(faults: &Arc<Faults>) -> Medium {
     })
 }
 
-/// A directory that is removed when this is dropped.
+/// A temporary directory. Dropping this value removes the directory.
 pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
@@ -175,7 +175,7 @@ pub(super) async fn publish(
     journal.publish((number..number + count).map(one).collect(), Some(key)).await
 }
 
-/// The messages that a new process would find if this one were killed now.
+/// The messages that a new process would find if this process were killed now.
 fn as_found(scratch: &Scratch) -> Vec<u64> {
     let copy = Scratch::new();
     std::fs::copy(scratch.0.join("oddswire.redb"), copy.0.join("oddswire.redb")).unwrap();

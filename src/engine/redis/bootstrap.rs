@@ -160,7 +160,7 @@ impl LogSource<'_> {
                 return Err(BootstrapError::Moved);
             }
             // `keyless` is the offset of the second newest keyless message. If the history has that message, the newest
-            // lost one has at most the offset `evicted`.
+            // lost keyless message has at most the offset `evicted`.
             let lost_keyless = keyless.map_or(0, |keyless| keyless.min(evicted));
             let topic_facts = TopicFacts {
                 evicted,

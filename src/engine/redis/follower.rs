@@ -126,7 +126,7 @@ impl Redis {
         let last = of_xrange(call.query_async(link).await?);
         let last = last.and_then(|last| last.first().map(|entry| entry.position));
         let last = last.unwrap_or(LastSeen::nothing().position);
-        // A new node begins after the last broadcast, because it has no clients for older ones. A returning node
+        // A new node begins after the last broadcast, because it has no clients for older broadcasts. A returning node
         // continues after the broadcast that it sent last, unless the broker has lost that broadcast.
         let mut heard = lock(&self.heard);
         *heard = heard.filter(|heard| is_before(*heard, last)).or(Some(last));

@@ -17,7 +17,7 @@ use crate::topic::{Topic, Topics};
 /// The approximate number of broadcasts that are kept for nodes that are behind.
 const MAX_BROADCASTS: usize = 1000;
 
-/// The names of all keys in a namespace. The braces put all of them into one slot of a cluster.
+/// The names of all keys in a namespace. The braces in the names put all keys into one slot of a cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     namespace: String,
@@ -148,7 +148,7 @@ pub(super) enum CallError {
     Unexpected(String),
 }
 
-/// A script and its SHA-1 hash, by which the broker identifies it.
+/// A script, and the SHA-1 hash by which the broker identifies the script.
 struct Script {
     code: String,
     hash: String,
