@@ -1,8 +1,8 @@
 //! Finds the outboxes that a message goes to.
 //!
 //! A narrowed subscription covers a key and the keys below it. It is looked up by each prefix of the message's key. So
-//! the cost of a delivery depends on the depth of the key and the number of matching connections, not on the number of
-//! narrowed subscriptions.
+//! the cost of a delivery depends on the depth of the key and the number of matching connections. It does not depend on
+//! the number of narrowed subscriptions.
 
 use std::collections::{BTreeSet, HashMap};
 

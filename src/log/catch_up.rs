@@ -5,8 +5,8 @@
 //! between steps. So each step first checks whether the log still has the messages that were announced. If not, the
 //! step makes a new announcement.
 //!
-//! Invariant: for a subscription to a whole topic, the messages handed out plus those announced as skipped are all that
-//! were published after the first cursor.
+//! Invariant, for a subscription to a whole topic: every message published after the first cursor is either handed out
+//! or announced as skipped.
 
 use std::str::FromStr;
 use std::sync::Arc;

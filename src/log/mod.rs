@@ -246,8 +246,9 @@ impl Log {
         expired
     }
 
-    /// The state of a subscription at [`Self::position`], in order of offset: the latest message of each key and, for a
-    /// whole topic, the newest keyless message. An expired key is part of the state until its deletion is published.
+    /// The state of a subscription at [`Self::position`], in order of offset. It has the latest message of each key
+    /// and, for a whole topic, the newest keyless message. An expired key is part of the state until its deletion is
+    /// published.
     #[must_use]
     pub fn state(&self, subscription: &Subscription) -> Vec<Arc<Message>> {
         self.topics.get(subscription.topic()).map(|topic| topic.state(subscription)).unwrap_or_default()

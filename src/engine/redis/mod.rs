@@ -44,8 +44,8 @@ const LEAST_ENTRIES: usize = 1000;
 /// The maximum time that a publisher waits until the broker accepts batches after a restart or a failover, and the
 /// maximum time between two attempts.
 const LONGEST_SETTLE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_millis(100));
-/// The maximum time that a request waits until this node has delivered a message: one that this node confirms, or one
-/// that a client got from another node.
+/// The maximum time that a request waits until this node has delivered a message. The request confirms that message, or
+/// its client got it from another node.
 const LONGEST_LAG: Duration = Duration::from_secs(1);
 
 /// The settings of the engine.

@@ -1,5 +1,5 @@
--- Every node calls this script several times a second. It checks whether the sequence is the one that the node knows,
--- deletes expired keys, removes old deletions from the states, and trims stream entries that no node needs.
+-- Every node calls this script several times a second. It checks whether the sequence is the one that the node knows.
+-- It also deletes expired keys, removes old deletions from the states, and trims stream entries that no node needs.
 --
 -- More ARGV: nonce; the age in ms at which a deletion is removed; the maximum number of keys of a topic per call; '1'
 -- if the node has just connected; the time in ms for which batches are refused after the broker's process has changed;
