@@ -17,9 +17,9 @@ function median(kase, server, column) {
 
 const servers = [["oddswire", "#1f6feb"], ["nchan", "#8c959f"], ["stock-warp", "#8c959f"]];
 const panels = [
-  { title: "Memory of an idle WebSocket, kB (less is better)", kase: "idle-ws", column: "B/connection", unit: 1000, digits: 1 },
-  { title: "p99 latency, 5,000 clients, 50 messages/s, ms (less is better)", kase: "wide-ws", column: "p99 ms", unit: 1, digits: 0 },
-  { title: "Handshakes per second, thousands (more is better)", kase: "connect-ws", column: "handshakes/s", unit: 1000, digits: 1 },
+  { title: "Memory of an idle WebSocket, kB (less is better)", kase: "idle", column: "B/connection", unit: 1000, digits: 1 },
+  { title: "p99 latency, 5,000 clients, 50 messages/s, ms (less is better)", kase: "wide", column: "p99 ms", unit: 1, digits: 0 },
+  { title: "Handshakes per second, thousands (more is better)", kase: "connect", column: "handshakes/s", unit: 1000, digits: 1 },
 ];
 
 const [labels, bars, height, gap] = [110, 480, 18, 4];
