@@ -1,7 +1,7 @@
-//! A server inside another program, with a route of its own.
+//! Runs a server inside another program, and adds a route to it.
 //!
-//! Run it with `cargo run --example embedded`, then open the printed address. It ends with Ctrl-C or at the end of its
-//! standard input.
+//! Run it with `cargo run --example embedded`, then open the printed address. The program ends with Ctrl-C or when its
+//! standard input ends.
 
 use std::error::Error;
 

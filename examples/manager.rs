@@ -1,4 +1,4 @@
-//! The connection manager without a server: publish a price, read it from a subscriber's outbox.
+//! Uses the connection manager without a server: publishes prices and reads them from a subscriber's outbox.
 //!
 //! Run it with `cargo run --example manager`.
 
@@ -13,12 +13,12 @@ use slog::{Discard, Logger, o};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let topics: Topics = "scrape_progress,odds_updates".parse()?;
-    // The epoch of the sequence, in Unix milliseconds: a server takes the time of its start.
+    // The epoch of the message sequence: when the sequence began, in Unix milliseconds.
     let log = Log::new(1_763_849_000_000, &topics, LogLimits::default());
     let logger = Logger::root(Discard, o!());
     let manager = ConnectionManager::new(topics.clone(), log, ManagerLimits::default(), logger);
 
-    // A subscriber of one event. Whatever drains the outbox is a client.
+    // Subscribe to one event. The code that reads from the outbox acts as the client.
     let (connection, mut outbox) = manager.connect(Connect::to(vec!["odds_updates/8301".parse()?]));
 
     let odds_updates = topics.get("odds_updates").ok_or("the topic is in the list above")?;
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         manager.broadcast(payload, odds_updates)?;
     }
 
-    // The acknowledgement, then the two prices of event 8301.
+    // Print the acknowledgement, then the two prices of event 8301.
     while let Some(item) = outbox.try_recv() {
         if let Some(frames) = item.frames() {
             println!("{}", String::from_utf8_lossy(frames.text()));

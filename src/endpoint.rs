@@ -1,4 +1,4 @@
-//! The URL of a server, as a person types it.
+//! Parses the URL of a server as a user types it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,7 +10,7 @@ use thiserror::Error;
 /// Why a URL is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum EndpointError {
-    /// Not a URL, or a URL with another scheme.
+    /// The text is not a URL, or the URL has an unknown scheme.
     #[error("expected a URL such as http://127.0.0.1:8000 or wss://odds.example.com")]
     Form,
     /// The URL has a user or password. The program prints URLs, so it would print the password too.
@@ -21,7 +21,7 @@ pub(crate) enum EndpointError {
     Query,
 }
 
-/// The address of a server: `http`, `https`, `ws` or `wss`, a host, a port, and a path if a proxy serves it below one.
+/// The address of a server: `http`, `https`, `ws` or `wss`, a host, a port, and the path prefix that a proxy may add.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     tls: bool,
@@ -31,11 +31,12 @@ pub(crate) struct Endpoint {
     prefix: String,
 }
 
-/// Paths that people copy along with the address. They are cut off, because each command adds its own path.
+/// Paths that users may copy along with the address. Parsing removes them, because each command adds its own path.
 const OWN_PATHS: [&str; 5] = ["/api/ws", "/api/sse", "/api/publish", "/metrics", "/api/connections"];
 
 impl Endpoint {
-    /// The server that listens on this address. If it listens on all addresses, the loopback address is used.
+    /// The endpoint of a server that listens on this address. If the server listens on all addresses, this is the
+    /// loopback address.
     pub(crate) fn of_listener(listen: SocketAddr) -> Self {
         let ip = match listen.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -72,7 +73,7 @@ impl Endpoint {
         Self { tls: !self.tls, ..self.clone() }
     }
 
-    /// A path of the server, below the prefix of the proxy.
+    /// A path of the server, after the path prefix of the proxy.
     pub(crate) fn path(&self, path: &str) -> String {
         format!("{}{path}", self.prefix)
     }
@@ -98,7 +99,7 @@ impl FromStr for Endpoint {
         let path = uri.path().trim_end_matches('/');
         let prefix = OWN_PATHS.iter().find_map(|own| path.strip_suffix(own)).unwrap_or(path);
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        // `host:` and `host:99999` have a colon and no valid port.
+        // `host:` and `host:99999` have a colon but no valid port.
         let named = authority.port_u16();
         if host.is_empty() || (named.is_none() && authority.as_str().len() > authority.host().len()) {
             return Err(EndpointError::Form);

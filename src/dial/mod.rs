@@ -2,7 +2,7 @@
 
 #[cfg(feature = "cli")]
 mod tls;
-/// Replaces TLS in a build without the feature `cli`, which brings the TLS crates.
+/// Replaces the TLS module in a build without the feature `cli`, because only that feature adds the TLS crates.
 #[cfg(not(feature = "cli"))]
 #[path = "no_tls.rs"]
 mod tls;
@@ -18,13 +18,13 @@ use self::tls::Tls;
 pub(crate) use self::tls::TlsError;
 use crate::endpoint::Endpoint;
 
-/// Deadline for a connection, including the TLS handshake.
+/// The maximum time to open a connection, including the TLS handshake.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection, encrypted or not.
 pub(crate) type Stream = Box<dyn Connected>;
 
-/// The traits that both kinds of connection have.
+/// The traits that plain and encrypted connections have in common.
 pub(crate) trait Connected: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connected for T {}
@@ -35,28 +35,28 @@ pub(crate) enum DialError {
     /// The host refuses connections on this port.
     #[error("nothing listens on {0}: start a server with 'oddswire serve', or set --url")]
     NothingListens(Endpoint),
-    /// The connection or the TLS handshake fails.
+    /// Connecting or the TLS handshake fails.
     #[error("cannot connect to {0}: {1}")]
     Connect(Endpoint, io::Error),
-    /// The connection is not open within [`TIMEOUT`].
+    /// The connection did not open within [`TIMEOUT`].
     #[error("cannot connect to {0}: no answer within {TIMEOUT:?}")]
     Timeout(Endpoint),
-    /// The TLS handshake is answered with something that is not TLS.
+    /// The server answers the TLS handshake with something that is not TLS.
     #[error("{endpoint}: the server there does not speak TLS; try {other}", endpoint = .0, other = .0.in_the_other_scheme())]
     NotTls(Endpoint),
-    /// A request over TCP is answered with something that is not HTTP.
+    /// The server answers a request over plain TCP with something that is not HTTP.
     #[error("{endpoint}: the server there does not speak plain HTTP; try {other}", endpoint = .0, other = .0.in_the_other_scheme())]
     NotHttp(Endpoint),
 }
 
 impl DialError {
-    /// Whether a retry fails in the same way, because the URL has the wrong scheme.
+    /// Whether a retry would fail in the same way, because the URL has the wrong scheme.
     pub(crate) fn is_lasting(&self) -> bool {
         matches!(self, Self::NotTls(_) | Self::NotHttp(_))
     }
 }
 
-/// Connects to one server.
+/// Opens connections to one server.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     endpoint: Endpoint,

@@ -7,12 +7,12 @@ use tokio::net::TcpStream;
 
 use super::Stream;
 
-/// The URL asks for TLS.
+/// The URL requires TLS, which this build lacks.
 #[derive(Debug, Error)]
 #[error("this build cannot connect to https: use an http URL, or build with --features cli")]
 pub(crate) struct TlsError;
 
-/// Never exists, because [`Tls::new`] always fails.
+/// A type without values, because [`Tls::new`] always fails.
 #[derive(Clone)]
 pub(super) enum Tls {}
 

@@ -1,4 +1,4 @@
-//! TLS with the system's certificates, by rustls.
+//! TLS connections with rustls and the system's certificates.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(crate) enum TlsError {
     /// The system has no certificate authorities, so no server can be trusted.
     #[error("the system has no certificates to check a server with: install ca-certificates, or set SSL_CERT_FILE")]
     NoCertificates,
-    /// A certificate cannot be issued for this host.
+    /// The host is neither a host name nor an IP address, so no certificate can match it.
     #[error("invalid host '{0}': expected a host name or an IP address")]
     Name(String),
 }
@@ -34,7 +34,7 @@ impl Tls {
     pub(super) fn new(host: &str) -> Result<Self, TlsError> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Name(host.to_owned()))?;
         let mut roots = RootCertStore::empty();
-        // Certificates that cannot be parsed are left out; the others are enough to check most servers.
+        // Skip certificates that cannot be parsed; the other certificates are enough to check most servers.
         let (usable, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if usable == 0 {
             return Err(TlsError::NoCertificates);
@@ -51,7 +51,7 @@ impl Tls {
     }
 }
 
-/// Whether the server's first bytes are not TLS, such as the answer of a plain HTTP server.
+/// Whether the error means that the server's first bytes are not TLS, such as the answer of a plain HTTP server.
 pub(super) fn is_not_tls(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     matches!(cause, Some(rustls::Error::InvalidMessage(_)))
