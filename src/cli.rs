@@ -1,4 +1,4 @@
-//! The command line: which command runs, with which settings, and how bad arguments are refused.
+//! Parses the command line: finds the command and its settings, and refuses invalid arguments.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use oddswire::config::values::{Between, address};
 use crate::commands::settings::{ClientCommand, Demo};
 use crate::endpoint::Endpoint;
 
-/// Without the feature `cli`, help must not name commands that the build lacks.
+/// Examples for the help text. Without the feature `cli`, they must not name commands that the build lacks.
 #[cfg(feature = "cli")]
 const EXAMPLES: &str = "\
 Examples:
@@ -90,23 +90,23 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// The server to ask.
+    /// The server whose health the command checks.
     pub(crate) fn server(&self) -> Endpoint {
         self.url.clone().unwrap_or_else(|| Endpoint::of_listener(self.listen))
     }
 }
 
-/// Commands that only a build with the feature `cli` has.
+/// Commands that this build lacks, because it was built without the feature `cli`.
 #[cfg(not(feature = "cli"))]
 const MISSING: [&str; 7] = ["completions", "demo", "man", "publish", "replay", "tail", "top"];
 
-/// The whole command line as clap knows it, for completions and manual pages.
+/// The clap definition of all commands and settings, for completions and manual pages.
 #[cfg(feature = "cli")]
 pub(crate) fn program() -> clap::Command {
     Cli::command()
 }
 
-/// Reads the command line and the environment. Invalid ones end the program with one line on standard error and exit
+/// Reads the command line and the environment. If a value is invalid, prints one line to standard error and exits with
 /// code 2.
 pub(crate) fn read() -> Command {
     let mut program = Cli::command();
@@ -115,7 +115,8 @@ pub(crate) fn read() -> Command {
     if let Some(name) = first.as_ref().and_then(|first| MISSING.into_iter().find(|name| first == name)) {
         refuse(&format!("this build has no command '{name}': build with --features cli"));
     }
-    // With a command, only its own settings count. Otherwise an invalid variable of `serve` would fail every command.
+    // If the user names a command, ignore the variables of the default command. Otherwise an invalid variable of
+    // `serve` would fail every command.
     if first.is_some_and(|first| program.find_subcommand(first).is_some()) {
         program = program.mut_args(|arg| arg.env(None::<&str>));
     }
@@ -131,13 +132,13 @@ pub(crate) fn read() -> Command {
     }
 }
 
-/// Ends the program because a setting is invalid: one line on standard error, and exit code 2.
+/// Prints why a setting is invalid as one line to standard error, and exits with code 2.
 pub(crate) fn refuse(reason: &str) -> ! {
     eprintln!("oddswire: {reason}");
     std::process::exit(2)
 }
 
-/// Prints help and version as clap has them, and of an error only the line that says what is wrong.
+/// Prints help and version unchanged. From the text of an error, prints only the description of the problem.
 fn refuse_usage(error: &clap::Error) -> ! {
     use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
     if matches!(error.kind(), DisplayHelp | DisplayVersion) {
@@ -150,12 +151,12 @@ fn refuse_usage(error: &clap::Error) -> ! {
     refuse(line.trim_start_matches("error: "))
 }
 
-/// The text of an error, without the value if that is a secret.
+/// The text of an error. If the invalid value may be a secret, the text does not show the value.
 fn without_secret(error: &clap::Error) -> String {
     use clap::error::{ContextKind, ContextValue};
     const SECRETS: [&str; 4] = ["--publish-token ", "--subscriber-jwt-secret ", "--redis-url ", "--token "];
     let text = error.to_string();
-    // A URL may hold a password.
+    // A URL may contain a password.
     let is_url = |arg: &str| ["--url ", "[URL]"].iter().any(|url| arg.starts_with(url));
     match (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue)) {
         (Some(ContextValue::String(arg)), Some(ContextValue::String(value)))
@@ -167,7 +168,7 @@ fn without_secret(error: &clap::Error) -> String {
     }
 }
 
-/// Variables that begin like settings and are not settings: most likely misspelt.
+/// Environment variables that begin with `ODDSWIRE_` but belong to no setting. They are probably misspelt.
 #[expect(clippy::disallowed_methods, reason = "this is where settings are read")]
 pub(crate) fn unknown_variables() -> Vec<String> {
     let program = Cli::command();
@@ -186,7 +187,7 @@ pub(crate) fn unknown_variables() -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// The lines of a help text that are examples, without indentation.
+    /// The example commands in a command's help text, without indentation.
     fn examples(command: &clap::Command) -> Vec<String> {
         let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         after.lines().filter_map(|line| line.strip_prefix("  oddswire")).map(|line| format!("oddswire{line}")).collect()

@@ -1,30 +1,30 @@
-//! How long to wait before a retry.
+//! Computes how long to wait before a retry.
 
 use std::time::Duration;
 
-/// Longest first wait. The bound doubles with each further wait.
+/// The maximum of the first random wait. This maximum doubles with each further wait.
 const FIRST: Duration = Duration::from_millis(500);
-/// Longest wait, unless the server asks for more.
+/// The maximum of any random wait. The server's `Retry-After` is added to the random wait.
 const LONGEST: Duration = Duration::from_secs(30);
-/// Longest `Retry-After` of a server that is respected.
+/// The maximum `Retry-After` that the client respects. A longer one counts as this duration.
 const MOST_ASKED: Duration = Duration::from_mins(1);
 
-/// Exponential backoff with full jitter: each wait is random between zero and its bound, so that many clients do not retry
-/// at the same moment.
+/// Exponential backoff with full jitter: each wait is random between zero and a maximum, so that many clients do not
+/// retry at the same moment.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     attempts: u32,
 }
 
 impl Backoff {
-    /// The next wait: at least as long as the server asks for.
+    /// The next wait: a random duration plus `asked`, the server's `Retry-After`.
     pub(super) fn next(&mut self, asked: Option<Duration>) -> Duration {
         let bound = FIRST.saturating_mul(1 << self.attempts.min(16)).min(LONGEST);
         self.attempts = self.attempts.saturating_add(1);
         bound.mul_f64(fastrand::f64()) + asked.unwrap_or_default().min(MOST_ASKED)
     }
 
-    /// Starts over with a short wait, after a success.
+    /// Makes the next wait short again, after a success.
     pub(super) fn reset(&mut self) {
         self.attempts = 0;
     }

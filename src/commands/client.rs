@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 use super::printable;
 use crate::dial::{DialError, Dialer};
 
-/// Deadline for a complete answer. The server's default deadline for the body of a publish is 30 s.
+/// The maximum time for a request and its complete answer. By default the server waits 30 s for the body of a publish.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// Longest answer: the list of connections of a large server.
+/// The maximum length of an answer, in bytes. The longest answer is the list of connections of a large server.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// The `User-Agent` of the program.
@@ -33,16 +33,16 @@ pub(super) enum AskError {
     /// The connection broke, or the answer is not HTTP.
     #[error("the connection broke: {0}")]
     Broken(hyper::Error),
-    /// The answer ended early, or is too long.
+    /// The answer ended early, or is longer than [`MAX_ANSWER_BYTES`].
     #[error("the answer is incomplete: {0}")]
     Body(Box<dyn std::error::Error + Send + Sync>),
-    /// No complete answer within [`TIMEOUT`].
+    /// The complete answer did not arrive within [`TIMEOUT`].
     #[error("no answer within {TIMEOUT:?}")]
     Timeout,
 }
 
 impl AskError {
-    /// Whether a retry fails in the same way.
+    /// Whether a retry would fail in the same way.
     pub(super) fn is_lasting(&self) -> bool {
         matches!(self, Self::Dial(error) if error.is_lasting())
     }
@@ -56,12 +56,12 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
 }
 
-/// A client of one server.
+/// Sends requests to one server, and keeps the connection open between requests.
 pub(super) struct Client {
     dialer: Dialer,
     token: Option<Token>,
     open: Option<SendRequest<Full<Bytes>>>,
-    /// The task that drives the open connection.
+    /// The task that reads from and writes to the open connection.
     driving: JoinSet<()>,
 }
 
@@ -75,7 +75,8 @@ impl Client {
         self.send(Method::GET, path, &[], Bytes::new()).await
     }
 
-    /// Publishes lines. The server takes them once, even if the request is repeated with the same `Idempotency-Key`.
+    /// Publishes messages, one per line. The server takes them only once, even if a request with the same `key` (the
+    /// `Idempotency-Key`) is repeated.
     pub(super) async fn post_lines(&mut self, path: &str, key: &str, lines: Bytes) -> Result<Answer, AskError> {
         self.send(
             Method::POST,
@@ -103,7 +104,7 @@ impl Client {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body)).expect("paths and tokens are visible ASCII");
-        // After an error the connection is not used again.
+        // Take the connection out of `open`, so that it is not used again after an error.
         let open = self.open.take();
         let asked = tokio::time::timeout(TIMEOUT, self.ask(open, request)).await;
         asked.map_err(|_| AskError::Timeout)?
@@ -140,21 +141,21 @@ impl Client {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(AskError::Broken)?;
         self.driving.abort_all();
         self.driving.spawn(async move {
-            // The request that waits for an answer gets the error.
+            // Ignore the error here: the request that waits for an answer also gets it.
             let _: Result<(), _> = connection.await;
         });
         Ok(sender)
     }
 }
 
-/// The answer to a request that the server refuses.
+/// An answer with an error status: the server refuses the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
-    /// The server's error code; empty if something else answered, such as a proxy.
+    /// The server's error code; empty if another program answered, such as a proxy.
     pub(super) code: String,
     pub(super) detail: String,
-    /// Index of the first bad message in the request.
+    /// Index of the first invalid message in the request.
     pub(super) index: Option<usize>,
     pub(super) retry_after: Option<Duration>,
 }

@@ -1,8 +1,8 @@
-//! What the program does for people at a terminal: clients of a server, and a server that feeds itself.
+//! The commands for people at a terminal: clients of a server, and `demo`, a server that publishes to itself.
 //!
-//! Each command is a module. [`settings`] has the arguments of all of them.
+//! Each command is a module. [`settings`] has the arguments of all commands.
 //!
-//! Exit codes: 0 if the command did what was asked, 1 if it failed, 2 if the arguments are invalid.
+//! Exit codes: 0 if the command succeeded, 1 if it failed, 2 if the arguments are invalid.
 
 mod backoff;
 mod client;
@@ -26,13 +26,13 @@ use self::settings::ClientCommand;
 use crate::dial::TlsError;
 use crate::signals;
 
-/// Why a command failed. Each is one line.
+/// Why a command failed. Each error text is one line.
 #[derive(Debug, Error)]
 enum Failure {
     /// The arguments are invalid.
     #[error("{0}")]
     Usage(String),
-    /// The command could not do what was asked.
+    /// The arguments are valid, but the command failed.
     #[error("{0}")]
     Failed(String),
 }
@@ -43,7 +43,7 @@ impl From<TlsError> for Failure {
     }
 }
 
-/// Runs a command to its end. `program` is the whole command line, for completions and manual pages.
+/// Runs a command to its end. `program` is the clap definition of all commands, for completions and manual pages.
 pub(crate) fn run(command: ClientCommand, program: clap::Command) -> ExitCode {
     let ended = match command {
         ClientCommand::Tail(settings) => block_on(tail::run(settings)),
@@ -62,8 +62,8 @@ pub(crate) fn run(command: ClientCommand, program: clap::Command) -> ExitCode {
     }
 }
 
-/// Runs a command on a new runtime with one thread. Blocking reads and writes have further threads, which the program does
-/// not wait for at its end.
+/// Runs a command on a new runtime with one thread. Blocking reads and writes run on other threads. The program exits
+/// without waiting for these threads.
 fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Failed(format!("the runtime cannot start: {error}")))?;
@@ -72,7 +72,7 @@ fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
     ended
 }
 
-/// Writes to standard output. A closed pipe is not an error: its reader has seen enough.
+/// Writes to standard output. A closed pipe is not an error: the program at its other end has read enough.
 fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
@@ -81,7 +81,8 @@ fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     }
 }
 
-/// Writes a line to standard error. Errors are ignored, because the exit code also tells how the command ended.
+/// Writes a line to standard error. Ignores write errors, because the exit code also shows whether the command
+/// succeeded.
 fn say(line: &str) {
     let _: io::Result<()> = writeln!(io::stderr(), "{line}");
 }
@@ -94,8 +95,8 @@ async fn interrupted() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes a text from others safe to show in a terminal: escapes control characters, and characters that change the
-/// direction of writing.
+/// Makes untrusted text safe for a terminal: escapes control characters, and characters that change the direction of
+/// text.
 fn printable(text: &str) -> String {
     let steers = |char: char| char.is_control() || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if !text.chars().any(steers) {

@@ -1,6 +1,6 @@
 //! `oddswire replay`: publishes recorded messages at the pace of the recording, or faster.
 //!
-//! The due time of each line is counted from the first line, so that delays do not add up.
+//! The time to publish each line is computed from the time of the first line, so that delays do not add up.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -19,23 +19,24 @@ use super::publish::{Bar, Batch, Tally};
 use super::{Failure, interrupted};
 use crate::commands::settings::{By, Replay, Speed};
 
-/// Lines that are read ahead.
+/// The number of lines that are read ahead.
 const READ_AHEAD: usize = 1024;
-/// Most messages in one request.
+/// The maximum number of messages in one request.
 const BATCH_MESSAGES: usize = 500;
-/// Most bytes in one request.
+/// The maximum length of a request body, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
-/// Longest recording that can be sorted, because sorting holds it in memory.
+/// The maximum length of the messages in a recording that must be sorted, in bytes. Sorting holds all messages in
+/// memory.
 const MAX_SORTED_BYTES: usize = 1 << 30;
 
 /// A line of a recording, ready to publish.
 #[derive(Debug)]
 struct Recorded {
     line: u64,
-    /// In Unix milliseconds.
+    /// Recorded time, in Unix milliseconds.
     at: i64,
     message: String,
-    /// How many bytes of the file are done after this line, for the progress bar.
+    /// The position in the file that the progress bar shows after this line, in bytes.
     read_to: u64,
 }
 
@@ -65,7 +66,8 @@ pub(super) async fn run(settings: Replay) -> Result<(), Failure> {
     player.tally.conclude(began.elapsed(), &punctual)
 }
 
-/// Reads in a separate thread. If the lines have to be sorted, the thread reads all of them before it returns the first.
+/// Reads the recording in a separate thread. If the lines must be sorted, the thread reads all lines before it returns
+/// the first line.
 fn read(lines: Lines, settings: &Replay) -> Receiver<Result<Recorded, Failure>> {
     let (read, recording) = mpsc::channel(READ_AHEAD);
     let Replay { by, topic, kind, .. } = settings.clone();
@@ -87,8 +89,8 @@ fn read(lines: Lines, settings: &Replay) -> Receiver<Result<Recorded, Failure>> 
     recording
 }
 
-/// All lines sorted by time; lines with the same time keep their order. The progress of a line is its share of all lines,
-/// because the whole file is read already.
+/// All lines sorted by time; lines with the same time keep their order. The file is already read, so the place of a
+/// line in the list decides which progress the bar shows.
 fn sorted(source: Source) -> Result<Vec<Recorded>, Failure> {
     let length = source.lines.length().unwrap_or(0);
     let mut bytes = 0;
@@ -131,7 +133,7 @@ impl Iterator for Source {
             };
             match self.recorded(&line) {
                 Ok(Some(recorded)) => return Some(Ok(Recorded { read_to: self.lines.read_to(), ..recorded })),
-                // The line is a message about the connection, not a published message.
+                // The line has no topic, so it is not a message that can be published. Skip it.
                 Ok(None) => {}
                 Err(reason) => return Some(Err(Failure::Failed(format!("line {}: {reason}", line.number)))),
             }
@@ -139,7 +141,8 @@ impl Iterator for Source {
     }
 }
 
-/// A line of a recording, or of the output of `tail --json`, in which the time is the message's `timestamp`.
+/// A line of a recording, or of the output of `tail --json`. In that output, the recorded time is the message's
+/// `timestamp`.
 #[derive(Deserialize)]
 #[serde(expecting = r#"{"at": time, "key": text, "data": value}"#)]
 struct Entry<'a> {
@@ -165,7 +168,7 @@ impl Entry<'_> {
 }
 
 impl Source {
-    /// Parses a line; `None` if it has no topic.
+    /// Parses a line; returns `None` if the line has no topic.
     fn recorded(&self, line: &Line) -> Result<Option<Recorded>, String> {
         #[derive(Deserialize)]
         struct Seen<'a> {
@@ -190,7 +193,7 @@ impl Source {
                 seen.ok_or_else(|| "invalid time in data.seen_at: expected RFC 3339 or Unix milliseconds".to_owned())?
             }
         };
-        // The topic and type of a line override those of the command.
+        // The topic and type in a line override the command's `--topic` and `--type`.
         let topic = quoted(entry.topic.as_deref().unwrap_or(self.topic.as_str()));
         let kind = entry.kind.as_deref().or(self.kind.as_deref());
         let kind = kind.map(|kind| format!(r#","type":{}"#, quoted(kind))).unwrap_or_default();
@@ -216,18 +219,18 @@ fn moment(json: &str) -> Option<i64> {
     }
 }
 
-/// Relates the times of the recording to the present.
+/// Converts recorded times to the times at which the lines are published.
 struct Clock {
     /// When the first line was published.
     began: Instant,
-    /// The recorded time of the first line.
+    /// The recorded time of the first line, in Unix milliseconds.
     first: i64,
-    /// The longest delay of a line so far.
+    /// The longest delay of a published line so far.
     latest: Duration,
 }
 
 impl Clock {
-    /// When a line is due. A line after one with a later time is due at once.
+    /// When to publish a line. A line with an earlier time than the line before it is published at once.
     fn due(&self, recorded: &Recorded, speed: Speed) -> Instant {
         let Speed::Times(times) = speed else { return self.began };
         let since = u64::try_from(recorded.at.saturating_sub(self.first)).unwrap_or(0);
@@ -239,7 +242,7 @@ impl Clock {
 struct Player {
     publisher: Publisher,
     recording: Receiver<Result<Recorded, Failure>>,
-    /// A line that was read and is not due yet, or the error of a bad line after good ones.
+    /// A line that was read and is not due yet, or the error of an invalid line after valid ones.
     waiting: Option<Result<Recorded, Failure>>,
     clock: Option<Clock>,
     tally: Tally,
@@ -263,7 +266,7 @@ impl Player {
         Ok(())
     }
 
-    /// The next line. Waits for it if it has not been read yet.
+    /// The next line. Waits until the line has been read.
     async fn next(&mut self) -> Result<Option<Recorded>, Failure> {
         match self.waiting.take() {
             Some(read) => read.map(Some),
@@ -271,7 +274,7 @@ impl Player {
         }
     }
 
-    /// A batch of this line and the next ones that are due, have been read, and fit into a request.
+    /// A batch of `first` and the following lines that are due, have been read, and fit into one request.
     fn due(&mut self, first: Recorded, speed: Speed) -> (Batch, u64) {
         let now = Instant::now();
         let is_due = |recorded: &Recorded, clock: &Clock| speed == Speed::Max || clock.due(recorded, speed) <= now;

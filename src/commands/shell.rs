@@ -1,4 +1,4 @@
-//! Completions for shells and manual pages, both made from the arguments that clap knows.
+//! Prints shell completions and manual pages. Both are generated from the clap definition of the arguments.
 
 use clap_complete::Shell;
 
@@ -12,7 +12,7 @@ pub(super) fn completions(shell: Shell, mut program: clap::Command) -> Result<()
     print(script)
 }
 
-/// Prints a manual page: of the program, or of one of its commands.
+/// Prints the manual page of the program, or of one of its commands.
 pub(super) fn man(settings: &Man, mut program: clap::Command) -> Result<(), Failure> {
     program.build();
     if let Some(name) = &settings.command {

@@ -1,4 +1,5 @@
-//! 200 events: their odds drift and are suspended; events end, and new ones replace them.
+//! Simulates 200 events. Their odds change, and a goal suspends all markets of an event. New events replace those that
+//! end.
 
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use super::prices::{BOOKMAKERS, Course, Kind, TOTAL};
 
 /// Number of events at any time.
 pub(super) const EVENTS: usize = 200;
-/// Most attempts per wanted change to find a price that changes.
+/// The maximum number of attempts for each wanted price change. An attempt can leave the price unchanged.
 const TRIES: usize = 40;
-/// How long a market stays suspended.
+/// How long the markets of an event stay suspended after a goal.
 const SUSPENDED: Duration = Duration::from_secs(6);
-/// The prices of an event that expires go this long after its end.
+/// How long the prices of an event stay valid after the event ends, if its keys expire.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Invented towns.
@@ -70,7 +71,7 @@ struct Event {
     offers: [[Vec<u32>; BOOKMAKERS.len()]; Kind::ALL.len()],
 }
 
-/// A message of the market.
+/// A message that the market publishes.
 #[derive(Serialize)]
 struct Message<'a> {
     topic: &'static str,
@@ -82,7 +83,7 @@ struct Message<'a> {
     expires_at: Option<String>,
 }
 
-/// The data of a message: the full state of its key.
+/// The `data` of a message: the complete state of the message's key.
 #[derive(Serialize)]
 struct Offer<'a> {
     sport_key: &'static str,
@@ -106,12 +107,12 @@ struct Outcome<'a> {
 }
 
 impl Market {
-    /// A market that seems to have run for a while: some events end soon, some have just been announced.
+    /// A market that looks as if it had run for a while: some events end soon, some have just been announced.
     pub(super) fn new(rng: &mut Rng, now: Timestamp) -> Self {
         let mut market = Self { events: Vec::with_capacity(EVENTS), last_id: 8300 };
         for _ in 0..EVENTS {
             let mut event = market.announce(rng, now);
-            // Pretend that the event was announced up to 30 minutes ago, and ends in 20 s or later.
+            // Move the event up to 30 minutes into the past. It still ends 20 s from now or later.
             let past = i64::from(rng.u32(0..30 * 60_000)).min(event.ends.as_millis() - now.as_millis() - 20_000);
             event.starts = Timestamp::from_millis(event.starts.as_millis() - past);
             event.ends = Timestamp::from_millis(event.ends.as_millis() - past);
@@ -161,7 +162,7 @@ impl Market {
         messages
     }
 
-    /// Messages with all offers of these events by these bookmakers, as a scraper finds them.
+    /// Messages with every offer of these bookmakers for these events, like the result of a scrape run.
     pub(super) fn image(
         &mut self,
         events: std::ops::Range<usize>,
@@ -180,7 +181,7 @@ impl Market {
         messages
     }
 
-    /// Ends events and suspensions that are over, announces new events, and lets goals fall.
+    /// Replaces events that are over, ends suspensions that are over, and adds random goals.
     fn turn_over(&mut self, rng: &mut Rng, now: Timestamp) -> Vec<String> {
         let mut messages = Vec::new();
         for at in 0..self.events.len() {
@@ -192,7 +193,7 @@ impl Market {
             } else if event.suspended_until.is_some_and(|until| until <= now) {
                 event.suspended_until = None;
                 messages.extend(event.reprice(now));
-            // Called ten times a second, so an event has about one goal every five minutes.
+            // This code runs ten times a second, so an event has about one goal every five minutes.
             } else if event.in_play(now) && event.suspended_until.is_none() && rng.u32(..3_000) == 0 {
                 event.goal(rng, now);
                 messages.extend(event.reprice(now));
@@ -207,7 +208,8 @@ impl Event {
         self.starts <= now
     }
 
-    /// Lets the odds drift, and reprices one bookmaker in one market. The message, if the price changed.
+    /// Changes the odds slightly, and updates the prices of one bookmaker in one market. Returns a message if the
+    /// prices changed.
     fn drift(&mut self, rng: &mut Rng, now: Timestamp) -> Option<String> {
         if self.suspended_until.is_some() {
             return None;
@@ -218,12 +220,12 @@ impl Event {
         let kind = Kind::ALL[rng.usize(..Kind::ALL.len())];
         let bookmaker = rng.usize(..BOOKMAKERS.len());
         let guess = between(rng, -0.02, 0.02);
-        // The first offer of a bookmaker comes from a scrape run.
+        // Change only existing offers: the first offer of a bookmaker comes from a scrape run.
         let offered = !self.offers[kind as usize][bookmaker].is_empty();
         (offered && self.price(kind, bookmaker, guess)).then(|| self.message(kind, bookmaker, now))
     }
 
-    /// A goal: suspends all markets, which reopen at other prices.
+    /// Adds a goal: suspends all markets of the event. They reopen at other prices.
     fn goal(&mut self, rng: &mut Rng, now: Timestamp) {
         let home = rng.f64() < 0.5 + self.course.balance / 8.0;
         self.score[usize::from(!home)] += 1;
@@ -232,7 +234,7 @@ impl Event {
         self.suspended_until = Some(now.plus(SUSPENDED));
     }
 
-    /// Messages with all offers, repriced unless the event is suspended.
+    /// Messages with all offers of the event. Updates the prices first, unless the event is suspended.
     fn reprice(&mut self, now: Timestamp) -> Vec<String> {
         let mut messages = Vec::new();
         for kind in Kind::ALL {
@@ -249,7 +251,7 @@ impl Event {
         messages
     }
 
-    /// The deletions of the event's keys; none if they expire.
+    /// Messages that delete the event's keys; none if the keys expire.
     fn end(&self) -> Vec<String> {
         if self.expires() {
             return Vec::new();
@@ -270,7 +272,8 @@ impl Event {
         messages
     }
 
-    /// Half of the events have keys that expire. The keys of the others are deleted at the end.
+    /// Whether the keys of this event expire, which is true for half of the events. The market deletes the keys of the
+    /// other events when they end.
     fn expires(&self) -> bool {
         self.id.is_multiple_of(2)
     }
@@ -279,7 +282,7 @@ impl Event {
         format!("{}/{}/{}", self.id, kind.segment(), BOOKMAKERS[bookmaker].name)
     }
 
-    /// Sets a bookmaker's prices. Returns whether they changed.
+    /// Sets a bookmaker's prices. Returns whether the prices changed.
     fn price(&mut self, kind: Kind, bookmaker: usize, guess: f64) -> bool {
         let course = Course { balance: self.course.balance + guess, goals: self.course.goals + guess };
         let prices = course.probabilities(kind).into_iter().map(|p| BOOKMAKERS[bookmaker].price(p)).collect();

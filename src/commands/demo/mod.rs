@@ -1,4 +1,4 @@
-//! `oddswire demo`: a synthetic market that publishes to the server over HTTP, like scrapers.
+//! `oddswire demo`: simulates a market, and publishes its prices to the server over HTTP, like scrapers.
 //!
 //! [`market`] simulates events and their odds, [`prices`] how bookmakers price an event, and [`scrape`] scrape runs that
 //! report their progress.
@@ -27,17 +27,17 @@ use crate::endpoint::Endpoint;
 
 /// Interval between publishes.
 const TICK: Duration = Duration::from_millis(100);
-/// Most messages in one request.
+/// The maximum number of messages in one request.
 const BATCH_MESSAGES: usize = 500;
-/// Most bytes in one request.
+/// The maximum length of a request body, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
-/// The server runs in this process, so retries can go on until the process ends.
+/// How long to retry a request: practically without end, because the server runs in this process.
 const RETRY_FOR: Duration = Duration::from_hours(24);
 
-/// Publishes a market to this server until the result is dropped.
+/// Publishes a market to this server until the caller drops the returned tasks.
 pub(crate) fn feed(demo: &Demo, server: &Server, logger: &Logger) -> JoinSet<()> {
     let endpoint = Endpoint::of_listener(server.local_addr());
-    // Standard output may be closed. The demo goes on without the greeting.
+    // Ignore the error: standard output may be closed, and the demo works without the greeting.
     let _: Result<(), Failure> = print(greeting(demo, &endpoint, server.admin_addr().map(Endpoint::of_listener)));
     let token = demo.config.publish_token.clone().expect("`Demo::check` makes a token if none is set");
     let target = Target { url: endpoint, token: None, token_file: None, retry_for: RETRY_FOR };
@@ -77,7 +77,7 @@ impl Feed {
         let mut runs = Runs::default();
         info!(logger, "demo.started"; "rate" => self.rate);
         let mut ticks = tokio::time::interval(TICK);
-        // Late messages are published with the next tick, so skipped ticks need no requests.
+        // Each tick publishes everything that is due, so ticks that were missed can be skipped.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let (began, mut changes, mut refused) = (Instant::now(), 0, false);
         loop {
@@ -90,7 +90,8 @@ impl Feed {
             changes += due;
             messages.extend(market.changes(&mut rng, now, due.min(self.rate)));
             let taken = publish(&mut publisher, messages).await;
-            // The server may refuse a price that has expired. The market goes on. Refusals in a row are logged once.
+            // The server may refuse a batch, for example if a price has expired. The demo then continues. It logs only
+            // the first of several refusals in a row.
             if let Err(not_taken) = &taken
                 && !refused
             {

@@ -1,6 +1,6 @@
-//! How likely outcomes are, and the prices that bookmakers offer for them.
+//! Computes the probabilities of outcomes, and the prices that bookmakers offer for the outcomes.
 
-/// A market of an event.
+/// A kind of bet on an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Home, draw or away.
@@ -14,7 +14,7 @@ pub(super) enum Kind {
 impl Kind {
     pub(super) const ALL: [Self; 3] = [Self::HeadToHead, Self::Totals, Self::BothScore];
 
-    /// The segment of the market in keys.
+    /// The name of the market in a key, which is one of the key's segments.
     pub(super) fn segment(self) -> &'static str {
         match self {
             Self::HeadToHead => "h2h",
@@ -24,16 +24,16 @@ impl Kind {
     }
 }
 
-/// The true state of an event, which bookmakers only guess.
+/// The simulated strengths of the teams in an event. Bookmakers only estimate them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Course {
-    /// How much stronger the home team is; 0 is even.
+    /// How much stronger the home team is; 0 means equal teams.
     pub(super) balance: f64,
     /// The expected number of goals.
     pub(super) goals: f64,
 }
 
-/// The number of goals that `totals` is about.
+/// The number of goals that the outcomes of the market `totals` are above or below.
 pub(super) const TOTAL: f64 = 2.5;
 
 impl Course {
@@ -53,11 +53,11 @@ impl Course {
     }
 }
 
-/// How a bookmaker prices.
+/// A bookmaker, with what decides its prices.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bookmaker {
     pub(super) name: &'static str,
-    /// The bookmaker's share.
+    /// The bookmaker's profit margin as a fraction: 0.05 raises each probability by 5 %, which lowers the price.
     pub(super) margin: f64,
 }
 

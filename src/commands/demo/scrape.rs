@@ -1,4 +1,5 @@
-//! Scrape runs: each visits the bookmakers in turn, reports its progress, and publishes the offers it finds.
+//! Simulates scrape runs. Each run visits the bookmakers in turn and reports its progress. The first run publishes
+//! offers.
 
 use std::time::Duration;
 
@@ -13,10 +14,10 @@ use super::prices::BOOKMAKERS;
 const STEP: Duration = Duration::from_millis(1_500);
 /// Time between two runs.
 const PAUSE: Duration = Duration::from_secs(20);
-/// One of this many runs fails.
+/// After the first run, one of this many runs fails, on average.
 const FAILS: u32 = 8;
 
-/// The runs, one after the other.
+/// Produces scrape runs, one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
     run: u32,
@@ -36,7 +37,7 @@ struct Report<'a> {
     events_count: usize,
     duration_ms: Option<u64>,
     message: Option<String>,
-    /// In UTC, without a `Z`.
+    /// Time of the report, in UTC without a `Z`.
     timestamp: String,
     scrape_run_id: u32,
     elapsed_ms: u64,
@@ -44,8 +45,8 @@ struct Report<'a> {
 }
 
 impl Runs {
-    /// The messages of the run that are due by now. Only the first run publishes offers, because the market itself publishes
-    /// later changes.
+    /// The messages of the current run that are due at `now`. Only the first run publishes offers, because the market
+    /// itself publishes later changes.
     pub(super) fn step(&mut self, rng: &mut Rng, market: &mut Market, now: Timestamp) -> Vec<String> {
         if self.due.is_some_and(|due| now < due) {
             return Vec::new();
@@ -100,7 +101,7 @@ impl Runs {
             events_count: if self.step == 0 { 0 } else { EVENTS * scraped },
             duration_ms: is_over.then_some(elapsed),
             message: platform.map(|name| format!("{EVENTS} events at {name}")),
-            // A real scraper writes microseconds, and no `Z`.
+            // The timestamps of a real scraper have microseconds, and no `Z`.
             timestamp: now.to_string().trim_end_matches('Z').to_owned() + "000",
             scrape_run_id: self.run,
             elapsed_ms: elapsed,

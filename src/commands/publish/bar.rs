@@ -1,4 +1,4 @@
-//! A progress bar on terminals. Elsewhere only delays are reported.
+//! Shows a progress bar on a terminal. If standard error is not a terminal, prints only lines of text, such as delays.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,27 +8,27 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::commands::{counted, grouped, say};
 
-/// A bar on standard error, if that is a terminal. Clones share one bar.
+/// A bar on standard error, hidden if that is not a terminal. Clones share one bar.
 #[derive(Clone)]
 pub(in crate::commands) struct Bar {
     drawn: ProgressBar,
     began: Instant,
     held_up: Arc<AtomicBool>,
-    /// Reports nothing at all.
+    /// Whether lines of text are suppressed, too.
     silent: bool,
 }
 
-/// Interval of redraws, so that the elapsed time moves even without progress.
+/// Interval between redraws, so that the shown elapsed time changes even without progress.
 const TICK: Duration = Duration::from_millis(250);
 
 impl Bar {
-    /// A bar up to `length`; without a length, a spinner.
+    /// A bar that is full at `length`. Without a length, a spinner.
     pub(in crate::commands) fn new(length: Option<u64>) -> Self {
         let (bar, template) = match length {
             Some(length) => (ProgressBar::new(length), "{bar:24} {percent:>3}%  {msg}"),
             None => (ProgressBar::no_length(), "{spinner} {msg}  {elapsed}"),
         };
-        // The bar is hidden if standard error is not a terminal.
+        // indicatif hides the bar if standard error is not a terminal.
         bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
         let style = ProgressStyle::with_template(template).expect("the template is valid");
         bar.set_style(style.progress_chars("=> "));
@@ -36,12 +36,12 @@ impl Bar {
         Self { drawn: bar, began: Instant::now(), held_up: Arc::default(), silent: false }
     }
 
-    /// A bar that is never shown and reports nothing.
+    /// A bar that is never shown and prints no lines of text.
     pub(in crate::commands) fn none() -> Self {
         Self { drawn: ProgressBar::hidden(), began: Instant::now(), held_up: Arc::default(), silent: true }
     }
 
-    /// Shows that the input is done up to `position`, with `published` messages so far.
+    /// Shows the progress: the `position` in the input, and the number of messages `published` so far.
     pub(in crate::commands) fn reached(&self, position: u64, published: u64) {
         self.drawn.set_position(position);
         if !self.held_up.load(Ordering::Relaxed) {
@@ -51,7 +51,7 @@ impl Bar {
         }
     }
 
-    /// The number of messages, and their rate.
+    /// A text with the number of messages and the messages per second.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -63,7 +63,7 @@ impl Bar {
         format!("{}, {}/s", counted(published, "message"), grouped(rate as u64))
     }
 
-    /// Reports the reason of a delay at once, and once until [`Bar::went_on`].
+    /// Reports the reason for a delay. Further calls report nothing until [`Bar::went_on`] is called.
     pub(in crate::commands) fn held_up(&self, reason: &str, retry_for: Duration) {
         if !self.held_up.swap(true, Ordering::Relaxed) {
             let retry_for = humantime::format_duration(retry_for);
@@ -88,7 +88,7 @@ impl Bar {
         }
     }
 
-    /// Removes the bar.
+    /// Removes the bar from the terminal.
     pub(in crate::commands) fn finish(&self) {
         self.drawn.finish_and_clear();
     }

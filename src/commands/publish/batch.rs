@@ -20,7 +20,7 @@ pub(in crate::commands) struct Batch {
 }
 
 impl Batch {
-    /// Adds the message of this line; the line is 0 if the message is not from a file.
+    /// Adds a message. `line` is the line number in the file, or 0 if the message is not from a file.
     pub(in crate::commands) fn push(&mut self, line: u64, message: String) {
         self.bytes += message.len() + 1;
         self.lines.push((line, message));
@@ -49,7 +49,7 @@ impl Batch {
         body.into()
     }
 
-    /// The line of the message with this index.
+    /// The line number of the message with this index; `None` if the message is not from a file.
     pub(super) fn line(&self, index: usize) -> Option<u64> {
         self.lines.get(index).map(|(line, _)| *line).filter(|line| *line > 0)
     }
@@ -81,20 +81,20 @@ impl Batch {
     }
 }
 
-/// The batches of a file or pipe. A second run over the same file gives the same batches, so the server recognises the
-/// batch that was being sent at an interruption. From a pipe, a batch is whatever can be read without waiting.
+/// The batches of a file or pipe. A second run over the same file makes the same batches. So the server recognises the
+/// batch that an interrupted run was sending. In a pipe, a batch ends where the next read would wait.
 pub(super) struct Batches {
     lines: Lines,
     topic: Option<Topic>,
     messages: usize,
     bytes: usize,
     passed: u64,
-    /// The line that did not fit into the last batch, or the error that ends the batches.
+    /// The line that did not fit into the previous batch, or the error to return after that batch.
     next: Option<Result<Line, Failure>>,
 }
 
 impl Batches {
-    /// The batches after the first `passed` lines.
+    /// The batches of all lines after line number `passed`.
     pub(super) fn new(lines: Lines, settings: &Publish, passed: u64) -> Self {
         let (topic, messages, bytes) = (settings.topic.clone(), settings.batch_messages, settings.batch_bytes);
         Self { lines, topic, messages, bytes, passed, next: None }
@@ -122,7 +122,7 @@ impl Iterator for Batches {
                 Some(Ok(line)) if !batch.is_full_for(&line.text, self.messages, self.bytes) => {
                     batch.push(line.number, line.text);
                 }
-                // The lines before a bad line are published first; then the bad line is reported.
+                // Return the lines before an invalid line first. The next call returns the error.
                 Some(Err(failure)) if batch.is_empty() => return Some(Err(failure)),
                 next => {
                     self.next = next;
@@ -132,7 +132,7 @@ impl Iterator for Batches {
         }
         let lines = self.lines.number();
         if batch.is_empty() && self.next.is_none() && lines < self.passed {
-            // Report this once; the next call returns the end.
+            // Report this error once. The next call returns `None`.
             let line = std::mem::take(&mut self.passed) + 1;
             return Some(Err(Failure::Usage(format!(
                 "there is no line {line} to continue from: the file has {}",
@@ -144,7 +144,7 @@ impl Iterator for Batches {
     }
 }
 
-/// The message of a line, with the topic added if the line names none. The server checks everything else.
+/// The message of a line. If the line names no topic, adds `topic`. The server checks everything else.
 fn message(text: &str, topic: Option<&Topic>) -> Result<String, String> {
     #[derive(Deserialize)]
     #[serde(expecting = "a message object")]

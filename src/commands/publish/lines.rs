@@ -1,4 +1,4 @@
-//! Reads a file or a pipe line by line, also if compressed with gzip.
+//! Reads a file or a pipe line by line. Decompresses gzip.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -10,7 +10,7 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::commands::Failure;
 
-/// Longest line.
+/// The maximum length of a line, in bytes.
 const MAX_LINE_BYTES: u64 = 16 << 20;
 /// The first bytes of a gzip file (RFC 1952, section 2.3.1).
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -19,25 +19,25 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 pub(in crate::commands) struct Lines {
     source: Source,
     name: String,
-    /// Bytes read from the file, before decompression.
+    /// Number of bytes read from the file, before decompression.
     read: Arc<AtomicU64>,
-    /// Length of a regular file.
+    /// Length of a regular file, in bytes.
     length: Option<u64>,
     /// Number of the last line that was read.
     number: u64,
 }
 
 enum Source {
-    /// Not read yet, because reading a pipe can block.
+    /// Nothing has been read yet, so the compression is unknown. Reading early could block on a pipe.
     Unknown(Option<Counted>),
     Plain(BufReader<Counted>),
     Gzip(BufReader<MultiGzDecoder<BufReader<Counted>>>),
 }
 
-/// A line with text.
+/// A line that is not blank.
 #[derive(Debug)]
 pub(in crate::commands) struct Line {
-    /// The first line is 1.
+    /// Line number; the first line is 1.
     pub(in crate::commands) number: u64,
     pub(in crate::commands) text: String,
 }
@@ -62,7 +62,7 @@ impl Lines {
         Ok(Self { source, name, read, length, number: 0 })
     }
 
-    /// The length of the file, if it has one.
+    /// The length of a regular file, in bytes; `None` for a pipe.
     pub(in crate::commands) fn length(&self) -> Option<u64> {
         self.length
     }
@@ -72,7 +72,7 @@ impl Lines {
         self.number
     }
 
-    /// How many bytes of the file have been returned as lines. For a compressed file, how many have been read.
+    /// How many bytes of the file were returned as lines. For a compressed file: how many compressed bytes were read.
     pub(in crate::commands) fn read_to(&self) -> u64 {
         let ahead = match &self.source {
             Source::Plain(reader) => reader.buffer().len() as u64,
@@ -126,7 +126,7 @@ impl Iterator for Lines {
 impl Source {
     fn of(input: Counted) -> io::Result<Self> {
         let mut input = BufReader::with_capacity(64 << 10, input);
-        // A pipe may deliver its first byte alone. Then compressed data is not recognised and is read as text.
+        // A pipe may deliver its first byte alone. In that case, compressed data is not recognised and is read as text.
         if input.fill_buf()?.starts_with(&GZIP) {
             return Ok(Self::Gzip(BufReader::with_capacity(64 << 10, MultiGzDecoder::new(input))));
         }
@@ -155,7 +155,7 @@ impl Source {
     }
 }
 
-/// Counts the bytes that are read.
+/// An input, with a count of the bytes that were read from it.
 struct Counted {
     input: Box<dyn Read + Send>,
     read: Arc<AtomicU64>,

@@ -1,7 +1,7 @@
 //! `oddswire publish`: publishes all messages of a file once, despite server restarts and broken connections.
 //!
 //! [`lines`] reads and checks lines, [`batch`] combines them into requests, [`publisher`] sends and retries requests,
-//! [`bar`] shows the progress, and [`progress`] remembers it for the next run.
+//! [`bar`] shows the progress, and [`progress`] saves the progress for the next run.
 
 mod bar;
 mod batch;
@@ -24,7 +24,7 @@ use self::publisher::{NotTaken, Publisher};
 use super::{Failure, counted, grouped, interrupted, print};
 use crate::commands::settings::Publish;
 
-/// Batches that are read ahead while one is being sent.
+/// The number of batches that are read ahead while another batch is being sent.
 const READ_AHEAD: usize = 2;
 
 /// What the server has taken so far.
@@ -33,15 +33,15 @@ pub(super) struct Tally {
     pub(super) messages: u64,
     pub(super) unchanged: u64,
     position: Option<Position>,
-    /// The last line that the server took; before the first one, the last line that is skipped.
+    /// The number of the last line that the server took. Before the first batch: the number of the last skipped line.
     line: u64,
-    /// The server restarted without its messages before this line.
+    /// The line before which the server lost all messages in a restart.
     lost_before: Option<u64>,
 }
 
 impl Tally {
-    /// Counts a batch that the server took. A new epoch means that the server lost its earlier messages. That is reported,
-    /// and publishing continues.
+    /// Counts a batch that the server took. If the epoch changed, the server lost its earlier messages. Reports this
+    /// loss; publishing continues.
     pub(super) fn add(&mut self, batch: &Batch, taken: &publisher::Taken, bar: &Bar) {
         let before = self.position.replace(taken.position);
         if before.is_some_and(|before| before.epoch != taken.position.epoch) {
@@ -102,7 +102,7 @@ pub(super) async fn run(settings: Publish) -> Result<(), Failure> {
     }
 }
 
-/// Adds to a failure which lines are published, and how to continue.
+/// Adds to the text of a failure which lines are published, and how to continue.
 fn how_to_continue(failure: Failure, tally: &Tally, settings: &Publish) -> Failure {
     let reached = match (tally.line, tally.lost_before) {
         (0, _) => "nothing was published".to_owned(),
@@ -130,7 +130,7 @@ impl Run<'_> {
     async fn publish(&mut self, lines: Lines, settings: &Publish) -> Result<(), Failure> {
         let (read, mut batches) = mpsc::channel(READ_AHEAD);
         let source = Batches::new(lines, settings, self.tally.line);
-        // Reading a pipe can block for any time, so it has its own thread.
+        // Reading a pipe can block for any time, so the reader has its own thread.
         tokio::task::spawn_blocking(move || {
             for batch in source {
                 if read.blocking_send(batch).is_err() {
@@ -144,7 +144,7 @@ impl Run<'_> {
         self.progress.take().map_or(Ok(()), Progress::remove)
     }
 
-    /// Publishes a batch. If the server finds the request too large, sends it in halves.
+    /// Publishes a batch. If the request is too large for the server, splits the batch and publishes both halves.
     async fn deliver(&mut self, batch: Batch) -> Result<(), Failure> {
         let mut parts = VecDeque::from([batch]);
         while let Some(part) = parts.pop_front() {

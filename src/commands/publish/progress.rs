@@ -1,8 +1,8 @@
-//! Remembers the last published line in a file.
+//! Saves the number of the last published line in a progress file.
 //!
-//! The file is replaced after each batch. It holds the name of the run, which is also part of each `Idempotency-Key`. A
-//! run that continues repeats the batch that was being sent with the same key, and the server takes it once. The server
-//! remembers keys for five minutes. After a longer interruption it may take this one batch twice.
+//! The file is replaced after each batch. It holds a name of the run, which is part of each `Idempotency-Key`. After an
+//! interruption, the next run repeats the unconfirmed batch with the same key, so the server takes the batch once. The
+//! server remembers keys for five minutes. After a longer interruption it may take this one batch twice.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -16,33 +16,33 @@ use super::{Batch, publisher};
 use crate::commands::settings::Publish;
 use crate::commands::{Failure, counted};
 
-/// The progress of a run, and its file.
+/// The progress of a run, and the path of its progress file.
 pub(super) struct Progress {
     path: PathBuf,
     kept: Kept,
 }
 
-/// The content of the file.
+/// The content of the progress file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
-    /// The name of the run.
+    /// The random name of the run.
     run: String,
-    /// The server.
+    /// The URL of the server.
     url: String,
-    /// The published file.
+    /// The path of the published file.
     file: PathBuf,
-    /// Length and modification time of a regular file. If the file has changed, the lines up to `line` may differ from
-    /// those that were published.
+    /// Length and modification time of the published file, if it is a regular file. If the file has changed, the lines
+    /// up to `line` may differ from the lines that were published.
     stamp: Option<Stamp>,
-    /// The settings that decide which lines are in a request. With other settings, the repeated batch would have another
-    /// key, and the server would take its messages twice.
+    /// The settings that decide which lines are in a request. With different settings, the repeated batch would have a
+    /// different key, and the server would take its messages twice.
     requests: String,
-    /// The last line that the server took.
+    /// The number of the last line that the server took.
     line: u64,
 }
 
-/// Why a run cannot continue.
+/// Why a new run cannot continue the saved run.
 enum Differs {
     /// The arguments differ: a usage error.
     Arguments(String),
@@ -50,12 +50,12 @@ enum Differs {
     Source(String),
 }
 
-/// Recognises whether a file has changed.
+/// Length and modification time of a file, to detect whether the file has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stamp {
     bytes: u64,
-    /// In Unix milliseconds.
+    /// Modification time, in Unix milliseconds.
     modified: i64,
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for Stamp {
 }
 
 impl Kept {
-    /// A new run.
+    /// The state of a new run before its first batch.
     fn begin(settings: &Publish) -> Result<Self, Failure> {
         let file = &settings.file;
         let unreadable = |error| Failure::Usage(format!("cannot read {}: {error}", file.display()));
@@ -94,7 +94,7 @@ impl Kept {
         })
     }
 
-    /// Why `begun`, a new run with the present arguments, cannot continue this run.
+    /// Returns why `begun`, a new run with the current arguments, cannot continue this run.
     fn differs_from(&self, begun: &Self) -> Option<Differs> {
         if self.file != begun.file {
             return Some(Differs::Arguments(format!("it belongs to {}", self.file.display())));
@@ -119,7 +119,7 @@ impl Kept {
 }
 
 impl Progress {
-    /// Continues the run in the file, or begins a new one if there is no file.
+    /// Continues the run in the progress file, or begins a new run if the file does not exist.
     pub(super) fn open(path: &Path, settings: &Publish) -> Result<Self, Failure> {
         let named = |reason: String| format!("progress file '{}': {reason}", path.display());
         let refused = |reason: String| Failure::Usage(named(reason));
@@ -148,23 +148,23 @@ impl Progress {
         Ok(progress)
     }
 
-    /// The last line that the server took.
+    /// The number of the last line that the server took.
     pub(super) fn line(&self) -> u64 {
         self.kept.line
     }
 
-    /// The `Idempotency-Key` of a batch, the same each time it is sent.
+    /// The `Idempotency-Key` of a batch. A repeated batch has the same key.
     pub(super) fn key(&self, batch: &Batch) -> String {
         format!("{}-{}-{}", self.kept.run, batch.first_line(), batch.last_line())
     }
 
-    /// Remembers that the server took all lines up to this one.
+    /// Saves that the server took all lines up to this line.
     pub(super) fn reached(&mut self, line: u64) -> Result<(), Failure> {
         self.kept.line = line;
         self.write()
     }
 
-    /// Removes the file, because the server took all lines.
+    /// Removes the progress file, because the server took all lines.
     pub(super) fn remove(self) -> Result<(), Failure> {
         std::fs::remove_file(&self.path).map_err(|error| self.failed(&error))
     }

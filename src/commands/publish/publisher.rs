@@ -1,4 +1,4 @@
-//! Publishes batches, each once: retries if the server is unreachable or busy, or the connection breaks.
+//! Publishes each batch once. Retries if the server is unreachable or busy, or if the connection breaks.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ pub(in crate::commands) enum NotTaken {
     TooLarge(String),
     /// The server refuses the batch. A retry would be refused too.
     Refused(String),
-    /// Retries took longer than `retry_for`. The server may have taken the last attempt.
+    /// The retries took longer than `retry_for`. The server may have taken the batch, because an answer can be lost.
     GaveUp { after: Duration, retry_for: Duration, reason: String },
 }
 
@@ -67,8 +67,8 @@ impl Publisher {
         Ok(Self { client, retry_for: target.retry_for, bar, run: run_name(), requests: 0 })
     }
 
-    /// Publishes a batch, and retries until the server takes it. `key` is the `Idempotency-Key`, if a later run may repeat
-    /// the batch.
+    /// Publishes a batch, and retries until the server takes it. `key` is the `Idempotency-Key`; it must be given if a
+    /// later run may repeat the batch. Otherwise the publisher makes one.
     pub(in crate::commands) async fn deliver(&mut self, batch: &Batch, key: Option<String>) -> Result<Taken, NotTaken> {
         self.requests += 1;
         let key = key.unwrap_or_else(|| format!("{}-{}", self.run, self.requests));
@@ -114,7 +114,8 @@ fn refused(refusal: &Refusal, batch: &Batch) -> NotTaken {
         Some(line) => format!("line {line}: the server answered {refusal}"),
         None => format!("the server answered {refusal}"),
     };
-    // If one message is too large, the server names it. If the whole request is too large, it names none.
+    // If one message is too large, the answer contains the message's index. If the whole request is too large, the
+    // answer contains no index.
     if refusal.status == StatusCode::PAYLOAD_TOO_LARGE && line.is_none() {
         return NotTaken::TooLarge(reason);
     }

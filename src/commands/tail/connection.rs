@@ -1,4 +1,4 @@
-//! Opens a connection to the server, and decides from its end whether to reconnect.
+//! Opens a connection to the server. When a connection ends, decides whether to reconnect.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::commands::settings::Tail;
 use crate::dial::{DialError, Dialer, Stream};
 use crate::endpoint::Endpoint;
 
-/// Deadline for the WebSocket handshake.
+/// The maximum time for the WebSocket handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// An open connection.
@@ -27,17 +27,18 @@ pub(super) type Socket = WebSocketStream<Stream>;
 
 /// Why a connection ended, and whether to reconnect.
 pub(super) enum End {
-    /// The reader of the output is gone.
+    /// Standard output is closed, so no message can be shown.
     Unread,
-    /// A reconnect fails in the same way.
+    /// A reconnect would fail in the same way.
     Final(String),
-    /// The connection broke or could not be opened. The server may say how long to wait before a retry.
+    /// The connection broke or could not be opened. The second field is how long to wait before a retry, if the server
+    /// asks for a wait.
     Lost(String, Option<Duration>),
     /// A new connection replaces this one.
     Replaced(Box<Socket>),
 }
 
-/// The handshake request for the topics of these settings, from a position.
+/// The handshake request for the topics in `settings`. Messages begin at `since`.
 pub(super) fn request(endpoint: &Endpoint, settings: &Tail, since: Since) -> Request<()> {
     let mut query = form_urlencoded::Serializer::new(String::new());
     if !settings.topics.is_empty() {
@@ -60,7 +61,7 @@ pub(super) fn request(endpoint: &Endpoint, settings: &Tail, since: Since) -> Req
     request
 }
 
-/// Connects, and sends the handshake request.
+/// Connects to the server, and does the WebSocket handshake.
 pub(super) async fn open(dialer: Dialer, request: Request<()>) -> Result<Socket, End> {
     let stream = dialer.dial().await.map_err(|error| not_dialled(&error))?;
     let handshake = tokio_tungstenite::client_async_with_config(request, stream, Some(limits()));
@@ -86,7 +87,8 @@ fn not_dialled(error: &DialError) -> End {
     if error.is_lasting() { End::Final(error.to_string()) } else { End::Lost(error.to_string(), None) }
 }
 
-/// The longest message that a server can be configured to take (`publish-message-bytes`), with room for its envelope.
+/// Limits the length of a received message: to the maximum of the server's setting `publish-message-bytes`, plus room
+/// for the envelope.
 fn limits() -> WebSocketConfig {
     const LONGEST: usize = (1 << 30) + (1 << 20);
     WebSocketConfig::default().max_message_size(Some(LONGEST)).max_frame_size(Some(LONGEST))
@@ -97,8 +99,8 @@ pub(super) fn leave(mut socket: Socket) {
     let _: Option<Result<(), Error>> = socket.close(None).now_or_never();
 }
 
-/// Interprets a close frame. The table of close codes says whether to reconnect; after 1000, tail does not reconnect, and
-/// after any other code it does.
+/// Interprets a close frame. The table of close codes says whether to reconnect. After a code that is not in the table,
+/// tail reconnects unless the code is 1000.
 pub(super) fn closed(frame: Option<CloseFrame>) -> End {
     let Some(frame) = frame else { return End::Lost("the server closed the connection".to_owned(), None) };
     let code = u16::from(frame.code);

@@ -1,8 +1,8 @@
-//! Keeps a connection to the server, and resumes where the last one ended.
+//! Keeps a connection to the server. After a reconnect, resumes at the position that was reached.
 //!
-//! When the server announces a shutdown, the next connection is opened while this one still delivers. Messages that come
-//! over both are shown once. A broadcast has no position to resume from. It is lost if it was sent before the next
-//! connection was open, and this connection was closed before it arrived.
+//! When the server announces a shutdown, tail opens a new connection while the old connection still delivers. Messages
+//! that come over both are shown once. A broadcast has no position to resume from. It is lost if the server sends it
+//! before the new connection is open, and the old connection closes before it arrives.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -28,24 +28,24 @@ use crate::commands::settings::Tail;
 use crate::commands::{Failure, counted, printable};
 use crate::dial::Dialer;
 
-/// After a connection that lasted this long, the backoff starts over.
+/// If a connection lasted this long, the next wait before a reconnect is short again.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// A connection that is being opened. Its parts have their own deadlines.
+/// A connection that is being opened. Connecting and the handshake have their own deadlines.
 type Opening = BoxFuture<'static, Result<Socket, End>>;
 
-/// Follows one server's messages.
+/// Receives the messages of one server, over one connection after another.
 pub(super) struct Follower {
     dialer: Dialer,
     settings: Tail,
     lines: Sender<Line>,
     /// Where the next connection resumes.
     since: Since,
-    /// Topics were requested, and the server has none of them.
+    /// The user requested topics, and the server has none of them.
     deaf: bool,
-    /// The catch-up is not complete yet.
+    /// The catch-up of the current connection is not complete yet.
     behind: bool,
-    /// When to open the next connection, because the server shuts down.
+    /// When to open the next connection, if the server has announced a shutdown.
     leave_at: Option<Instant>,
     /// The next connection, while it is being opened.
     next: Option<Opening>,
@@ -75,7 +75,7 @@ impl Follower {
         }
     }
 
-    /// Follows until the reader of the output is gone, or until a reconnect is useless.
+    /// Receives messages until standard output is closed, or until a reconnect is useless.
     pub(super) async fn run(&mut self) -> Result<(), Failure> {
         loop {
             let began = Instant::now();
@@ -97,7 +97,8 @@ impl Follower {
                 }
                 End::Unread => return Ok(()),
                 End::Final(reason) => return Err(Failure::Failed(reason)),
-                // The server closed this connection before the next one was open. Continue with the one being opened.
+                // The server closed this connection before the next one was open. Continue with the next connection,
+                // which is being opened already.
                 End::Lost(reason, _) if self.next.is_some() => {
                     self.hand_over();
                     let text = format!("{reason}; already reconnecting");
@@ -117,7 +118,7 @@ impl Follower {
         }
     }
 
-    /// Writes how many messages came and how to continue, if the queue has room.
+    /// Writes how many messages arrived and how to continue, if the queue of lines has room.
     pub(super) fn summarise(&self) {
         let messages = counted(self.messages, "message");
         let connections = match self.connections {
@@ -129,7 +130,7 @@ impl Follower {
             Since::Now | Since::Snapshot => String::new(),
         };
         let text = format!("{messages}{connections}{next}");
-        // If the queue is full, the reader has stopped reading, so the summary is useless.
+        // If the queue is full, the output is not being read, so the summary is useless.
         let _ = self.lines.try_send(Line::Notice(Notice { tone: Tone::Aside, text }));
     }
 
@@ -140,7 +141,7 @@ impl Follower {
         Box::pin(connection::open(self.dialer.clone(), request))
     }
 
-    /// The connection in `next` replaces this one.
+    /// Tells `overlap` that the connection in `next` replaces the current one.
     fn hand_over(&mut self) {
         self.overlap.hand_over(match self.since {
             Since::Position(position) => Some(position),
@@ -148,7 +149,8 @@ impl Follower {
         });
     }
 
-    /// Reads until the connection ends. Sends pings, and gives up if nothing arrives for the idle timeout.
+    /// Reads messages until the connection ends. Sends pings, and ends the connection if nothing arrives for the idle
+    /// timeout.
     async fn read(&mut self, mut socket: Socket) -> End {
         (self.connections, self.leave_at, self.next) = (self.connections + 1, None, None);
         let idle = self.settings.idle_timeout;
@@ -159,7 +161,8 @@ impl Follower {
                 frame = tokio::time::timeout_at(heard + idle, socket.next()) => frame,
                 _ = pings.tick() => {
                     let ping = tokio::time::timeout_at(heard + idle, socket.send(Frame::Ping(Vec::new().into())));
-                    // Reading returns the same error, after the messages that came before it.
+                    // Ignore an error of the ping. The next reads return the messages that arrived before, and then the
+                    // same error.
                     let _: Result<_, _> = ping.await;
                     continue;
                 }
@@ -188,9 +191,9 @@ impl Follower {
 
     /// Opens the next connection after the server has announced a shutdown. Waits forever without an announcement.
     ///
-    /// Cancel-safe: a pending attempt stays in `next`. A failed attempt is repeated until this connection ends; then `run`
-    /// reconnects as after any other end. No attempt begins during a catch-up, because the position to resume from is
-    /// known only at its end.
+    /// Cancel-safe: a pending attempt stays in `next`. Repeats a failed attempt until the current connection ends; then
+    /// `run` reconnects as usual. Begins no attempt during a catch-up, because the position to resume from is known
+    /// only when the catch-up ends.
     async fn replacement(&mut self) -> Socket {
         loop {
             let next = match (&mut self.next, self.leave_at) {
@@ -212,7 +215,7 @@ impl Follower {
         }
     }
 
-    /// Handles a message: passes it on, remembers its position, and updates the state of the connection.
+    /// Handles a message: sends it to the printer, stores its position, and updates the state of the connection.
     async fn take(&mut self, text: Utf8Bytes) -> Result<(), End> {
         #[derive(Deserialize)]
         struct Head<'a> {
@@ -238,11 +241,11 @@ impl Follower {
             }
             "caught_up" => {
                 self.behind = false;
-                // The next server may be behind the last one. Keep the later position.
+                // The new server may be behind the old server. Keep the later position.
                 self.move_to(position(head.data.get()).filter(|at| !self.overlap.has_reached(*at)));
                 None
             }
-            // The server has none of the requested topics. This error says why.
+            // The server has none of the requested topics. This error message says why.
             "error" if self.deaf => return Err(End::Final(detail(head.data.get()))),
             "reconnect" => Some((Tone::Aside, self.leave(head.data.get()))),
             _ => {
@@ -260,7 +263,7 @@ impl Follower {
                 None
             }
         };
-        // The notice about a new connection comes before its first message.
+        // Print the notice about a new connection before the first message of that connection.
         if let Some((tone, text)) = note {
             self.note(tone, text).await?;
         }
@@ -274,7 +277,7 @@ impl Follower {
         }
         let at = position(data);
         self.behind = self.since != Since::Now;
-        // Without a catch-up, the position of the acknowledgement is reached already.
+        // `now` means that there is no catch-up. So the client is already at the position of the acknowledgement.
         if self.since == Since::Now {
             self.move_to(at);
         }
@@ -288,7 +291,8 @@ impl Follower {
         Some((Tone::Good, format!("{again} to {}{at}: {}", self.dialer.endpoint(), printable(&topics.join(", ")))))
     }
 
-    /// A catch-up that does not resume at the position delivers the current state again, so its messages are not repeats.
+    /// Handles the start of a catch-up. A subscription that does not resume at the position gets its current state
+    /// again. Its messages are shown even if the previous connection delivered them.
     fn catches_up(&mut self, data: &str) {
         #[derive(Deserialize)]
         struct CatchUp {
@@ -309,8 +313,9 @@ impl Follower {
         }
     }
 
-    /// The server shuts down and closes this connection after `after_ms`. The next connection is opened at a random moment
-    /// in the first half of that time: early enough to catch up, and spread over the clients.
+    /// Handles the announcement of a shutdown: the server closes this connection after `after_ms`. Chooses a random
+    /// moment in the first half of that time to open the next connection. So clients reconnect at different moments,
+    /// and have time to catch up.
     fn leave(&mut self, data: &str) -> String {
         #[derive(Deserialize)]
         struct Data {

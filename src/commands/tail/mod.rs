@@ -1,8 +1,8 @@
 //! `oddswire tail`: shows messages as they are published, despite server restarts and broken connections.
 //!
-//! [`connection`] opens a connection and interprets its end, [`follow`] reconnects and keeps the position, [`overlap`] drops
-//! messages that two connections deliver, [`show`] formats messages for people, and [`print`] writes in a separate thread.
-//! A pipe without a reader blocks only that thread, so the program can still end.
+//! [`connection`] opens a connection and interprets its end, [`follow`] reconnects and keeps the position, [`overlap`]
+//! drops the second copy of messages that two connections deliver, [`show`] formats messages for people, and [`print`]
+//! writes in a separate thread. A pipe that is not read blocks only that thread, so the program can still end.
 
 mod connection;
 mod follow;
@@ -18,7 +18,7 @@ use super::{Failure, interrupted};
 use crate::commands::settings::Tail;
 use crate::dial::Dialer;
 
-/// Follows until a signal, until the reader of standard output is gone, or until a retry is useless.
+/// Shows messages until a signal arrives, standard output is closed, or a reconnect is useless.
 pub(super) async fn run(settings: Tail) -> Result<(), Failure> {
     let dialer = Dialer::new(settings.url().clone())?;
     let printer = Printer::start(&settings);
@@ -28,7 +28,8 @@ pub(super) async fn run(settings: Tail) -> Result<(), Failure> {
         refused = follower.run() => refused,
         asked = interrupted() => asked,
         () = print::reader_gone() => Ok(()),
-        // Writing failed. Without this branch, the program would notice only at the next message.
+        // The printer has ended, because writing failed. Without this branch, the program would notice this only at the
+        // next message.
         () = lines.closed() => Ok(()),
     };
     if ended.is_ok() {

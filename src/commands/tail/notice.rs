@@ -1,4 +1,4 @@
-//! Notices about the connection, and where colour is allowed.
+//! Notices about the connection, and whether an output stream can show colours.
 
 use std::io::IsTerminal;
 
@@ -34,8 +34,7 @@ impl Look {
     }
 }
 
-/// Whether terminals may be written to in colour: not if `NO_COLOR` is set (<https://no-color.org>), and not on a terminal
-/// without colours.
+/// Whether the program may use colours: not if `NO_COLOR` is set (<https://no-color.org>), and not if `TERM` is `dumb`.
 fn may_colour() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb")

@@ -1,67 +1,68 @@
-//! Drops messages that come over two connections, if the second replaces the first.
+//! Drops the second copy of messages that arrive over two connections, of which one replaces the other.
 //!
-//! Messages are recognised by position. Broadcasts have no position and are recognised by text, which includes a timestamp
-//! and is the same on every node.
+//! The position identifies a message. A broadcast has no position. Its text identifies it, because the text includes a
+//! timestamp and is the same on every node.
 
 use std::collections::{HashSet, VecDeque};
 
 use oddswire::message::Position;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// Number of broadcasts that are remembered. If more come while the next connection is being opened, the first of them may
-/// be shown twice.
+/// The maximum number of remembered broadcasts. If more arrive while the next connection is being opened, the oldest of
+/// them may be shown twice.
 const MOST_BROADCASTS: usize = 64;
 
-/// Remembers what the last connection delivered.
+/// Remembers what the previous connection delivered.
 #[derive(Debug, Default)]
 pub(super) struct Overlap {
-    /// The position of the last connection. This connection repeats the messages up to there.
+    /// The position that the previous connection reached. The current connection repeats messages up to this position.
     to: Option<Position>,
-    /// The subscriptions whose current state this connection delivers again, each as `topic` or `topic/key`.
+    /// The subscriptions whose current state the current connection delivers again, each as `topic` or `topic/key`.
     restated: HashSet<String>,
-    /// Broadcasts of the last connection that this one may still repeat.
+    /// Broadcasts of the previous connection that the current connection may still repeat.
     before: VecDeque<Utf8Bytes>,
-    /// Broadcasts of this connection since the opening of the next one began.
+    /// Broadcasts that the current connection delivered since the opening of the next connection began.
     delivered: VecDeque<Utf8Bytes>,
 }
 
 impl Overlap {
-    /// The opening of the next connection begins: from now on both may deliver the same broadcasts.
+    /// Notes that the next connection is being opened: from now on, both connections may deliver the same broadcasts.
     pub(super) fn begin(&mut self) {
         self.delivered.clear();
     }
 
-    /// The next connection replaces this one, which has delivered everything up to `position`.
+    /// Notes that the next connection replaces the current one, which has delivered everything up to `position`.
     pub(super) fn hand_over(&mut self, position: Option<Position>) {
         self.to = position;
         self.restated.clear();
         self.before = std::mem::take(&mut self.delivered);
     }
 
-    /// The connection delivers the current state of a subscription again.
+    /// Notes that the current connection delivers the current state of this subscription again.
     pub(super) fn restate(&mut self, subscription: String) {
         self.restated.insert(subscription);
     }
 
-    /// Treats no message of this connection as repeated, because its catch-up is unknown.
+    /// From now on, treats no message of the current connection as a repeat, because its catch-up is unknown.
     pub(super) fn forget(&mut self) {
         self.to = None;
     }
 
-    /// Whether the last connection had reached this position in all topics.
+    /// Whether the previous connection had reached this position in all topics.
     pub(super) fn has_reached(&self, at: Position) -> bool {
         self.restated.is_empty() && self.is_within(at)
     }
 
-    /// Whether the last connection delivered this message.
+    /// Whether the previous connection delivered this message.
     pub(super) fn has_message(&self, at: Position, topic: &str, key: Option<&str>) -> bool {
         self.is_within(at) && !self.restated.iter().any(|subscription| covers(subscription, topic, key))
     }
 
-    /// Whether the last connection delivered this broadcast. If `is_opening`, remembers it for the next connection.
+    /// Whether the previous connection delivered this broadcast. If `is_opening`, remembers the broadcast for the next
+    /// connection.
     pub(super) fn has_broadcast(&mut self, text: &Utf8Bytes, is_opening: bool) -> bool {
         if let Some(at) = self.before.iter().position(|before| before == text) {
-            // A further broadcast with the same text is a new one.
+            // Forget this broadcast: another broadcast with the same text is a new one.
             self.before.remove(at);
             return true;
         }

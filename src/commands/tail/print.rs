@@ -15,10 +15,11 @@ use super::show::{self, Show};
 use crate::commands::Failure;
 use crate::commands::settings::Tail;
 
-/// Most lines that wait to be written. When the queue is full, the connection is not read, and the server keeps the next
-/// messages.
+/// The maximum number of lines that wait to be written. While the queue is full, tail does not read from the
+/// connection, and the server keeps further messages.
 const QUEUE: usize = 256;
-/// Deadline for writing the queue at the end. A reader that has stopped reading must not keep the program alive.
+/// The maximum time to write the remaining lines when the program ends. If the output is not being read, the program
+/// must still end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A line to write.
@@ -30,7 +31,7 @@ pub(super) enum Line {
     Notice(Notice),
 }
 
-/// The thread that writes.
+/// The thread that writes, and the queue of its lines.
 pub(super) struct Printer {
     lines: Sender<Line>,
     writing: JoinHandle<io::Result<()>>,
@@ -44,12 +45,12 @@ impl Printer {
         Self { lines, writing }
     }
 
-    /// The queue of lines. It closes when the reader of the output is gone.
+    /// The queue of lines. It closes when standard output is closed.
     pub(super) fn lines(&self) -> Sender<Line> {
         self.lines.clone()
     }
 
-    /// Writes the rest of the queue. A reader that is gone is not an error.
+    /// Writes the remaining lines of the queue. A closed standard output is not an error.
     pub(super) async fn finish(self) -> Result<(), Failure> {
         drop(self.lines);
         match tokio::time::timeout(FLUSH_TIMEOUT, self.writing).await {
@@ -71,7 +72,8 @@ fn write(mut queue: Receiver<Line>, mut show: Option<Show>) -> io::Result<()> {
                 None => write_raw(&mut out, text.as_bytes())?,
             },
             Line::Notice(notice) => {
-                // If both streams are the same terminal, earlier messages must appear before the notice.
+                // Standard output and standard error may be the same terminal. Earlier messages must appear before the
+                // notice.
                 out.flush()?;
                 let line = show::notice(&notice, notices.colour);
                 io::stderr().write_all(line.as_bytes())?;
@@ -84,7 +86,8 @@ fn write(mut queue: Receiver<Line>, mut show: Option<Show>) -> io::Result<()> {
     out.flush()
 }
 
-/// Writes a message as one line. JSON has raw line breaks only between tokens, where a space means the same.
+/// Writes a message as one line: replaces line breaks with spaces. JSON has raw line breaks only between tokens, where
+/// a space means the same.
 fn write_raw(out: &mut impl Write, text: &[u8]) -> io::Result<()> {
     for part in text.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
         match part.split_last() {
@@ -98,11 +101,11 @@ fn write_raw(out: &mut impl Write, text: &[u8]) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Waits until the reader of standard output is gone, even if there is nothing to write.
+/// Waits until the reader of standard output closes the pipe, even if there is nothing to write.
 pub(super) async fn reader_gone() {
     let watched = io::stdout().as_fd().try_clone_to_owned();
-    // The system cannot watch a file, but a file has no reader that could go. This descriptor is only watched, never
-    // written to, so it may be in blocking mode.
+    // If standard output is a file, the system cannot watch it, and no reader can close it. This descriptor is only
+    // watched, never written to, so it may be in blocking mode.
     let watched = watched.and_then(|fd| pipe::Sender::from_file_unchecked(fd.into()));
     if let Ok(watched) = watched
         && watched.ready(Interest::ERROR).await.is_ok()

@@ -11,9 +11,10 @@ use super::notice::{Look, Notice, Tone};
 use super::value::Value;
 use crate::commands::{counted, printable};
 
-/// Most keys whose last data is remembered to mark changes. Beyond that, all are forgotten.
+/// The maximum number of keys whose latest data is remembered to mark changes. When the number is exceeded, the data of
+/// all keys is forgotten.
 const REMEMBERED: usize = 20_000;
-/// Keys longer than this do not widen the column of keys.
+/// The maximum width of the column of keys. Longer keys do not widen the column.
 const WIDEST_KEY: usize = 28;
 
 const RESET: &str = "\x1b[0m";
@@ -36,7 +37,7 @@ pub(super) fn notice(notice: &Notice, colour: bool) -> String {
     line.end()
 }
 
-/// Turns messages into lines.
+/// Formats messages as lines of text.
 pub(super) struct Show {
     look: Look,
     full: bool,
@@ -45,8 +46,8 @@ pub(super) struct Show {
     last: HashMap<String, Value>,
 }
 
-/// An envelope. Its data is parsed separately. Data that [`Value`] cannot hold, such as a number that is too large, is
-/// still valid JSON and is shown unchanged.
+/// The envelope of a message. `data` is parsed separately. If [`Value`] cannot hold it, for example because of a number
+/// that is too large, it is shown unchanged.
 #[derive(Deserialize)]
 struct Message<'a> {
     #[serde(rename = "type")]
@@ -63,9 +64,9 @@ impl Show {
         Self { look, full, topic_width: 0, key_width: 0, last: HashMap::new() }
     }
 
-    /// Formats a message; returns an empty text if it is reported as a notice.
+    /// Formats a message; returns an empty text if a notice reports the message instead.
     pub(super) fn message(&mut self, text: &str) -> String {
-        // `Follower` reports an invalid message.
+        // `Follower` has already reported the invalid message.
         let Ok(message) = serde_json::from_str::<Message<'_>>(text) else { return String::new() };
         let data = Value::of(message.data);
         let mut line = Text::new(self.look.colour, self.width());
@@ -114,7 +115,7 @@ impl Show {
         self.last.insert(name, data);
     }
 
-    /// Formats a `catch_up`: what it delivers, and what is lost.
+    /// Formats a `catch_up` message: what the catch-up delivers, and which messages are lost.
     fn catch_up(&self, data: &Value) -> String {
         let mut lines = String::new();
         let mut say = |style: &'static str, text: &str| {
@@ -147,14 +148,15 @@ impl Show {
         lines
     }
 
-    /// The width at which lines are cut. Read each time, because a terminal can change its width.
+    /// The width at which lines are cut; `None` means no limit. Asks the terminal each time, because the user can
+    /// change its width.
     fn width(&self) -> Option<usize> {
         let cut = self.look.terminal && !self.full;
         cut.then(columns)
     }
 }
 
-/// The columns of the terminal; 80 if they are unknown.
+/// The number of columns of the terminal; 80 if the number is unknown.
 fn columns() -> usize {
     crossterm::terminal::size()
         .ok()
@@ -169,7 +171,7 @@ fn clock(timestamp: Option<&str>) -> &str {
     time.filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic())).unwrap_or("            ")
 }
 
-/// The number of columns of a text.
+/// The number of terminal columns that a text occupies.
 fn width(text: &str) -> usize {
     text.chars().filter_map(unicode_width::UnicodeWidthChar::width).sum()
 }
@@ -186,8 +188,8 @@ fn value(line: &mut Text, now: &Value, before: Option<&Value>) {
     }
 }
 
-/// Writes a value inside another value, in brackets. Objects in a list are written without names, which are the same in
-/// each.
+/// Writes a value inside another value, in brackets. Objects in a list are written without field names, because all of
+/// them have the same names.
 fn nested(line: &mut Text, now: &Value, before: Option<&Value>) {
     let changed = if before.is_some_and(|before| before != now) { YELLOW } else { "" };
     match now {
@@ -271,7 +273,8 @@ impl Text {
     }
 }
 
-/// The part of a text that fits into the columns left. After a character that does not fit, no columns are left.
+/// The part of a text that fits into `left` columns. Subtracts the used columns from `left`; sets `left` to 0 if the
+/// text is cut.
 fn fitting<'a>(text: &'a str, left: &mut usize) -> &'a str {
     for (at, char) in text.char_indices() {
         let wide = char.width().unwrap_or(0);

@@ -41,17 +41,17 @@ impl Value {
         if let Self::List(items) = self { items.get(at) } else { None }
     }
 
-    /// The text, or an empty one.
+    /// The content of a string; empty for other values.
     pub(super) fn text(&self) -> &str {
         if let Self::Text(text) = self { text } else { "" }
     }
 
-    /// The number, if it is one.
+    /// A number; `None` for other values.
     pub(super) fn number(&self) -> Option<f64> {
         if let Self::Number(number) = self { number.as_f64() } else { None }
     }
 
-    /// Order of display: lists and objects, then single values, then times.
+    /// Sort key of a field for display: lists and objects first, then single values, then times.
     pub(super) fn rank(&self) -> u8 {
         match self {
             Self::List(_) | Self::Object(_) => 0,

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-/// The metrics of a server: the series of each name.
+/// The metrics of a server: for each metric name, its series.
 #[derive(Debug, Default)]
 pub(super) struct Exposition(HashMap<String, Vec<Series>>);
 
-/// One value with its labels.
+/// The value of one series, with its labels.
 #[derive(Debug)]
 struct Series {
     labels: Vec<(String, String)>,
@@ -20,7 +20,7 @@ impl Series {
 }
 
 impl Exposition {
-    /// Parses a text; ignores lines that are not series.
+    /// Parses the text; ignores lines that are not series.
     pub(super) fn read(text: &str) -> Self {
         let mut all: HashMap<String, Vec<Series>> = HashMap::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -35,22 +35,22 @@ impl Exposition {
         self.0.get(name).into_iter().flatten()
     }
 
-    /// The sum of all series of a name.
+    /// The sum of all series of a metric.
     pub(super) fn sum(&self, name: &str) -> f64 {
         self.series(name).map(|series| series.value).sum()
     }
 
-    /// The sum of the series with this label.
+    /// The sum of those series of a metric that have this label.
     pub(super) fn of(&self, name: &str, label: (&str, &str)) -> f64 {
         self.series(name).filter(|series| series.label(label.0) == Some(label.1)).map(|series| series.value).sum()
     }
 
-    /// The values of a label, in all series of a name.
+    /// The values of a label, in all series of a metric.
     pub(super) fn values(&self, name: &str, label: &str) -> Vec<&str> {
         self.series(name).filter_map(|series| series.label(label)).collect()
     }
 
-    /// The upper bounds of a histogram, in order, each with its cumulative count.
+    /// The buckets of a histogram, in order: upper bound and cumulative count.
     pub(super) fn buckets(&self, name: &str) -> Vec<(f64, f64)> {
         let bound = |series: &Series| Some((series.label("le")?.replace("+Inf", "inf").parse().ok()?, series.value));
         let mut buckets: Vec<(f64, f64)> = self.series(&format!("{name}_bucket")).filter_map(bound).collect();
@@ -77,8 +77,8 @@ fn series(line: &str) -> Option<(&str, Series)> {
     Some((name, Series { labels, value }))
 }
 
-/// A label's value up to its closing quote, and the rest of the text. A backslash escapes a quote, a backslash and a line
-/// feed.
+/// Reads a label's value up to the closing quote. Returns the value and the rest of the text. A backslash escapes a
+/// quote, a backslash and a line feed.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();

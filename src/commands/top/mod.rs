@@ -1,7 +1,8 @@
-//! `oddswire top`: the figures of a server, live in a terminal.
+//! `oddswire top`: shows figures of a server in a terminal, and keeps them up to date.
 //!
-//! [`exposition`] parses `/metrics`, [`sample`] asks the server, [`view`] computes rates from two samples, and [`screen`]
-//! draws them. Without a terminal the same figures are printed once.
+//! [`exposition`] parses `/metrics`, [`sample`] requests metrics and connections from the server, [`view`] computes
+//! rates from two samples, and [`screen`] draws the figures. Without a terminal, the program prints the same figures
+//! once.
 
 mod exposition;
 mod sample;
@@ -25,7 +26,8 @@ use super::settings::Top;
 use super::{Failure, interrupted, print};
 use crate::dial::Dialer;
 
-/// Watches a server until a key or a signal ends it. Prints the figures once if there is no terminal.
+/// Shows the figures of a server until a key or a signal ends the program. With `--once`, or without a terminal, prints
+/// the figures once.
 pub(super) async fn run(settings: Top) -> Result<(), Failure> {
     let mut client = Client::new(Dialer::new(settings.url().clone())?, None);
     let mut view = View::new(settings.url().to_string());
@@ -38,7 +40,7 @@ pub(super) async fn run(settings: Top) -> Result<(), Failure> {
     watch(Terminal::take()?, client, view, &settings).await
 }
 
-/// Takes two samples, because one has no rates, and prints them.
+/// Takes two samples, because a rate needs two, and prints the figures.
 async fn print_once(client: &mut Client, view: &mut View, settings: &Top) -> Result<(), Failure> {
     for sample in 0..2 {
         if sample > 0 {
@@ -49,7 +51,7 @@ async fn print_once(client: &mut Client, view: &mut View, settings: &Top) -> Res
     print(screen::print(view))
 }
 
-/// The terminal, which is restored on drop, also after a panic.
+/// The terminal, in the mode for full-screen programs. Drop restores it, also after a panic.
 struct Terminal(DefaultTerminal);
 
 impl Terminal {
@@ -69,7 +71,7 @@ fn unusable(error: io::Error) -> Failure {
     Failure::Failed(format!("the terminal cannot be used: {error}"))
 }
 
-/// What changes the screen or ends the program.
+/// An event that changes the screen or ends the program.
 enum Happened {
     Sampled(Result<Sample, String>),
     Typed(io::Result<Event>),
@@ -80,7 +82,7 @@ async fn watch(mut terminal: Terminal, client: Client, mut view: View, settings:
     let sampled = samples(client, settings.interval).map(Happened::Sampled);
     let typed = EventStream::new().map(Happened::Typed).chain(tokio_stream::once(Happened::Ended(Ok(()))));
     let ended = stream::once(interrupted()).map(Happened::Ended);
-    // Merged streams run side by side: keys are handled while a sample is being taken.
+    // Merge the streams, so that keys are handled while a sample is being taken.
     let mut happenings = std::pin::pin!(sampled.merge(typed).merge(ended));
     loop {
         terminal.0.draw(|frame| screen::draw(frame.area(), frame.buffer_mut(), &view)).map_err(unusable)?;
@@ -100,7 +102,8 @@ async fn watch(mut terminal: Terminal, client: Client, mut view: View, settings:
     }
 }
 
-/// Samples the server at this interval, without end. After a late answer the next sample waits a whole interval.
+/// Samples the server at this interval, without end. If an answer is late, later samples are late, too: they do not
+/// catch up.
 fn samples(client: Client, interval: Duration) -> impl Stream<Item = Result<Sample, String>> {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -111,7 +114,7 @@ fn samples(client: Client, interval: Duration) -> impl Stream<Item = Result<Samp
     })
 }
 
-/// Handles a key; returns `false` if it ends the program.
+/// Handles a key; returns `false` if the key ends the program.
 fn press(view: &mut View, key: KeyEvent) -> bool {
     match key.code {
         KeyCode::Char('q') | KeyCode::Esc => return false,

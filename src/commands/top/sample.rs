@@ -52,7 +52,7 @@ impl Sample {
         self.metrics.values("oddswire_build_info", "version").first().map_or_else(String::new, |text| printable(text))
     }
 
-    /// Seconds since it started.
+    /// Seconds since the server started.
     pub(super) fn uptime(&self) -> f64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         (now - self.metrics.sum("oddswire_process_start_time_seconds")).max(0.0)
@@ -71,7 +71,7 @@ fn not_admin(path: &str) -> String {
     format!("the server has no {path}: set --url to the address of its --admin-listen")
 }
 
-/// Escapes the texts that clients choose, so that they cannot steer the terminal.
+/// Escapes texts that come from clients, so that they cannot send control characters to the terminal.
 fn shown(mut connection: Connection) -> Connection {
     connection.subscriptions.iter_mut().for_each(|text| *text = printable(text));
     connection.peer = connection.peer.map(|text| printable(&text));

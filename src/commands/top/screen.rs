@@ -12,17 +12,17 @@ use super::units::{duration, rate, short, size, whole};
 use super::view::{Client, View};
 use crate::commands::{counted, grouped};
 
-/// The width of the output without a terminal.
+/// The width of the printed output if there is no terminal, in columns.
 const PRINTED_COLUMNS: u16 = 100;
-/// Most clients in the output without a terminal.
+/// The maximum number of clients in the printed output if there is no terminal.
 const PRINTED_CLIENTS: u16 = 20;
-/// Rows of the figures at the top.
+/// The number of rows for the figures at the top.
 const FIGURES: u16 = 6;
-/// Rows of the chart.
+/// The number of rows for the chart.
 const RATES: u16 = 2;
-/// Rows of a table besides its content: a blank one and the header.
+/// The number of rows above a table's content: a blank row and the header.
 const HEAD: u16 = 2;
-/// Most topics on a screen with clients.
+/// The maximum number of topics on a screen that also shows clients.
 const MOST_TOPICS: u16 = 8;
 
 const LABEL: Style = Style::new().dim();
@@ -32,7 +32,7 @@ const BAD: Style = Style::new().fg(Color::Red).bold();
 struct Column {
     head: &'static str,
     width: u16,
-    /// Numbers are aligned to the right.
+    /// Whether the column is aligned to the right, because it has numbers.
     right: bool,
     /// Columns with a lower rank are left out first.
     rank: u8,
@@ -42,7 +42,7 @@ const fn column(head: &'static str, width: u16, right: bool, rank: u8) -> Column
     Column { head, width, right, rank }
 }
 
-/// The name grows if there is room.
+/// The columns of the list of topics. The name becomes wider if there is room.
 const TOPIC_COLUMNS: [Column; 5] = [
     column(" TOPIC", 16, false, 5),
     column("SUBSCRIBERS", 11, true, 4),
@@ -50,7 +50,7 @@ const TOPIC_COLUMNS: [Column; 5] = [
     column("HISTORY", 9, true, 1),
     column("IN/S", 9, true, 3),
 ];
-/// The subscriptions grow if there is room.
+/// The columns of the list of clients. The subscriptions become wider if there is room.
 const CLIENT_COLUMNS: [Column; 6] = [
     column(" CLIENT", 22, false, 6),
     column("AGE", 7, true, 1),
@@ -59,7 +59,7 @@ const CLIENT_COLUMNS: [Column; 6] = [
     column("SENT/S", 8, true, 2),
     column("SUBSCRIPTIONS", 13, false, 3),
 ];
-/// Columns between two columns of a table.
+/// The number of blank characters between two columns of a table.
 const SPACING: u16 = 2;
 
 /// Draws the whole screen.
@@ -80,7 +80,7 @@ pub(super) fn draw(area: Rect, buffer: &mut Buffer, view: &View) {
     keys_of(view, area.width).render(keys, buffer);
 }
 
-/// The screen as text, without chart and keys, and as long as its tables.
+/// The screen as text, without the chart and the list of keys. Its height depends on the length of the tables.
 pub(super) fn print(view: &View) -> String {
     let topics = u16::try_from(view.topics().len()).unwrap_or(MOST_TOPICS);
     let clients = u16::try_from(view.clients().len()).unwrap_or(PRINTED_CLIENTS).clamp(1, PRINTED_CLIENTS);
@@ -93,7 +93,7 @@ pub(super) fn print(view: &View) -> String {
     [figures, listed, connected].iter().map(text).collect()
 }
 
-/// The content of a buffer, without styles.
+/// The text in a buffer, without styles.
 fn text(buffer: &Buffer) -> String {
     let row = |y| (0..buffer.area.width).map(|x| buffer[(x, y)].symbol()).collect::<String>();
     (0..buffer.area.height).map(|y| row(y).trim_end().to_owned() + "\n").collect()
@@ -101,7 +101,7 @@ fn text(buffer: &Buffer) -> String {
 
 fn figures_of(view: &View, width: u16) -> Vec<Line<'static>> {
     let Some(now) = view.now() else {
-        // The reason is the whole screen, so it is wrapped and not cut.
+        // The screen shows nothing but the reason, so the reason is wrapped instead of cut.
         let reason = view.trouble.as_ref().map(|reason| Line::styled(format!(" {reason}"), BAD));
         return vec![title(view, width, None), reason.unwrap_or_else(|| "…".into())];
     };
@@ -153,7 +153,7 @@ fn title(view: &View, width: u16, now: Option<&Sample>) -> Line<'static> {
     Line::from(format!("{left}{right:>room$}")).style(Style::new().reversed())
 }
 
-/// Why the figures are old.
+/// A line that says why the figures are old.
 fn trouble(view: &View, width: u16) -> Option<Line<'static>> {
     view.trouble.as_ref().map(|reason| Line::styled(cut(&format!(" {reason}"), usize::from(width)), BAD))
 }
@@ -185,7 +185,7 @@ fn label(name: &str) -> Span<'static> {
     Span::styled(format!(" {name:<10}"), LABEL)
 }
 
-/// A line of a label and as many parts as fit, in their order.
+/// A line with a label and as many of the parts as fit, in their order.
 fn fitting(
     label: Span<'static>,
     parts: impl IntoIterator<Item = Vec<Span<'static>>>,
@@ -217,7 +217,8 @@ fn draw_rates(area: Rect, buffer: &mut Buffer, view: &View) {
     Paragraph::new(vec![Line::raw(""), peak_line]).render(peak, buffer);
 }
 
-/// Which columns fit into this width: the columns of the lowest rank are left out first. Returns the room that is left.
+/// Chooses the columns that fit into this width: leaves out the columns of the lowest rank first. Also returns the
+/// unused width.
 fn columns_for<const N: usize>(columns: &[Column; N], width: u16) -> ([bool; N], u16) {
     let mut shown = [true; N];
     loop {
@@ -231,7 +232,8 @@ fn columns_for<const N: usize>(columns: &[Column; N], width: u16) -> ([bool; N],
     }
 }
 
-/// Draws a table. `wide` is the index of the column that gets the room that is left. `rows` gets the width of that column.
+/// Draws a table. `wide` is the index of the column that gets the unused width. `rows` is called with the width of that
+/// column.
 fn draw_table<const N: usize>(
     area: Rect,
     buffer: &mut Buffer,
@@ -332,7 +334,7 @@ mod tests {
         text(&buffer)
     }
 
-    /// A busy server: every figure is about as long as it gets.
+    /// The view of a busy server, in which every figure is about as long as it can become.
     fn busy() -> View {
         let mut view = View::new("http://127.0.0.1:9100".to_owned());
         for (seconds, count) in [(10, 0), (0, 12_345_670)] {

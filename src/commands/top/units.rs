@@ -26,7 +26,7 @@ pub(super) fn rate(rate: Option<f64>) -> String {
     }
 }
 
-/// A size in bytes, in a unit that keeps it short.
+/// Formats a size in bytes as a short text with a suitable unit.
 pub(super) fn size(bytes: f64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (mut value, mut unit) = (bytes, 0);
@@ -41,7 +41,7 @@ pub(super) fn size(bytes: f64) -> String {
     }
 }
 
-/// A duration in seconds, in a unit that keeps it short.
+/// Formats a duration in seconds as a short text with a suitable unit.
 pub(super) fn duration(seconds: f64) -> String {
     match seconds {
         ..0.01 => format!("{:.1} ms", seconds * 1000.0),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::sample::{Connection, Sample};
 
-/// Number of samples whose rate is drawn.
+/// The number of samples whose rates are in the chart.
 const HISTORY: usize = 120;
 
 /// The order of the list of clients.
@@ -32,7 +32,7 @@ impl Sort {
 #[derive(Debug)]
 pub(super) struct Client<'a> {
     pub(super) facts: &'a Connection,
-    /// Bytes per second; `None` if the client is not in the last sample.
+    /// Bytes per second; `None` if the client is not in the earlier of the two samples.
     pub(super) rate: Option<f64>,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Topic {
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) url: String,
-    /// Why the last sample failed.
+    /// Why the latest attempt to take a sample failed.
     pub(super) trouble: Option<String>,
     pub(super) sort: Sort,
     pub(super) paused: bool,
@@ -76,12 +76,12 @@ impl View {
         }
     }
 
-    /// The last sample.
+    /// The latest successful sample.
     pub(super) fn now(&self) -> Option<&Sample> {
         self.now.as_ref()
     }
 
-    /// Takes a new sample; ignores it while the screen is paused.
+    /// Stores a new sample; ignores it while the screen is paused.
     pub(super) fn take(&mut self, sample: Result<Sample, String>) {
         if self.paused {
             return;
@@ -122,12 +122,13 @@ impl View {
         self.scroll = self.scroll.saturating_add_signed(by).min(last);
     }
 
-    /// The rise per second of a counter, summed over its series.
+    /// The increase of a counter per second, summed over the counter's series.
     pub(super) fn rate(&self, name: &str) -> Option<f64> {
         self.rise(|sample| sample.metrics.sum(name))
     }
 
-    /// The rise per second between the two samples; `None` with one sample, or if the value fell, as after a restart.
+    /// The increase of a value per second, between the two samples. `None` with one sample, or if the value decreased,
+    /// as after a restart.
     fn rise(&self, value: impl Fn(&Sample) -> f64) -> Option<f64> {
         let (before, now) = self.before.as_ref().zip(self.now.as_ref())?;
         let rise = value(now) - value(before);
@@ -135,7 +136,7 @@ impl View {
         (rise >= 0.0 && seconds > 0.0).then_some(rise / seconds)
     }
 
-    /// A quantile of the observations between the two samples; `None` if there are none.
+    /// A quantile of the observations between the two samples; `None` if there are no observations.
     pub(super) fn quantile(&self, histogram: &str, share: f64) -> Option<f64> {
         let (before, now) = self.before.as_ref().zip(self.now.as_ref())?;
         let earlier: HashMap<u64, f64> =
@@ -178,7 +179,7 @@ impl View {
             rate
         };
         let mut clients: Vec<_> = now.connections.iter().map(|facts| Client { facts, rate: client(facts) }).collect();
-        // Sort by id first, so that equal clients keep their order from sample to sample.
+        // Sort by id first, so that clients with equal figures keep their order in each new sample.
         clients.sort_by(|one, other| one.facts.id.cmp(&other.facts.id));
         match self.sort {
             Sort::Slowest => {
@@ -194,14 +195,15 @@ impl View {
     }
 }
 
-/// The value below which this share of the observations lies, assuming that they are spread evenly inside a bucket.
+/// The value below which this share (0 to 1) of the observations lies. Assumes that observations are spread evenly
+/// inside a bucket.
 fn quantile(buckets: &[(f64, f64)], share: f64) -> Option<f64> {
     let total = buckets.last().map(|(_, count)| *count).filter(|total| *total > 0.0)?;
     let wanted = total * share;
     let mut below = (0.0, 0.0);
     for (bound, count) in buckets {
         if *count >= wanted {
-            // The last bucket has no upper bound, so the result is its lower bound.
+            // The last bucket has no upper bound, so the result is the bucket's lower bound.
             let inside =
                 if bound.is_finite() { (wanted - below.1) / (count - below.1).max(f64::MIN_POSITIVE) } else { 0.0 };
             let width = if bound.is_finite() { bound - below.0 } else { 0.0 };
