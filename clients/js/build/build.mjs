@@ -9,8 +9,8 @@ const HERE = fileURLToPath(new URL('..', import.meta.url));
 const TSC = fileURLToPath(new URL('../node_modules/typescript/bin/tsc', import.meta.url));
 
 /**
- * Names of internal properties, which are shortened to one letter. A name must not also be a property of a foreign
- * object. The tests run on the built file, so they find mistakes.
+ * Names of internal properties, which are shortened to one letter. A name must not also be a property of an object that
+ * other code defines. The tests run on the built file, so they find mistakes.
  */
 const INTERNAL = ['isAcknowledged', 'isLive', 'asked', 'answered', 'acknowledge', 'probe', 'fail', 'end',
     'ended', 'plan', 'base', 'names', 'behind', 'isEmpty', 'isQuiet', 'include', 'exclude', 'isCovered',

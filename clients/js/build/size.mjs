@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
 
-/** In bytes, compressed with gzip at the highest level. */
+/** Maximum size of the built file in bytes, compressed with gzip at the highest level. */
 const LIMIT = 5000;
 
 const built = readFileSync(new URL('../dist/oddswire.js', import.meta.url));

@@ -1,7 +1,10 @@
 import type { BroadcastMessage, CatchUpMessage, CatchUpMode, CaughtUpMessage, ErrorMessage, TopicMessage } from './messages.js';
 import type { Transport } from './transports.js';
 export interface Status {
-    /** 'waiting': for the next attempt, for topics, or for an iterator. 'closed': the client does not reconnect. */
+    /**
+     * 'waiting': the client waits for the next attempt, for topics, or for an iterator. 'closed': the client does not
+     * reconnect.
+     */
     readonly state: 'connecting' | 'catching-up' | 'live' | 'waiting' | 'closed';
     readonly transport: Transport | null;
     /** Attempts since the last stable connection. */
@@ -18,7 +21,10 @@ export interface Gap {
         mode: CatchUpMode;
         skipped: number | null;
     }>>;
-    /** Broadcasts that the client was too slow for. Broadcasts sent while it was not connected are not included. */
+    /**
+     * Number of broadcasts that the client missed because it was too slow. Broadcasts sent while the client was not
+     * connected are not included.
+     */
     readonly broadcastsSkipped: number;
 }
 export interface Events {
@@ -36,7 +42,7 @@ export interface Events {
     raw: string;
 }
 export type Listeners<T> = Set<(value: T) => void>;
-/** Adds a listener. Returns a function that removes it. */
+/** Adds a listener. Returns a function that removes the listener. */
 export declare function listen<T>(listeners: Listeners<T>, listener: (value: T) => void): () => void;
-/** Calls all listeners. Reports an exception of a listener as uncaught, so that it affects nothing else. */
+/** Calls all listeners. Reports an exception of a listener as uncaught, so that the exception affects nothing else. */
 export declare function tellAll<T>(listeners: Iterable<(value: T) => void>, value: T): void;

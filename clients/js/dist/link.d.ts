@@ -3,22 +3,29 @@ import type { Plan } from './subscriptions.js';
 import { type End, type Transport, type WebSocketClass } from './transports.js';
 /** Times in milliseconds, each with a default. */
 export interface Timeouts {
-    /** Until a connection must be acknowledged, including the token function: 10,000. */
+    /** Maximum time until the server acknowledges a connection, including the token function. Default: 10,000. */
     open: number;
     /**
-     * Silence after which the client sends a ping over a WebSocket. The check runs in steps of this length, so it can
-     * take twice as long. An event stream sends a comment every 15 s anyway. 20,000.
+     * Silence after which the client sends a ping over a WebSocket. The check runs in steps of this length, so the ping
+     * can come after twice this time. Over an event stream, the server sends a comment every 15 s anyway. Default:
+     * 20,000.
      */
     idle: number;
-    /** Until the answer to the ping must come: 10,000. */
+    /** Maximum time from the ping to its answer. Default: 10,000. */
     pong: number;
-    /** How long a connection must be live before waits are short again: 10,000. */
+    /** How long a connection must be live before the waits between attempts are short again. Default: 10,000. */
     stable: number;
-    /** The wait before an attempt is random between 0 and this limit, which doubles with each attempt: 1,000. */
+    /**
+     * The wait before an attempt is random between 0 and a limit. The first limit is this time; it doubles with each
+     * attempt. Default: 1,000.
+     */
     retry: number;
-    /** Maximum of that limit: 30,000. */
+    /** Maximum of the limit for the wait before an attempt. Default: 30,000. */
     maxRetry: number;
-    /** How long an event stream is used before a WebSocket is tried again; up to twice as long at random: 60,000. */
+    /**
+     * How long the client uses an event stream before it tries a WebSocket again. The time is random, between this
+     * value and twice this value. Default: 60,000.
+     */
     upgrade: number;
 }
 export interface Settings {
@@ -36,21 +43,21 @@ export interface Owner {
 }
 export interface Link {
     readonly via: Transport;
-    /** An event stream, which cannot send. */
+    /** Whether this is an event stream, over which the client cannot send. */
     readonly isStream: boolean;
     readonly plan: Plan;
-    /** When its token expires, in milliseconds of the local clock; NaN if it does not. */
+    /** When the connection's token expires, in milliseconds of the local clock; NaN if the token does not expire. */
     expires?: number;
-    /** The server has acknowledged it. */
+    /** Whether the server has acknowledged the connection. */
     isAcknowledged?: boolean;
-    /** No catch-up is in progress. */
+    /** Whether the connection is acknowledged and no catch-up is in progress. */
     isLive?: boolean | undefined;
-    /** The number of the latest request that was sent; 0 is the query. */
+    /** The number of the latest request that the client sent; 0 is the query of the connection. */
     asked: number;
     /** The number of the latest answered request; -1 until the acknowledgement, which answers the query. */
     answered: number;
     send(message: object): void;
-    /** Starts the check for silence. */
+    /** Handles the acknowledgement, and starts the check for silence. */
     acknowledge(ack: ConnectionAck): void;
     /** Sends a ping now. */
     probe(): void;

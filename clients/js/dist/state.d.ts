@@ -1,6 +1,6 @@
 import type { TopicMessage } from './messages.js';
 export interface LiveState extends ReadonlyMap<string, TopicMessage> {
-    /** The latest message without a key. A narrowed subscription has none. */
+    /** The latest message without a key. A narrowed subscription has no such message. */
     readonly latest: TopicMessage | null;
     /**
      * Whether the state holds every key that the server has. It is false until the first snapshot is complete, and if
@@ -17,12 +17,15 @@ export interface LiveState extends ReadonlyMap<string, TopicMessage> {
 /** Updates a live state. */
 export interface Keeper {
     readonly shown: LiveState;
-    /** A snapshot of this subscription begins. When it is complete, it replaces the subscription's keys in one step. */
+    /**
+     * Call this when a snapshot of this subscription begins. When the snapshot is complete, it replaces the
+     * subscription's keys in one step.
+     */
     stage(snapshot: string): void;
     take(message: TopicMessage, isCatchingUp: boolean): void;
-    /** A catch-up has ended at this position. */
+    /** Call this when a catch-up has ended at this position. */
     caughtUp(position: string): void;
-    /** Subscriptions were dropped: only keys that other subscriptions cover stay. */
+    /** Call this when subscriptions were dropped. Only keys that remaining subscriptions cover stay in the state. */
     narrow(isCovered: (path: string) => unknown): void;
 }
 export declare function keep(own: string): Keeper;

@@ -8,7 +8,7 @@ export interface Plan {
     readonly begin: Since;
 }
 export interface Subscriptions {
-    /** The names, sorted. */
+    /** The names of all subscriptions, sorted. */
     names(): string[];
     /** The subscriptions that should continue from another position than this one. */
     behind(position: string): string[];
@@ -16,32 +16,40 @@ export interface Subscriptions {
     reached(): string | null;
     /** Whether there is no subscription to connect for. */
     isEmpty(): boolean;
-    /** Whether there are subscriptions, and resuming at the position delivers everything that is missing of each. */
+    /**
+     * Whether there are subscriptions, and a resume at the client's position delivers everything that each of them
+     * misses.
+     */
     isQuiet(): unknown;
     include(names: readonly string[], since: Since): void;
     exclude(names: readonly string[]): void;
     /** Whether one subscription includes the path and everything below it. */
     isCovered(path: string): unknown;
-    /** The query of the next connection. If the transport has requests, they ask for the remaining subscriptions. */
+    /**
+     * The query of the next connection. If the transport can send requests, later requests ask for the remaining
+     * subscriptions.
+     */
     plan(hasRequests: boolean): Plan;
-    /** The requests that are still to be sent over a connection, after `asked` earlier ones. */
+    /** The requests that the client still has to send over a connection that has sent `asked` requests. */
     requests(asked: number): object[];
-    /** The server has answered the connection's request of this number; 0 is the acknowledgement. */
+    /** Call this when the server has answered the request with this number; the acknowledgement answers request 0. */
     answered(topics: readonly string[], position: string, request: number): void;
     /**
-     * The server refuses these names, or the additions of the connection's request of this number. Returns a true value
-     * if some subscriptions are dropped and others are left.
+     * Call this when the server refuses these names, or the new subscriptions of the request with this number. Returns
+     * a true value if some subscriptions are dropped and others are left.
      */
     refused(names: readonly string[], request: number | false): unknown;
-    /** The server has announced a catch-up, after it answered this number of requests. */
+    /** Call this when the server announces a catch-up. `answered` is the number of the latest answered request. */
     announced(topics: CatchUpMessage['data']['topics'], answered: number): void;
-    /** Whether a message is new for one of its subscriptions. If it is, the client's position moves to it. */
+    /**
+     * Whether a message is new for a subscription that includes it. If so, the client's position moves to the message.
+     */
     take(message: TopicMessage): unknown;
-    /** All messages up to this position have been delivered or reported as skipped. */
+    /** Call this when all messages up to this position are delivered or reported as skipped. */
     reach(position: string): void;
 }
 /**
- * Calls `snapshot` at the first message of a subscription's snapshot: from then on, a cut connection resumes within
- * it.
+ * Calls `snapshot` at the first message of a subscription's snapshot: from then on, a client that loses its connection
+ * resumes within the snapshot.
  */
 export declare function subscriptionsOf(topics: readonly string[], since: Since, snapshot: (of: string) => void): Subscriptions;

@@ -1,6 +1,9 @@
 import type { ErrorMessage } from './messages.js';
 export type Transport = 'websocket' | 'sse';
-/** Receives the events of a transport. It may still get events after the transport was closed, and must ignore them. */
+/**
+ * The receiver of a transport's events. It may still get events after the transport was closed, and must ignore these
+ * events.
+ */
 export interface Ear {
     /** Receives a message. An empty text only shows that the connection is alive. */
     hearText(text: string): void;
@@ -13,13 +16,13 @@ export interface End {
     /** A WebSocket's close code, or the HTTP status if oddswire itself refused (not a proxy). */
     code?: number | undefined;
     reason?: string | undefined;
-    /** oddswire's error object of a refusal. */
+    /** The error object in oddswire's answer, if oddswire refused the connection. */
     refusal?: ErrorMessage['data'] | undefined;
 }
 export interface Socket {
-    /** Does nothing on an event stream. */
+    /** Sends a text; does nothing on an event stream. */
     send(text: string): void;
-    /** Closes the connection; a WebSocket with this code. */
+    /** Closes the connection; a WebSocket gets this close code. */
     close(code: number): void;
 }
 /** The part of the class WebSocket that is used. The classes of browsers, Node 22 and the package `ws` have it. */
@@ -31,7 +34,7 @@ export type WebSocketClass = new (url: string) => {
     close(code: number): void;
 };
 export declare function openWebSocket(url: URL, WebSocket: WebSocketClass, ear: Ear): Socket;
-/** Reads an event stream until it ends. Throws if it is aborted. */
+/** Reads an event stream until it ends. Throws if `signal` is aborted. */
 export declare function readStream(url: URL, token: string | undefined, signal: AbortSignal, ear: Ear): Promise<void>;
 /**
  * Parses an event stream piece by piece (HTML standard, section 9.2.6). Pieces are never empty, and the decoder has

@@ -1,8 +1,8 @@
 // The client keeps one connection. It replaces the connection before an announced end, reconnects after an unexpected
 // one, and delivers each message once.
 //
-// The client is one function with local variables, not a class: private members keep their names in the built file,
-// which would make it a tenth larger.
+// The client is one function with local variables, not a class: the private members of a class keep their names in the
+// built file, which would make the file a tenth larger.
 
 import { listen, tellAll, type Events, type Gap, type Listeners, type Status } from './events.js';
 import { openLink, type Link } from './link.js';
@@ -16,57 +16,63 @@ import type { End, Transport, WebSocketClass } from './transports.js';
 export interface Client extends AsyncIterable<TopicMessage> {
     /** Calls the listener with each event. Returns a function that removes the listener. */
     on<K extends keyof Events>(event: K, listener: (value: Events[K]) => void): () => void;
-    /** Called with each gap, like listeners of the event 'gap'. */
+    /** The client calls this with each gap, like a listener of the event 'gap'. */
     onGap: ((gap: Gap) => void) | null;
     readonly status: Status;
-    /** The position where the client would resume; null before there is one. */
+    /** The position where the client would resume; null before the client has a position. */
     readonly position: string | null;
-    /** The current subscriptions, sorted. A client of all topics has none until the server has named them. */
+    /**
+     * The current subscriptions, sorted. A client of all topics has no subscriptions until the server has named its
+     * topics.
+     */
     readonly topics: string[];
     /**
-     * Adds subscriptions, which begin at `since` (default 'snapshot'). An existing subscription begins again there,
-     * unless `since` is 'now'.
+     * Adds subscriptions, which begin at `since` (default 'snapshot'). An existing subscription begins again at
+     * `since`, unless that is 'now'.
      */
     subscribe(topics: string[], since?: Since): void;
     /** Drops subscriptions, and removes their keys from the states. */
     unsubscribe(topics: string[]): void;
-    /** The live state of a subscription. It contains the messages since the first call. */
+    /** The live state of a subscription. The first call begins to collect messages. */
     state(topic: string): LiveState;
-    /** Ends the client for good. */
+    /** Closes the client, which then never reconnects. */
     close(): void;
     /**
-     * The messages since the first call of `next`. When the iterator is `queue` messages behind, the whole client stops
-     * listening. It resumes when half of them are taken: the server then sends what it still has, and reports the rest
-     * as a gap.
+     * Yields the messages that arrive after the first call of `next`. When `queue` messages wait in the iterator, the
+     * whole client disconnects. It resumes when half of these messages are taken. The server then sends the missed
+     * messages that it still has, and reports the others as a gap.
      */
     [Symbol.asyncIterator](): AsyncGenerator<TopicMessage, void, undefined>;
 }
 
 /**
- * Close codes and statuses after which another attempt would be refused, too (src/close.rs; RFC 6455, section 7.4.1).
+ * Close codes and HTTP statuses after which the server would refuse another attempt, too (src/close.rs; RFC 6455,
+ * section 7.4.1).
  */
 const FINAL = /^(4(00|03|403|429)|100[023789])$/;
-/** The longest wait that a server can ask for, in milliseconds. */
+/** The maximum wait that the client accepts from a server, in milliseconds. */
 const MAX_WISH = 300_000;
 /** Maximum delay of a timer, in milliseconds: setTimeout fires at once for delays of 2^31 ms or more. */
 const MAX_TIMER = 2e9;
 /**
- * Pause between changes of the subscriptions, in milliseconds. The server takes 20 messages a second, and over an event
- * stream each change needs a new connection.
+ * Minimum pause between two changes of the subscriptions, in milliseconds. The server takes at most 20 messages a
+ * second from a client. Over an event stream, each change needs a new connection.
  */
 const CHANGE_PAUSE = 400;
 
 /**
- * How long the old connection stays open after its replacement is caught up, in milliseconds. It may still bring a
- * broadcast that was sent before the replacement connected. The nodes of a deployment differ by less than this.
+ * How long the old connection stays open after its replacement is caught up, in milliseconds. The old connection may
+ * still bring a broadcast that was sent before the replacement connected. The delays of the nodes of a deployment
+ * differ by less than this time.
  */
 const LINGER = 1000;
 /**
- * Maximum number of broadcasts from one of two connections that the other has not brought yet. Others may come twice.
+ * Maximum number of remembered broadcasts that only one of two connections has brought so far. Further broadcasts may
+ * reach the listeners twice.
  */
 const MOST_BROUGHT = 256;
 
-/** Reasons of the state 'waiting' without a time. */
+/** Reasons of the state 'waiting' if no time is set for the next attempt. */
 const NO_TOPICS = 'no topics';
 const BEHIND = 'iterator is behind';
 
@@ -87,9 +93,9 @@ export function connect(url: string | URL, {
     if (transport === 'websocket' && !WebSocket) {
         refuse('WebSocket', WebSocket, 'a class');
     }
-    // Without a WebSocket class, only the event stream is left.
+    // Without a WebSocket class, the client can only use an event stream.
     const choice = WebSocket ? transport : 'sse';
-    /** Whether another call can give another token. */
+    /** Whether the client can get a new token. */
     const canRenew = typeof token === 'function';
     const getToken = canRenew ? token : () => token;
     const timeouts = { ...TIMEOUTS, ...given };
@@ -98,12 +104,12 @@ export function connect(url: string | URL, {
     const subscriptions = subscriptionsOf(topics, since, snapshot => states.forEach(state => state.stage(snapshot)));
     const listeners: { [event: string]: Listeners<any> } = {};
     const listenersOf = (event: string): Listeners<any> => (listeners[event] ??= new Set());
-    /** For each iterator, the messages that it has not yielded yet. */
+    /** For each iterator, the messages that the iterator has not yielded yet. */
     const queues = new Set<TopicMessage[]>();
-    /** Wake the waiting iterators. */
+    /** Functions that wake the waiting iterators. */
     let readers: (() => void)[] = [];
     let status!: Status;
-    /** Why the client closed by itself. Iterators throw it. */
+    /** Why the client closed by itself. Iterators throw an error with this text. */
     let failure: string | undefined;
 
     let link: Link | null = null;
@@ -111,9 +117,12 @@ export function connect(url: string | URL, {
     let early: Link | null = null;
     /** Broadcasts that only one of two connections has brought so far, with that connection. */
     const brought = new Map<string, Link>();
-    /** The transport of the replacement that is wanted. */
+    /** The transport of the replacement that the client wants to open, or null. */
     let wanted: Transport | null = null;
-    /** Subscriptions that get a snapshot only because others need one. The server does not know what they miss. */
+    /**
+     * Subscriptions that get a snapshot only because other subscriptions need one. The server does not know what these
+     * subscriptions miss.
+     */
     let lost: string[] = [];
 
     let attempt = 0;
@@ -121,11 +130,14 @@ export function connect(url: string | URL, {
     let wish = 0;
     /** The time of the next attempt. */
     let retryAt = 0;
-    /** WebSocket attempts in a row without an acknowledgement, and how many are made before an event stream is used. */
+    /**
+     * `refused` counts WebSocket attempts in a row without an acknowledgement. After `patience` of them, the client
+     * uses an event stream.
+     */
     let refused = 0;
     let patience = 1;
     let flushedAt = 0;
-    /** Removes the listeners on the page and on the program's signal. */
+    /** Removes the client's listeners on the page and on the program's `signal`. */
     const closing = new AbortController();
     let timers: (ReturnType<typeof setTimeout> | undefined)[] = [];
 
@@ -157,7 +169,7 @@ export function connect(url: string | URL, {
 
     const connect = (): void => {
         if (subscriptions.isEmpty()) return tell('waiting', { reason: NO_TOPICS });
-        // While neither transport connects, the two alternate.
+        // While neither transport connects, the client alternates between the two.
         link = open(choice === 'sse' || refused >= patience ? 'sse' : 'websocket');
         show();
     };
@@ -177,7 +189,7 @@ export function connect(url: string | URL, {
         tell('waiting', { ...end, retryInMs: ms });
     };
 
-    /** Full jitter: clients that were cut at the same time reconnect at different times. */
+    /** Full jitter: clients that lost their connections at the same time reconnect at different times. */
     const wait = (most: number): number => Math.max(Math.random() * most, wish);
     const backoff = (): number => wait(Math.min(timeouts.maxRetry, timeouts.retry * 2 ** attempt++));
 
@@ -208,10 +220,12 @@ export function connect(url: string | URL, {
         read();
     };
 
-    /** The network is back, or the page is visible again. Timers may have slept, and connections may be dead. */
+    /**
+     * Called when the network is back, or the page is visible again. Timers may be late, and connections may be dead.
+     */
     const wake = (): void => {
         link?.probe();
-        // Only shorten the wait. If its end has passed while the timer slept, connect now.
+        // Shorten the wait, but never extend it. If the wait should have ended while timers were stopped, connect now.
         if (timers[Timer.Retry]) retryIn(Math.min(retryAt - Date.now(), wait(timeouts.retry)), status);
     };
 
@@ -227,7 +241,8 @@ export function connect(url: string | URL, {
     };
 
     /**
-     * Opens the replacement of the current connection. Does nothing during a catch-up: it is called again afterwards.
+     * Opens the replacement of the current connection. Does nothing during a catch-up: the client calls this again
+     * after the catch-up.
      */
     const replace = (): void => {
         if (!wanted || timers[Timer.Replace] || early || !link!.isLive || !subscriptions.isQuiet()) return;
@@ -237,8 +252,8 @@ export function connect(url: string | URL, {
 
     const notReplaced = (): void => {
         early = null;
-        // If a replacement with the same transport is wanted (a drain, a token), try again. Otherwise an upgrade
-        // failed.
+        // If the replacement has the transport of the current connection (because of a drain or a token), try again.
+        // Otherwise an upgrade to a WebSocket failed.
         if (wanted === link!.via) return void (timers[Timer.Replace] || replaceIn(backoff(), wanted));
         wanted = null;
         upgradeLater();
@@ -274,12 +289,16 @@ export function connect(url: string | URL, {
             if (message.topic) take(message);
             else if (which === early ? takeEarly(message) : which === link) obey(which, message, text);
         } catch (error) {
-            // oddswire never sends such a message. Exceptions of listeners do not reach this point.
+            // The message is invalid, and oddswire never sends invalid messages. Exceptions of listeners do not reach
+            // this point.
             which.fail(error);
         }
     };
 
-    /** Broadcasts have no position. Over two connections, their text identifies them, because it has a timestamp. */
+    /**
+     * Delivers a broadcast once, even if two connections bring it. A broadcast has no position. Its text identifies it,
+     * because the text has a timestamp.
+     */
     const tellOnce = (which: Link, text: string, message: BroadcastMessage): void => {
         if ((brought.get(text) ?? which) !== which) return void brought.delete(text);
         if (early && brought.size < MOST_BROUGHT) brought.set(text, which);
@@ -288,8 +307,8 @@ export function connect(url: string | URL, {
 
     /**
      * Handles messages of the replacement while the old connection is still open. If the replacement replays all
-     * messages, both are merged by position: the first copy of each message counts. Otherwise the replacement takes
-     * over at once. Returns a true value if the message must then be handled like on any connection.
+     * messages, the messages of both connections are merged by position: the first copy of each message counts.
+     * Otherwise the replacement takes over at once. Returns a true value if `obey` must then handle the message.
      */
     const takeEarly = (message: any): unknown => {
         const next = early!;
@@ -335,7 +354,8 @@ export function connect(url: string | URL, {
                 }
                 return replace();
             case 'reconnect':
-                // Ignore the `retry:` of this event: it is for an EventSource, which reconnects only after the cut.
+                // Ignore the `retry:` of this event: it is for an EventSource, which reconnects only after the server
+                // has closed the connection.
                 wish = 0;
                 // Reconnect at a random time, early enough to be caught up before the old connection closes.
                 return replaceIn(Math.random() * data.after_ms / 2, current.via);
@@ -350,8 +370,8 @@ export function connect(url: string | URL, {
     };
 
     /**
-     * Drops the refused subscriptions, and removes their keys from the states. The error `too_many_subscriptions` is
-     * also the answer to a request.
+     * Drops the refused subscriptions, and removes their keys from the states. The error `too_many_subscriptions` also
+     * counts as the answer to a request.
      */
     const giveUp = ({ code, topics = [] }: ErrorMessage['data'], by: Link): unknown => {
         const goesOn = subscriptions.refused(topics, code === 'too_many_subscriptions' && ++by.answered);
@@ -364,7 +384,8 @@ export function connect(url: string | URL, {
     };
 
     const acknowledged = (message: any): void => {
-        // This stream only checks why WebSockets are refused. The server does not refuse, so WebSockets are blocked.
+        // The client opened this event stream only to find out why WebSockets fail. The server accepts the stream, so
+        // something else blocks WebSockets.
         if (choice === 'websocket' && link!.isStream) return link!.fail('no WebSocket');
         const { begin } = link!.plan;
         const { topics, position } = message.data;
@@ -452,7 +473,10 @@ export function connect(url: string | URL, {
 
     // Tokens
 
-    /** Schedules a replacement with a new token before the token expires, and repeats that until there is one. */
+    /**
+     * Schedules a replacement with a new token before the current token expires. Repeats this until a replacement takes
+     * over.
+     */
     const renewLater = (): void => {
         const left = link!.expires! - Date.now();
         if (canRenew && left > 1000) after(Math.min(left * 0.8, MAX_TIMER), Timer.Renew, () => {
@@ -510,7 +534,7 @@ export function connect(url: string | URL, {
         },
     };
     client.on('gap', gap => client.onGap?.(gap));
-    // Only in a browser. addEventListener uses the `signal` of the AbortController.
+    // Only browsers have this `addEventListener`. It uses the `signal` of the AbortController.
     globalThis.addEventListener?.('online', wake, closing);
     globalThis.addEventListener?.('visibilitychange', () => document.hidden || wake(), closing);
     connect();

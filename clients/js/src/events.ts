@@ -4,7 +4,10 @@ import type { BroadcastMessage, CatchUpMessage, CatchUpMode, CaughtUpMessage, Er
 import type { Transport } from './transports.js';
 
 export interface Status {
-    /** 'waiting': for the next attempt, for topics, or for an iterator. 'closed': the client does not reconnect. */
+    /**
+     * 'waiting': the client waits for the next attempt, for topics, or for an iterator. 'closed': the client does not
+     * reconnect.
+     */
     readonly state: 'connecting' | 'catching-up' | 'live' | 'waiting' | 'closed';
     readonly transport: Transport | null;
     /** Attempts since the last stable connection. */
@@ -19,7 +22,10 @@ export interface Status {
 export interface Gap {
     /** For each subscription: the mode of the catch-up, and the number of missed messages; null if that is unknown. */
     readonly topics: Readonly<Record<string, { mode: CatchUpMode; skipped: number | null }>>;
-    /** Broadcasts that the client was too slow for. Broadcasts sent while it was not connected are not included. */
+    /**
+     * Number of broadcasts that the client missed because it was too slow. Broadcasts sent while the client was not
+     * connected are not included.
+     */
     readonly broadcastsSkipped: number;
 }
 
@@ -40,13 +46,13 @@ export interface Events {
 
 export type Listeners<T> = Set<(value: T) => void>;
 
-/** Adds a listener. Returns a function that removes it. */
+/** Adds a listener. Returns a function that removes the listener. */
 export function listen<T>(listeners: Listeners<T>, listener: (value: T) => void): () => void {
     listeners.add(listener);
     return () => listeners.delete(listener);
 }
 
-/** Calls all listeners. Reports an exception of a listener as uncaught, so that it affects nothing else. */
+/** Calls all listeners. Reports an exception of a listener as uncaught, so that the exception affects nothing else. */
 export function tellAll<T>(listeners: Iterable<(value: T) => void>, value: T): void {
     for (const listener of listeners) {
         try {

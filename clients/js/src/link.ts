@@ -1,4 +1,4 @@
-// One connection: it is opened with a token, checked for silence, and ends exactly once.
+// One connection. The client opens it with a token, and checks it for silence. It ends exactly once.
 
 import type { ConnectionAck } from './messages.js';
 import type { Plan } from './subscriptions.js';
@@ -6,22 +6,29 @@ import { openWebSocket, readStream, type End, type Socket, type Transport, type 
 
 /** Times in milliseconds, each with a default. */
 export interface Timeouts {
-    /** Until a connection must be acknowledged, including the token function: 10,000. */
+    /** Maximum time until the server acknowledges a connection, including the token function. Default: 10,000. */
     open: number;
     /**
-     * Silence after which the client sends a ping over a WebSocket. The check runs in steps of this length, so it can
-     * take twice as long. An event stream sends a comment every 15 s anyway. 20,000.
+     * Silence after which the client sends a ping over a WebSocket. The check runs in steps of this length, so the ping
+     * can come after twice this time. Over an event stream, the server sends a comment every 15 s anyway. Default:
+     * 20,000.
      */
     idle: number;
-    /** Until the answer to the ping must come: 10,000. */
+    /** Maximum time from the ping to its answer. Default: 10,000. */
     pong: number;
-    /** How long a connection must be live before waits are short again: 10,000. */
+    /** How long a connection must be live before the waits between attempts are short again. Default: 10,000. */
     stable: number;
-    /** The wait before an attempt is random between 0 and this limit, which doubles with each attempt: 1,000. */
+    /**
+     * The wait before an attempt is random between 0 and a limit. The first limit is this time; it doubles with each
+     * attempt. Default: 1,000.
+     */
     retry: number;
-    /** Maximum of that limit: 30,000. */
+    /** Maximum of the limit for the wait before an attempt. Default: 30,000. */
     maxRetry: number;
-    /** How long an event stream is used before a WebSocket is tried again; up to twice as long at random: 60,000. */
+    /**
+     * How long the client uses an event stream before it tries a WebSocket again. The time is random, between this
+     * value and twice this value. Default: 60,000.
+     */
     upgrade: number;
 }
 
@@ -42,21 +49,21 @@ export interface Owner {
 
 export interface Link {
     readonly via: Transport;
-    /** An event stream, which cannot send. */
+    /** Whether this is an event stream, over which the client cannot send. */
     readonly isStream: boolean;
     readonly plan: Plan;
-    /** When its token expires, in milliseconds of the local clock; NaN if it does not. */
+    /** When the connection's token expires, in milliseconds of the local clock; NaN if the token does not expire. */
     expires?: number;
-    /** The server has acknowledged it. */
+    /** Whether the server has acknowledged the connection. */
     isAcknowledged?: boolean;
-    /** No catch-up is in progress. */
+    /** Whether the connection is acknowledged and no catch-up is in progress. */
     isLive?: boolean | undefined;
-    /** The number of the latest request that was sent; 0 is the query. */
+    /** The number of the latest request that the client sent; 0 is the query of the connection. */
     asked: number;
     /** The number of the latest answered request; -1 until the acknowledgement, which answers the query. */
     answered: number;
     send(message: object): void;
-    /** Starts the check for silence. */
+    /** Handles the acknowledgement, and starts the check for silence. */
     acknowledge(ack: ConnectionAck): void;
     /** Sends a ping now. */
     probe(): void;
@@ -73,8 +80,8 @@ export function openLink(transport: Transport, plan: Plan, settings: Settings, o
     let silent = 0;
     let timer = setTimeout(() => link.fail('no answer'), open);
 
-    // Send a ping first, even if the silence is already too long: after a sleep, a page's timer is overdue, and
-    // messages may still wait behind it.
+    // Send a ping first, even if the silence is already too long. After a computer was asleep, the timer is overdue,
+    // and messages may still wait to be handled.
     const look = (): void => {
         if (silent > 1) return link.fail('no answer');
         if (silent) link.send({ type: 'ping' });

@@ -5,7 +5,7 @@ import type { TopicMessage } from './messages.js';
 import { covers, pathOf, split } from './subscription.js';
 
 export interface LiveState extends ReadonlyMap<string, TopicMessage> {
-    /** The latest message without a key. A narrowed subscription has none. */
+    /** The latest message without a key. A narrowed subscription has no such message. */
     readonly latest: TopicMessage | null;
     /**
      * Whether the state holds every key that the server has. It is false until the first snapshot is complete, and if
@@ -23,16 +23,22 @@ export interface LiveState extends ReadonlyMap<string, TopicMessage> {
 /** Updates a live state. */
 export interface Keeper {
     readonly shown: LiveState;
-    /** A snapshot of this subscription begins. When it is complete, it replaces the subscription's keys in one step. */
+    /**
+     * Call this when a snapshot of this subscription begins. When the snapshot is complete, it replaces the
+     * subscription's keys in one step.
+     */
     stage(snapshot: string): void;
     take(message: TopicMessage, isCatchingUp: boolean): void;
-    /** A catch-up has ended at this position. */
+    /** Call this when a catch-up has ended at this position. */
     caughtUp(position: string): void;
-    /** Subscriptions were dropped: only keys that other subscriptions cover stay. */
+    /** Call this when subscriptions were dropped. Only keys that remaining subscriptions cover stay in the state. */
     narrow(isCovered: (path: string) => unknown): void;
 }
 
-/** With more changes than this, listeners are called before a catch-up ends: a slow client may always be in one. */
+/**
+ * Maximum number of changes that wait for the end of a catch-up. With more, the listeners are called earlier, because a
+ * slow client may always be in a catch-up.
+ */
 const MOST_CHANGES = 1000;
 
 export function keep(own: string): Keeper {
@@ -43,9 +49,12 @@ export function keep(own: string): Keeper {
         complete: false,
         on: (_: 'change', listener: (changed: TopicMessage[]) => void) => listen(listeners, listener),
     });
-    /** Snapshots in progress. */
+    /** The subscriptions whose snapshots are in progress. */
     let snapshots: string[] = [];
-    /** Messages since the snapshots began. Here and below, '' stands for the latest message without a key. */
+    /**
+     * Messages since the snapshots began, by key. Here and below, the key '' stands for the latest message without a
+     * key.
+     */
     const staged = new Map<string, TopicMessage>();
     const changed = new Map<string, TopicMessage>();
 
@@ -99,7 +108,7 @@ export function keep(own: string): Keeper {
         caughtUp(position) {
             const [epoch] = split(position);
             const isReplaced = (path: string) => snapshots.some(snapshot => covers(snapshot, path));
-            // Keys of another epoch are gone. Otherwise the server would have sent them again.
+            // Keys from another epoch no longer exist. Otherwise the server would have sent them again.
             const isGone = ({ id }: TopicMessage) => split(id)[0] !== epoch;
             unstage(isGone);
             retain(message => staged.has(message.key ?? '') || !(isGone(message) || isReplaced(pathOf(message))));

@@ -3,7 +3,8 @@
 
 /** Refuses names that the server would refuse. A comma is refused, too: it separates subscriptions in the query. */
 export function check(name: string): string {
-    // Limit the length of the key in UTF-8: the server's answer shortens a longer name, so it could not be assigned.
+    // Limit the length of the key in UTF-8: the server's answer shortens a longer name, so the client could not
+    // recognise it.
     const isLong = new Blob([name]).size - name.indexOf('/') > 257;
     if (isLong || !/^[a-z0-9_]{1,64}(\/[^/,\p{Cc}]+)*$/u.test(name) || name !== name.trim()) {
         refuse('topics', name, 'topic or topic/key');

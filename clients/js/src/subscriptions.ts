@@ -1,8 +1,9 @@
-// The client's subscriptions, and how far each has come. This decides where to resume, and which messages are new.
+// The client's subscriptions, and the position that each has reached. These decide where to resume, and which messages
+// are new.
 //
-// One position is enough for all topics, because the messages of a connection come in its order. When a catch-up begins
-// with a snapshot of one topic, the position goes back. After a resume other topics may then send messages again; the
-// cursor of each subscription recognises them.
+// One position is enough for all topics, because the messages of a connection come in the order of their positions.
+// When a catch-up begins with a snapshot of one topic, the position goes back. If the client then resumes, messages of
+// other topics may come again. The cursor of each subscription recognises such repeats.
 
 import type { CatchUpMessage, TopicMessage } from './messages.js';
 import { check, covers, pathOf, refuse, split } from './subscription.js';
@@ -19,23 +20,34 @@ export interface Plan {
 
 interface Held {
     readonly name: string;
-    /** Where it will begin; null once resuming at the client's position delivers everything that is missing. */
+    /**
+     * Where the subscription will begin; null once a resume at the client's position delivers everything that the
+     * subscription misses.
+     */
     begin: Since | null;
     /**
-     * Messages up to this offset were delivered or reported as skipped; Infinity until the server says where it
-     * begins.
+     * Messages up to this offset were delivered or reported as skipped; Infinity until the server says where the
+     * subscription begins.
      */
     cursor: number;
-    /** The number of the request that asks for it: 0 is the connection's query, Infinity means none yet. */
+    /**
+     * The number of the request that asks for the subscription: 0 is the connection's query, Infinity means no request
+     * yet.
+     */
     asked: number;
-    /** The mode of an announced catch-up for it, before the first message of that catch-up. */
+    /**
+     * The mode of a catch-up that the server has announced for the subscription; null after the first message of that
+     * catch-up.
+     */
     told: string | null;
-    /** It receives messages, whatever else is requested for it. */
+    /**
+     * Whether the subscription already receives messages. This stays true while a new request changes where it begins.
+     */
     isSettled?: boolean;
 }
 
 export interface Subscriptions {
-    /** The names, sorted. */
+    /** The names of all subscriptions, sorted. */
     names(): string[];
     /** The subscriptions that should continue from another position than this one. */
     behind(position: string): string[];
@@ -43,37 +55,48 @@ export interface Subscriptions {
     reached(): string | null;
     /** Whether there is no subscription to connect for. */
     isEmpty(): boolean;
-    /** Whether there are subscriptions, and resuming at the position delivers everything that is missing of each. */
+    /**
+     * Whether there are subscriptions, and a resume at the client's position delivers everything that each of them
+     * misses.
+     */
     isQuiet(): unknown;
     include(names: readonly string[], since: Since): void;
     exclude(names: readonly string[]): void;
     /** Whether one subscription includes the path and everything below it. */
     isCovered(path: string): unknown;
-    /** The query of the next connection. If the transport has requests, they ask for the remaining subscriptions. */
+    /**
+     * The query of the next connection. If the transport can send requests, later requests ask for the remaining
+     * subscriptions.
+     */
     plan(hasRequests: boolean): Plan;
-    /** The requests that are still to be sent over a connection, after `asked` earlier ones. */
+    /** The requests that the client still has to send over a connection that has sent `asked` requests. */
     requests(asked: number): object[];
-    /** The server has answered the connection's request of this number; 0 is the acknowledgement. */
+    /** Call this when the server has answered the request with this number; the acknowledgement answers request 0. */
     answered(topics: readonly string[], position: string, request: number): void;
     /**
-     * The server refuses these names, or the additions of the connection's request of this number. Returns a true value
-     * if some subscriptions are dropped and others are left.
+     * Call this when the server refuses these names, or the new subscriptions of the request with this number. Returns
+     * a true value if some subscriptions are dropped and others are left.
      */
     refused(names: readonly string[], request: number | false): unknown;
-    /** The server has announced a catch-up, after it answered this number of requests. */
+    /** Call this when the server announces a catch-up. `answered` is the number of the latest answered request. */
     announced(topics: CatchUpMessage['data']['topics'], answered: number): void;
-    /** Whether a message is new for one of its subscriptions. If it is, the client's position moves to it. */
+    /**
+     * Whether a message is new for a subscription that includes it. If so, the client's position moves to the message.
+     */
     take(message: TopicMessage): unknown;
-    /** All messages up to this position have been delivered or reported as skipped. */
+    /** Call this when all messages up to this position are delivered or reported as skipped. */
     reach(position: string): void;
 }
 
-/** Maximum number of names in a request. Even with the longest names it stays below the server's limit of 16 KiB. */
+/**
+ * Maximum number of names in a request. Even with the longest names, the request stays below the server's limit of 16
+ * KiB.
+ */
 const MOST_NAMES = 25;
 
 /**
- * Calls `snapshot` at the first message of a subscription's snapshot: from then on, a cut connection resumes within
- * it.
+ * Calls `snapshot` at the first message of a subscription's snapshot: from then on, a client that loses its connection
+ * resumes within the snapshot.
  */
 export function subscriptionsOf(
     topics: readonly string[],
@@ -81,9 +104,9 @@ export function subscriptionsOf(
     snapshot: (of: string) => void,
 ): Subscriptions {
     const held = new Map<string, Held>();
-    /** Dropped subscriptions that the server does not know of yet. */
+    /** Dropped subscriptions for which the client has not sent `unsubscribe` yet. */
     const dropped = new Set<string>();
-    /** Where all topics of the server begin; null once the server has named them. */
+    /** Where a client of all topics begins; null once the server has named the topics. */
     let all = topics[0] ? null : since;
     let position: string | null = null;
     let epoch = '';
@@ -98,7 +121,10 @@ export function subscriptionsOf(
         held.isSettled = true;
     };
 
-    /** Stores the epoch of a position, and returns the offset. Cursors of another epoch are no longer valid. */
+    /**
+     * Stores the epoch of a position, and returns the offset. Resets the cursors of another epoch, which are no longer
+     * valid.
+     */
     const enter = (position: string): number => {
         const [of, offset] = split(position);
         if (of !== epoch) for (const known of list(each => each.cursor < Infinity)) known.cursor = -1;
@@ -112,7 +138,7 @@ export function subscriptionsOf(
         }
         for (const name of names.map(check)) {
             const before = held.get(name);
-            // A subscription that is already active continues unchanged with 'now'.
+            // If `since` is 'now', a subscription that already receives messages continues unchanged.
             if (before?.isSettled && since === 'now') continue;
             held.set(name, { cursor: Infinity, ...before, name, begin: since, asked, told: null });
         }
@@ -121,7 +147,8 @@ export function subscriptionsOf(
 
     const reach = (to: string): void => {
         const offset = enter(to);
-        // Do not go back: the old connection may have come further than the catch-up of its replacement.
+        // Do not move the position back: the old connection may have delivered more than the catch-up of its
+        // replacement.
         if (!position || list(each => each.cursor < offset)[0]) position = to;
         for (const each of held.values()) {
             if (each.told === 'snapshot') snapshot(each.name);
@@ -151,12 +178,12 @@ export function subscriptionsOf(
             if (all) return { names: [], begin: all };
             dropped.clear();
             const wanted = list(isPending).map(held => held.begin!).filter(begin => begin !== 'now');
-            // A position is only for subscriptions that have begun. Without their names, the server would apply it to
-            // all topics.
+            // Resume at the position only if a subscription has begun. Without names in the query, the server would
+            // apply the position to all topics.
             if (!list(held => held.isSettled)[0]) position = null;
             let begin = position ?? wanted[0] ?? 'now';
-            // Without requests all subscriptions begin at the same place. If that is a snapshot, some may miss messages
-            // that it leaves out.
+            // Without requests all subscriptions begin at the same place. If they begin with a snapshot, some may miss
+            // messages that the snapshot leaves out.
             if (!hasRequests && wanted.some(each => each !== begin)) begin = 'snapshot';
             const named = list(held => !hasRequests || (position ? held.isSettled : held.begin === begin));
             for (const each of held.values()) {

@@ -5,7 +5,10 @@ import type { ErrorMessage } from './messages.js';
 
 export type Transport = 'websocket' | 'sse';
 
-/** Receives the events of a transport. It may still get events after the transport was closed, and must ignore them. */
+/**
+ * The receiver of a transport's events. It may still get events after the transport was closed, and must ignore these
+ * events.
+ */
 export interface Ear {
     /** Receives a message. An empty text only shows that the connection is alive. */
     hearText(text: string): void;
@@ -19,14 +22,14 @@ export interface End {
     /** A WebSocket's close code, or the HTTP status if oddswire itself refused (not a proxy). */
     code?: number | undefined;
     reason?: string | undefined;
-    /** oddswire's error object of a refusal. */
+    /** The error object in oddswire's answer, if oddswire refused the connection. */
     refusal?: ErrorMessage['data'] | undefined;
 }
 
 export interface Socket {
-    /** Does nothing on an event stream. */
+    /** Sends a text; does nothing on an event stream. */
     send(text: string): void;
-    /** Closes the connection; a WebSocket with this code. */
+    /** Closes the connection; a WebSocket gets this close code. */
     close(code: number): void;
 }
 
@@ -43,13 +46,13 @@ export function openWebSocket(url: URL, WebSocket: WebSocketClass, ear: Ear): So
     // Use ws or wss, because some browsers do not accept http or https here.
     const socket = new WebSocket(url.href.replace('http', 'ws'));
     socket.onmessage = ({ data }) => ear.hearText(data);
-    // The close event that follows has the reason. Without a listener the package `ws` would throw.
+    // The close event after an error event has the reason. Without this listener, the package `ws` would throw.
     socket.onerror = () => {};
     socket.onclose = ({ code, reason }) => ear.end({ code, reason: reason || 'ended' });
     return socket;
 }
 
-/** Reads an event stream until it ends. Throws if it is aborted. */
+/** Reads an event stream until it ends. Throws if `signal` is aborted. */
 export async function readStream(url: URL, token: string | undefined, signal: AbortSignal, ear: Ear): Promise<void> {
     const response = await fetch(url, { headers: token ? { authorization: `Bearer ${token}` } : {}, signal });
     if (!response.ok) {
@@ -59,7 +62,8 @@ export async function readStream(url: URL, token: string | undefined, signal: Ab
         const { error } = await response.json().catch(() => ({}));
         return ear.end({ code: error?.code && status, reason: error?.detail ?? 'HTTP ' + status, refusal: error });
     }
-    // A response of another type has no events: it ends, or times out, without an acknowledgement.
+    // A response that is not an event stream has no events. So the connection ends, or times out, without an
+    // acknowledgement.
     const parse = eventParser(ear);
     const write = (piece: string): void => {
         ear.hearText('');

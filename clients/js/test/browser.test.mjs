@@ -1,4 +1,4 @@
-// The built file in Chromium, where WebSocket, fetch streams and the page's events differ from Node.
+// Tests the built file in Chromium, where WebSocket, fetch streams and the page's events differ from Node.
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
@@ -14,7 +14,7 @@ import { directory, serve } from './harness/server.mjs';
 const BUILT = new URL('../dist/oddswire.js', import.meta.url);
 const CHROMIUM = process.env.TEST_CHROMIUM ?? '/usr/bin/chromium';
 
-/** Playwright's driver. If a dependency is missing, skips the test and returns null, except in CI. */
+/** Returns Playwright's driver. If a dependency is missing, skips the test and returns null, except in CI. */
 function driver(t) {
     const modules = process.env.TEST_NODE_MODULES;
     try {
@@ -27,7 +27,7 @@ function driver(t) {
     }
 }
 
-/** A page that can import the client. Its origin differs from the server's. */
+/** A page that can import the client. The page's origin differs from the server's. */
 async function pageOf(t, chromium) {
     const site = createServer(async (request, response) => {
         const isModule = request.url === '/oddswire.js';
@@ -48,7 +48,7 @@ async function pageOf(t, chromium) {
     return { page, errors, origin, open: () => page.goto(origin) };
 }
 
-/** Starts a client in the page, and collects its events there. */
+/** Starts a client in the page, and collects the client's events there. */
 function begin(page, url, options) {
     return page.evaluate(async ([url, options]) => {
         const { connect } = await import('/oddswire.js');
@@ -111,7 +111,7 @@ test('in Chromium the event online ends a wait', async t => {
     const server = await serve(t, { 'allowed-origins': site.origin });
     await site.open();
     const { page } = site;
-    // The waits are longer than the test's timeout, so only the event can end them.
+    // The waits are longer than the test's timeout, so only the tested event can end a wait.
     await begin(page, server.url, { timeouts: { open: 2000, retry: 600_000, maxRetry: 600_000, idle: 60_000, pong: 500, stable: 60_000 } });
     await page.waitForFunction(isLive);
     await server.restart('SIGKILL');

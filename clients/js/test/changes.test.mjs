@@ -1,7 +1,7 @@
 // Compares the client with a model, under random faults, changed subscriptions and deleted keys. After each phase the
 // states are equal to the server's. For subscriptions that lasted the whole phase, each message came once or was
-// reported as skipped. `SEED=… node --test test/changes.test.mjs` repeats a run. RUNS sets the number of seeds,
-// beginning with that one.
+// reported as skipped. `SEED=… node --test test/changes.test.mjs` repeats a run. RUNS sets the number of runs; each run
+// uses the next seed.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { follow, offsetOf } from './harness/client.mjs';
@@ -22,7 +22,7 @@ const covers = (name, path) => `${path}/`.startsWith(`${name}/`);
 class Run {
     /** The latest message of each existing key, and the latest one without a key, by path. */
     current = new Map();
-    /** Subscriptions; true if the client has their whole state. */
+    /** Subscriptions by name; true if the client has the complete state of the subscription. */
     held = new Map();
     /** Names whose subscription changed in this phase. */
     touched = new Set();
@@ -101,7 +101,7 @@ class Run {
         await this.pick(faults)();
     }
 
-    /** One phase. Without changes of subscriptions, every message can be counted. */
+    /** Runs one phase. If no subscription changes, every message can be counted. */
     async phase(changes) {
         for (let round = 0; round < ROUNDS; round += 1) {
             await this.fault();
@@ -154,7 +154,7 @@ class Run {
             const told = gaps.reduce((sum, { topics }) => sum + (topics[name] ? topics[name].skipped ?? Infinity : 0), 0);
             assert(missing.length <= told, `${name}: missing ${JSON.stringify(missing)}, but ${told} were reported`);
         }
-        // A snapshot may repeat messages.
+        // A snapshot may repeat messages that the client already has.
         const began = catchUps.flatMap(({ data }) => Object.keys(data.topics).filter(name => data.topics[name].mode === 'snapshot'));
         const seen = new Set();
         for (const message of messages) {

@@ -6,7 +6,7 @@ import { proxy } from './harness/proxy.mjs';
 import { redis } from './harness/redis.mjs';
 import { serve } from './harness/server.mjs';
 
-/** Publishes without a pause until it is stopped. */
+/** Publishes without a pause until the test stops it. */
 function publishing(t, publish) {
     let goesOn = true;
     const done = (async () => {
@@ -22,7 +22,7 @@ function publishing(t, publish) {
     return stop;
 }
 
-/** Number of clients. The server closes one of them at once. */
+/** Number of clients. The server closes the connection of one client at once. */
 const FOLLOWERS = 4;
 
 function followAll(t, url, options) {
@@ -33,7 +33,9 @@ function all(followers, what) {
     return Promise.all(followers.map(what));
 }
 
-/** Checks that clients always had a connection, except the first one, and on a slow machine perhaps the second. */
+/**
+ * Checks that the clients always had a connection, except the first client, and on a slow machine perhaps the second.
+ */
 function assertStayed(followers) {
     const left = followers.filter(({ statuses }) => statuses.some(({ state }) => state === 'waiting' || state === 'connecting'));
     assert(left.length <= FOLLOWERS / 2, `${left.length} of ${FOLLOWERS} lost their connection`);
@@ -95,7 +97,7 @@ test('clients wait between attempts at a draining server', async t => {
     await all(followers, follower => follower.live());
 });
 
-// The `retry:` of a drain asks an EventSource to wait longer than the drain lasts. This client must not lose that time.
+// The `retry:` of a drain asks an EventSource to wait longer than the drain lasts. This client must not wait that long.
 test('sse: retry of a drain does not delay the client', { timeout: 20_000 }, async t => {
     const old = await serve(t, { 'drain-spread': '60s' });
     const way = await proxy(t, old);

@@ -1,6 +1,6 @@
 // Compares the client with a model under random faults. At the end the state is equal to the server's, and each message
-// came once or was reported as skipped. `SEED=… node --test test/faults.test.mjs` repeats a run. ROUNDS makes it
-// longer.
+// came once or was reported as skipped. `SEED=… node --test test/faults.test.mjs` repeats a run. A larger ROUNDS makes
+// the run longer.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { dataOf, follow, offsetOf } from './harness/client.mjs';
@@ -17,7 +17,7 @@ function message(random, at) {
     return { topic: 'odds_updates', key, data: at };
 }
 
-/** The possible faults. The server runs after each of them. */
+/** The possible faults. The server is running again after each fault. */
 const FAULTS = {
     cut: ({ way }) => way.cut(),
     stall: ({ way }) => way.stall(),

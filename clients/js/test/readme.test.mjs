@@ -1,4 +1,4 @@
-// Runs the README's examples. Only the address is replaced.
+// Runs the README's examples. The test replaces only the server's address and the imported file.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';

@@ -60,7 +60,7 @@ for (const transport of ['websocket', 'sse']) {
         const follower = follow(t, way.url, { transport, topics: ['scrape_progress'], since: 'now' });
         await follower.live();
         await follower.at(await server.publish({ topic: 'scrape_progress', data: 1 }));
-        // These messages are in flight, like the next ones when the event stream is closed.
+        // Delay all data, so that messages are still in flight when the client closes the event stream.
         way.delay = 50;
         const odds = follower.client.state('odds_updates');
         follower.client.subscribe(['odds_updates']);

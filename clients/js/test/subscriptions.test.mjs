@@ -139,7 +139,7 @@ for (const transport of ['websocket', 'sse']) {
         const server = await serve(t, { 'subscriptions-per-connection': '2' });
         const follower = follow(t, server.url, { transport, since: 'now', topics: ['odds_updates/1', 'odds_updates/2'] });
         await follower.live();
-        // The first one exists already. It stays, although the request that asks for it again is refused.
+        // `odds_updates/2` exists already. It stays, although the request that asks for it again is refused.
         follower.client.subscribe(['odds_updates/2', 'odds_updates/3']);
         await follower.until('it is reported', ({ errors }) => errors.length > 0);
         assert.equal(follower.errors[0].data.code, 'too_many_subscriptions');

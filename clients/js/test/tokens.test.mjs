@@ -19,7 +19,8 @@ for (const transport of ['websocket', 'sse']) {
             for (let at = 0; goesOn; at += 1) position = await server.odds(`8301/1x2/${at % 5}`, at);
             return position;
         })();
-        // When this connection with a fixed token has ended, the first token has expired, too: its time ends no later.
+        // When the server has closed this connection, the first token has expired, too: it expires no later than this
+        // fixed token.
         const fixed = follow(t, server.url, { transport: 'websocket', token: token(4) });
         await fixed.until('it has expired', ({ client }) => client.status.state === 'closed');
         goesOn = false;
@@ -85,7 +86,7 @@ test('the client reconnects with a new token after expiry', async t => {
     const server = await serve(t, ASKS_FOR_TOKENS);
     let given = 0;
     let hasExpired = false;
-    // A renewal before the expiry fails.
+    // The client's attempt to renew the token before its expiry fails.
     const follower = follow(t, server.url, { since: 'now', token: () => given++ === 0 ? token(2) : hasExpired ? token(60) : 'no token' });
     follower.client.on('status', ({ code }) => {
         hasExpired ||= code === 4401;

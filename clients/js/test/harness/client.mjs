@@ -5,7 +5,7 @@ import { connect } from '../../dist/oddswire.js';
 
 /** Timeouts for tests. Each test shortens those that it checks. */
 const TIMEOUTS = { open: 2000, retry: 50, maxRetry: 400 };
-/** The limit of each wait of a test. */
+/** The maximum duration of a wait in a test, in milliseconds. */
 const PATIENCE = 20_000;
 
 export function follow(t, url, { timeouts, ...options } = {}) {
@@ -56,7 +56,7 @@ export class Follower {
         this.#newest = offset;
     }
 
-    /** Waits until the condition is true. It is checked at each event of the client. */
+    /** Waits until the condition is true. Checks the condition at each event of the client. */
     until(what, holds) {
         return new Promise((resolve, reject) => {
             const check = () => {
@@ -110,7 +110,7 @@ export function assertExactlyOnce(follower, server, topics = ['odds_updates', 's
     assert.deepEqual(follower.gaps, []);
 }
 
-/** Waits until the condition on the server's own data is true. */
+/** Calls `ask`, which queries the server, until it returns a true value. */
 export async function eventually(what, ask) {
     const late = AbortSignal.timeout(PATIENCE);
     while (!await ask()) if (late.aborted) throw new Error(`not in time: ${what}`);

@@ -3,7 +3,7 @@
 import { once } from 'node:events';
 import { createServer, connect } from 'node:net';
 
-/** Opens a proxy to a server. It is closed at the end of the test. */
+/** Opens a proxy to a server. The proxy is closed at the end of the test. */
 export async function proxy(t, server) {
     const proxy = new Proxy(server);
     await proxy.listen();
@@ -16,7 +16,7 @@ class Proxy {
     server;
     /** The request lines, in order. */
     requests = [];
-    /** How to handle opening handshakes: pass them on, answer 403, or do not answer. */
+    /** How to handle WebSocket handshakes: 'pass' passes them on, 'refuse' answers 403, 'mute' does not answer. */
     upgrades = 'pass';
     /** The delay of each piece in milliseconds, in both directions. */
     delay = 0;

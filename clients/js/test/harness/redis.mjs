@@ -3,7 +3,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 
-/** Its URL. Without redis-server, skips the test and returns null, except in CI. */
+/** Starts Redis and returns its URL. Without redis-server, skips the test and returns null, except in CI. */
 export async function redis(t) {
     if (spawnSync('redis-server', ['--version']).error) {
         if (process.env.CI === 'true') throw new Error('redis-server is missing, and CI needs it');

@@ -14,7 +14,7 @@ const TOKEN = 'a-token-of-the-tests';
 const SECRET = 'a-secret-of-at-least-32-bytes-4711';
 const READY_WITHIN = 20_000;
 
-/** Makes a directory. It is removed at the end of the test. */
+/** Makes a directory. The directory is removed at the end of the test. */
 export function directory(t) {
     const path = mkdtempSync(join(tmpdir(), 'oddswire-js-'));
     t.after(() => rmSync(path, { recursive: true, force: true }));
@@ -22,8 +22,8 @@ export function directory(t) {
 }
 
 /**
- * Starts a server with these settings (`{'history-messages': 10}`) on a free port. It is stopped at the end of the
- * test.
+ * Starts a server with these settings (`{'history-messages': 10}`) on a free port. The server is stopped at the end of
+ * the test.
  */
 export async function serve(t, settings = {}) {
     const server = new Server(settings);
@@ -60,7 +60,7 @@ class Server {
         throw new Error('the server did not start');
     }
 
-    /** Waits until the server takes messages. With a broker, it listens before it has connected to it. */
+    /** Waits until the server takes messages. A server with a broker listens before it has connected to the broker. */
     async #ready() {
         const signal = AbortSignal.timeout(READY_WITHIN);
         for (let ready = false; !ready;) {
@@ -97,7 +97,10 @@ class Server {
         return answer;
     }
 
-    /** Publishes messages, and stores their offsets. There must be no other publisher and no unchanged message. */
+    /**
+     * Publishes messages, and stores their offsets. The offsets are counted back from the last one, so there must be no
+     * other publisher and no unchanged message.
+     */
     async publish(...messages) {
         const { position } = await this.#post('api/publish', messages);
         const last = Number(position.split('-')[1]);
