@@ -1,6 +1,7 @@
-// Finds the numbers in a message's data, each with a name. A row shows them. The data may be any JSON.
+// Finds the numbers in a message's data, each with a name. A row of the table shows these numbers. The data may be any
+// JSON.
 
-// Limits, above what any row can show. Deeper or further values are ignored.
+// Limits of the search, higher than what any row can show. Values that are nested deeper or come later are ignored.
 const MAX_CELLS = 24;
 const MAX_DEPTH = 5;
 const MAX_VALUES = 400;
@@ -45,7 +46,7 @@ function* steps(value, path) {
   }
 }
 
-/** Returns an object with a name and a price as one number, or null. */
+/** If the value is an object with a name and a price, returns them as one named number. Otherwise returns null. */
 function outcomeOf(value) {
   const name = nameOf(value);
   if (name === "") return null;
@@ -81,7 +82,9 @@ function priceOf(value) {
   return /\.\d$/.test(text) ? `${text}0` : text;
 }
 
-/** Also gives whole prices two decimals, except American odds, which begin at 100. */
+/**
+ * Formats a price like `priceOf`, and also gives whole prices two decimals, except American odds, which begin at 100.
+ */
 function oddsOf(value) {
   const text = priceOf(value);
   return /^[1-9]\d?$/.test(text) ? `${text}.00` : text;

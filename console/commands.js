@@ -1,4 +1,4 @@
-// The current subscription as commands for a terminal.
+// Shows commands for a terminal that do the same as the current subscription.
 
 import { byId, button, make, setText } from "./elements.js";
 
@@ -23,7 +23,7 @@ function stateUrl(url, topic) {
   return url(`api/topics/${name}/state${key.length > 0 ? `?key=${quoted(key.join("/"))}` : ""}`);
 }
 
-/** Encodes any key for a query string within single quotes of a shell. */
+/** Encodes a key for a query string that is inside single quotes in a shell command. */
 function quoted(text) {
   return encodeURIComponent(text).replaceAll("%2F", "/").replaceAll("'", "%27");
 }

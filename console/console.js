@@ -25,7 +25,7 @@ let asked = new URL(location.href).searchParams.getAll("topics").flatMap(list =>
 /** The subscription whose keys the table shows. */
 let shown = "";
 let isLive = false;
-/** Why there is no connection and no further attempt: the server's refusal, or the client's reason. */
+/** Why there is no connection and no further attempt. `refusal` is the server's reason, `closed` the client's. */
 let refusal = null;
 let closed = null;
 /** While paused, the number of messages at the time of the pause; otherwise null. */
@@ -180,7 +180,7 @@ function onChanged(name, messages) {
 }
 
 /**
- * Handles refused topics, which the server reports in a message. If none is left, this is a refusal of the
+ * Handles refused topics, which the server reports in a message. If no topic is left, the server has refused the
  * connection.
  */
 function onError(message) {
@@ -255,7 +255,7 @@ function whyEmpty() {
   if (refusal !== null) {
     return { title: "The server refused the connection", text: refusal.message, action: "Try again", act: start };
   }
-  // The same topics would be refused again, so offer all topics.
+  // The server would refuse the same topics again, so offer all topics.
   if (closed !== null && asked.length > 0 && closed.includes("(400)")) return refusedTopics(closed);
   if (closed !== null) return { title: "Not connected", text: closed, action: "Reconnect", act: start };
   if (table.counts.keys > 0) {

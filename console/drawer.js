@@ -4,12 +4,12 @@
 import { byId, make, setText } from "./elements.js";
 import { clip, clock, count, counted } from "./format.js";
 
-// Limits of the kept messages, and of the shown part of each. Large messages are kept whole, so that they can be
-// searched, but then fewer of them.
+// Limits in messages and characters: of all kept messages, and of the shown part of each. Large messages are kept
+// whole, so that the user can search them, but fewer of them are kept.
 const MAX_MESSAGES = 300;
 const MAX_KEPT_CHARACTERS = 2_000_000;
 const MAX_CHARACTERS = 4000;
-// The list is long, so it is drawn only a few times a second, not with each frame.
+// The minimum time between two drawings of the list, because the list is long.
 const DRAW_MS = 250;
 
 /** The last messages, in the order of their arrival. */
@@ -43,7 +43,7 @@ export class Raw {
     while (this.#isTooMuch()) this.#keptCharacters -= this.#kept.shift().text.length;
   }
 
-  /** Whether the oldest message must go. The newest one stays, however large it is. */
+  /** Whether the oldest message must be removed. The newest message stays, however large it is. */
   #isTooMuch() {
     const { length } = this.#kept;
     return length > MAX_MESSAGES || (length > 1 && this.#keptCharacters > MAX_KEPT_CHARACTERS);
@@ -79,7 +79,7 @@ export class Raw {
   }
 }
 
-/** Shows one message. Later changes of its key are not shown. */
+/** Shows one message. Later messages of the same key are not shown. */
 export function showMessage(message) {
   setText(byId("message-title"), clip(message.key ?? message.topic, 256));
   const facts = { topic: message.topic, type: message.type, position: message.id, timestamp: message.timestamp };

@@ -20,10 +20,13 @@ export class Refused extends Error {
 }
 
 export class Feed {
-  /** Messages since the page was opened, by topic. */
+  /** The number of messages since the page was opened, by topic. */
   counts = new Map();
   total = 0;
-  /** Messages that came live, without those of catch-ups, which say nothing about the current rate. */
+  /**
+   * The number of live messages. Messages of catch-ups are not counted, because they say nothing about the current
+   * rate.
+   */
   live = 0;
   #base;
   #hears;
@@ -60,7 +63,7 @@ export class Feed {
     return this.#client.state(name);
   }
 
-  /** Returns the estimated time of the server. */
+  /** Returns the server's time as estimated here, in Unix milliseconds. */
   now() {
     return Date.now() - this.#skew;
   }

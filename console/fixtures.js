@@ -20,7 +20,10 @@ export class Entry {
 export class Fixture {
   #entries = new Map();
   #isSorted = true;
-  /** The key whose messages give the name. Only one key is used, because other keys may spell the name differently. */
+  /**
+   * The key whose messages give the fixture's name. Only one key is used, because other keys may spell the name
+   * differently.
+   */
   #namedBy = null;
 
   constructor(id) {
@@ -33,7 +36,10 @@ export class Fixture {
     return this.#entries.size;
   }
 
-  /** Whether the page can subscribe to it. A list of topics is separated by commas, and its names are trimmed. */
+  /**
+   * Whether the page can subscribe to this fixture alone. The server splits a list of topics at commas, and trims each
+   * name.
+   */
   get isNarrowable() {
     return !this.id.includes(",") && this.id === this.id.trim();
   }
@@ -72,7 +78,7 @@ export class Fixture {
   }
 }
 
-/** All fixtures of a map of messages. */
+/** The fixtures of all keys in a map of messages. */
 export class Fixtures {
   #entries = new Map();
   #fixtures = new Map();
@@ -90,13 +96,13 @@ export class Fixtures {
     return this.#entries.get(key).fixture.rename(key, message.data);
   }
 
-  /** Updates to the map: adds new keys, and removes deleted ones. */
+  /** Takes over the keys of these messages: adds new keys, and removes keys that no longer exist. */
   follow(messages) {
     for (const key of this.#entries.keys()) if (!messages.has(key)) this.#delete(key);
     for (const [key, message] of messages) if (!this.#entries.has(key)) this.#add(key, message);
   }
 
-  /** Returns the fixtures with matching entries, each followed by these entries. */
+  /** Returns the fixtures with matching entries, in order, each followed by its matching entries. */
   arranged(words) {
     const inOrder = [...this.#fixtures.values()];
     inOrder.sort((one, other) => byName.compare(one.name || one.id, other.name || other.id));

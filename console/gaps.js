@@ -1,4 +1,4 @@
-// Notices of lost messages. They stay until they are dismissed, because the shown data may be wrong.
+// Notices of lost messages. They stay until the user dismisses them, because the shown data may be wrong.
 
 import { byId, button, make, setText } from "./elements.js";
 import { clip, clock, counted } from "./format.js";

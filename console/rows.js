@@ -35,7 +35,7 @@ export class Row {
     this.#cells = Array.from({ length: columns }, () => new Cell());
   }
 
-  /** Shows an item at an index. Returns whether the item differs from the one before. */
+  /** Shows an item at an index. Returns whether the row showed another item before. */
   show(index, item, height) {
     if (index !== this.index) {
       this.index = index;
@@ -133,7 +133,7 @@ class Cell {
     else if (cell.value < before.value) this.#moved("down", "▼");
   }
 
-  /** Restarts the animation by alternating between two animation names. This needs no wait for the layout. */
+  /** Alternates between two animation names, which restarts the animation without waiting for the layout. */
   #moved(direction, arrow) {
     this.#isOdd = !this.#isOdd;
     this.element.className = direction === "" ? "cell" : `cell ${direction} ${this.#isOdd ? "odd" : "even"}`;

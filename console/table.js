@@ -5,10 +5,10 @@ import { byId } from "./elements.js";
 import { Fixtures } from "./fixtures.js";
 import { Row, isFixture } from "./rows.js";
 
-// Additional rows above and below the screen, so that scrolling shows no empty area.
+// The number of additional rows above and below the screen, so that scrolling shows no empty area.
 const OVERSCAN = 6;
-// Sorting a hundred thousand keys takes time, and names may change with each message. So new names lead to a new order
-// only this long after the last sorting.
+// Sorting a hundred thousand keys takes time, and names may change with each message. So after a sorting, new names
+// change the order only when this time has passed.
 const RENAME_MS = 1000;
 
 export class Table {
@@ -108,7 +108,8 @@ export class Table {
       this.#place(row.element, previous);
       previous = row.element;
     }
-    // During a catch-up the messages may be newer than the reported changes, so keys may be gone.
+    // During a catch-up the messages may be newer than the reported changes, so shown keys may no longer exist. In that
+    // case, draw again.
     if (!this.#isArranged) return this.draw();
     this.#changed.clear();
     this.#keepOneFocusable();
@@ -191,7 +192,7 @@ export class Table {
     this.#renew();
   }
 
-  /** Removes all rows, so that they are made again. */
+  /** Removes all rows, so that the next drawing makes new rows. */
   #renew() {
     this.#rows.clear();
     this.#body.replaceChildren();
@@ -219,7 +220,7 @@ export class Table {
       event.preventDefault();
       this.#goTo(Math.min(Math.max(target, 0), this.#items.length - 1));
     } else if (event.key === "Enter" && event.target === row.element) {
-      // Otherwise the key would also press the close button of the opened message.
+      // Without this, the pressed key would also press the close button of the opened message.
       event.preventDefault();
       this.#open(row.element);
     }

@@ -37,7 +37,7 @@ export class Timeline {
     this.#last = state;
   }
 
-  /** Adds the entry for a live connection, during a catch-up only after its end. */
+  /** Adds the entry for a live connection, but during a catch-up, leaves this to `caughtUp`. */
   #isLive(transport) {
     if (this.#told !== null) {
       this.#told.transport = transport;

@@ -45,7 +45,7 @@ export class Topics {
     for (const card of this.#cards.values()) card.subscribed(names);
   }
 
-  /** Shows the number of messages, and the number in the last second. */
+  /** Shows the number of messages of each topic, and its messages in the last second. */
   count(counts, rates) {
     for (const [name, card] of this.#cards) card.count(counts.get(name) ?? 0, rates.get(name) ?? 0);
   }
