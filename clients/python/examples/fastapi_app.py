@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def now() -> str:
-    """UTC without a time zone, as the existing SSE clients expect it."""
+    """The current time in UTC, without a time zone, as the existing SSE clients expect it."""
     return datetime.now(timezone.utc).replace(tzinfo=None).isoformat()
 
 
@@ -95,7 +95,7 @@ async def scrape(run: Run, pages: list[dict[str, Odds]]) -> None:
 
 def mirror(run: Run, publisher: AsyncPublisher) -> None:
     """Publishes the progress and the odds. The callbacks are plain functions on the loop, so they must not wait. If
-    oddswire is away or its queue is full, the scrape must still continue."""
+    oddswire cannot be reached or the queue is full, the scrape must still continue."""
 
     def progress(step: ScrapeProgress) -> None:
         publish(publisher, "scrape_progress", asdict(step))
@@ -108,7 +108,7 @@ def mirror(run: Run, publisher: AsyncPublisher) -> None:
 
 
 def publish(publisher: AsyncPublisher, topic: str, data: object, **fields: Any) -> None:
-    """Queues a message, or logs why it cannot."""
+    """Queues a message. If that fails, logs the reason."""
     try:
         publisher.publish_nowait(topic, data, **fields)
     except (OddswireError, ValueError, TypeError) as error:

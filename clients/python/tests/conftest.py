@@ -15,14 +15,14 @@ from hub import BINARY, Hub
 from kinds import Log, Publishers
 from link import Link
 
-# No deadline, because the machine may be busy. Derandomized, so that a new failure is a new bug.
+# No deadline, because the machine may be busy. Derandomized, so that only a change of the code can cause a new failure.
 hypothesis.settings.register_profile("oddswire", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("oddswire")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _surroundings() -> None:
-    # A proxy named by the environment could not reach this machine.
+    # A proxy from the environment variables could not reach this machine.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
     assert BINARY.exists(), f"{BINARY} is missing: cargo build, or name it with ODDSWIRE_BIN"
 
@@ -68,7 +68,7 @@ def links() -> Iterator[Callable[[Hub], Link]]:
 
 @pytest.fixture(params=["sync", "async"])
 def publishers(request: pytest.FixtureRequest, links: object) -> Iterator[Publishers]:  # noqa: ARG001 - closed first.
-    """Makes publishers of one kind and then of the other."""
+    """Makes publishers. Each test runs with one kind of publisher, and again with the other kind."""
     publishers = Publishers(request.param)
     yield publishers
     publishers.close()

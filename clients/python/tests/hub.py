@@ -18,7 +18,7 @@ import httpx
 from websockets.sync.client import connect
 
 TOKEN = "test-token"
-# The limit of each wait in seconds. Each takes milliseconds, unless the machine is busy.
+# The maximum duration of each wait, in seconds. A wait takes milliseconds, unless the machine is busy.
 WITHIN = 20.0
 
 _ROOT = Path(__file__).parents[3]
@@ -51,8 +51,8 @@ class Hub:
             **self._settings,
         }
         variables = {f"ODDSWIRE_{name.upper()}": value for name, value in settings.items() if value is not None}
-        # Python ignores SIGXFSZ, and with restore_signals=False the server inherits that. So a file that may not grow
-        # is an error for the server, like a full disk.
+        # Python ignores SIGXFSZ, and with restore_signals=False the server inherits that. So when the size of a file is
+        # limited, the server gets an error, as with a full disk.
         self.process = subprocess.Popen(
             [str(BINARY)], env={**kept, **variables}, stderr=subprocess.PIPE, text=True, restore_signals=False
         )
@@ -113,7 +113,7 @@ class Hub:
 
     @contextmanager
     def subscriber(self) -> Iterator[Any]:
-        """A live subscriber; `recv` gives its next message."""
+        """A live subscriber; `recv` returns the next message."""
         with connect(f"ws://{self.address}/api/ws", proxy=None, open_timeout=WITHIN) as subscriber:
             assert json.loads(subscriber.recv(timeout=WITHIN))["type"] == "connection_ack"
             yield subscriber

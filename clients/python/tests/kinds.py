@@ -82,7 +82,7 @@ class Blocking:
 
 
 class Publishers:
-    """Makes publishers of one kind, keeps their reports, and closes them."""
+    """Makes publishers of one kind, collects their reports, and closes them at the end."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -104,7 +104,7 @@ class Publishers:
         return publisher
 
     def close(self) -> None:
-        """Closes all of them."""
+        """Closes all publishers that were made."""
         for publisher in self._made:
             with suppress(DeliveryError):
                 publisher.close(0.0)

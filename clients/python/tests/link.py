@@ -23,7 +23,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """The proxy answers itself, and the server never sees the request."""
+    """The proxy itself answers the request, and the server never sees it."""
 
     status: int
     body: bytes = b"<html>a proxy's own words</html>"

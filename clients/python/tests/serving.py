@@ -15,7 +15,7 @@ from hub import WITHIN
 
 @contextlib.contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
-    """Serves the application, until its lifespan has ended."""
+    """Serves the application. At the end, waits until its lifespan has ended."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="websockets-sansio"))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

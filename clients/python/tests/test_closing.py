@@ -82,7 +82,7 @@ def test_close_timeout_reports_all_remaining_messages(
     with pytest.raises(DeliveryError, match="5 undelivered") as raised:
         publisher.close(0.05)
     codes = [(int(report.message.data), report.problem.code) for report in publishers.undelivered]
-    # The two messages in flight may still arrive. The others never will.
+    # The server may have got the two messages in flight, but not the others.
     assert codes == [(0, "outcome_unknown"), (1, "outcome_unknown"), (2, "closed"), (3, "closed"), (4, "closed")]
     assert raised.value.first == tuple(publishers.undelivered)
     assert publisher.stats.waiting == 0
@@ -127,7 +127,8 @@ def test_callback_can_publish_but_not_wait_for_itself(hub: Hub) -> None:
             with pytest.raises(RuntimeError, match="would wait for itself") as raised:
                 call()
             errors.append(raised.value)
-        # The queue has room for one message, which is in flight. Waiting for room here would wait for itself.
+        # The queue has room for one message, which is in flight. The callback runs in the only thread that makes room,
+        # so it must not wait.
         with pytest.raises(QueueFull) as full:
             publisher.publish(TOPIC, 3)
         errors.append(full.value)
@@ -238,7 +239,7 @@ def test_second_interrupt_ends_waiting_program_and_logs_losses(hub: Hub) -> None
     with start(INTERRUPTED, hub.url, TOKEN) as program:
         try:
             assert program.stdout is not None
-            # The first interrupt leaves the context. `close` waits as soon as publish raises PublisherClosed.
+            # The first interrupt ends the context. As soon as publish raises PublisherClosed, `close` is waiting.
             for state in ("open", "closing"):
                 assert program.stdout.readline() == f"{state}\n"
                 program.send_signal(signal.SIGINT)

@@ -66,7 +66,7 @@ class ServerModel:
 
 @dataclass
 class Run:
-    """A publisher and a server that go through a script."""
+    """A publisher and a model of the server, which go through a script of events."""
 
     delivery: Delivery
     server: ServerModel = field(default_factory=ServerModel)
@@ -74,7 +74,7 @@ class Run:
     reported: list[Undelivered] = field(default_factory=list)
 
     def step(self, fate: str) -> bool:
-        """Does one step of a driver. Returns False if only a new message can lead to another step."""
+        """Does one step as a driver. Returns False if no further step is possible without a new message."""
         step = self.delivery.next(self.now)
         if isinstance(step, Send):
             self.delivery.settle(self.server.meet(step.batch, fate), self.now)
@@ -84,7 +84,7 @@ class Run:
         return not isinstance(step, Done) and step != Wait(math.inf)
 
     def finish(self) -> None:
-        """Lets the server take everything, and closes the publisher."""
+        """Closes the publisher. The server takes all remaining messages."""
         self.delivery.close()
         while self.step("taken"):
             pass
@@ -263,7 +263,8 @@ def test_unknown_outcome_ends_before_server_forgets_the_key() -> None:
             now = step.until
             continue
         tries.append(now)
-        # The first attempts have no connection. The time starts at the first attempt that may have been taken.
+        # The first attempts have no connection. The time limit starts at the first attempt that the server may have
+        # taken.
         delivery.settle(NotSent("refused") if len(tries) < 100 else Lost("cut"), now)
     began = tries[99]
     assert began - tries[0] > 240.0

@@ -57,7 +57,7 @@ def test_restart_with_memory_continues_with_the_unconfirmed(hub: Hub, publishers
     writer.start()
     log.until("taken", 50)
     hub.end(signal.SIGKILL)
-    # After the first failed attempt, the old process confirms nothing more.
+    # After the first failed attempt, the old server process confirms no further message.
     log.until("not taken")
     confirmed = publisher.stats.delivered
     hub.start()
@@ -86,7 +86,7 @@ def test_host_dropping_packets_is_retried_without_end(publishers: Publishers, lo
             client = knocking.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(listener.getsockname())
-        # retry_for=0 would end a batch with an unknown outcome at once.
+        # With retry_for=0, a batch with an unknown outcome would be reported at once.
         publisher = publishers(f"http://127.0.0.1:{listener.getsockname()[1]}", request_timeout=0.2, retry_for=0.0)
         publisher.publish(TOPIC, 1)
         log.until("not_connected: ConnectTimeout", 3)
@@ -152,7 +152,7 @@ def test_retry_after_of_a_429_is_respected(hubs: Callable[..., Hub], publishers:
     began = time.monotonic()
     publish_through(publisher, 4, {})
     publisher.flush(WITHIN)
-    # The server allows a burst of two, and then asks for a second before each further request.
+    # The server allows a burst of two, and then asks for a pause of one second before each further request.
     assert time.monotonic() - began >= 1.0
     assert numbers(hub) == [0, 1, 2, 3]
     log.until("429 too_many_publishes")
@@ -177,7 +177,7 @@ def test_full_disk_is_retried_without_end(durable: Hub, publishers: Publishers, 
     assert durable.process is not None
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.prlimit(durable.process.pid, resource.RLIMIT_FSIZE, (4096, most))
-    # retry_for is far shorter than the outage, but it does not apply to a batch that was certainly not taken.
+    # retry_for is far shorter than the outage. But it does not apply to a batch that the server certainly did not take.
     publisher = publishers(durable.url, retry_for=0.0, retry_after_max=0.02)
     for number in range(40):
         publisher.publish(TOPIC, [number, "x" * 50_000])

@@ -100,7 +100,8 @@ def test_message_refused_by_a_proxy_is_found_by_halving(
     hub: Hub, links: Callable[[Hub], Link], publishers: Publishers
 ) -> None:
     link = links(hub)
-    # The proxy refuses the first message, and so the batch, its first half, and the first half of that.
+    # The proxy refuses the whole batch, then its first half, then the first half of that half, which is the first
+    # message.
     link.faults += [Answer(400)] * 3
     publisher = publishers(link.url, window=1.0)
     for number in range(4):

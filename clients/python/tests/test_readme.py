@@ -1,4 +1,4 @@
-"""The README's examples are run, and its tables compared with the code."""
+"""Runs the README's examples, and compares its tables with the code."""
 
 from __future__ import annotations
 

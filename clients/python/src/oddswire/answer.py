@@ -1,6 +1,6 @@
-"""The outcome of one attempt to send a batch, and the verdict that follows from it. Pure: no socket, no clock.
+"""The outcome of one attempt to send a batch, and the verdict: what the publisher does next. Pure: no socket, no clock.
 
-Invariant: a verdict says "not taken" only if that is certain. Otherwise the batch may have been taken.
+Invariant: a verdict says "not taken" only if that is certain. Otherwise the server may have taken the batch.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Answered:
     status: int
     body: bytes
     retry_after: float | None = None
-    """Seconds, if the answer asks for a pause."""
+    """The pause that the answer asks for, in seconds; None if it asks for none."""
 
 
 @dataclass(frozen=True)
 class NotSent:
-    """There was no connection, so the server took nothing."""
+    """The client could not connect, so the server took nothing."""
 
     reason: str
 
@@ -69,14 +69,15 @@ class OneRefused:
 
 @dataclass(frozen=True)
 class Divide:
-    """The server took nothing: the batch is too large, or the answer does not name the bad message. Halve the batch."""
+    """The server took nothing: the batch is too large, or the answer does not name the invalid message. Send the batch
+    in halves."""
 
     problem: Problem
 
 
 @dataclass(frozen=True)
 class Fatal:
-    """The server took nothing and never will: the token or the URL is wrong."""
+    """The server took nothing, and would refuse any retry: the token or the URL is wrong."""
 
     problem: Problem
 
@@ -88,7 +89,7 @@ _WRONG_FOR_ALL = (401, 403, 404, 405, 407, 415)
 
 
 def judge(outcome: Outcome) -> Verdict:
-    """Decides what follows from the outcome of an attempt."""
+    """Returns the verdict on an outcome."""
     if isinstance(outcome, Answered):
         return _taken(outcome) if outcome.status == 200 else _refused(outcome, problem_of(outcome))
     return Again(problem_of(outcome), may_be_taken=isinstance(outcome, Lost))
@@ -111,13 +112,14 @@ def _refused(answer: Answered, problem: Problem) -> Verdict:
     if isinstance(index, int) and not isinstance(index, bool):
         return OneRefused(index, problem)
     if status == 404 and not error:
-        # A proxy that has lost the server for a moment answers 404, too. Only oddswire's own 404 is final.
+        # A proxy that cannot reach the server for a moment may answer 404, too. Only oddswire's own 404 is final.
         return Again(problem, may_be_taken=False)
     return Fatal(problem) if status < 400 or status in _WRONG_FOR_ALL else Divide(problem)
 
 
 def _may_be_taken(status: int, problem: Problem) -> bool:
-    """Whether a request that will be retried may have been taken. It may, unless the answer rules that out."""
+    """Whether the server may have taken a request that will be retried. It may have, unless the answer rules that
+    out."""
     return problem.code != "engine_unavailable" and status not in _AGAIN
 
 

@@ -1,6 +1,6 @@
-"""AsyncPublisher: for asyncio. The courier is a task on the loop that enters the publisher.
+"""AsyncPublisher, for asyncio. The courier is a task on the event loop that enters the publisher.
 
-Invariant: everything runs on that one loop, so the delivery needs no lock. A cancelled call leaves the delivery
+Invariant: all code runs on that one loop, so the delivery needs no lock. A cancelled call leaves the delivery
 unchanged.
 """
 
@@ -36,8 +36,8 @@ class AsyncPublisher:
     async with AsyncPublisher("http://localhost:8000", token) as publisher:
         await publisher.publish("odds_updates", {"home": 1.85}, key="8301/1x2/betpawa")
 
-    It belongs to the loop that entered it. The callbacks are plain functions and must not block. In all other respects
-    it works like Publisher.
+    A publisher belongs to the loop that entered it. The callbacks are plain functions and must not block. Everything
+    else works as in Publisher.
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class AsyncPublisher:
         type: str | None = None,
         expires_at: datetime | None = None,
     ) -> None:
-        """Queues a message without waiting, for example in a callback on the loop. Raises QueueFull at once."""
+        """Queues a message without waiting, for example in a callback on the loop. If the queue is full, raises
+        QueueFull at once."""
         message = Message.of(topic, data, key, type, expires_at)
         if not self._offer(message):
             raise self._delivery.full()
@@ -89,13 +90,13 @@ class AsyncPublisher:
             raise self._delivery.full()
 
     async def broadcast(self, type: str, data: object) -> int:
-        """Sends to every connected client at once and bypasses the queue; see Publisher.broadcast."""
+        """Sends a broadcast to every connected client at once, without the queue; see Publisher.broadcast."""
         self._running()
         self._delivery.check_open()
         return await self._courier.broadcast(type, data)
 
     async def flush(self, timeout: float | None = None) -> None:
-        """Waits until all messages published before are confirmed; see Publisher.flush."""
+        """Waits until the server has confirmed all messages published so far; see Publisher.flush."""
         self._running()
         mark = self._delivery.mark()
         self._rouse()
@@ -104,15 +105,15 @@ class AsyncPublisher:
         self._raise_failures()
 
     async def close(self, timeout: float | None = None) -> None:
-        """Sends the remaining messages for at most `timeout` seconds; see Publisher.close. If the call is cancelled, it
-        ends at once and reports the remaining messages as undelivered."""
+        """Sends the remaining messages for at most `timeout` seconds; see Publisher.close. A call that is cancelled
+        ends at once, and reports the remaining messages as undelivered."""
         if self._task is None:
             self._delivery.close()
             return
         task = self._running()
         self._delivery.close()
         self._rouse()
-        # Wake the callers that wait for room: they get none any more.
+        # Wake the callers that wait for room in the queue: the publisher is closed, so they get an error.
         self._notify()
         try:
             await asyncio.wait([task], timeout=self._options.close_timeout if timeout is None else timeout)
@@ -142,17 +143,17 @@ class AsyncPublisher:
         try:
             await self.close()
         except OddswireError:
-            # Do not hide an error from inside the context. The log has this one.
+            # Do not hide an error from inside the context. The error of `close` is in the log.
             if error is None:
                 raise
 
     def __repr__(self) -> str:
-        """The URL and the state, without the token."""
+        """Shows the URL and the state, without the token."""
         state = "not entered" if self._task is None else "closed" if self._task.done() else "open"
         return f"<AsyncPublisher {self._server.url} {state}>"
 
     def _running(self) -> asyncio.Task[None]:
-        """The courier's task. Raises if this is not its loop."""
+        """The courier's task. Raises an error if the caller runs on another loop."""
         if self._task is None:
             raise PublisherClosed("the publisher is not open: use 'async with'")
         if os.getpid() != self._process or asyncio.get_running_loop() is not self._loop:

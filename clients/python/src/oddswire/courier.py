@@ -1,5 +1,5 @@
 """Sends the batches of a Delivery to the server, on an asyncio loop. AsyncPublisher uses the caller's loop, Publisher
-the loop of its own thread.
+uses the loop of its background thread.
 
 Invariant: the lock guards the Delivery and is never held across an await or a callback.
 """
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("oddswire")
 
-# The problem of messages that are still unsent when a publisher has to end.
+# The problem to report for messages that are still unsent when a publisher must end.
 CLOSED = Problem("closed", "the publisher was closed before this could be sent")
 
 
 class Courier:
-    """One loop: get the next step from the Delivery, do it, and report the outcome to the Delivery."""
+    """Repeats three things: gets the next step from the Delivery, does the step, and reports the outcome to the
+    Delivery."""
 
     def __init__(
         self,
@@ -57,11 +58,12 @@ class Courier:
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """Makes the loop check again. Call this only from the loop's own thread."""
+        """Makes `run` ask for the next step now. Call this only from the event loop's own thread."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Works until the delivery is done. Every published message is confirmed or reported, however this ends."""
+        """Sends batches until the delivery is done. However this ends, every published message is confirmed or
+        reported."""
         try:
             async with self._server:
                 await self._work()
@@ -79,7 +81,7 @@ class Courier:
 
     async def _work(self) -> None:
         while True:
-            # Clear the event before `next`: a message published afterwards then wakes the wait that follows.
+            # Clear the event before calling `next`: a message that is published afterwards then ends the next wait.
             self._wake.clear()
             with self._lock:
                 step = self._delivery.next(time.monotonic())
@@ -112,8 +114,8 @@ class Courier:
             logger.debug("%d messages taken by %s", count, url)
 
     def _tell(self) -> None:
-        """Passes on reports and new epochs, and then signals progress. So all reports are made before a waiting caller
-        continues."""
+        """Passes on reports and new epochs, and then signals progress. So a waiting caller continues only after all
+        reports are made."""
         with self._lock:
             reports, epochs = self._delivery.take_reports(), self._delivery.take_new_epochs()
         if reports:
@@ -127,7 +129,7 @@ class Courier:
         self._on_progress()
 
     async def broadcast(self, type: str, data: object) -> int:
-        """Sends to every connected client, and returns their number."""
+        """Sends a broadcast to every connected client, and returns the number of clients."""
         check_type(type)
         head = json.dumps({"type": type}, ensure_ascii=False)[:-1]
         body = head.encode() + b',"data":' + encode(data) + b"}"
@@ -145,7 +147,7 @@ def _connections(answer: Answered) -> int:
 
 
 def _call(callback: Callable[..., None] | None, *arguments: object) -> None:
-    """Calls a callback. An exception in it is logged, so that it does not stop the delivery."""
+    """Calls a callback. Logs an exception of the callback, so that the exception does not stop the delivery."""
     if callback is None:
         return
     try:

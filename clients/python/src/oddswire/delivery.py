@@ -1,10 +1,10 @@
-"""The whole policy of a publisher, without sockets: which step is next, and what follows from an answer.
+"""The whole policy of a publisher, without sockets: which step is next, and what to do after an answer.
 
 The drivers call `next`, do the step that it returns, and pass the outcome to `settle`. They provide the clock and the
 lock.
 
 Invariants: only one batch is in flight at a time, so messages arrive in the order in which they were published. A batch
-has the same bytes and the same Idempotency-Key in each of its attempts; any other request has its own key. Every queued
+has the same bytes and the same Idempotency-Key in each of its attempts; no two batches share a key. Every queued
 message is finally either confirmed by the server or reported as undelivered, exactly once.
 """
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from oddswire.message import Message
     from oddswire.options import Options
 
-# Maximum number of undelivered messages in a DeliveryError. Its count includes all of them.
+# Maximum number of undelivered messages in a DeliveryError. Its `count` includes all undelivered messages.
 FIRST_FAILURES = 100
-# Codes of refusals that apply to every message of the same topic.
+# Error codes of refusals that apply to every message of the same topic.
 TOPIC_WIDE = ("unknown_topic", "forbidden")
 
 
@@ -42,7 +42,7 @@ def new_key() -> str:
 
 @dataclass
 class Batch:
-    """Messages of one request, and the state of its attempts."""
+    """The messages of one request, and the state of its attempts. Times are of the driver's clock, in seconds."""
 
     slots: Sequence[Slot]
     key: str
@@ -50,7 +50,7 @@ class Batch:
     tries: int = 0
     not_before: float = -math.inf
     unknown_since: float | None = None
-    """The start of the first attempt that the server may have taken without an answer."""
+    """The start of the first attempt that got no clear answer, so that the server may have taken the batch."""
 
     @staticmethod
     def of(slots: Sequence[Slot], key: str) -> Batch:
@@ -60,21 +60,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Send:
-    """Post this batch, and settle the outcome."""
+    """Send this batch, and pass the outcome to `settle`."""
 
     batch: Batch
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Call `next` again at this time or when roused. The time is infinite if only rousing helps."""
+    """Call `next` again at this time, or when `rouse` returns True. The time is infinite if nothing is scheduled."""
 
     until: float
 
 
 @dataclass(frozen=True)
 class Done:
-    """The publisher is closed, and no message is left."""
+    """The publisher is closed, and no message waits any more."""
 
 
 Step = Send | Wait | Done
@@ -112,7 +112,8 @@ class Delivery:
     # For publishers.
 
     def offer(self, message: Message, now: float) -> bool:
-        """Queues a message. Returns False if the queue is full; raises if the message can never be taken."""
+        """Queues a message. Returns False if the queue is full; raises an error if the publisher can never take the
+        message."""
         self.check_open()
         if not self._queue.put(message, now):
             return False
@@ -129,7 +130,7 @@ class Delivery:
             raise PublisherClosed("the publisher is closed")
 
     def full(self) -> QueueFull:
-        """Makes the error for a full queue, with its size and the last problem."""
+        """Makes the error for a full queue, with the size of the queue and the last problem."""
         why = self._stats.last_problem
         return QueueFull(
             f"the queue is full: {self._queue.count} messages ({self._queue.size} bytes) wait for the server, "
@@ -138,19 +139,20 @@ class Delivery:
         )
 
     def late(self, timeout: float | None) -> str:
-        """The error text of a flush that did not finish in time."""
+        """The error text of a flush that did not finish within its timeout."""
         why = self.last_problem
         return f"{self._queue.count} messages wait for the server after {timeout or 0:g} s" + (
             f"; the last attempt failed: {why}" if why else ""
         )
 
     def mark(self) -> int:
-        """Returns a mark after all messages published so far. These messages no longer wait for the window."""
+        """Returns a mark: the number of the last message so far. Messages up to the mark no longer wait for the
+        window."""
         self._hurry_through = self._queue.last_number
         return self._hurry_through
 
     def is_settled(self, mark: int) -> bool:
-        """Whether all messages before the mark are confirmed or reported."""
+        """Whether all messages up to the mark are confirmed or reported."""
         first = self._batches[0].slots[0] if self._batches else self._queue.first
         return first is None or first.number > mark
 
@@ -176,7 +178,7 @@ class Delivery:
         return self._stats.last_problem
 
     def take_failures(self) -> DeliveryError | None:
-        """The messages that became undelivered since the last call, as an error; None without any."""
+        """Returns the messages that became undelivered since the last call, as an error; None if there are none."""
         if not self._failed:
             return None
         error = DeliveryError(self._failed, self._failures)
@@ -199,7 +201,7 @@ class Delivery:
         return Wait(due)
 
     def settle(self, outcome: Outcome, now: float) -> None:
-        """Applies the outcome of the batch in flight. Does nothing if `fail` has reported that batch meanwhile."""
+        """Applies the outcome of the batch in flight. Does nothing if `fail` has already reported that batch."""
         if not self._batches:
             return
         batch, verdict = self._batches[0], judge(outcome)
@@ -214,8 +216,8 @@ class Delivery:
             self._refuse(self._batches.popleft(), verdict)
 
     def fail(self, problem: Problem) -> None:
-        """Ends the publisher: it takes no more messages, and reports all queued ones. A batch that may have been taken
-        is reported as `outcome_unknown`, whatever the problem is."""
+        """Ends the publisher: it takes no more messages, and reports all queued ones. A batch that the server may have
+        taken is reported as `outcome_unknown`, whatever the problem is."""
         self.failure, self._closing = self.failure or problem, True
         unknown = Problem("outcome_unknown", f"sent, but not answered before the end: {problem}", problem.status)
         while self._batches:
@@ -231,14 +233,14 @@ class Delivery:
         return reports
 
     def take_new_epochs(self) -> list[tuple[str, str]]:
-        """Pairs of old and new epoch since the last call."""
+        """The changes of the epoch since the last call, as pairs of old and new epoch."""
         epochs, self._new_epochs = self._new_epochs, []
         return epochs
 
     # Internal steps.
 
     def _due(self, now: float) -> float:
-        """The time of the next step."""
+        """When the next step is due; infinite if nothing is scheduled."""
         if self._batches:
             return self._batches[0].not_before
         first = self._queue.first
@@ -251,7 +253,7 @@ class Delivery:
         return first.since + options.window
 
     def _form(self) -> None:
-        """Makes a batch of waiting messages. Expired ones are left out, because the server would refuse the whole
+        """Makes a batch of waiting messages. Leaves out expired messages, because the server would refuse the whole
         batch."""
         slots = self._queue.take(self.options.batch_messages, self.options.batch_bytes - len("[]"))
         now = self._wall_clock()
@@ -262,7 +264,7 @@ class Delivery:
         self._push([slots])
 
     def _push(self, parts: Iterable[Sequence[Slot]]) -> None:
-        """Puts batches in front of all others, in this order."""
+        """Makes batches, and puts them in this order in front of all other batches."""
         self._batches.extendleft(Batch.of(slots, self._new_key()) for slots in reversed(list(parts)) if slots)
 
     def _send(self, batch: Batch, now: float) -> Send:
@@ -296,14 +298,15 @@ class Delivery:
         self._report(batch.slots, Problem("outcome_unknown", detail, again.problem.status))
 
     def _pause(self, tries: int, asked: float) -> float:
-        """Full jitter: publishers that failed at the same time do not retry at the same time. The random pause is added
-        to the server's `Retry-After`, so that no publisher retries earlier."""
+        """Returns the pause before the next attempt, with full jitter: publishers that failed at the same time do not
+        retry at the same time. The random pause is added to the server's `Retry-After`, so that no publisher retries
+        earlier."""
         options = self.options
         ceiling = min(options.backoff_max, options.backoff * 2.0 ** min(tries - 1, 30))
         return min(max(asked, 0.0), options.retry_after_max) + self._random() * ceiling
 
     def _refuse(self, batch: Batch, verdict: OneRefused | Divide) -> None:
-        """Removes the refused message from the batch. If it is unknown, halves the batch."""
+        """Removes the refused message from the batch. If the answer does not name the message, halves the batch."""
         self._stats.last_problem = verdict.problem
         slots = batch.slots
         if len(slots) == 1:
@@ -319,8 +322,8 @@ class Delivery:
 
     @staticmethod
     def _refused(slots: Sequence[Slot], verdict: OneRefused) -> Sequence[Slot]:
-        """The message at the index. If the refusal applies to its topic, all messages to that topic: each would get the
-        same answer, for the price of a request."""
+        """Returns the refused message. If the refusal applies to its topic, returns all messages to that topic: each
+        would cost a request and get the same answer."""
         named = slots[verdict.index]
         if verdict.problem.code not in TOPIC_WIDE:
             return [named]
@@ -337,10 +340,10 @@ class Delivery:
 
 
 def is_expired(message: Message, now: float) -> bool:
-    """Whether the message has expired, by this machine's clock."""
+    """Whether the message has expired, according to this machine's clock."""
     return message.expires_at is not None and message.expires_at.timestamp() <= now
 
 
 def epoch(position: str) -> str:
-    """The part of a position that changes if the server could not continue its sequence."""
+    """Returns the epoch: the part of a position that changes if the server could not continue its sequence."""
     return position.partition("-")[0]

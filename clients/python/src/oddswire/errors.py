@@ -24,17 +24,18 @@ class PublisherClosed(OddswireError):  # noqa: N818 - a state, not a mistake.
 
 
 class FlushTimeout(OddswireError, TimeoutError):  # noqa: N818 - named like its base class TimeoutError.
-    """Not all messages were answered in time. They stay queued, and are sent when the server is back."""
+    """The server did not answer all messages within the timeout. The messages stay queued, and are sent when the server
+    is back."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a message was not taken, in the server's words if it answered."""
+    """Why the server did not take a message, in the server's words if it answered."""
 
     code: str
     """The server's error code, such as `unknown_topic`, or a code of this package. `expired`: `expires_at` passed
-    before the message could be sent. `outcome_unknown`: the message was sent and never answered. `closed`: the
-    publisher was closed first. `internal`: a bug."""
+    before the message could be sent. `outcome_unknown`: the message was sent, but no answer came. `closed`: the
+    publisher was closed before the message could be sent. `internal`: a bug."""
     detail: str
     status: int | None = None
     """The HTTP status, if there was an answer."""
@@ -53,7 +54,8 @@ class Undelivered:
 
 
 class Refused(OddswireError):  # noqa: N818 - the server's term.
-    """The server refuses this publisher for good, because of its token or its URL. It takes no more messages."""
+    """The server refuses this publisher for good, because of its token or its URL. The publisher takes no more
+    messages."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
@@ -61,7 +63,8 @@ class Refused(OddswireError):  # noqa: N818 - the server's term.
 
 
 class BroadcastError(OddswireError):
-    """The broadcast was not confirmed. It is not retried, because the server could not recognise a retry."""
+    """The server did not confirm the broadcast. The broadcast is not retried, because the server could not recognise a
+    retry."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
@@ -69,12 +72,13 @@ class BroadcastError(OddswireError):
 
 
 class DeliveryError(OddswireError):
-    """Messages that `publish` queued will not be delivered. `flush` and `close` raise this, once for each message."""
+    """Messages that `publish` queued will not be delivered. `flush` and `close` raise this error. Each message is in
+    one such error."""
 
     def __init__(self, count: int, first: Sequence[Undelivered]) -> None:
         self.count = count
         """The number of undelivered messages."""
         self.first = tuple(first)
-        """The first hundred of them. `on_undelivered` gets all of them."""
+        """The first hundred undelivered messages. `on_undelivered` gets all of them."""
         message, problem = first[0].message, first[0].problem
         super().__init__(f"{count} undelivered, the first to {message.address}: {problem}")

@@ -1,7 +1,7 @@
-"""A message: checked and encoded once, when it is published.
+"""A message, which is checked and encoded once: when it is published.
 
-Invariant: errors that can be detected without the server raise a ValueError or TypeError in the publishing line. Errors
-that only the server can detect (topics, limits) are reported to `on_undelivered`.
+Invariant: errors that can be detected without the server raise a ValueError or TypeError in the call of `publish`.
+Errors that only the server can detect (topics, limits) are reported to `on_undelivered`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_KEY_BYTES = 256
 MAX_TYPE_BYTES = 64
 
 _TOPIC = re.compile(r"[a-z0-9_]{1,64}")
-# The same characters as Rust's char::is_control (general category Cc), because the server uses that.
+# The same characters as Rust's char::is_control (general category Cc), because the server uses that function.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
@@ -29,7 +29,7 @@ class Message:
 
     topic: str
     data: bytes = field(repr=False)
-    """JSON, which subscribers get byte for byte."""
+    """The data as JSON, which subscribers get byte for byte."""
     key: str | None = None
     type: str | None = None
     expires_at: datetime | None = None
@@ -67,7 +67,7 @@ class Message:
 
     @property
     def size(self) -> int:
-        """The length in a request's body, with the comma."""
+        """The length of the message in a request's body, with the comma, in bytes."""
         return len(self._head) + len(self.data) + len(self._tail) + 1
 
     @property
@@ -89,7 +89,7 @@ def encode(data: object) -> bytes:
 
 
 def _checked(data: bytes) -> bytes:
-    """Refuses bytes that are not exactly one JSON value: they would break the other messages of a batch."""
+    """Refuses bytes that are not exactly one JSON value: they would make the other messages of the batch unreadable."""
     try:
         _DECODER.decode(data.decode())
     except UnicodeDecodeError as error:
@@ -106,7 +106,8 @@ def _constant(name: str) -> NoReturn:
 
 
 def _unread(_digits: str) -> None:
-    """Skips the conversion of numbers: it is not needed here, and a long number would take much time."""
+    """Replaces the conversion of numbers: the values are not needed, and converting a long number would take much
+    time."""
 
 
 _DECODER = json.JSONDecoder(parse_constant=_constant, parse_int=_unread, parse_float=_unread)
@@ -148,13 +149,14 @@ def rfc3339(moment: datetime) -> str:
 
 
 def _check_is_text(name: str, value: object) -> None:
-    """Checks the type at run time, because a caller without type checks may pass an event's number as the key."""
+    """Checks the type at run time, because a caller without type checks may pass a number as the key."""
     if not isinstance(value, str):
         raise TypeError(f"invalid {name} {reprlib.repr(value)}: expected a str, not {type(value).__name__}")
 
 
 def _length(text: str) -> int:
-    """The length in UTF-8. Half of a surrogate pair counts as too long, because it cannot be encoded."""
+    """The length in UTF-8, in bytes. A text with half of a surrogate pair counts as too long, because it cannot be
+    encoded."""
     try:
         return len(text.encode())
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
-"""Publisher: for code without asyncio. A background thread runs the courier's loop.
+"""Publisher, for code without asyncio. A background thread runs the courier's event loop.
 
-Invariant: every method may be called from any thread. The condition's lock guards the delivery. It is held only
-briefly, never while a caller waits for the server.
+Invariant: every method may be called from any thread. The lock of the condition `_changed` guards the delivery. It is
+held only briefly, never while a caller waits for the server.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("oddswire")
 
-# How long the thread may take to end after it was told to end. It has only callbacks left to call.
+# How long the thread may take to end after it was told to end, in seconds. It then only calls the remaining callbacks.
 THREAD_GRACE = 5.0
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """A loop that can still resolve host names while the interpreter exits. A program that ends without `close` sends
-    its remaining messages then, and asyncio's own threads for name resolution are already gone."""
+    """An event loop that can still resolve host names while the interpreter exits. At that time, a program that ended
+    without `close` sends its remaining messages, but asyncio's own threads for name resolution are already gone."""
 
     async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
         try:
             return await super().getaddrinfo(host, port, **hints)
         except RuntimeError:
-            # This blocks the thread, which has nothing else to do. `close` stops waiting for it in time.
+            # This call blocks the thread, which has nothing else to do. `close` waits for the thread only until its
+            # timeout.
             return socket.getaddrinfo(host, port, **hints)
 
 
@@ -57,11 +58,11 @@ class Publisher:
     with Publisher("http://localhost:8000", token) as publisher:
         publisher.publish("odds_updates", {"home": 1.85}, key="8301/1x2/betpawa")
 
-    `publish` only queues. Leaving the context sends the remaining messages, and raises DeliveryError if a message could
-    not be delivered. `on_undelivered` gets each such message. `on_new_epoch` gets the old and the new epoch when the
-    server has lost its sequence (a restart with the engine `memory`): publish the full state again then. The background
-    thread calls both, and sends nothing while they run. `http` makes the httpx.AsyncClient, for your own certificates
-    or proxy.
+    `publish` only queues a message. Leaving the context sends the remaining messages, and raises DeliveryError if a
+    message could not be delivered. `on_undelivered` gets each such message. `on_new_epoch` gets the old and the new
+    epoch when the server has lost its sequence (a restart with the engine `memory`). The caller should then publish the
+    full state again. The background thread calls both functions, and sends nothing while they run. `http` makes the
+    httpx.AsyncClient, for example with your own certificates or proxy.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Publisher:
         self._check_process()
         message = Message.of(topic, data, key, type, expires_at)
         with self._changed:
-            # Never wait in the courier's own thread, because only that thread makes room.
+            # Never wait in the courier's own thread: only that thread makes room in the queue.
             waits = self._options.on_full == "block" and threading.current_thread() is not self._thread
             timeout = self._options.block_timeout if waits else 0.0
             if not self._changed.wait_for(lambda: self._delivery.offer(message, time.monotonic()), timeout):
@@ -109,9 +110,9 @@ class Publisher:
             self._rouse()
 
     def broadcast(self, type: str, data: object) -> int:
-        """Sends to every connected client at once, bypasses the queue, and returns the number of clients. Raises
-        BroadcastError if it is not confirmed; it is not retried. Call `flush` first if it must come after published
-        messages."""
+        """Sends a broadcast to every connected client at once, without the queue, and returns the number of clients.
+        Raises BroadcastError if the server does not confirm the broadcast; there is no retry. Call `flush` first if the
+        broadcast must come after published messages."""
         self._check_process()
         self._check_thread("broadcast")
         with self._changed:
@@ -124,9 +125,9 @@ class Publisher:
             raise BroadcastError(Problem("closed", "the publisher was closed before the answer came")) from None
 
     def flush(self, timeout: float | None = None) -> None:
-        """Waits until all messages published before are confirmed; they are sent without waiting for the window. Raises
-        FlushTimeout after `timeout` seconds (the messages stay queued). Raises DeliveryError if a message was reported
-        as undelivered since the last flush."""
+        """Waits until the server has confirmed all messages published so far; they no longer wait for the window.
+        Raises FlushTimeout after `timeout` seconds (the messages stay queued). Raises DeliveryError if a message was
+        reported as undelivered since the last flush."""
         self._check_process()
         self._check_thread("flush")
         with self._changed:
@@ -140,8 +141,9 @@ class Publisher:
 
     def close(self, timeout: float | None = None) -> None:
         """Sends the remaining messages for at most `timeout` seconds (by default `close_timeout`), and ends the thread.
-        Raises DeliveryError if a message is undelivered. If the call is interrupted, it ends at once and reports the
-        remaining messages as undelivered. A second call does nothing, and neither does a call in a fork."""
+        Raises DeliveryError if a message is undelivered. A call that is interrupted ends at once, and reports the
+        remaining messages as undelivered. A second call does nothing. A call in a forked process does nothing
+        either."""
         if os.getpid() != self._process:
             return
         self._check_thread("close")
@@ -149,7 +151,7 @@ class Publisher:
             failures = self._finish(self._options.close_timeout if timeout is None else timeout)
             self._thread.join(THREAD_GRACE)
         finally:
-            # Also after an interrupt, so that the program's exit does not wait again.
+            # Do this after an interrupt, too, so that the program's exit does not wait again.
             atexit.unregister(self._close_at_exit)
         if failures is not None:
             raise failures
@@ -170,12 +172,12 @@ class Publisher:
         try:
             self.close()
         except OddswireError:
-            # Do not hide an error from inside the context. The log has this one.
+            # Do not hide an error from inside the context. The error of `close` is in the log.
             if error is None:
                 raise
 
     def __repr__(self) -> str:
-        """The URL and the state, without the token."""
+        """Shows the URL and the state, without the token."""
         return f"<Publisher {self._server.url} {'closed' if self._ended else 'open'}>"
 
     def _run(self) -> None:
@@ -193,12 +195,12 @@ class Publisher:
         with self._changed:
             self._delivery.close()
             self._rouse()
-            # Wake the callers that wait for room: they get none any more.
+            # Wake the callers that wait for room in the queue: the publisher is closed, so they get an error.
             self._changed.notify_all()
             try:
                 self._changed.wait_for(lambda: self._ended, timeout)
             finally:
-                # Also after an interrupt: the remaining messages are lost then, so they must be reported.
+                # Do this after an interrupt, too: the remaining messages are then lost, so they must be reported.
                 if not self._ended:
                     self._delivery.fail(CLOSED)
                     self._loop.call_soon_threadsafe(self._task.cancel)
@@ -215,7 +217,8 @@ class Publisher:
             self._loop.call_soon_threadsafe(self._courier.wake)
 
     def _check_process(self) -> None:
-        """A fork inherits the publisher but not its thread, so it would never send anything."""
+        """Refuses calls in a forked process: it inherits the publisher but not the thread, so it would never send
+        anything."""
         if os.getpid() != self._process:
             raise RuntimeError("this publisher belongs to the parent process: make one in each process")
 
@@ -224,7 +227,8 @@ class Publisher:
             raise RuntimeError(f"{what} in a callback of the publisher would wait for itself: call it outside")
 
     def _close_at_exit(self) -> None:
-        """Sends the remaining messages if the program did not call `close`, and logs those that it could not send."""
+        """Sends the remaining messages if the program did not call `close`, and logs the messages that it could not
+        send."""
         try:
             self.close()
         except OddswireError as error:

@@ -1,7 +1,8 @@
-"""The messages without an answer: bounded, first in first out, with one slot for each key if prices are conflated.
+"""The messages that the server has not answered yet: a bounded queue, first in first out. With `conflate` it has one
+slot for each key.
 
-Invariant: `count` and `size` cover all messages that were put and not released yet. So a message in flight keeps its
-share of the limits until the server has answered.
+Invariant: `count` and `size` cover all messages that were put into the queue and not released yet. So a message in
+flight keeps its share of the limits until the server has answered.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Queue:
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes of the messages that are not in flight yet."""
+        """Bytes of the messages that are not in flight."""
         return self._waiting_bytes
 
     @property
@@ -53,7 +54,7 @@ class Queue:
         return self._waiting[0] if self._waiting else None
 
     def put(self, message: Message, now: float) -> bool:
-        """Adds a message. Returns False if there is no room."""
+        """Adds a message. Returns False if the queue has no room."""
         if message.size > self._most_bytes:
             raise ValueError(
                 f"the message to {message.address} has {message.size} bytes: expected at most queue_bytes "
@@ -73,8 +74,8 @@ class Queue:
         return True
 
     def _place_of(self, message: Message) -> Slot | None:
-        """The slot of the unsent message that this one supersedes. The new message keeps that place: at the end of the
-        queue, a key that changes all the time would never be sent."""
+        """The slot of the unsent message that this message supersedes. The new message keeps that slot: if it went to
+        the end of the queue, a key that changes all the time would never be sent."""
         if not self._conflate or message.key is None:
             return None
         return self._by_key.get((message.topic, message.key))
@@ -88,7 +89,7 @@ class Queue:
             self._by_key[message.topic, message.key] = slot
 
     def take(self, messages: int, size: int) -> list[Slot]:
-        """Removes and returns the messages of a batch: at least one, if there is one."""
+        """Removes and returns the messages of a batch: at least one, unless the queue is empty."""
         taken: list[Slot] = []
         room = size
         while self._waiting and len(taken) < messages:
@@ -103,6 +104,6 @@ class Queue:
         return taken
 
     def release(self, slot: Slot) -> None:
-        """Frees the room of a message that was answered or reported."""
+        """Frees the room of a message that the server has answered, or that was reported."""
         self.count -= 1
         self.size -= slot.message.size

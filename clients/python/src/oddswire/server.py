@@ -1,7 +1,7 @@
 """The HTTP client of a publisher. Only this file does HTTP.
 
-Invariant: an attempt ends by its deadline, whatever the peer does. The outcome is NotSent only if that is certain. No
-repr and no log line contains the token.
+Invariant: an attempt ends by its deadline, whatever the peer does. The outcome is NotSent only if the server certainly
+got nothing. No repr and no log line contains the token.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from oddswire.answer import Answered, Lost, NotSent, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# The server's answers have a few hundred bytes. A longer answer comes from another program, and its beginning suffices.
+# Maximum length of an answer that is read. The server's answers have a few hundred bytes. A longer answer comes from
+# another program, and its beginning suffices.
 MAX_ANSWER_BYTES = 64 * 1024
 
 
 class Server:
-    """The server that gets a publisher's requests."""
+    """The server to which a publisher sends its requests."""
 
     def __init__(self, url: str, token: str, timeout: float, http: Callable[[], httpx.AsyncClient] | None) -> None:
         self.url = base_url(url)
@@ -43,7 +44,7 @@ class Server:
             await client.aclose()
 
     async def post(self, path: str, body: bytes, idempotency_key: str | None = None) -> Outcome:
-        """Makes one attempt. Its deadline covers the whole attempt: the timeouts of httpx cover only each read and
+        """Sends one request once. The deadline covers the whole attempt: the timeouts of httpx cover only each read and
         write."""
         headers = {"Content-Type": "application/json"}
         if idempotency_key is not None:
@@ -76,8 +77,8 @@ class Server:
 
 
 def timeouts(whole: float) -> httpx.Timeout:
-    """Connecting gets half of the time. So a host that drops packets causes a connect timeout, which shows that nothing
-    was sent. The deadline of the whole attempt could not show that."""
+    """Gives half of the time to connecting. So a host that drops packets causes a connect timeout, which shows that
+    nothing was sent. The deadline of the whole attempt could not show that."""
     return httpx.Timeout(whole, connect=whole / 2, pool=whole / 2)
 
 
@@ -103,7 +104,8 @@ def checked_token(token: str) -> str:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds from now (RFC 9110, section 10.2.3: a number or a date); None if the value is unreadable."""
+    """Parses a `Retry-After` (RFC 9110, section 10.2.3: a number or a date) into seconds from now. Returns None if the
+    value is unreadable."""
     if value is None:
         return None
     if re.fullmatch(r"[0-9]{1,9}", value.strip()):

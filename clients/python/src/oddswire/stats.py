@@ -11,26 +11,26 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stats:
-    """Counts since the publisher was made, at the time of the call."""
+    """Counts since the publisher was made, up to the call of `stats`."""
 
     published: int = 0
     """Messages that `publish` queued."""
     delivered: int = 0
     """Messages that the server confirmed."""
     unchanged: int = 0
-    """Confirmed messages that changed nothing, so that the server did not deliver them."""
+    """Confirmed messages whose data was the same as before, so that the server did not deliver them."""
     conflated: int = 0
-    """Messages that were superseded before they were sent."""
+    """Messages that a newer message of the same key replaced before they were sent."""
     undelivered: int = 0
     """Messages that were reported as undelivered."""
     batches: int = 0
     """Batches that the server took."""
     retries: int = 0
-    """Attempts after the first of each batch."""
+    """Attempts after the first attempt of each batch."""
     waiting: int = 0
-    """Messages without an answer now, including those in flight."""
+    """Messages that the server has not answered yet, including those in flight."""
     waiting_bytes: int = 0
-    """Bytes of the waiting messages."""
+    """Bytes of the messages in `waiting`."""
     position: str | None = None
     """The server's position after the last batch."""
     last_problem: Problem | None = None
