@@ -1,4 +1,4 @@
-"""Prints the licences of the libraries that the program contains: most of them ask that copies come with their text.
+"""Prints the licences of the libraries that the program contains: most licences must accompany each copy.
 
 python3 packaging/licences.py > THIRD-PARTY-LICENSES
 """
@@ -13,7 +13,8 @@ TEXTS = re.compile(r"(licen[cs]e|copying|notice|unlicense)", re.IGNORECASE)
 
 
 def linked(metadata: dict) -> set[str]:
-    """The ids of all packages that are linked into the program: no tools of the build, no packages of the tests."""
+    """The ids of all packages that are linked into the program: without build tools and without packages that only
+    tests need."""
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
     root = next(package["id"] for package in metadata["packages"] if package["name"] == "oddswire")
     found, waiting = set(), [root]

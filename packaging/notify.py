@@ -18,7 +18,7 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-# Seconds for each step: a machine that runs CI may be busy.
+# Maximum seconds for each step: a machine that runs CI may be busy.
 PATIENCE = 60
 FREE_PORTS = {"ODDSWIRE_LISTEN": "127.0.0.1:0", "ODDSWIRE_ADMIN_LISTEN": "127.0.0.1:0"}
 
@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> None:
         with log.open("wb") as output:
             server = subprocess.Popen(command, env=environment, user=user, group=user, stderr=output, cwd="/")
         try:
-            # `demo` belongs to a terminal, whose end is a SIGHUP.
+            # `demo` does not reload: SIGHUP ends it, because it belongs to a terminal.
             check(server, manager, reloads="demo" not in command)
         except (AssertionError, OSError) as error:
             raise SystemExit(f"{shlex.join(command)}: {error!r}; its log:\n{log.read_text()}") from error
