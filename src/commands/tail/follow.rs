@@ -356,7 +356,7 @@ fn detail(data: &str) -> String {
     serde_json::from_str(data).map_or_else(|_| printable(data), |data: Data| printable(&data.detail))
 }
 
-/// The reader of the output is gone.
+/// Standard output is closed.
 struct Unread;
 
 impl From<Unread> for End {
