@@ -58,7 +58,7 @@ export class Feed {
     return this.#client?.topics ?? [];
   }
 
-  /** Returns the latest message of each key of a subscription, and its latest one without a key. */
+  /** Returns the latest message of each key of a subscription, and the latest message without a key. */
   state(name) {
     return this.#client.state(name);
   }
@@ -135,8 +135,8 @@ export class Feed {
   }
 
   /**
-   * Requests the list of topics. Returns false if the server refuses for good. If the server is unreachable or busy, it
-   * returns true, because the client retries.
+   * Requests the list of topics. Returns false if a retry would get the same refusal. If the server is unreachable or
+   * busy, returns true, because the client retries.
    */
   async poll() {
     const turn = this.#turn;

@@ -47,7 +47,7 @@ export class Timeline {
     this.announce("The connection is live.");
   }
 
-  /** Handles the beginning or continuation of a catch-up. `received` is the number of messages received before. */
+  /** Handles the beginning or continuation of a catch-up. `received` is the number of messages received so far. */
   catchUp({ data }, received) {
     this.#told ??= { received, transport: undefined };
     for (const [name, { mode, skipped }] of Object.entries(data.topics)) {

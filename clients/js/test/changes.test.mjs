@@ -83,7 +83,7 @@ class Run {
         }
         const since = this.pick(['now', 'snapshot', 'snapshot', this.pick(this.positions)]);
         client.subscribe([name], since);
-        // A subscription that is requested again before it began uses the last `since`.
+        // If the client requests a subscription again before it has begun, the latest `since` counts.
         return this.held.set(name, since === 'snapshot');
     }
 

@@ -29,7 +29,7 @@ def test_example_mirrors_progress_and_odds_and_keeps_sse(hub: Hub, monkeypatch: 
     monkeypatch.setenv("ODDSWIRE_PUBLISH_TOKEN", TOKEN)
     with serving(app) as url:
         over_sse = scrape(url)
-    # The lifespan has ended, so all messages were flushed.
+    # The lifespan of the application has ended, so all messages were flushed.
     assert [message["data"] for message in hub.history("scrape_progress")] == over_sse
     assert [step["phase"] for step in over_sse] == ["starting", "discovery", "scraping", "scraping", "completed"]
     assert hub.state() == {key: odds for page in PAGES for key, odds in page.items()}

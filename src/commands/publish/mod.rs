@@ -130,7 +130,7 @@ impl Run<'_> {
     async fn publish(&mut self, lines: Lines, settings: &Publish) -> Result<(), Failure> {
         let (read, mut batches) = mpsc::channel(READ_AHEAD);
         let source = Batches::new(lines, settings, self.tally.line);
-        // Reading a pipe can block for any time, so the reader has its own thread.
+        // Reading a pipe can block for an unlimited time, so the reader has its own thread.
         tokio::task::spawn_blocking(move || {
             for batch in source {
                 if read.blocking_send(batch).is_err() {

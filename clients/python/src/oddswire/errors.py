@@ -54,7 +54,7 @@ class Undelivered:
 
 
 class Refused(OddswireError):  # noqa: N818 - the server's term.
-    """The server refuses this publisher for good, because of its token or its URL. The publisher takes no more
+    """The server refuses all requests of this publisher, because of its token or its URL. The publisher takes no more
     messages."""
 
     def __init__(self, problem: Problem) -> None:

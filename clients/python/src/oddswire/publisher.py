@@ -217,8 +217,8 @@ class Publisher:
             self._loop.call_soon_threadsafe(self._courier.wake)
 
     def _check_process(self) -> None:
-        """Refuses calls in a forked process: it inherits the publisher but not the thread, so it would never send
-        anything."""
+        """Refuses calls in a forked process: such a process inherits the publisher but not the thread, so it would
+        never send anything."""
         if os.getpid() != self._process:
             raise RuntimeError("this publisher belongs to the parent process: make one in each process")
 
