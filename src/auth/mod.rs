@@ -8,7 +8,7 @@ mod signature;
 mod subscribers;
 mod token;
 
-pub use self::origins::{Origin, Origins};
+pub use self::origins::Origins;
 pub use self::publishers::{Publisher, Publishers};
 pub use self::subscribers::{Access, AccessError, Verifier};
 pub use self::token::Token;
