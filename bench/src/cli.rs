@@ -29,7 +29,7 @@ pub enum Command {
     Instructions(InstructionsArgs),
     /// Measures many sessions without sockets. Fails when a cost grows faster than their number.
     InProcess(InProcessArgs),
-    /// Compares publishers that share the journal's syncs with a sync for each publish.
+    /// Compares two ways to sync the journal: one sync that many publishes share, and one sync for each publish.
     GroupCommit(GroupCommitArgs),
     /// Does an operation so many times, for valgrind to count.
     #[command(hide = true)]

@@ -100,7 +100,7 @@ fn sorted(source: Source) -> Result<Vec<Recorded>, Failure> {
         if bytes > MAX_SORTED_BYTES {
             let most = bytesize::ByteSize(MAX_SORTED_BYTES as u64);
             return Err(Failure::Failed(format!(
-                "the recording has more than {most}, which is too long to sort: use --by at"
+                "the recording has more than {most}, which is too long to sort: use '--by=at', which keeps the order of the lines"
             )));
         }
         Ok(recorded)

@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn error_about_a_value_names_its_parameter() {
-        assert!(Query::read("topics=Odds").unwrap_err().starts_with("topics: topic 'Odds'"));
-        assert!(Query::read("since=yesterday").unwrap_err().starts_with("since: 'yesterday'"));
+        assert!(Query::read("topics=Odds").unwrap_err().starts_with("topics: invalid topic 'Odds'"));
+        assert!(Query::read("since=yesterday").unwrap_err().starts_with("since: invalid position 'yesterday'"));
     }
 }

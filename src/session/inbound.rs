@@ -152,7 +152,7 @@ impl Fragments {
         self.pass_frames(&joined)
     }
 
-    /// Counts the frames in bytes that begin inside a payload, or with a header.
+    /// Counts the frames in `rest`, whose first byte is inside a payload or begins a header.
     fn pass_frames(&mut self, mut rest: &[u8]) -> Result<(), TooManyFragments> {
         loop {
             let payload = usize::try_from(self.payload).unwrap_or(usize::MAX).min(rest.len());

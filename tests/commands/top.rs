@@ -75,8 +75,8 @@ async fn lost_server_is_shown_and_a_signal_restores_the_terminal() {
     let Some(mut top) = Running::in_terminal(&["top", &url, "--interval=100ms"], &[]) else { return };
     top.draws("publishing works").await;
     assert!(app.stop().await);
-    // The program draws only changed cells. An earlier error may have the same letters at the beginning, but not at the
-    // end.
+    // Wait for the end of the error text. The program draws only changed cells, so it does not draw the beginning again if
+    // an earlier error began in the same way.
     top.draws("or set --url").await;
     top.signal_inside("TERM");
     let ended = top.end().await;

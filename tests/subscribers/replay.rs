@@ -58,7 +58,7 @@ fn offsets(lines: &[Line]) -> Vec<Option<u64>> {
     lines.iter().map(|line| (held.insert(&line.key, &line.data) != Some(&line.data)).then(|| offset(line))).collect()
 }
 
-/// Subscriptions of all kinds: to topics, and to events and markets in the recording.
+/// Returns the subscriptions of the subscriber with this number: topics, or an event, market or key of the recording.
 fn topics(number: usize, lines: &[Line]) -> String {
     let key = &lines[number * 311 % lines.len()].key;
     let mut segments = key.split('/');

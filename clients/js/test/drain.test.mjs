@@ -162,7 +162,7 @@ test('a drain during a failing WebSocket attempt is followed', async t => {
     const [old, next] = [await serve(t, settings), await serve(t, settings)];
     const way = await proxy(t, old);
     way.upgrades = 'mute';
-    // The attempts end long before the server closes most of the connections.
+    // With these timeouts the clients give up their WebSocket attempts long before the server closes most connections.
     const followers = followAll(t, way.url, { since: 'now', timeouts: { open: 1500, upgrade: 10 } });
     await all(followers, follower => follower.live());
     const attempts = () => way.requests.filter(line => line.includes('/api/ws')).length;
