@@ -1,7 +1,7 @@
 # Builds oddswire and packs the one binary into a small image.
 #
 #   docker build --tag oddswire .
-#   docker run --rm --read-only --publish 8000:8000 --stop-timeout 35 --env ODDSWIRE_PUBLISH_TOKEN=… oddswire
+#   docker run --rm --read-only --publish 8000:8000 --stop-timeout 45 --env ODDSWIRE_PUBLISH_TOKEN=… oddswire
 #
 # Docker kills a container 10 s after it asks the container to stop, but a drain may take 30 s (`drain-timeout`). The
 # longer stop timeout above (`stop_grace_period` in a compose file) leaves enough time for the drain.
@@ -58,7 +58,7 @@ ENTRYPOINT ["/usr/local/bin/oddswire"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="oddswire" \
-      org.opencontainers.image.description="Pushes scrape progress and odds changes to browsers over WebSocket and SSE, by topic" \
+      org.opencontainers.image.description="Pushes live state to browsers over WebSocket and SSE, by topic" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

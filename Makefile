@@ -115,6 +115,7 @@ check-js: ## Types of the JavaScript client; whether its generated files are up 
 check: check-api ## Formatting, lints, documentation, dependency audit, Dockerfile, deployment files
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --lib --bins --no-default-features -- -D warnings
 	cd bench && cargo fmt --check && cargo clippy --all-targets --no-deps -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 	@if ! cargo deny --version >/dev/null 2>&1; then \

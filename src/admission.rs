@@ -21,14 +21,14 @@ pub enum AdmissionError {
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct PlaceCounts {
     all: usize,
     by_address: HashMap<IpAddr, usize>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    counts: Mutex<Counts>,
+    counts: Mutex<PlaceCounts>,
     most: usize,
     /// 0 means no limit.
     most_per_address: usize,

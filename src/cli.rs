@@ -28,7 +28,7 @@ Examples:
   oddswire serve --listen 0.0.0.0:8000
   oddswire health --url http://127.0.0.1:8000";
 
-/// Pushes scrape progress and odds changes to browsers over WebSocket and SSE, by topic.
+/// Pushes live state to browsers over WebSocket and SSE, by topic.
 ///
 /// Publishers post messages to topics over HTTP (/api/publish). Clients receive them at /api/ws and /api/sse. Each
 /// setting below is a flag; most are also an environment variable. Write durations as 250ms, 30s or 1h, and sizes as
@@ -76,7 +76,7 @@ Examples:
 /// The settings of `health`.
 #[derive(Debug, Args)]
 pub(crate) struct Health {
-    /// Address of the server: http or https, with the path if a proxy serves it below one; overrides --listen
+    /// Address of the server: http or https, with the path if a proxy serves it below one; takes precedence over --listen
     #[arg(long, env = "ODDSWIRE_URL", value_name = "URL")]
     url: Option<Endpoint>,
     /// Address that the server listens on; for an unspecified one, such as 0.0.0.0, the loopback interface is asked
@@ -90,6 +90,14 @@ pub(crate) struct Health {
 }
 
 impl Health {
+    /// Ignores `ODDSWIRE_URL` if the user typed `--listen` and no `--url`.
+    fn prefer_arguments(&mut self, matches: &clap::ArgMatches) {
+        let is_typed = |name| matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine);
+        if is_typed("listen") && !is_typed("url") {
+            self.url = None;
+        }
+    }
+
     /// The server whose health the command checks.
     pub(crate) fn server(&self) -> Endpoint {
         self.url.clone().unwrap_or_else(|| Endpoint::of_listener(self.listen))
@@ -121,7 +129,15 @@ pub(crate) fn read() -> Command {
         program = program.mut_args(|arg| arg.env(None::<&str>));
     }
     let parsed = program.try_get_matches_from_mut(std::env::args_os());
-    let parsed = parsed.and_then(|matches| Cli::from_arg_matches(&matches));
+    let parsed = parsed.and_then(|matches| {
+        let mut parsed = Cli::from_arg_matches(&matches)?;
+        if let (Some(Command::Health(health)), Some(matches)) =
+            (&mut parsed.command, matches.subcommand_matches("health"))
+        {
+            health.prefer_arguments(matches);
+        }
+        Ok(parsed)
+    });
     let Cli { command, config } = parsed.unwrap_or_else(|error| refuse_usage(&error));
     let check = |config: Config| config.check().unwrap_or_else(|error| refuse(&error.to_string()));
     match command.unwrap_or_else(|| Command::Serve(Box::new(config))) {

@@ -17,7 +17,9 @@ pub(crate) enum EndpointError {
     #[error("the URL has a user or password, which is never sent: set --token instead")]
     UserInfo,
     /// The URL has a query.
-    #[error("the URL has a query: expected only the server's address; set topics and position with --topic and --since")]
+    #[error(
+        "the URL has a query: expected only the server's address; set topics and position with --topic and --since"
+    )]
     Query,
 }
 

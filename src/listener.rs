@@ -78,7 +78,10 @@ impl Acceptor {
                     return connection;
                 }
                 // The kernel may queue many broken connections, so other tasks get a turn between two attempts.
-                Some(Err(error)) if is_of_one_connection(&error) => tokio::task::yield_now().await,
+                Some(Err(error)) if is_of_one_connection(&error) => {
+                    self.metrics.accept_failed();
+                    tokio::task::yield_now().await;
+                }
                 Some(Err(error)) => {
                     self.failed(&error);
                     sleep_until(Instant::now() + RETRY).await;

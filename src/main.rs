@@ -112,6 +112,8 @@ async fn run(
     });
     let serving = async {
         tokio::select! {
+            // The server logs its start first.
+            biased;
             drained = running => drained,
             never = systemd.announce(address, starting) => match never {},
         }

@@ -15,20 +15,6 @@ use crate::message::{Frames, Position, Timestamp};
 use crate::shortened::shortened;
 use crate::topic::{ParseError, Subscription, Topics};
 
-/// The types of control messages. A publisher's message cannot have one of them.
-pub const RESERVED_TYPES: [&str; 10] = [
-    "auth",
-    "auth_ack",
-    "connection_ack",
-    "subscription_update",
-    "ping",
-    "pong",
-    "error",
-    "catch_up",
-    "caught_up",
-    "reconnect",
-];
-
 /// The parameters that a subscriber's query string may have.
 pub const QUERY_PARAMETERS: [&str; 4] = ["topics", "since", "conflate_ms", "token"];
 

@@ -114,7 +114,7 @@ impl Server {
     /// Serves like [`run`](Self::run), but tries the caller's routes `own` first. The server's routes answer the
     /// requests that `own` rejects.
     pub async fn run_with(self, own: BoxedFilter<(Response,)>, shutdown: impl Future<Output = ()>) -> bool {
-        let routes = own.or(routes::all(&self.app)).unify();
+        let routes = routes::own(own).or(routes::all(&self.app)).unify();
         self.serve(routes, shutdown).await
     }
 

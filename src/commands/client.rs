@@ -150,7 +150,7 @@ impl Client {
 
 /// An answer with an error status: the server refuses the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct RefusedRequest {
     pub(super) status: StatusCode,
     /// The server's error code; empty if another program answered, such as a proxy.
     pub(super) code: String,
@@ -160,7 +160,7 @@ pub(super) struct Refusal {
     pub(super) retry_after: Option<Duration>,
 }
 
-impl Refusal {
+impl RefusedRequest {
     /// Reads an answer with an error status.
     pub(super) fn of(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         #[derive(Deserialize)]
@@ -186,7 +186,7 @@ impl Refusal {
     }
 }
 
-impl std::fmt::Display for Refusal {
+impl std::fmt::Display for RefusedRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.detail.as_str(), self.status.canonical_reason()) {
             ("", Some(reason)) => write!(f, "{} {reason}", self.status.as_u16()),

@@ -20,8 +20,21 @@ use self::frames::index;
 pub use self::frames::{Frames, Opcode};
 pub use self::position::{Position, PositionError};
 pub use self::timestamp::Timestamp;
-pub use crate::protocol::RESERVED_TYPES;
 use crate::topic::{Key, Topic};
+
+/// The types of control messages. A publisher's message cannot have one of them.
+pub const RESERVED_TYPES: [&str; 10] = [
+    "auth",
+    "auth_ack",
+    "connection_ack",
+    "subscription_update",
+    "ping",
+    "pong",
+    "error",
+    "catch_up",
+    "caught_up",
+    "reconnect",
+];
 
 /// The part of a message that the publisher sets: everything except topic, position and timestamp.
 #[derive(Debug, Clone)]

@@ -18,8 +18,7 @@ use super::body::Format;
 use super::nesting::{MAX_LEVELS, levels};
 use super::{App, Refusal};
 use crate::engine::Broadcast;
-use crate::message::{Draft, Payload, Timestamp};
-use crate::protocol::RESERVED_TYPES;
+use crate::message::{Draft, Payload, RESERVED_TYPES, Timestamp};
 use crate::shortened::shortened;
 use crate::topic::Topics;
 

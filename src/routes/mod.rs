@@ -25,6 +25,7 @@ use serde::Serialize;
 use slog::Logger;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use warp::filters::BoxedFilter;
 use warp::reject::Reject;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
@@ -113,6 +114,11 @@ fn endpoints(app: &App) -> impl Filter<Extract = (Response,), Error = Infallible
         .or(console::routes(app))
         .unify();
     valid_host().and(endpoints).boxed().recover(recover).unify()
+}
+
+/// The routes of an embedding program. They get only requests with a valid host; the server's routes refuse the others.
+pub fn own(routes: BoxedFilter<(Response,)>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    valid_host().and(routes)
 }
 
 /// Passes requests with a valid host, and refuses all other requests.

@@ -43,7 +43,7 @@ impl TooManyFragments {
 /// sends bytes.
 pub(super) struct Inbound {
     pub(super) context: WebSocketContext,
-    pub(super) feed: Feed,
+    pub(super) feed: InboundBytes,
 }
 
 impl Inbound {
@@ -55,12 +55,12 @@ impl Inbound {
             .max_message_size(Some(message_bytes))
             .max_frame_size(Some(message_bytes));
         let context = WebSocketContext::new(Role::Server, Some(config));
-        Self { context, feed: Feed { early, turn: TURN_BYTES, fragments: Fragments::default() } }
+        Self { context, feed: InboundBytes { early, turn: TURN_BYTES, fragments: Fragments::default() } }
     }
 }
 
 /// The input of the library, with its limits.
-pub(super) struct Feed {
+pub(super) struct InboundBytes {
     /// Bytes that came with the handshake. The library reads these bytes before the bytes of the socket.
     early: Bytes,
     /// The number of bytes that the library may still read in this turn.
@@ -68,7 +68,7 @@ pub(super) struct Feed {
     fragments: Fragments,
 }
 
-impl Feed {
+impl InboundBytes {
     /// Whether this turn's bytes are used up. The reader then yields before it begins another turn.
     pub(super) fn is_spent(&self) -> bool {
         self.turn == 0
@@ -102,7 +102,7 @@ pub(super) struct Pipe<'a> {
     pub(super) socket: &'a OwnedReadHalf,
     pub(super) outbox: &'a Outbox,
     pub(super) heard: &'a mut Instant,
-    pub(super) feed: &'a mut Feed,
+    pub(super) feed: &'a mut InboundBytes,
 }
 
 impl Read for Pipe<'_> {

@@ -39,6 +39,8 @@ async fn embedded_example_serves_its_own_and_the_servers_routes() {
     assert_eq!(within(reqwest::get(health)).await.unwrap().status(), 200);
     let unknown = within(reqwest::get(url.replace("/clients", "/unknown"))).await.unwrap();
     assert_eq!(unknown.status(), 404);
+    let request = reqwest::Client::new().get(&url).header("host", "a b").send();
+    assert_eq!(within(request).await.unwrap().status(), 400, "the server checks the host for the example's route, too");
     // The example ends when its standard input ends.
     drop(child.stdin.take());
     assert!(within(child.wait()).await.unwrap().success());

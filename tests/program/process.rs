@@ -81,6 +81,7 @@ async fn health_exits_with_0_if_the_server_runs() {
         run(&["health", "--timeout=60s"], &[("ODDSWIRE_LISTEN", &address), ("ODDSWIRE_PUBLISH_TOKEN", TOKEN)]).await,
         run(&["health", "--timeout=60s", "--url", &url], &[]).await,
         run(&["health", "--timeout=60s"], &[("ODDSWIRE_URL", &url), ("ODDSWIRE_LISTEN", "127.0.0.1:1")]).await,
+        run(&["health", "--timeout=60s", "--listen", &address], &[("ODDSWIRE_URL", "http://127.0.0.1:1")]).await,
     ] {
         assert_eq!((ended.code, ended.stdout, ended.stderr), (Some(0), String::new(), String::new()));
     }

@@ -145,7 +145,7 @@ async fn never_reads(address: std::net::SocketAddr, number: usize) -> tokio::net
 #[tokio::test]
 async fn memory_of_clients_that_never_read_is_within_the_stated_limit() {
     const CLIENTS: usize = 100;
-    // The terms of the sum in ARCHITECTURE.md, in KiB: the outbox, the rest of a partial write, and hyper's buffer over
+    // The terms of the table in docs/design/delivery.md, in KiB: the outbox, the rest of a partial write, and hyper's buffer over
     // SSE.
     const STATED: u64 = (64 + 64 + 16 + 16 + 64) << 10;
     let arguments = ["--outbox-bytes=64KiB", "--history-messages=10", "--history-bytes=64KiB"];

@@ -73,7 +73,7 @@ struct Event {
 
 /// A message that the market publishes.
 #[derive(Serialize)]
-struct Message<'a> {
+struct MarketMessage<'a> {
     topic: &'static str,
     key: String,
     #[serde(rename = "type")]
@@ -260,7 +260,7 @@ impl Event {
         for kind in Kind::ALL {
             let offered = self.offers[kind as usize].iter().enumerate().filter(|(_, prices)| !prices.is_empty());
             messages.extend(offered.map(|(bookmaker, _)| {
-                json(&Message {
+                json(&MarketMessage {
                     topic: "odds_updates",
                     key: self.key(kind, bookmaker),
                     kind: "odds_update",
@@ -305,7 +305,7 @@ impl Event {
             point: (kind == Kind::Totals).then_some(TOTAL),
         };
         let in_play = self.in_play(now);
-        json(&Message {
+        json(&MarketMessage {
             topic: "odds_updates",
             key: self.key(kind, bookmaker),
             kind: "odds_update",

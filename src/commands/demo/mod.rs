@@ -41,7 +41,7 @@ pub(crate) fn feed(demo: &Demo, server: &Server, logger: &Logger) -> JoinSet<()>
     let _: Result<(), Failure> = print(greeting(demo, &endpoint, server.admin_addr().map(Endpoint::of_listener)));
     let token = demo.config.publish_token.clone().expect("`Demo::check` makes a token if none is set");
     let target = Target { url: endpoint, token: None, token_file: None, retry_for: RETRY_FOR };
-    let (feed, logger) = (Feed { rate: demo.rate, seed: demo.seed }, logger.clone());
+    let (feed, logger) = (MarketFeed { rate: demo.rate, seed: demo.seed }, logger.clone());
     let mut feeding = JoinSet::new();
     feeding.spawn(async move {
         match Publisher::new(&target, token, Bar::none()) {
@@ -65,12 +65,12 @@ fn greeting(demo: &Demo, url: &Endpoint, admin: Option<Endpoint>) -> String {
 
 /// The settings of the market.
 #[derive(Debug, Clone, Copy)]
-struct Feed {
+struct MarketFeed {
     rate: usize,
     seed: Option<u64>,
 }
 
-impl Feed {
+impl MarketFeed {
     async fn run(self, mut publisher: Publisher, logger: &Logger) {
         let mut rng = self.seed.map_or_else(Rng::new, Rng::with_seed);
         let mut market = Market::new(&mut rng, Timestamp::now());

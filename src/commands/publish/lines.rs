@@ -17,7 +17,7 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// The lines of a file.
 pub(in crate::commands) struct Lines {
-    source: Source,
+    source: LineSource,
     name: String,
     /// Number of bytes read from the file, before decompression.
     read: Arc<AtomicU64>,
@@ -27,7 +27,7 @@ pub(in crate::commands) struct Lines {
     number: u64,
 }
 
-enum Source {
+enum LineSource {
     /// Nothing has been read yet, so the compression is unknown. Reading early could block on a pipe.
     Unknown(Option<Counted>),
     Plain(BufReader<Counted>),
@@ -58,7 +58,7 @@ impl Lines {
             (Box::new(file), facts.is_file().then_some(facts.len()))
         };
         let read = Arc::new(AtomicU64::new(0));
-        let source = Source::Unknown(Some(Counted { input, read: Arc::clone(&read) }));
+        let source = LineSource::Unknown(Some(Counted { input, read: Arc::clone(&read) }));
         Ok(Self { source, name, read, length, number: 0 })
     }
 
@@ -75,8 +75,8 @@ impl Lines {
     /// How many bytes of the file were returned as lines. For a compressed file: how many compressed bytes were read.
     pub(in crate::commands) fn read_to(&self) -> u64 {
         let ahead = match &self.source {
-            Source::Plain(reader) => reader.buffer().len() as u64,
-            Source::Unknown(_) | Source::Gzip(_) => 0,
+            LineSource::Plain(reader) => reader.buffer().len() as u64,
+            LineSource::Unknown(_) | LineSource::Gzip(_) => 0,
         };
         self.read.load(Ordering::Relaxed).saturating_sub(ahead)
     }
@@ -123,7 +123,7 @@ impl Iterator for Lines {
     }
 }
 
-impl Source {
+impl LineSource {
     fn of(input: Counted) -> io::Result<Self> {
         let mut input = BufReader::with_capacity(64 << 10, input);
         // A pipe may deliver its first byte alone. In that case, compressed data is not recognised and is read as text.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{Bar, Batch};
 use crate::commands::backoff::Backoff;
-use crate::commands::client::{Client, Refusal};
+use crate::commands::client::{Client, RefusedRequest};
 use crate::commands::settings::Target;
 use crate::dial::{Dialer, TlsError};
 
@@ -84,7 +84,7 @@ impl Publisher {
                     });
                 }
                 Ok(answer) => {
-                    let refusal = Refusal::of(answer.status, &answer.headers, &answer.body);
+                    let refusal = RefusedRequest::of(answer.status, &answer.headers, &answer.body);
                     if !refusal.is_temporary() {
                         return Err(refused(&refusal, batch));
                     }
@@ -108,7 +108,7 @@ pub(super) fn run_name() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
 
-fn refused(refusal: &Refusal, batch: &Batch) -> NotTaken {
+fn refused(refusal: &RefusedRequest, batch: &Batch) -> NotTaken {
     let line = refusal.index.and_then(|index| batch.line(index));
     let reason = match line {
         Some(line) => format!("line {line}: the server answered {refusal}"),

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
-use crate::commands::client::{AGENT, Refusal};
+use crate::commands::client::{AGENT, RefusedRequest};
 use crate::commands::printable;
 use crate::commands::settings::Tail;
 use crate::dial::{DialError, Dialer, Stream};
@@ -26,7 +26,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 pub(super) type Socket = WebSocketStream<Stream>;
 
 /// Why a connection ended, and whether to reconnect.
-pub(super) enum End {
+pub(super) enum TailEnd {
     /// Standard output is closed, so no message can be shown.
     Unread,
     /// A reconnect would fail in the same way.
@@ -62,7 +62,7 @@ pub(super) fn request(endpoint: &Endpoint, settings: &Tail, since: Since) -> Req
 }
 
 /// Connects to the server, and does the WebSocket handshake.
-pub(super) async fn open(dialer: Dialer, request: Request<()>) -> Result<Socket, End> {
+pub(super) async fn open(dialer: Dialer, request: Request<()>) -> Result<Socket, TailEnd> {
     let stream = dialer.dial().await.map_err(|error| not_dialled(&error))?;
     let handshake = tokio_tungstenite::client_async_with_config(request, stream, Some(limits()));
     let url = dialer.endpoint();
@@ -70,21 +70,25 @@ pub(super) async fn open(dialer: Dialer, request: Request<()>) -> Result<Socket,
         Ok(Ok((socket, _))) => Ok(socket),
         Ok(Err(Error::Http(answer))) => {
             let (head, body) = answer.into_parts();
-            let refusal = Refusal::of(head.status, &head.headers, &body.unwrap_or_default());
+            let refusal = RefusedRequest::of(head.status, &head.headers, &body.unwrap_or_default());
             let other = if refusal.code.is_empty() { "; is that an oddswire server?" } else { "" };
             let reason = format!("{url} answered {refusal}{other}");
-            if refusal.is_temporary() { Err(End::Lost(reason, refusal.retry_after)) } else { Err(End::Final(reason)) }
+            if refusal.is_temporary() {
+                Err(TailEnd::Lost(reason, refusal.retry_after))
+            } else {
+                Err(TailEnd::Final(reason))
+            }
         }
         Ok(Err(Error::Protocol(ProtocolError::HttparseError(_)))) if !url.is_tls() => {
             Err(not_dialled(&DialError::NotHttp(url.clone())))
         }
-        Ok(Err(error)) => Err(End::Lost(format!("the handshake with {url} failed: {error}"), None)),
-        Err(_) => Err(End::Lost(format!("the handshake with {url} took longer than {HANDSHAKE:?}"), None)),
+        Ok(Err(error)) => Err(TailEnd::Lost(format!("the handshake with {url} failed: {error}"), None)),
+        Err(_) => Err(TailEnd::Lost(format!("the handshake with {url} took longer than {HANDSHAKE:?}"), None)),
     }
 }
 
-fn not_dialled(error: &DialError) -> End {
-    if error.is_lasting() { End::Final(error.to_string()) } else { End::Lost(error.to_string(), None) }
+fn not_dialled(error: &DialError) -> TailEnd {
+    if error.is_lasting() { TailEnd::Final(error.to_string()) } else { TailEnd::Lost(error.to_string(), None) }
 }
 
 /// Limits the length of a received message: to the maximum of the server's setting `publish-message-bytes`, plus room
@@ -101,12 +105,12 @@ pub(super) fn leave(mut socket: Socket) {
 
 /// Interprets a close frame. The table of close codes says whether to reconnect. After a code that is not in the table,
 /// tail reconnects unless the code is 1000.
-pub(super) fn closed(frame: Option<CloseFrame>) -> End {
-    let Some(frame) = frame else { return End::Lost("the server closed the connection".to_owned(), None) };
+pub(super) fn closed(frame: Option<CloseFrame>) -> TailEnd {
+    let Some(frame) = frame else { return TailEnd::Lost("the server closed the connection".to_owned(), None) };
     let code = u16::from(frame.code);
     let reason = format!("the server closed the connection with {code}: {}", printable(&frame.reason));
     let row = Close::ALL.iter().map(|close| close.row()).find(|row| row.code == code);
-    if row.map_or(code != 1000, |row| row.reconnect) { End::Lost(reason, None) } else { End::Final(reason) }
+    if row.map_or(code != 1000, |row| row.reconnect) { TailEnd::Lost(reason, None) } else { TailEnd::Final(reason) }
 }
 
 #[cfg(test)]
@@ -119,13 +123,13 @@ mod tests {
     fn table_of_close_codes_decides_whether_to_reconnect() {
         let reconnects = |code: u16| {
             let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
-            matches!(closed(Some(frame)), End::Lost(..))
+            matches!(closed(Some(frame)), TailEnd::Lost(..))
         };
         for close in Close::ALL {
             assert_eq!(reconnects(close.row().code), close.row().reconnect, "{close:?}");
         }
         assert!(!reconnects(1000), "a normal end");
         assert!(reconnects(1006) && reconnects(1012), "codes of a proxy");
-        assert!(matches!(closed(None), End::Lost(..)));
+        assert!(matches!(closed(None), TailEnd::Lost(..)));
     }
 }

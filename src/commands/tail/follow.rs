@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::Message as Frame;
 
-use super::connection::{self, End, Socket};
+use super::connection::{self, Socket, TailEnd};
 use super::notice::{Notice, Tone};
 use super::overlap::Overlap;
 use super::print::Line;
@@ -32,7 +32,7 @@ use crate::dial::Dialer;
 const STABLE: Duration = Duration::from_secs(10);
 
 /// A connection that is being opened. Connecting and the handshake have their own deadlines.
-type Opening = BoxFuture<'static, Result<Socket, End>>;
+type Opening = BoxFuture<'static, Result<Socket, TailEnd>>;
 
 /// Receives the messages of one server, over one connection after another.
 pub(super) struct Follower {
@@ -91,22 +91,22 @@ impl Follower {
                 self.backoff.reset();
             }
             match end {
-                End::Replaced(socket) => {
+                TailEnd::Replaced(socket) => {
                     self.next = Some(Box::pin(std::future::ready(Ok(*socket))));
                     self.hand_over();
                 }
-                End::Unread => return Ok(()),
-                End::Final(reason) => return Err(Failure::Failed(reason)),
+                TailEnd::Unread => return Ok(()),
+                TailEnd::Final(reason) => return Err(Failure::Failed(reason)),
                 // The server closed this connection before the next one was open. Continue with the next connection,
                 // which is being opened already.
-                End::Lost(reason, _) if self.next.is_some() => {
+                TailEnd::Lost(reason, _) if self.next.is_some() => {
                     self.hand_over();
                     let text = format!("{reason}; already reconnecting");
                     if self.note(Tone::Aside, text).await.is_err() {
                         return Ok(());
                     }
                 }
-                End::Lost(reason, asked) => {
+                TailEnd::Lost(reason, asked) => {
                     let wait = self.backoff.next(asked);
                     let text = format!("{reason}; retrying in {:.1} s", wait.as_secs_f64());
                     if self.note(Tone::Warning, text).await.is_err() {
@@ -151,7 +151,7 @@ impl Follower {
 
     /// Reads messages until the connection ends. Sends pings, and ends the connection if nothing arrives for the idle
     /// timeout.
-    async fn read(&mut self, mut socket: Socket) -> End {
+    async fn read(&mut self, mut socket: Socket) -> TailEnd {
         (self.connections, self.leave_at, self.next) = (self.connections + 1, None, None);
         let idle = self.settings.idle_timeout;
         let mut heard = Instant::now();
@@ -168,11 +168,14 @@ impl Follower {
                 }
                 next = self.replacement() => {
                     connection::leave(socket);
-                    return End::Replaced(Box::new(next));
+                    return TailEnd::Replaced(Box::new(next));
                 }
             };
             let Ok(frame) = frame else {
-                return End::Lost(format!("no data from the server for {}", humantime::format_duration(idle)), None);
+                return TailEnd::Lost(
+                    format!("no data from the server for {}", humantime::format_duration(idle)),
+                    None,
+                );
             };
             heard = Instant::now();
             match frame {
@@ -183,8 +186,8 @@ impl Follower {
                 }
                 Some(Ok(Frame::Close(frame))) => return connection::closed(frame),
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return End::Lost(format!("the connection is lost: {error}"), None),
-                None => return End::Lost("the connection is lost".to_owned(), None),
+                Some(Err(error)) => return TailEnd::Lost(format!("the connection is lost: {error}"), None),
+                None => return TailEnd::Lost("the connection is lost".to_owned(), None),
             }
         }
     }
@@ -209,14 +212,14 @@ impl Follower {
             self.next = None;
             match opened {
                 Ok(socket) => return socket,
-                Err(End::Lost(_, asked)) => self.leave_at = Some(Instant::now() + self.backoff.next(asked)),
+                Err(TailEnd::Lost(_, asked)) => self.leave_at = Some(Instant::now() + self.backoff.next(asked)),
                 Err(_) => self.leave_at = None,
             }
         }
     }
 
     /// Handles a message: sends it to the printer, stores its position, and updates the state of the connection.
-    async fn take(&mut self, text: Utf8Bytes) -> Result<(), End> {
+    async fn take(&mut self, text: Utf8Bytes) -> Result<(), TailEnd> {
         #[derive(Deserialize)]
         struct Head<'a> {
             #[serde(borrow, rename = "type")]
@@ -246,7 +249,7 @@ impl Follower {
                 None
             }
             // The server has none of the requested topics. This error message says why.
-            "error" if self.deaf => return Err(End::Final(detail(head.data.get()))),
+            "error" if self.deaf => return Err(TailEnd::Final(detail(head.data.get()))),
             "reconnect" => Some((Tone::Aside, self.leave(head.data.get()))),
             _ => {
                 let at = head.id.and_then(|id| id.parse().ok());
@@ -267,7 +270,7 @@ impl Follower {
         if let Some((tone, text)) = note {
             self.note(tone, text).await?;
         }
-        self.lines.send(Line::Message(text)).await.map_err(|_| End::Unread)
+        self.lines.send(Line::Message(text)).await.map_err(|_| TailEnd::Unread)
     }
 
     fn acknowledged(&mut self, data: &str) -> Option<(Tone, String)> {
@@ -359,7 +362,7 @@ fn detail(data: &str) -> String {
 /// Standard output is closed.
 struct Unread;
 
-impl From<Unread> for End {
+impl From<Unread> for TailEnd {
     fn from(Unread: Unread) -> Self {
         Self::Unread
     }

@@ -49,7 +49,7 @@ pub(super) struct Show {
 /// The envelope of a message. `data` is parsed separately. If [`Value`] cannot hold it, for example because of a number
 /// that is too large, it is shown unchanged.
 #[derive(Deserialize)]
-struct Message<'a> {
+struct ReceivedMessage<'a> {
     #[serde(rename = "type")]
     kind: String,
     topic: Option<String>,
@@ -67,7 +67,7 @@ impl Show {
     /// Formats a message; returns an empty text if a notice reports the message instead.
     pub(super) fn message(&mut self, text: &str) -> String {
         // `Follower` has already reported the invalid message.
-        let Ok(message) = serde_json::from_str::<Message<'_>>(text) else { return String::new() };
+        let Ok(message) = serde_json::from_str::<ReceivedMessage<'_>>(text) else { return String::new() };
         let data = Value::of(message.data);
         let mut line = Text::new(self.look.colour, self.width());
         match (message.topic.as_deref(), message.kind.as_str()) {
@@ -91,7 +91,7 @@ impl Show {
         line.end()
     }
 
-    fn published(&mut self, line: &mut Text, topic: &str, message: &Message<'_>, data: Value) {
+    fn published(&mut self, line: &mut Text, topic: &str, message: &ReceivedMessage<'_>, data: Value) {
         self.topic_width = self.topic_width.max(topic.len());
         line.put(DIM, clock(message.timestamp.as_deref()));
         line.put(CYAN, &format!("  {:width$}", printable(topic), width = self.topic_width));

@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use super::exposition::Exposition;
-use crate::commands::client::{Answer, Client, Refusal};
+use crate::commands::client::{Answer, Client, RefusedRequest};
 use crate::commands::printable;
 
 /// The answers of the admin listener at one moment.
@@ -14,12 +14,12 @@ use crate::commands::printable;
 pub(super) struct Sample {
     pub(super) at: Instant,
     pub(super) metrics: Exposition,
-    pub(super) connections: Vec<Connection>,
+    pub(super) connections: Vec<ConnectionFacts>,
 }
 
 /// A client, as `/api/connections` lists it.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Connection {
+pub(super) struct ConnectionFacts {
     pub(super) id: String,
     pub(super) peer: Option<String>,
     pub(super) subscriptions: Vec<String>,
@@ -34,7 +34,7 @@ impl Sample {
     pub(super) async fn take(client: &mut Client) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Body {
-            connections: Vec<Connection>,
+            connections: Vec<ConnectionFacts>,
         }
         let metrics = client.get("/metrics").await.map_err(|error| error.to_string())?;
         let metrics = Exposition::read(&String::from_utf8_lossy(&taken("/metrics", metrics)?));
@@ -63,7 +63,7 @@ fn taken(path: &str, answer: Answer) -> Result<bytes::Bytes, String> {
     match answer.status {
         StatusCode::OK => Ok(answer.body),
         StatusCode::NOT_FOUND => Err(not_admin(path)),
-        status => Err(format!("{path} answered {}", Refusal::of(status, &answer.headers, &answer.body))),
+        status => Err(format!("{path} answered {}", RefusedRequest::of(status, &answer.headers, &answer.body))),
     }
 }
 
@@ -72,7 +72,7 @@ fn not_admin(path: &str) -> String {
 }
 
 /// Escapes texts that come from clients, so that they cannot send control characters to the terminal.
-fn shown(mut connection: Connection) -> Connection {
+fn shown(mut connection: ConnectionFacts) -> ConnectionFacts {
     connection.subscriptions.iter_mut().for_each(|text| *text = printable(text));
     connection.peer = connection.peer.map(|text| printable(&text));
     connection

@@ -9,7 +9,7 @@ use ratatui::widgets::{Cell, Paragraph, Row, Sparkline, Table, Widget as _, Wrap
 
 use super::sample::Sample;
 use super::units::{duration, rate, short, size, whole};
-use super::view::{Client, View};
+use super::view::{ClientRow, View};
 use crate::commands::{counted, grouped};
 
 /// The width of the printed output if there is no terminal, in columns.
@@ -258,7 +258,7 @@ fn draw_table<const N: usize>(
 
 fn draw_topics(area: Rect, buffer: &mut Buffer, view: &View) {
     draw_table(area, buffer, &TOPIC_COLUMNS, 0, |width| {
-        let row = |topic: super::view::Topic| {
+        let row = |topic: super::view::TopicRates| {
             let count = |value: f64| short(whole(value));
             let name = cut(&format!(" {}", topic.name), usize::from(width));
             [name, count(topic.subscribers), count(topic.keys), count(topic.history), rate(topic.rate)]
@@ -280,7 +280,7 @@ fn draw_clients(area: Rect, buffer: &mut Buffer, view: &View) {
     });
 }
 
-fn client(client: &Client<'_>, width: usize) -> ([String; 6], Style) {
+fn client(client: &ClientRow<'_>, width: usize) -> ([String; 6], Style) {
     let facts = client.facts;
     #[expect(clippy::cast_precision_loss, reason = "a figure for people needs no precision")]
     let [age, queued] = [facts.age_ms as f64 / 1000.0, facts.outbox_bytes as f64];
@@ -324,7 +324,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::super::exposition::Exposition;
-    use super::super::sample::Connection;
+    use super::super::sample::ConnectionFacts;
     use super::*;
 
     fn drawn(view: &View, width: u16, height: u16) -> String {
@@ -353,7 +353,7 @@ mod tests {
                  oddswire_subscribers{{topic=\"odds_updates\"}} 123456\noddswire_keys{{topic=\"odds_updates\"}} 987654\n\
                  oddswire_history{{topic=\"odds_updates\"}} 9876543\n"
             );
-            let connection = Connection {
+            let connection = ConnectionFacts {
                 id: "c1".to_owned(),
                 peer: Some("192.168.100.200:54321".to_owned()),
                 subscriptions: vec!["odds_updates/8301".to_owned(), "odds_updates/8302".to_owned()],

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::sample::{Connection, Sample};
+use super::sample::{ConnectionFacts, Sample};
 
 /// The number of samples whose rates are in the chart.
 const HISTORY: usize = 120;
@@ -30,15 +30,15 @@ impl Sort {
 
 /// A row of the list of clients.
 #[derive(Debug)]
-pub(super) struct Client<'a> {
-    pub(super) facts: &'a Connection,
+pub(super) struct ClientRow<'a> {
+    pub(super) facts: &'a ConnectionFacts,
     /// Bytes per second; `None` if the client is not in the earlier of the two samples.
     pub(super) rate: Option<f64>,
 }
 
 /// A row of the list of topics.
 #[derive(Debug)]
-pub(super) struct Topic {
+pub(super) struct TopicRates {
     pub(super) name: String,
     pub(super) subscribers: f64,
     pub(super) keys: f64,
@@ -149,13 +149,13 @@ impl View {
     }
 
     /// The topics, sorted by name.
-    pub(super) fn topics(&self) -> Vec<Topic> {
+    pub(super) fn topics(&self) -> Vec<TopicRates> {
         let Some(now) = &self.now else { return Vec::new() };
         let mut names = now.metrics.values("oddswire_subscribers", "topic");
         names.sort_unstable();
         let topic = |name: &str| {
             let gauge = |gauge: &str| now.metrics.of(gauge, ("topic", name));
-            Topic {
+            TopicRates {
                 name: name.to_owned(),
                 subscribers: gauge("oddswire_subscribers"),
                 keys: gauge("oddswire_keys"),
@@ -167,18 +167,19 @@ impl View {
     }
 
     /// The clients, in the chosen order.
-    pub(super) fn clients(&self) -> Vec<Client<'_>> {
+    pub(super) fn clients(&self) -> Vec<ClientRow<'_>> {
         let Some(now) = &self.now else { return Vec::new() };
         let earlier = self.before.iter().flat_map(|before| &before.connections);
         let earlier: HashMap<&str, u64> = earlier.map(|facts| (facts.id.as_str(), facts.bytes_sent)).collect();
         let seconds = self.before.as_ref().map_or(0.0, |before| (now.at - before.at).as_secs_f64());
-        let client = |facts: &'_ Connection| {
+        let client = |facts: &'_ ConnectionFacts| {
             let sent = earlier.get(facts.id.as_str()).map(|sent| facts.bytes_sent.saturating_sub(*sent));
             #[expect(clippy::cast_precision_loss, reason = "a rate for people needs no precision")]
             let rate = sent.filter(|_| seconds > 0.0).map(|sent| sent as f64 / seconds);
             rate
         };
-        let mut clients: Vec<_> = now.connections.iter().map(|facts| Client { facts, rate: client(facts) }).collect();
+        let mut clients: Vec<_> =
+            now.connections.iter().map(|facts| ClientRow { facts, rate: client(facts) }).collect();
         // Sort by id first, so that clients with equal figures keep their order in each new sample.
         clients.sort_by(|one, other| one.facts.id.cmp(&other.facts.id));
         match self.sort {
@@ -186,7 +187,7 @@ impl View {
                 clients.sort_by_key(|client| std::cmp::Reverse((client.facts.behind, client.facts.outbox_bytes)));
             }
             Sort::Rate => {
-                let rate = |client: &Client<'_>| client.rate.unwrap_or(0.0);
+                let rate = |client: &ClientRow<'_>| client.rate.unwrap_or(0.0);
                 clients.sort_by(|one, other| rate(other).total_cmp(&rate(one)));
             }
             Sort::Newest => clients.sort_by_key(|client| client.facts.age_ms),

@@ -1,4 +1,4 @@
-"""Publishes scrape progress and odds changes to an oddswire server, in batches, in order and without duplicates."""
+"""Publishes messages to an oddswire server, in batches, in order and without duplicates."""
 
 from oddswire.async_publisher import AsyncPublisher
 from oddswire.errors import (
