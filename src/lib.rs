@@ -42,7 +42,10 @@
 
 #![cfg_attr(
     not(all(feature = "journal", feature = "redis", feature = "internals")),
-    allow(dead_code, reason = "some parts are for an engine, the benchmark or the fuzz targets, which this build lacks")
+    allow(
+        dead_code,
+        reason = "some parts are for an engine, the benchmark or the fuzz targets, which this build lacks"
+    )
 )]
 #![cfg_attr(
     not(feature = "internals"),
