@@ -21,6 +21,10 @@ use crate::manager::Connection;
 use crate::message::{Frames, Opcode};
 use crate::outbox::{Outbox, Outgoing};
 
+/// The maximum number of bytes that the server drops after its close frame. A client that sends more is flooding, and the
+/// reset that it gets instead is its own doing.
+const MAX_DISCARDED: usize = 1 << 20;
+
 pub(super) struct Reader {
     socket: OwnedReadHalf,
     /// `None` until the client sends something.
@@ -117,11 +121,12 @@ impl Reader {
         &self.logger
     }
 
-    /// Reads and drops input until the peer ends the connection.
+    /// Reads and drops input until the peer ends the connection, or has sent [`MAX_DISCARDED`].
     pub(super) async fn discard(&self) {
-        while self.socket.readable().await.is_ok() {
+        let mut discarded = 0;
+        while discarded < MAX_DISCARDED && self.socket.readable().await.is_ok() {
             match self.socket.try_read(&mut [0; 4096]) {
-                Ok(1..) => {}
+                Ok(read @ 1..) => discarded += read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => return,
             }
