@@ -44,7 +44,7 @@ fn readings(app: &App) -> Vec<Reading> {
         plain("max_connections", "Clients that may be connected", app.config.max_connections),
         plain("outbox_bytes", "Bytes on their way to clients", load.outbox_bytes),
         plain("outbox_bytes_max", "Bytes on their way to the slowest client", load.outbox_bytes_max),
-        plain("memory_budget_bytes", "What is on their way to all clients at most, about", load.memory_budget),
+        plain("memory_budget_bytes", "Limit of the bytes in all outboxes together", load.memory_budget),
         plain("clients_behind", "Clients that are catching up", load.behind),
         by_topic("subscribers", "Clients subscribed to a topic", |count| count.subscribers),
         by_topic("keys", "Keys in a topic's state", |count| count.kept.keys),

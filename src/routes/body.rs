@@ -1,9 +1,9 @@
 //! Reads the bodies of publishers' requests, with limits on bytes and time.
 
 use bytes::Buf;
-use futures_util::{Stream, StreamExt as _};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
+use tokio_stream::{Stream, StreamExt as _};
 
 use super::{App, Refusal};
 use crate::shortened::shortened;

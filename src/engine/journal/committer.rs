@@ -130,7 +130,7 @@ impl Committer {
     /// tries to write again as after any other failed write.
     pub(super) fn begin_broken(&mut self, failure: &WriteFailure, file: &Path) {
         error!(self.logger, "journal.failed"; "error" => failure.cause(), "file" => %file.display(),
-            "what" => "clients get what is in the file, publishers get 503 until it can be written; is the disk full?");
+            "what" => "the file cannot be written; clients get its messages, publishers get 503; is the disk full?");
         self.manager.metrics().engine_lost();
         self.breaks(failure.cause(), 0);
     }

@@ -16,6 +16,8 @@
 
 mod committer;
 mod disk;
+#[cfg(test)]
+mod disk_tests;
 mod file;
 mod format;
 #[cfg(test)]
@@ -23,8 +25,6 @@ mod model;
 #[cfg(test)]
 mod power_tests;
 mod store;
-#[cfg(test)]
-mod tests;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -10,7 +10,7 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 use tokio::task::JoinSet;
 
-use super::tests::{Scratch, history, open, publish, quiet, running};
+use super::disk_tests::{Scratch, history, open, publish, quiet, running};
 use super::*;
 
 /// The number of bytes that the disk writes atomically.
