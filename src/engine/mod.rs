@@ -57,7 +57,7 @@ pub enum PublishError {
     /// The storage failed before it confirmed the batch, so the batch may or may not be stored.
     #[error(
         "it is unknown whether the messages were accepted: {0}; \
-         only a retry with the same Idempotency-Key cannot deliver them twice"
+         retry with the same Idempotency-Key, because another retry may deliver them twice"
     )]
     Unknown(String),
 }

@@ -207,8 +207,8 @@ proptest! {
         let wanted = Connect { since: Since::Snapshot, conflate, ..Connect::all() };
         let (connection, receiver) = manager.connect(wanted);
         let mut client = ModelClient { connection, receiver, state: BTreeMap::new(), promised: BTreeSet::new() };
-        // The maximum number of queued bytes: the limit, a step of the same size, and 600 bytes for its last message
-        // and control messages.
+        // The maximum number of queued bytes: the limit of the outbox, and one catch-up step, which has the same limit.
+        // The last message of the step and control messages may exceed the limits, by at most 600 bytes.
         let most = outbox_bytes + outbox_bytes + 600;
         for (number, op) in ops.into_iter().enumerate() {
             match op {

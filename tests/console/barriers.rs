@@ -51,6 +51,8 @@ async fn page_is_fully_usable_with_the_keyboard() {
     page.press("Tab").await;
     page.press("Enter").await;
     page.until("document.activeElement.id === 'grid'").await;
+    // The link scrolls up, and the next frame draws the first rows.
+    page.until("document.querySelector('.row[tabindex=\"0\"]')?.getAttribute('aria-rowindex') === '2'").await;
     page.press("Tab").await;
     let active = "document.activeElement.querySelector('.name')?.textContent";
     for (key, name) in [

@@ -26,7 +26,7 @@ impl Summary {
     }
 }
 
-/// Converts a count to the type of figures.
+/// Converts a count to `f64`, the type of all figures.
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
 pub fn to_f64(count: u64) -> f64 {
     count as f64

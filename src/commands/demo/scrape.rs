@@ -14,7 +14,7 @@ use super::prices::BOOKMAKERS;
 const STEP: Duration = Duration::from_millis(1_500);
 /// Time between two runs.
 const PAUSE: Duration = Duration::from_secs(20);
-/// After the first run, one of this many runs fails, on average.
+/// On average, one of this many runs fails. The first run never fails.
 const FAILS: u32 = 8;
 
 /// Produces scrape runs, one after the other.

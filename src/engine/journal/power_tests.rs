@@ -127,7 +127,7 @@ async fn confirmed_publishes_survive_power_loss_after_failed_sync() {
         }
         *machine.fails.lock().unwrap() = true;
         let refused = publish(&journal, &config, 90_000, 50).await;
-        // The sync that failed may have been one of an earlier deletion instead of this publish.
+        // The failed sync may have belonged to an earlier deletion. Then the publish succeeds.
         assert!(matches!(refused, Ok(_) | Err(PublishError::Unavailable(_))), "{refused:?}");
         refusals += usize::from(refused.is_err());
         assert!(!*machine.fails.lock().unwrap(), "a sync failed");

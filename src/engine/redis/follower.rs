@@ -115,7 +115,8 @@ impl Redis {
         }
     }
 
-    /// Reports the last entry that this node has seen to the broker, before the node reads any entries.
+    /// Tells the broker which entry this node saw last. The node calls it after each connect, before it reads more
+    /// entries.
     async fn join(&self, link: &mut Link) -> Result<Position, LinkError> {
         self.scripts.load(link).await?;
         let tended = self.scripts.tend(link, &self.node_state(), &Self::tending(true, 0)).await?;
