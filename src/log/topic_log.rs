@@ -435,11 +435,10 @@ impl TopicLog {
 
     /// The latest messages of a key and of all keys below it.
     fn within<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Arc<Message>> {
-        self.by_key
-            .range::<str, _>((Bound::Included(key.as_str()), Bound::Unbounded))
-            .take_while(|(found, _)| found.as_str().starts_with(key.as_str()))
-            .filter(|(found, _)| found.is_within(key))
-            .map(|(_, change)| &change.message)
+        // Keys below the key begin with the key and `/`. In ASCII, `0` follows `/`.
+        let (first, end) = (format!("{key}/"), format!("{key}0"));
+        let below = self.by_key.range::<str, _>((Bound::Included(first.as_str()), Bound::Excluded(end.as_str())));
+        self.by_key.get(key).into_iter().chain(below.map(|(_, change)| change)).map(|change| &change.message)
     }
 
     /// The number of the subscription's messages in `after + 1..=until`; `None` if the number is no longer known.

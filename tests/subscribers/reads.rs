@@ -98,7 +98,9 @@ async fn empty_state_is_an_empty_list() {
 #[tokio::test]
 async fn key_narrows_the_state_at_whole_segments() {
     let app = App::start().await;
-    for key in ["8301/1x2/b", "8301", "83/1x2", "8301/1x2", "83011/1x2", "8301/ou/a", "8301/1x2/a", "x/8301"] {
+    // In ASCII, `-` comes before `/`, and `0` after it.
+    let others = ["83/1x2", "83011/1x2", "83010", "8301-a/1x2", "x/8301"];
+    for key in ["8301/1x2/b", "8301", "8301/1x2", "8301/ou/a", "8301/1x2/a"].into_iter().chain(others) {
         app.odds(key, key).await;
     }
     let cases: [(&str, &[&str]); 6] = [
@@ -114,7 +116,7 @@ async fn key_narrows_the_state_at_whole_segments() {
         assert_eq!(keys(&state), expected, "{key}");
         assert_eq!(state.body["position"], app.manager.position().to_string());
     }
-    assert_eq!(keys(&app.get(STATE).await).len(), 8);
+    assert_eq!(keys(&app.get(STATE).await).len(), 10);
 }
 
 #[tokio::test]
