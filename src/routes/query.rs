@@ -51,13 +51,15 @@ impl Query {
                 "conflate_ms" => conflate = window(&value)?,
                 name if QUERY_PARAMETERS.contains(&name) || unknown.len() == MAX_UNKNOWN => {}
                 name => {
-                    let parameter = unknown_parameter(name);
-                    if !unknown.contains(&parameter) {
-                        unknown.push(parameter);
+                    let name = shortened(name);
+                    if !unknown.contains(&name) {
+                        unknown.push(name);
                     }
                 }
             }
         }
+        // Comparing names takes time, so only a few names are compared.
+        let unknown = unknown.into_iter().map(unknown_parameter).collect();
         let subscriptions = (!subscriptions.is_empty()).then_some(subscriptions);
         Ok(Self { subscriptions, since, conflate, unknown })
     }
@@ -92,8 +94,7 @@ impl Query {
     }
 }
 
-fn unknown_parameter(name: &str) -> UnknownParameter {
-    let name = shortened(name);
+fn unknown_parameter(name: String) -> UnknownParameter {
     let likeness = |known: &str| strsim::normalized_damerau_levenshtein(&name, known);
     let nearest = QUERY_PARAMETERS.into_iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
     UnknownParameter { nearest: nearest.filter(|known| likeness(known) >= LEAST_LIKENESS), name }
