@@ -68,19 +68,19 @@ pub(crate) async fn serve(
     logger: Logger,
 ) {
     let stream = WriteDeadline::new(stream, options.write_timeout);
-    let has_read = Arc::clone(&stream.has_read);
+    let has_waited = Arc::clone(&stream.has_waited);
     let routes = TowerToHyperService::new(warp::service(routes));
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
         if let Err(error) = host::check(&mut request) {
             request.extensions_mut().insert(InvalidHost(error));
         }
-        let is_pipelined = !has_read.swap(false, Ordering::Relaxed);
+        let was_there = !has_waited.swap(false, Ordering::Relaxed);
         let response = routes.call(request);
         async move {
-            if is_pipelined {
-                // hyper answers 16 pipelined requests before it yields. During that time other connections could wait
-                // too long.
+            if was_there {
+                // hyper answers 16 requests that have already arrived before it yields. During that time other
+                // connections could wait too long.
                 tokio::task::yield_now().await;
             }
             response.await
@@ -141,9 +141,9 @@ pub(crate) fn set_user_timeout(socket: &SockRef<'_>, timeout: Option<Duration>) 
 pub(crate) struct WriteDeadline {
     stream: TcpStream,
     timeout: Duration,
-    /// Each read sets this flag, each request clears it. A request that finds it cleared came in the same read as the
-    /// last request.
-    has_read: Arc<AtomicBool>,
+    /// A read that waits for the peer sets this flag, each request clears it. A request that finds it cleared had already
+    /// arrived when the server answered the last request.
+    has_waited: Arc<AtomicBool>,
     /// The timer for `timeout`. It runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
     /// When a write last waited. `Some` while the user timeout is off because of waiting writes.
@@ -156,7 +156,7 @@ pub(crate) struct WriteDeadline {
 
 impl WriteDeadline {
     fn new(stream: TcpStream, timeout: Duration) -> Self {
-        Self { stream, timeout, has_read: Arc::default(), waiting: None, blocked: None, lingering: None, dropped: 0 }
+        Self { stream, timeout, has_waited: Arc::default(), waiting: None, blocked: None, lingering: None, dropped: 0 }
     }
 
     /// Returns the stream for a WebSocket session. The session sends pings to detect a peer that has vanished.
@@ -252,8 +252,11 @@ pub(crate) fn write_unannounced(stream: &TcpStream, buffers: &[io::IoSlice<'_>])
 
 impl AsyncRead for WriteDeadline {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.has_read.store(true, Ordering::Relaxed);
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_pending() {
+            self.has_waited.store(true, Ordering::Relaxed);
+        }
+        read
     }
 }
 
