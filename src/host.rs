@@ -5,7 +5,7 @@
 use std::net::Ipv6Addr;
 
 use http::header::HOST;
-use http::uri::Authority;
+use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Version};
 use thiserror::Error;
 
@@ -20,10 +20,13 @@ pub(crate) enum HostError {
     Several(usize),
     #[error("invalid host '{0}': expected host[:port], such as odds.example.com or [::1]:8000")]
     Invalid(String),
+    #[error("invalid request target '{0}': expected a path, such as /healthz")]
+    Target(String),
 }
 
 /// Checks the host. If the request target is an absolute URL, the URL's host replaces the header (RFC 9112, section
-/// 3.2.2). So the routes need only the header.
+/// 3.2.2). So the routes need only the header. Refuses a target that is only a host: it belongs to the method CONNECT of
+/// proxies (section 3.2.3).
 pub(crate) fn check<B>(request: &mut Request<B>) -> Result<(), HostError> {
     let given: Vec<&HeaderValue> = request.headers().get_all(HOST).iter().collect();
     match given[..] {
@@ -32,7 +35,11 @@ pub(crate) fn check<B>(request: &mut Request<B>) -> Result<(), HostError> {
         [host] => check_value(host.as_bytes())?,
         _ => return Err(HostError::Several(given.len())),
     }
-    let Some(target) = request.uri().scheme().and(request.uri().authority()) else { return Ok(()) };
+    let Some(target) = request.uri().authority() else { return Ok(()) };
+    let is_absolute = request.uri().scheme().is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
+    if !is_absolute {
+        return Err(HostError::Target(shortened(&request.uri().to_string())));
+    }
     check_value(target.as_str().as_bytes())?;
     let host = HeaderValue::from_str(target.as_str()).expect("an authority is visible ASCII");
     request.headers_mut().insert(HOST, host);
@@ -102,6 +109,17 @@ mod tests {
             longest.as_str(),
         ] {
             assert!(is_valid(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn target_is_a_path_or_a_url() {
+        let check = |target: &str| check(&mut request(Version::HTTP_11, target, &["a"]));
+        for target in ["/", "/healthz", "*", "http://a/healthz", "HTTPS://a:8000/"] {
+            assert_eq!(check(target), Ok(()), "{target}");
+        }
+        for target in ["a", "healthz", "a:80", "user@a:99999", "ftp://a/healthz", "javascript://a/"] {
+            assert_eq!(check(target), Err(HostError::Target(target.to_owned())), "{target}");
         }
     }
 
