@@ -182,10 +182,10 @@ pub(super) fn parse(body: &[u8], format: Format, app: &App) -> Result<Vec<Draft>
     broken.map_or(Ok(drafts), Err)
 }
 
-/// Whether a second JSON value follows the first one. Such a text is most likely NDJSON.
+/// Whether a second object follows the first value, complete or not. Such a text is most likely NDJSON.
 fn holds_several_values(text: &str) -> bool {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-    matches!((values.next(), values.next()), (Some(Ok(_)), Some(Ok(_))))
+    matches!(values.next(), Some(Ok(_))) && text[values.byte_offset()..].trim_ascii_start().starts_with('{')
 }
 
 fn several_values() -> Refusal {
@@ -269,8 +269,10 @@ fn wrong_type(text: &str, shape: &Shape) -> Option<String> {
 /// even if the request is large.
 fn misfit(error: &serde_json::Error) -> MessageError {
     const SHOWN: usize = 150;
-    // The JSON parser quotes an unknown name unchanged, even with line breaks.
-    let text = without_place(error).replace(char::is_control, "\u{fffd}");
+    // The JSON parser quotes an unknown name unchanged, even with line breaks and invisible characters. An escape longer
+    // than two characters is a code point.
+    let is_invisible = |char: char| char.is_control() || char.escape_debug().len() > 2;
+    let text = without_place(error).replace(is_invisible, "\u{fffd}");
     let ends = text.char_indices().nth(SHOWN).zip(text.char_indices().nth_back(SHOWN));
     let text = match ends {
         Some(((head, _), (tail, _))) if head < tail => format!("{}…{}", &text[..head], &text[tail..]),

@@ -36,6 +36,7 @@ use crate::config::Config;
 use crate::connection::InvalidHost;
 use crate::engine::{Engine, Readiness};
 use crate::manager::ConnectionManager;
+use crate::shortened::shortened;
 use crate::topic::Subscription;
 
 /// The parts of the server that the endpoints use.
@@ -225,7 +226,7 @@ fn method(allowed: &'static [Method], allow: &'static str) -> impl Filter<Extrac
             if allowed.contains(&method) {
                 return Ok(());
             }
-            let detail = format!("method {method} is not allowed here: use {allow}");
+            let detail = format!("method {} is not allowed here: use {allow}", shortened(method.as_str()));
             Err(reject(
                 Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).with_header(ALLOW, allow),
             ))

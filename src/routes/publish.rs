@@ -129,7 +129,8 @@ impl PublishRates {
 /// Reads the `Idempotency-Key`, and adds the publisher's name, so that no other publisher gets the answer.
 fn idempotency_key(headers: &HeaderMap, publisher: &Publisher, body: &[u8]) -> Result<Option<IdempotencyKey>, Refusal> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let key = value.to_str().ok().filter(|key| (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len()));
+    let is_valid = |key: &&str| (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len()) && !key.contains('\t');
+    let key = value.to_str().ok().filter(is_valid);
     let key = key.ok_or_else(|| {
         let rule = format!("Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY_BYTES} visible ASCII characters");
         Refusal::bad_request(rule)

@@ -87,6 +87,7 @@ async fn lines_sent_as_json_and_arrays_sent_as_lines_are_refused() {
     let mut hub = Hub::start().await;
     let several = ["the body holds several JSON values: send it as application/x-ndjson"];
     hub.refuses(JSON, format!("{GOOD}\n{GOOD}\n"), (400, "invalid_json", Some(0), &several)).await;
+    hub.refuses(JSON, format!("{GOOD}\n{{\"topic\": broken"), (400, "invalid_json", Some(0), &several)).await;
     // A large body also exceeds the limit of a message, but the error must name the several values.
     let large = format!("{GOOD}\n").repeat(3000);
     hub.refuses(JSON, large, (400, "invalid_json", Some(0), &several)).await;
