@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn publishers_are_found_by_their_token_and_limited_to_their_topics() {
+    fn publisher_has_a_token_and_the_topics_of_its_line() {
         let file = "# ours\nscraper:secret-1:odds_updates\n\nbackend:secret-2\n";
         let publishers = Publishers::new(Some(&"main".parse().unwrap()), Some(file), &topics()).unwrap();
         assert_eq!(publishers.find("main").unwrap().name, "default");

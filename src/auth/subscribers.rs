@@ -138,9 +138,12 @@ impl Verifier {
     }
 }
 
-/// Refuses an RSA key whose size ring does not accept.
+/// Refuses an RSA key that ring does not accept.
 fn check_modulus(key: &DecodingKey) -> Result<(), String> {
     let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind() else { return Ok(()) };
+    if n.first() == Some(&0) {
+        return Err("an RSA modulus that begins with a zero byte (RFC 7518, section 6.3.1.1)".to_owned());
+    }
     if signature::RSA_MODULUS_BYTES.contains(&n.len()) {
         return Ok(());
     }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use oddswire::config::Config;
 use serde_json::{Value, json};
 
@@ -204,7 +206,15 @@ fn invalid_secret_or_key_set_is_refused_with_its_setting() {
     assert_eq!(edge.check().unwrap().subscriber_jwt_secret.unwrap().expose(), secret(32));
 
     let octets = json!({"keys": [{"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"}]}).to_string();
+    let modulus = |bytes: &[u8]| {
+        let n = BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        json!({"keys": [{"kty": "RSA", "alg": "RS256", "n": n, "e": "AQAB"}]}).to_string()
+    };
+    let [small, large, zero] = [&[1; 255][..], &[1; 1025], &[&[0][..], &[1; 256]].concat()].map(modulus);
     let cases = [
+        (small.as_str(), "an RSA modulus of 2040 bits: expected 2048 to 8192"),
+        (&large, "an RSA modulus of 8200 bits: expected 2048 to 8192"),
+        (&zero, "an RSA modulus that begins with a zero byte"),
         ("", "not a JSON Web Key Set"),
         ("{}", "not a JSON Web Key Set"),
         (r#"{"keys":[]}"#, "no key that signs with RS256, ES256 or EdDSA"),
