@@ -7,6 +7,7 @@ use super::{ConnectionId, ConnectionManager, TooManySubscriptions};
 use crate::log::Since;
 use crate::message::{Frames, Timestamp};
 use crate::outbox::{Outbox, Outgoing};
+use crate::protocol::{self, UnknownParameter};
 use crate::topic::{Subscription, Topics};
 
 /// What a new connection asks for.
@@ -83,6 +84,16 @@ impl Connection {
     /// Puts a control message into the outbox.
     pub fn tell(&self, frames: Frames) {
         self.outbox.push(Outgoing::Control(Arc::new(frames)));
+    }
+
+    /// Sends an `error` with the requested topics that are not configured, if any, and one for each unknown parameter.
+    pub(crate) fn tell_unknown(&self, topics: &[Subscription], parameters: &[UnknownParameter]) {
+        if !topics.is_empty() {
+            self.tell(protocol::unknown_topics(topics, self.manager.topics()));
+        }
+        for parameter in parameters {
+            self.tell(protocol::unknown_parameter(parameter));
+        }
     }
 
     /// Adds subscriptions; see [`ConnectionManager::subscribe`].

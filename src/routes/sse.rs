@@ -63,15 +63,10 @@ async fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
     let (connection, receiver) = app.manager.connect(connect);
     let logger = app.logger.new(o!("connection" => connection.id()));
     info!(logger, "sse.connect"; "topics" => topics, "total_connections" => connection.total(), "peer" => peer);
-    if !unknown.is_empty() {
-        connection.tell(protocol::unknown_topics(&unknown, app.manager.topics()));
-    }
     if !unknown_parameters.is_empty() {
         warn!(logger, "sse.unknown_parameter"; "parameters" => protocol::names(&unknown_parameters));
-        for unknown in &unknown_parameters {
-            connection.tell(protocol::unknown_parameter(unknown));
-        }
     }
+    connection.tell_unknown(&unknown, &unknown_parameters);
     let expires = access.expires.map(|at| {
         let left = at.as_millis().saturating_sub(Timestamp::now().as_millis());
         Moment::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(MAX_WAIT)
@@ -93,13 +88,17 @@ async fn open(incoming: &Incoming, app: &App) -> Result<Response, Refusal> {
         then: ChunkEnd::Continue,
         opened,
     };
+    Ok(response(events))
+}
+
+fn response(events: Events) -> Response {
     let mut response = warp::reply::stream(stream::unfold(events, Events::next)).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     // Without this header nginx buffers the response.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    Ok(response)
+    response
 }
 
 /// One event stream. When the client disconnects, hyper drops the stream, which also ends the registration.

@@ -126,13 +126,10 @@ impl Session {
         let logger = logger.new(o!("connection" => connection.id()));
         info!(logger, "ws.connect"; "topics" => topics, "total_connections" => connection.total(),
             "peer" => connect_peer);
-        requests::tell_unknown(&unknown, &connection);
         if !unknown_parameters.is_empty() {
             warn!(logger, "ws.unknown_parameter"; "parameters" => protocol::names(&unknown_parameters));
-            for unknown in &unknown_parameters {
-                connection.tell(protocol::unknown_parameter(unknown));
-            }
         }
+        connection.tell_unknown(&unknown, &unknown_parameters);
         let refills = (manager.clone(), connection.id());
         let mut writer = Writer::new(write_half, receiver, refills, conflate, limits.write_timeout);
         // The future of an async block stores its captured variables once. An async function would store them twice.

@@ -49,7 +49,7 @@ impl Requests {
             Ok(ClientMessage::Unsubscribe { topics }) => {
                 let (known, unknown) = connection.manager().topics().partition(topics);
                 connection.unsubscribe(&known);
-                tell_unknown(&unknown, connection);
+                connection.tell_unknown(&unknown, &[]);
             }
             Ok(ClientMessage::Auth { token }) => self.authenticate(&token, connection),
             Err(ClientMessageError::BadRequest(detail)) => {
@@ -71,7 +71,7 @@ impl Requests {
         if let Err(error) = connection.subscribe(allowed, since) {
             return connection.tell(protocol::error("too_many_subscriptions", &error.to_string(), &[]));
         }
-        tell_unknown(&unknown, connection);
+        connection.tell_unknown(&unknown, &[]);
         if !forbidden.is_empty() {
             let detail = "the token does not allow these subscriptions: its claim 'topics' must list them";
             connection.tell(protocol::error("forbidden", detail, &forbidden));
@@ -94,12 +94,5 @@ impl Requests {
                 connection.tell(protocol::error(code, &error.to_string(), &[]));
             }
         }
-    }
-}
-
-/// Sends an `error` with the requested topics that are not configured, if any.
-pub(super) fn tell_unknown(unknown: &[Subscription], connection: &Connection) {
-    if !unknown.is_empty() {
-        connection.tell(protocol::unknown_topics(unknown, connection.manager().topics()));
     }
 }

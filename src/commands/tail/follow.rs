@@ -220,18 +220,6 @@ impl Follower {
 
     /// Handles a message: sends it to the printer, stores its position, and updates the state of the connection.
     async fn take(&mut self, text: Utf8Bytes) -> Result<(), TailEnd> {
-        #[derive(Deserialize)]
-        struct Head<'a> {
-            #[serde(borrow, rename = "type")]
-            kind: Cow<'a, str>,
-            id: Option<&'a str>,
-            #[serde(borrow)]
-            topic: Option<Cow<'a, str>>,
-            #[serde(borrow)]
-            key: Option<Cow<'a, str>>,
-            #[serde(borrow)]
-            data: &'a RawValue,
-        }
         let Ok(head) = serde_json::from_str::<Head<'_>>(&text) else {
             let text = "invalid message: expected a JSON object with 'type' and 'data'".to_owned();
             return Ok(self.note(Tone::Warning, text).await?);
@@ -251,18 +239,10 @@ impl Follower {
             // The server has none of the requested topics. This error message says why.
             "error" if self.deaf => return Err(TailEnd::Final(detail(head.data.get()))),
             "reconnect" => Some((Tone::Aside, self.leave(head.data.get()))),
+            _ if self.is_repeated(&head, &text) => return Ok(()),
             _ => {
-                let at = head.id.and_then(|id| id.parse().ok());
-                let topic = head.topic.as_deref().unwrap_or_default();
-                let is_repeated = match at {
-                    Some(at) => self.overlap.has_message(at, topic, head.key.as_deref()),
-                    None => self.overlap.has_broadcast(&text, self.next.is_some()),
-                };
-                if is_repeated {
-                    return Ok(());
-                }
                 self.messages += u64::from(head.id.is_some());
-                self.move_to(at);
+                self.move_to(head.position());
                 None
             }
         };
@@ -271,6 +251,15 @@ impl Follower {
             self.note(tone, text).await?;
         }
         self.lines.send(Line::Message(text)).await.map_err(|_| TailEnd::Unread)
+    }
+
+    /// Whether the other connection has already brought this message.
+    fn is_repeated(&mut self, head: &Head<'_>, text: &Utf8Bytes) -> bool {
+        let topic = head.topic.as_deref().unwrap_or_default();
+        match head.position() {
+            Some(at) => self.overlap.has_message(at, topic, head.key.as_deref()),
+            None => self.overlap.has_broadcast(text, self.next.is_some()),
+        }
     }
 
     fn acknowledged(&mut self, data: &str) -> Option<(Tone, String)> {
@@ -339,6 +328,26 @@ impl Follower {
 
     async fn note(&self, tone: Tone, text: String) -> Result<(), Unread> {
         self.lines.send(Line::Notice(Notice { tone, text })).await.map_err(|_| Unread)
+    }
+}
+
+/// The parts of a message that the follower reads.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    id: Option<&'a str>,
+    #[serde(borrow)]
+    topic: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    key: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+impl Head<'_> {
+    fn position(&self) -> Option<Position> {
+        self.id.and_then(|id| id.parse().ok())
     }
 }
 
