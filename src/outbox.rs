@@ -193,7 +193,7 @@ impl Outbox {
     }
 
     /// Wakes the writer.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.shared.receiver.wake();
     }
 
@@ -249,7 +249,7 @@ impl Outbox {
 
     /// Queues the answer to the peer's close frame. Later items are dropped, too, because the manager offers messages
     /// until the connection is removed from the registry.
-    pub fn answer_close(&self, frames: Frames) {
+    pub(crate) fn answer_close(&self, frames: Frames) {
         self.end_with(Outgoing::Control(Arc::new(frames)));
     }
 
@@ -391,7 +391,7 @@ impl Receiver {
     }
 
     /// Takes all written bytes off the account. The writer calls this before it asks for the next step of a catch-up.
-    pub fn give_back(&mut self) {
+    pub(crate) fn give_back(&mut self) {
         let written = std::mem::take(&mut self.written);
         let mut queue = self.shared.queue();
         queue.sent += written as u64;

@@ -58,6 +58,10 @@ impl Server {
     }
 
     /// Binds the addresses and opens the storage engine. Needs a tokio runtime.
+    ///
+    /// Installs the cryptography for the crate `jsonwebtoken` in this process, unless the program has already installed
+    /// one. This one only verifies. If your program signs tokens with `jsonwebtoken`, call `install_default` of its
+    /// `CryptoProvider` first.
     pub fn bind(config: Config, logger: Logger) -> Result<Self, StartError> {
         let listener = listener::bind(config.listen, config.write_timeout).map_err(StartError::Listen)?;
         let address = listener.local_addr().map_err(StartError::Listen)?;

@@ -11,7 +11,7 @@ use super::serve::Config;
 
 impl Config {
     /// Reads the broker's URL, and the certificates to check the broker's certificate against.
-    pub fn broker(&self) -> Result<(String, Option<Vec<u8>>), ConfigError> {
+    pub(crate) fn broker(&self) -> Result<(String, Option<Vec<u8>>), ConfigError> {
         let url = match (&self.redis_url, &self.redis_url_file) {
             (Some(url), _) => url.expose().to_owned(),
             (None, Some(path)) => read_secret("redis-url-file", path)?.trim().to_owned(),

@@ -95,7 +95,7 @@ impl Config {
     }
 
     /// Builds the verifier of subscribers' tokens; `None` if subscribers need no token.
-    pub fn verifier(&self) -> Result<Option<Verifier>, ConfigError> {
+    pub(crate) fn verifier(&self) -> Result<Option<Verifier>, ConfigError> {
         if let Some(secret) = &self.subscriber_jwt_secret {
             return Ok(Some(Verifier::with_secret(secret)));
         }

@@ -250,7 +250,7 @@ impl CatchUp {
 
     /// Makes each span begin at the offset that `begin` returns, if the span would begin later. The caller has taken
     /// messages back that were on their way to the client. No step has been handed out yet.
-    pub fn rewind(&mut self, begin: impl Fn(&Subscription) -> u64, log: &Log) {
+    pub(crate) fn rewind(&mut self, begin: impl Fn(&Subscription) -> u64, log: &Log) {
         for span in &mut self.spans {
             span.begin_earlier(begin(&span.subscription), log);
         }

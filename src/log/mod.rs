@@ -127,12 +127,12 @@ impl Log {
     }
 
     /// Starts to record the messages that leave the log, for [`Self::take_dropped`].
-    pub fn note_dropped(&mut self) {
+    pub(crate) fn note_dropped(&mut self) {
         self.topics.values_mut().for_each(TopicLog::note_dropped);
     }
 
     /// The offsets of messages that have left both history and state since the last call.
-    pub fn take_dropped(&mut self) -> Vec<u64> {
+    pub(crate) fn take_dropped(&mut self) -> Vec<u64> {
         self.topics.values_mut().flat_map(TopicLog::take_dropped).collect()
     }
 
@@ -150,12 +150,12 @@ impl Log {
 
     /// The offset before the oldest message in any history. If all histories are empty, the newest offset.
     #[must_use]
-    pub fn history_from(&self) -> u64 {
+    pub(crate) fn history_from(&self) -> u64 {
         self.topics.values().filter_map(TopicLog::oldest).min().map_or(self.last, |oldest| oldest - 1)
     }
 
     /// Drops messages that are too old.
-    pub fn prune(&mut self, now: Timestamp) {
+    pub(crate) fn prune(&mut self, now: Timestamp) {
         self.topics.values_mut().for_each(|topic| topic.prune(&self.limits, now));
     }
 

@@ -58,7 +58,7 @@ impl Staging {
 
     /// The staged entries, for [`Log::apply`].
     #[must_use]
-    pub fn into_entries(self) -> Vec<LogEntry> {
+    pub(crate) fn into_entries(self) -> Vec<LogEntry> {
         self.entries
     }
 

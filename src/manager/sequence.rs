@@ -11,7 +11,7 @@ use crate::message::{Draft, Timestamp};
 
 impl ConnectionManager {
     /// Reads the log.
-    pub fn read_log<T>(&self, read: impl FnOnce(&Log) -> T) -> T {
+    pub(crate) fn read_log<T>(&self, read: impl FnOnce(&Log) -> T) -> T {
         read(&self.state().log)
     }
 

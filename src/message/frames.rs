@@ -28,7 +28,7 @@ impl Frames {
     /// Makes the frames of a JSON text. The SSE event tells an `EventSource` to wait `retry_ms` milliseconds before it
     /// reconnects.
     #[must_use]
-    pub fn json_with_retry(json: &[u8], retry_ms: u64) -> Self {
+    pub(crate) fn json_with_retry(json: &[u8], retry_ms: u64) -> Self {
         Self::framed(json, None, Some(retry_ms))
     }
 

@@ -142,6 +142,7 @@ impl Journal {
     /// Limits the number of publishes per sync. Without this limit, all waiting publishes share one sync. The benchmark
     /// uses a limit of 1 to measure the effect of sharing.
     #[must_use]
+    #[cfg(feature = "internals")]
     pub fn with_groups_of(self, most: usize) -> Self {
         if let Some(committer) = self.committer.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             committer.limit_groups(most);
