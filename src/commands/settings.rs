@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use oddswire::config::Config;
-use oddswire::config::Token;
 use oddswire::config::values::{Between, Size, count};
+use oddswire::config::{Config, Token};
 use oddswire::log::Since;
 use oddswire::topic::{Subscription, Topic};
 

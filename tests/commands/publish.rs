@@ -160,7 +160,7 @@ async fn publish_retries_after_503_until_all_lines_are_accepted() {
     for number in 1..=200 {
         assert_eq!(client.expect("odds_updates").await["data"][0], number, "each message comes once and in order");
     }
-    server.event("journal.mended").await;
+    server.event("journal.recovered").await;
 }
 
 #[tokio::test]

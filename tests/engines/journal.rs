@@ -430,7 +430,7 @@ async fn full_disk_refuses_publishes_until_space_is_free() {
     client.nothing_came().await;
 
     process.limit_files_to("unlimited");
-    process.event("journal.mended").await;
+    process.event("journal.recovered").await;
     assert_eq!(publish(&process, taken).await.status, 200);
     assert_eq!(client.expect("odds_updates").await["key"], taken.to_string());
     process.signal("KILL");
@@ -468,7 +468,7 @@ async fn start_on_a_full_disk_serves_reads_and_publishes_later() {
         assert_eq!(ready["engine"], "degraded", "{ready}");
 
         process.limit_files_to("unlimited");
-        process.event("journal.mended").await;
+        process.event("journal.recovered").await;
         for _ in 0..3 {
             assert_eq!(process.post("/api/publish", process::TOKEN, &message(taken)).await.status, 200);
             assert_eq!(client.expect("odds_updates").await["data"], taken);

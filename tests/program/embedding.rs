@@ -12,7 +12,9 @@ use crate::harness::within;
 fn example(name: &str) -> Command {
     let test = std::env::current_exe().unwrap();
     let profile: PathBuf = test.parent().and_then(|deps| deps.parent()).unwrap().to_owned();
-    let mut command = Command::new(profile.join("examples").join(name));
+    let program = profile.join("examples").join(name);
+    assert!(program.exists(), "{} is not built: run 'cargo build --examples'", program.display());
+    let mut command = Command::new(program);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     command
 }

@@ -122,6 +122,7 @@ impl Committer {
         }
     }
 
+    #[cfg(feature = "internals")]
     pub(super) fn limit_groups(&mut self, most: usize) {
         self.group = most.min(QUEUE);
     }
@@ -395,7 +396,7 @@ impl Committer {
         (self.runs_written, self.told) = (counted_to, counted_to);
         self.broken = None;
         *self.shared.readiness.lock().unwrap_or_else(PoisonError::into_inner) = Readiness::Ready;
-        info!(self.logger, "journal.mended"; "position" => counted_to);
+        info!(self.logger, "journal.recovered"; "position" => counted_to);
         Ok(())
     }
 
