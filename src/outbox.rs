@@ -391,7 +391,7 @@ impl Receiver {
     }
 
     /// Takes all written bytes off the account. The writer calls this before it asks for the next step of a catch-up.
-    pub(crate) fn give_back(&mut self) {
+    pub fn give_back(&mut self) {
         let written = std::mem::take(&mut self.written);
         let mut queue = self.shared.queue();
         queue.sent += written as u64;

@@ -202,7 +202,7 @@ fn refusal(kind: &ErrorKind) -> AccessError {
         ErrorKind::MissingRequiredClaim(_) => NO_EXPIRY,
         ErrorKind::InvalidAlgorithm => AccessError::Invalid("its algorithm is not that of the key"),
         ErrorKind::Json(_) => {
-            AccessError::Invalid("its claims cannot be read: 'exp' is a number, 'topics' a list of strings")
+            AccessError::Invalid("its claims cannot be read: 'exp' must be a number and 'topics' a list of strings")
         }
         _ => AccessError::Invalid("it cannot be read"),
     }

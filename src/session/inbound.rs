@@ -59,7 +59,8 @@ impl Inbound {
     }
 }
 
-/// The input of the library, with its limits.
+/// The bytes that the WebSocket library (tungstenite) reads from a client. Limits the bytes per turn and the fragments
+/// per message.
 pub(super) struct InboundBytes {
     /// Bytes that came with the handshake. The library reads these bytes before the bytes of the socket.
     early: Bytes,

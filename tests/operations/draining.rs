@@ -97,8 +97,8 @@ async fn event_streams_are_drained_like_websockets() {
 async fn client_registered_after_the_drain_began_is_closed_at_once() {
     let app = App::start().await;
     app.odds("8301/1x2/a", 1).await;
-    // Start only the manager's part of the drain. The HTTP routes still accept connections, as just before a real
-    // drain.
+    // Start only the manager's part of the drain, so that the HTTP routes still accept connections. In a real drain, this
+    // happens to a connection that the routes accepted just before the drain.
     assert!(app.manager.announce_drain(LONG).is_empty());
     for query in ["", "since=snapshot", "conflate_ms=60000"] {
         let mut client = app.ws(query).await;

@@ -63,7 +63,7 @@ async fn invalid_token_is_refused_everywhere_with_the_reason() {
         (with("nbf", json!(now() + 60)), "not valid yet (nbf)"),
         (token(&json!({"topics": ["*"]})), "no claim 'exp'"),
         (with("exp", json!(-1)), "the token"),
-        (with("exp", json!("tomorrow")), "'exp' is a number"),
+        (with("exp", json!("tomorrow")), "'exp' must be a number"),
         (with("topics", json!("odds_updates")), "'topics' a list of strings"),
         (with("topics", json!([1])), "'topics' a list of strings"),
         (with("topics", json!(["Odds!"])), "not a list of subscriptions"),

@@ -42,7 +42,7 @@ const BOOTSTRAP_ATTEMPTS: usize = 20;
 enum LinkError {
     #[error(transparent)]
     Call(#[from] CallError),
-    #[error("the log cannot be read: {0}")]
+    #[error("the stream cannot be read from Redis: {0}")]
     Bootstrap(#[from] BootstrapError),
     #[error("Redis was restarted, or another Redis server took its place")]
     Replaced,

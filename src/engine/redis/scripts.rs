@@ -129,7 +129,8 @@ pub(super) struct Tending {
     pub(super) joins: bool,
     /// How long the broker accepts no batches after its process has changed, in milliseconds.
     pub(super) settle_ms: u64,
-    /// How long the broker then waits for a node that finds its last entry in the stream, in milliseconds.
+    /// How long the broker waits after `settle_ms` for a node whose last read entry is still in the stream, in
+    /// milliseconds.
     pub(super) proof_ms: u64,
     /// The maximum number of keys of a topic that expire in one call.
     pub(super) at_once: usize,
