@@ -111,9 +111,9 @@ fn cell(text: &str) -> String {
 /// Generates `docs/settings.md` from `--help`.
 fn settings() -> String {
     let mut page = "# Settings\n\nEach setting is a flag and an environment variable; only `--reset-data` has no variable. \
-        Write durations as `250ms`, `30s`\nor `1h`, and sizes as `16KiB` or `8MiB`. At an invalid value the program exits with \
-        code 2 and one line that says what is\nallowed. An unknown `ODDSWIRE_…` variable causes a warning in the log. \
-        [glossary.md](glossary.md) explains the terms.\n\nThis page is generated from `oddswire --help`, and a test compares \
+        Write durations as `250ms`,\n`30s` or `1h`, and sizes as `16KiB` or `8MiB`. At an invalid value the program exits with \
+        code 2 and one line that says\nwhat is allowed. An unknown `ODDSWIRE_…` variable causes a warning in the log. \
+        [glossary.md](glossary.md) explains the\nterms.\n\nThis page is generated from `oddswire --help`, and a test compares \
         the two.\n"
         .to_owned();
     let command = Config::command();
