@@ -135,7 +135,7 @@ impl Target {
 /// The settings of `publish`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Publish {
-    /// File of messages, one per line, also compressed with gzip; '-' is standard input
+    /// File of messages, one per line, plain or compressed with gzip; '-' is standard input
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// Topic of the messages that name none
@@ -164,7 +164,7 @@ pub(crate) struct Publish {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Replay {
     /// Recording, one {"at": TIME, "key": KEY, "data": DATA} per line, or the output of 'tail --json' (only messages with
-    /// a topic are published), also compressed with gzip; '-' is standard input. A time is RFC 3339 or Unix milliseconds
+    /// a topic are published), plain or compressed with gzip; '-' is standard input. A time is RFC 3339 or Unix milliseconds
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// Speed compared to the recording: 1x, 10x, 0.5x, or 'max' for no waiting

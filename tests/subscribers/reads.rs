@@ -182,7 +182,7 @@ async fn unchanged_message_still_moves_the_expiry_of_its_key() {
     for key in ["later", "never", "new", "goes", "new"] {
         assert_eq!(client.next().await["key"], key);
     }
-    // The server deletes all keys that expire at the same time before it handles anything else.
+    // When several keys expire at the same time, the server deletes all of them before it handles anything else.
     let deletion = client.next().await;
     assert_eq!((&deletion["key"], &deletion["data"]), (&json!("goes"), &Value::Null));
     client.nothing_came().await;
