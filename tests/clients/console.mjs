@@ -64,7 +64,8 @@ const operations = {
       const value = await page.evaluate(expression).catch(error => ({ error }));
       if (value && value.error === undefined) return value;
       if (Date.now() > deadline) throw value?.error ?? new Error("timed out waiting for the expression");
-      await page.evaluate("new Promise(requestAnimationFrame)");
+      // A navigation ends this wait with an error. The next evaluation is then in the new page.
+      await page.evaluate("new Promise(requestAnimationFrame)").catch(() => {});
     }
   },
   press: key => page.keyboard.press(key),
