@@ -16,6 +16,9 @@ import { Timeline } from "./timeline.js";
 import { TokenEntry } from "./token.js";
 import { Topics } from "./topics.js";
 
+// A timer that was late fires again after less than a second. The page does not update the rates after less time than
+// this, because one message would count as several a second.
+const LEAST_SECONDS = 0.75;
 // The server's base URL: that of this page, with any prefix that a proxy adds.
 const base = new URL("./", location.href);
 base.search = base.hash = "";
@@ -109,15 +112,19 @@ function showCounts() {
 function tick() {
   const now = performance.now();
   const seconds = (now - ticked.at) / 1000;
+  if (seconds >= LEAST_SECONDS) countRates(now, seconds);
+  header.tick();
+  table.tick();
+  offer();
+  needFrame();
+}
+
+function countRates(now, seconds) {
   const perSecond = (after, before) => Math.round((after - before) / seconds);
   rate.add(perSecond(feed.live, ticked.live));
   const rates = new Map([...feed.counts].map(([name, sum]) => [name, perSecond(sum, ticked.counts.get(name) ?? 0)]));
   topics.count(feed.counts, rates);
   ticked = { at: now, live: feed.live, counts: new Map(feed.counts) };
-  header.tick();
-  table.tick();
-  offer();
-  needFrame();
 }
 
 /** Returns the latest message without a key of each subscription that has one. */

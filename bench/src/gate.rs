@@ -27,7 +27,7 @@ const MEMORY_TOLERANCE: f64 = 1.2;
 /// The tolerance for ratios. While two compilers ran on two cores, the ratio to stock-warp was up to 1.4 times as high.
 /// The ratio shows costs in the kernel that instruction counts do not show, such as another system call for each
 /// delivery.
-const RATIO_TOLERANCE: f64 = 1.75;
+const RATIO_TOLERANCE: f64 = 1.5;
 
 /// The value that divides a figure before the comparison with the baseline.
 #[derive(Clone, Copy)]

@@ -179,6 +179,35 @@ enum SubscriptionChange {
     Drop,
 }
 
+impl SubscriptionChange {
+    fn apply(
+        self,
+        subscription: Subscription,
+        subscriptions: &mut BTreeSet<Subscription>,
+        catch_up: &mut CatchUp,
+        world: &World,
+    ) {
+        match self {
+            Self::Snapshot => {
+                catch_up.add(subscription.clone(), Since::Snapshot, &world.log);
+                subscriptions.insert(subscription);
+            }
+            // If the client already holds this part of the state through a wider subscription, the part must stay
+            // correct even after the client removes the wider subscription.
+            Self::Now => {
+                let is_held = subscriptions.iter().any(|held| is_within(&subscription, held));
+                if is_held && subscriptions.insert(subscription.clone()) {
+                    catch_up.add(subscription, Since::Now, &world.log);
+                }
+            }
+            Self::Drop => {
+                catch_up.remove(&subscription, &world.log);
+                subscriptions.remove(&subscription);
+            }
+        }
+    }
+}
+
 fn change() -> impl Strategy<Value = SubscriptionChange> {
     prop_oneof![
         1 => Just(SubscriptionChange::Snapshot),
@@ -356,25 +385,8 @@ proptest! {
             for event in &events {
                 world.apply(event);
             }
-            match change {
-                Some((subscription, SubscriptionChange::Snapshot)) => {
-                    catch_up.add(subscription.clone(), Since::Snapshot, &world.log);
-                    subscriptions.insert(subscription);
-                }
-                // The client already holds this part of the state through a wider subscription. It must stay correct
-                // even after the client removes the wider subscription.
-                Some((subscription, SubscriptionChange::Now))
-                    if subscriptions.iter().any(|held| is_within(&subscription, held)) =>
-                {
-                    if subscriptions.insert(subscription.clone()) {
-                        catch_up.add(subscription, Since::Now, &world.log);
-                    }
-                }
-                Some((subscription, SubscriptionChange::Drop)) => {
-                    catch_up.remove(&subscription, &world.log);
-                    subscriptions.remove(&subscription);
-                }
-                Some((_, SubscriptionChange::Now)) | None => {}
+            if let Some((subscription, change)) = change {
+                change.apply(subscription, &mut subscriptions, &mut catch_up, &world);
             }
         }
         for subscription in subscriptions {

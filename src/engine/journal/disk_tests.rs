@@ -175,6 +175,13 @@ pub(super) async fn publish(
     journal.publish((number..number + count).map(one).collect(), Some(key)).await
 }
 
+/// Sends the same request again and again until the journal accepts it.
+pub(super) async fn publish_until_accepted(journal: &Journal, config: &Config, number: u64, count: u64) {
+    while publish(journal, config, number, count).await.is_err() {
+        tokio::time::advance(Duration::from_millis(300)).await;
+    }
+}
+
 /// The messages that a new process would find if this process were killed now.
 fn as_found(scratch: &Scratch) -> Vec<u64> {
     let copy = Scratch::new();
@@ -217,9 +224,7 @@ async fn disk_failing_at_start_loses_nothing_and_is_retried() {
             assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
         }
         faults.clear();
-        while publish(&journal, &config, 100, 3).await.is_err() {
-            tokio::time::advance(Duration::from_millis(300)).await;
-        }
+        publish_until_accepted(&journal, &config, 100, 3).await;
         taken.extend(100..103);
         assert_eq!((history(&manager), as_found(&scratch)), (taken.clone(), taken), "{fault:?} in {round}");
         assert_eq!(journal.readiness(), Readiness::Ready);
@@ -343,13 +348,8 @@ async fn disk_fault_keeps_confirmed_and_drops_refused_publishes() {
             assert!(found == taken || found == with_doubtful(), "{fault:?} in round {round}: {found:?} for {taken:?}");
         }
         faults.clear();
-        loop {
-            // A retry of a confirmed request adds nothing, and a retry of a refused request is accepted.
-            match publish(&journal, &config, number, 50).await {
-                Ok(_) => break,
-                Err(_) => tokio::time::advance(Duration::from_millis(300)).await,
-            }
-        }
+        // A retry of a confirmed request adds nothing, and a retry of a refused request is accepted.
+        publish_until_accepted(&journal, &config, number, 50).await;
         if taken.last() != Some(&(number + 49)) {
             taken.extend(number..number + 50);
         }

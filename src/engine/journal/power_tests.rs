@@ -10,7 +10,7 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 use tokio::task::JoinSet;
 
-use super::disk_tests::{Scratch, history, open, publish, quiet, running};
+use super::disk_tests::{Scratch, history, open, publish, publish_until_accepted, quiet, running};
 use super::*;
 
 /// The number of bytes that the disk writes atomically.
@@ -132,9 +132,7 @@ async fn confirmed_publishes_survive_power_loss_after_failed_sync() {
         refusals += usize::from(refused.is_err());
         assert!(!*machine.fails.lock().unwrap(), "a sync failed");
         for number in 0..3 {
-            while publish(&journal, &config, 100_000 + number * 100, 2).await.is_err() {
-                tokio::time::advance(Duration::from_millis(300)).await;
-            }
+            publish_until_accepted(&journal, &config, 100_000 + number * 100, 2).await;
             let (found, there) = (machine.after_power_loss(&config), kept(&manager));
             // The disk may also have messages whose deletion is still waiting.
             assert!(there.iter().all(|offset| found.contains(offset)), "{before}/{number}");
